@@ -1,0 +1,43 @@
+"""How devices make one weight."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phasegrad.configuration import Configuration, check_type
+from phasegrad.devices import Device, DeviceState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell(Configuration, ABC):
+    """A unit cell: several devices whose conductances, weighted, add up to one weight in [-1, 1]."""
+
+    device: Device
+
+    def __post_init__(self) -> None:
+        check_type(self, "device", Device)
+
+    @property
+    @abstractmethod
+    def factors(self) -> tuple[float, ...]:
+        """What each device's ``G / g_max`` contributes to the weight."""
+
+    @abstractmethod
+    def targets(self, weight: Tensor) -> Tensor:
+        """Target conductances ``[devices, *shape]`` [S] of weights in [-1, 1]."""
+
+    def program(self, weight: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """Program every device of every cell; state of shape ``[devices, *shape]``."""
+        return self.device.program(self.targets(weight), seed, offset)
+
+    def weight(self, conductance: Tensor) -> Tensor:
+        """The weights that conductances ``[devices, *shape]`` [S] stand for; about [-1, 1]."""
+        scaled = [c / self.device.g_max for c in self.factors]
+        total = conductance[0] * scaled[0]
+        for factor, g in zip(scaled[1:], conductance[1:], strict=True):
+            total = torch.add(total, g, alpha=factor)
+        return total

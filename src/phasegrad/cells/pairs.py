@@ -1,0 +1,72 @@
+"""Differential cells: what conducts on one line counts up, what conducts on the other counts down."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from phasegrad.cells.base import Cell
+
+
+def _pair_targets(weight: Tensor, g_max: float) -> Tensor:
+    """A positive weight lives on the first device, a negative one on the second; the other is at RESET."""
+    return torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))) * g_max
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DifferentialPair(Cell):
+    """Two devices: ``w = (G+ - G-) / g_max``.
+
+    Example:
+        >>> from phasegrad.devices import ideal_device
+        >>> cell = DifferentialPair(device=ideal_device(g_max=20e-6))
+        >>> cell.targets(torch.tensor([0.5, -1.0])) * 1e6
+        tensor([[10.,  0.],
+                [ 0., 20.]])
+    """
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        return (1.0, -1.0)
+
+    def targets(self, weight: Tensor) -> Tensor:
+        return _pair_targets(weight, self.device.g_max)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SignificancePairs(Cell):
+    """Several pairs of different significance: ``w = sum_k f_k (G+_k - G-_k) / (g_max sum_k f_k)``.
+
+    Every pair is programmed to the same fraction, so independent errors average: by ``sum f^2 / (sum f)^2`` in
+    variance. Equal significances give N devices a weight; ``(2, 1)`` is the four-PCM cell with the factor 2 that
+    Mackin et al., Nat. Commun. 13 (2022) found best.
+
+    Args:
+        device: the device of every pair.
+        significances: ``f_k``, each above 0.
+    """
+
+    significances: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.significances or not all(math.isfinite(f) and f > 0 for f in self.significances):
+            raise ValueError(
+                f"SignificancePairs: significances = {self.significances}; give one or more finite numbers above 0"
+            )
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        total = sum(self.significances)
+        return tuple(sign * f / total for f in self.significances for sign in (1.0, -1.0))
+
+    def targets(self, weight: Tensor) -> Tensor:
+        return _pair_targets(weight, self.device.g_max).repeat(
+            len(self.significances), *[1] * weight.dim()
+        )

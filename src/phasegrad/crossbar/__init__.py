@@ -1,0 +1,25 @@
+"""How cells make a tile: mapping, converters, product, and the stores that weights live in."""
+
+from phasegrad.crossbar.converters import (
+    AbsMaxRange,
+    Adc,
+    CalibratedRange,
+    Dac,
+    FixedRange,
+    FullScaleRange,
+    LearnedRange,
+)
+from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.perturbation import Perturbation
+
+__all__ = [
+    "AbsMaxRange",
+    "Adc",
+    "CalibratedRange",
+    "Dac",
+    "FixedRange",
+    "FullScaleRange",
+    "Hardware",
+    "LearnedRange",
+    "Perturbation",
+]

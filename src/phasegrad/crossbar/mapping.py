@@ -1,0 +1,45 @@
+"""How a weight matrix ``[out, in]`` lies on tiles of ``rows`` inputs by ``columns`` outputs.
+
+Row-tile ``t`` holds inputs ``t * rows`` to ``(t + 1) * rows``; the scale of its column ``o`` is ``scale[t, o]``, and
+the cell holds ``w[o, i] / scale[t, o]``, which lies in [-1, 1]. A cut along ``out`` changes no arithmetic; it matters
+for scales by tile and for counting tiles.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar.hardware import Hardware
+
+
+def row_tiles(in_features: int, hardware: Hardware) -> int:
+    """How many tiles share one output."""
+    return -(-in_features // hardware.rows)
+
+
+def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
+    """How many tiles a matrix needs."""
+    return row_tiles(in_features, hardware) * -(-out_features // hardware.columns)
+
+
+def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
+    """Scales ``[row tiles, out]`` as a matrix ``[out, in]``, with 1 for columns that hold only zeros."""
+    full = scale.repeat_interleave(hardware.rows, dim=0)[:in_features].t()
+    return torch.where(full > 0, full, torch.ones_like(full))
+
+
+def sum_over_tiles(values: Tensor, hardware: Hardware, per: str) -> Tensor:
+    """Sum ``[row tiles, out]`` over the columns of a tile, or over the layer, and spread the sum out again.
+
+    Args:
+        values: one number a tile and column.
+        hardware: where the tiles end.
+        per: ``"column"`` (no sum), ``"tile"``, or ``"layer"``.
+    """
+    if per == "column":
+        return values
+    if per == "layer":
+        return values.sum().expand_as(values)
+    blocks = [b.sum(1, keepdim=True).expand_as(b) for b in values.split(hardware.columns, dim=1)]
+    return torch.cat(blocks, dim=1)

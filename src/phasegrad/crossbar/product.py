@@ -1,0 +1,158 @@
+"""The product of a tile: DAC, matrix, noise, ADC, digital sum over row-tiles.
+
+Matrix and convolution differ in one thing, how a row-tile's part of the product is computed; everything around it is
+shared and sees outputs ``[rows, channels, ...]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phasegrad.crossbar import streams
+from phasegrad.crossbar.converters import LearnedRange
+from phasegrad.crossbar.hardware import Hardware
+
+TileProducts = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""``(x, matrix [out, in]) -> one output [rows, channels, ...] for each row-tile``."""
+
+
+class Periphery(NamedTuple):
+    """The tensors that a layer's converters need."""
+
+    input_range: Tensor | None
+    """Range of the DAC, one element; ``None`` for the largest input of each row."""
+    output_range: Tensor
+    """Range of the ADC in units of ``max|w| max|x|``, one element."""
+
+
+class Matrix(NamedTuple):
+    """What the hardware computes with at this moment."""
+
+    weight: Tensor
+    """``[out, in]``."""
+    scale: Tensor
+    """``[row tiles, out]``: the weight that a fully programmed cell stands for."""
+    gain: Tensor | None
+    """``[row tiles, out]``: digital correction of each tile's output, or ``None``."""
+    read_noise: float
+    """Output-referred short-term weight noise that is still to be added."""
+
+
+def linear_tiles(rows: int) -> TileProducts:
+    """Row-tiles of a matrix product."""
+
+    def products(x: Tensor, w: Tensor) -> Sequence[Tensor]:
+        if w.shape[1] <= rows:
+            return [F.linear(x, w)]
+        parts = zip(x.split(rows, dim=1), w.split(rows, dim=1), strict=True)
+        return [F.linear(a, b) for a, b in parts]
+
+    return products
+
+
+@dataclass(frozen=True)
+class ConvolutionTiles:
+    """Row-tiles of a convolution, computed as convolutions.
+
+    A tile's rows are a run of (channel, kernel position) pairs. Its product is a convolution over the channels that
+    the run touches, with zeros where the first and the last channel lie outside the run; no unfolded copy of the
+    input (9 times larger for a 3x3 kernel) is needed.
+    """
+
+    convolve: Callable[..., Tensor]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    rows: int
+
+    def __call__(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
+        if w.shape[1] <= self.rows:
+            return [self._product(x, w.view(w.shape[0], -1, *self.kernel_size))]
+        return [self._part(x, part, i * self.rows) for i, part in enumerate(w.split(self.rows, dim=1))]
+
+    def _product(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return self.convolve(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
+
+    def _part(self, x: Tensor, part: Tensor, start: int) -> Tensor:
+        positions = torch.Size(self.kernel_size).numel()
+        end = start + part.shape[1]
+        first, last = start // positions, -(-end // positions)
+        whole = F.pad(part, (start - first * positions, last * positions - end))
+        by_group = x.unflatten(1, (self.groups, -1))[:, :, first:last].flatten(1, 2)
+        return self._product(by_group, whole.view(part.shape[0], last - first, *self.kernel_size))
+
+
+def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
+    """What the word lines carry, and the range (one element, or one a row) that it is part of."""
+    if input_range is None:
+        input_range = x.detach().abs().flatten(1).amax(1)
+    if hardware.dac is None:
+        return x, input_range
+    learned = hardware.dac.range
+    decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
+    return torch.ops.phasegrad.dac(x, input_range, hardware.dac.half, decay, keep), input_range
+
+
+def product(
+    x: Tensor, matrix: Matrix, tiles: TileProducts, periphery: Periphery, hardware: Hardware, seed: Tensor
+) -> Tensor:
+    """Multiply as the hardware does.
+
+    Args:
+        x: inputs ``[rows, in]`` or ``[rows, channels, ...]``.
+        matrix: the weights and their scales.
+        tiles: how each row-tile's part is computed.
+        periphery: ranges of the converters.
+        hardware: the hardware.
+        seed: seed of this call's noise.
+
+    Returns:
+        ``[rows, out, ...]``, in the units of an exact product.
+    """
+    exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
+    if exact_outputs and hardware.dac is None:
+        return _add(tiles(x, matrix.weight), matrix.gain)
+    driven, input_range = convert_inputs(x, periphery.input_range, hardware)
+    outputs = tiles(driven, matrix.weight)
+    if exact_outputs:
+        return _add(outputs, matrix.gain)
+    with torch.no_grad():
+        noisy = matrix.read_noise > 0
+        spread = tiles(driven.detach().square(), matrix.weight.detach().abs()) if noisy else []
+    return convert_outputs(outputs, spread, matrix, input_range.detach(), periphery.output_range, hardware, seed)
+
+
+def convert_outputs(
+    outputs: Sequence[Tensor],
+    spread: Sequence[Tensor],
+    matrix: Matrix,
+    input_range: Tensor,
+    output_range: Tensor,
+    hardware: Hardware,
+    seed: Tensor,
+) -> Tensor:
+    """Noise, ADC, gain and digital sum of the tiles' outputs."""
+    adc = hardware.adc
+    settings = (hardware.output_noise, matrix.read_noise, adc.mode if adc else 0, adc.half if adc else 1.0)
+    return torch.ops.phasegrad.adc(
+        outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT, *settings
+    )[0]
+
+
+def _add(outputs: Sequence[Tensor], gain: Tensor | None) -> Tensor:
+    """The digital sum over row-tiles, each output times its gain."""
+    if gain is not None:
+        shape = [-1] + [1] * (outputs[0].dim() - 2)
+        outputs = [y * g.view(shape).to(y.dtype) for y, g in zip(outputs, gain, strict=True)]
+    total = outputs[0]
+    for y in outputs[1:]:
+        total = total + y
+    return total

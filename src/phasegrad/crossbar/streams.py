@@ -1,0 +1,19 @@
+"""Which random stream serves what, so that the draws of one layer call, under one seed, are independent.
+
+A layer call draws one seed; its ops differ by these offsets. A stream for each row-tile follows ``OUTPUT``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+WEIGHTS = 0  # and the next one, for dropped weights
+OUTPUT = 1 << 32
+DEVICES = 2 << 32
+PROGRAMMING = 3 << 32  # and the next one, for drift exponents
+
+
+def draw_seed(device: torch.device) -> Tensor:
+    """A seed from torch's generator: ``torch.manual_seed`` governs it, vmap splits it, compile traces it."""
+    return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)

@@ -1,0 +1,45 @@
+"""What every memory device can do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from phasegrad.configuration import Configuration
+
+
+class DeviceState(NamedTuple):
+    """What a device remembers: tensors of one shape, float32."""
+
+    conductance: Tensor
+    """Conductance right after programming [S]."""
+    nu: Tensor
+    """Drift exponent, drawn once, when the device is programmed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device(Configuration, ABC):
+    """A kind of memory device. Time is given by the caller, in seconds since programming."""
+
+    g_max: float
+    """The conductance that stands for the largest weight [S]."""
+
+    @property
+    @abstractmethod
+    def reads_are_noisy(self) -> bool:
+        """Whether two reads of a device differ."""
+
+    @abstractmethod
+    def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """Program devices towards a target conductance [S]; any shape."""
+
+    @abstractmethod
+    def drift(self, state: DeviceState, age: Tensor) -> Tensor:
+        """Conductance [S] at an age [s], float64, one for all or one a device; without read noise."""
+
+    @abstractmethod
+    def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
+        """Conductance [S] that one read at an age [s] sees."""

@@ -1,0 +1,140 @@
+"""Scalar laws of the normalised conductance ``g = G / g_max``, for drift exponents and noise."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from phasegrad.configuration import Configuration, check_type
+from phasegrad.ops import reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law(Configuration, ABC):
+    """A function of ``g`` that kernels can compute: it encodes itself as flat numbers (see ``ops``)."""
+
+    @abstractmethod
+    def encode(self) -> tuple[float, ...]:
+        """The law as the kernels read it."""
+
+    def __call__(self, g: Tensor) -> Tensor:
+        """Evaluate the law; shape and dtype of ``g``."""
+        return reference.law(g, self.encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Branch(Law):
+    """A law that is one formula over its whole domain, so that :class:`Piecewise` can join two."""
+
+    @abstractmethod
+    def branch(self) -> tuple[float, ...]:
+        """``a, b, exponential, c1, c2, c3, low, high``."""
+
+    def encode(self) -> tuple[float, ...]:
+        return (0.0, math.inf, *self.branch(), *(0.0,) * 8)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Curve(_Branch):
+    """``clip(log_slope ln g + polynomial(g), low, high)``.
+
+    Args:
+        log_slope: coefficient of the natural logarithm of ``g``.
+        polynomial: coefficients of powers of ``g`` from 0, four at most.
+        low: least value.
+        high: greatest value.
+
+    Example:
+        >>> import torch
+        >>> Curve(log_slope=-0.0155, polynomial=(0.0244,), low=0.049, high=0.1)(torch.tensor([0.0, 0.1, 1.0]))
+        tensor([0.1000, 0.0601, 0.0490])
+    """
+
+    log_slope: float = 0.0
+    polynomial: tuple[float, ...] = (0.0,)
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.polynomial) <= 4 or not all(math.isfinite(c) for c in self.polynomial):
+            raise ValueError(f"Curve: polynomial = {self.polynomial}; it must have one to four finite coefficients")
+        if not self.low <= self.high:
+            raise ValueError(f"Curve: low = {self.low} and high = {self.high}; low must not exceed high")
+
+    def branch(self) -> tuple[float, ...]:
+        c0, c1, c2, c3 = (*self.polynomial, *(0.0,) * (4 - len(self.polynomial)))
+        return (self.log_slope, c0, 0.0, c1, c2, c3, self.low, self.high)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Power(_Branch):
+    """``min(factor * g ** exponent, high)``, with ``factor`` above zero."""
+
+    factor: float
+    exponent: float
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not (self.factor > 0 and math.isfinite(self.factor) and math.isfinite(self.exponent)):
+            raise ValueError(
+                f"Power: factor = {self.factor} and exponent = {self.exponent}; the factor must be above 0 and both "
+                "finite"
+            )
+
+    def branch(self) -> tuple[float, ...]:
+        return (self.exponent, math.log(self.factor), 1.0, 0.0, 0.0, 0.0, 0.0, self.high)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Piecewise(Law):
+    """One law below a threshold of ``g``, another from there on."""
+
+    threshold: float
+    below: Curve | Power
+    above: Curve | Power
+
+    def __post_init__(self) -> None:
+        check_type(self, "below", (Curve, Power))
+        check_type(self, "above", (Curve, Power))
+        if not math.isfinite(self.threshold):
+            raise ValueError(f"Piecewise: threshold = {self.threshold}; it must be finite")
+
+    def encode(self) -> tuple[float, ...]:
+        return (0.0, self.threshold, *self.below.branch(), *self.above.branch())
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Table(Law):
+    """Linear between measured points, held beyond the first and the last.
+
+    Args:
+        g: normalised conductances, rising.
+        value: the law at each.
+
+    Example:
+        >>> import torch
+        >>> Table(g=(0.0, 0.5, 1.0), value=(0.1, 0.06, 0.05))(torch.tensor([0.25, 0.5, 2.0]))
+        tensor([0.0800, 0.0600, 0.0500])
+    """
+
+    g: tuple[float, ...]
+    value: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.g or len(self.g) != len(self.value):
+            raise ValueError(f"Table: {len(self.g)} points and {len(self.value)} values; give a value to each point")
+        if any(b <= a for a, b in zip(self.g, self.g[1:], strict=False)):
+            raise ValueError(f"Table: g = {self.g}; the points must rise")
+        if not all(math.isfinite(x) for x in (*self.g, *self.value)):
+            raise ValueError("Table: g and value must be finite")
+
+    def encode(self) -> tuple[float, ...]:
+        return (1.0, float(len(self.g)), *self.g, *self.value)

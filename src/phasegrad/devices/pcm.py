@@ -1,0 +1,162 @@
+"""Phase-change memory, programmed: spread of programming, drift, read noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from phasegrad.configuration import check_number, check_type
+from phasegrad.devices.base import Device, DeviceState
+from phasegrad.devices.laws import Curve, Law, Piecewise, Power
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class PCM(Device):
+    """A phase-change device described by its statistics.
+
+    With ``g`` the *target* over ``g_max`` and ``xi`` standard normals, a device programmed to ``G_target`` holds
+    ``G = max(G_target + programming_sd(g) xi, 0)`` and drifts as ``G(t) = G ((t + t0) / t0) ** -nu``, where
+    ``nu = |nu_mean(g) + nu_sd(g) xi|`` is drawn once. A read adds noise of standard deviation
+    ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))`` (1/f noise integrated over the bandwidth
+    of a read of a device of that age) and stays at or above zero. Each read redraws the whole noise.
+
+    Args:
+        g_max: conductance of the largest weight [S].
+        t0: time from programming to the first read, the reference of drift [s].
+        t_read: duration of one read [s].
+        programming_sd: coefficients of powers of ``g`` from 0 [S]; all zero for exact programming.
+        nu_mean: mean drift exponent.
+        nu_sd: its spread from device to device.
+        read_noise: relative 1/f noise ``Q``; ``None`` for noiseless reads.
+
+    Raises:
+        ValueError: a number is not finite or not positive where it must be.
+
+    Example:
+        A device of one's own, with a table of drift exponents:
+
+        >>> from phasegrad.devices import Table
+        >>> device = PCM(g_max=20e-6, t0=20.0, t_read=250e-9, programming_sd=(0.3e-6, 0.8e-6),
+        ...     nu_mean=Table(g=(0.0, 1.0), value=(0.1, 0.04)), nu_sd=Table(g=(0.0,), value=(0.01,)), read_noise=None)
+        >>> device.program(torch.full((2, 3), 10e-6), torch.tensor([0]), 0).nu.shape
+        torch.Size([2, 3])
+    """
+
+    t0: float
+    t_read: float
+    programming_sd: tuple[float, ...]
+    nu_mean: Law
+    nu_sd: Law
+    read_noise: Law | None
+
+    def __post_init__(self) -> None:
+        for name in ("g_max", "t0", "t_read"):
+            check_number(self, name, 0.0, above=True)
+        if not self.programming_sd or not all(math.isfinite(c) for c in self.programming_sd):
+            raise ValueError(f"PCM: programming_sd = {self.programming_sd}; it must be one or more finite numbers")
+        check_type(self, "nu_mean", Law)
+        check_type(self, "nu_sd", Law)
+        check_type(self, "read_noise", (Law, type(None)))
+
+    @property
+    def reads_are_noisy(self) -> bool:
+        return self.read_noise is not None
+
+    def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """Program devices; draws from streams ``offset`` and ``offset + 1``."""
+        state = torch.ops.phasegrad.pcm_program(
+            target, seed, offset, self.g_max, self.programming_sd, self.nu_mean.encode(), self.nu_sd.encode()
+        )
+        return DeviceState(*state)
+
+    def drift(self, state: DeviceState, age: Tensor) -> Tensor:
+        seed = torch.zeros(1, dtype=torch.int64, device=age.device)  # nothing is drawn
+        return self._read(state, age, seed, 0, ())
+
+    def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
+        return self._read(state, age, seed, offset, self.read_noise.encode() if self.read_noise else ())
+
+    def _read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, noise: tuple[float, ...]) -> Tensor:
+        return torch.ops.phasegrad.pcm_read(
+            *state, age, seed, offset, self.g_max, self.t0, self.t_read, noise
+        )
+
+
+def joshi_2020(*, g_max: float = 25e-6) -> PCM:
+    """Doped-GST mushroom cells, 90 nm: Joshi et al., Nat. Commun. 11:2473 (2020), equations of Methods.
+
+    Args:
+        g_max: conductance of the largest weight [S]; the programming spread scales with it.
+    """
+    return PCM(
+        g_max=g_max,
+        t0=20.0,
+        t_read=250e-9,
+        programming_sd=tuple(c * g_max / 25.0 for c in (0.26348, 1.9650, -1.1731)),
+        nu_mean=Curve(log_slope=-0.0155, polynomial=(0.0244,), low=0.049, high=0.1),
+        nu_sd=Curve(log_slope=-0.0125, polynomial=(-0.0059,), low=0.008, high=0.045),
+        read_noise=Power(factor=0.0088, exponent=-0.65, high=0.2),
+    )
+
+
+def hermes_one() -> PCM:
+    """One device of IBM's HERMES core, 14 nm: published statistics of the chip's devices (PHYSICS section 2)."""
+    return PCM(
+        g_max=10.35e-6,
+        t0=200.0,
+        t_read=512e-9,
+        programming_sd=tuple(c * 1e-6 for c in (0.15781817, 2.32443916, -2.16310839, 0.68841818)),
+        nu_mean=_hermes_nu_mean(),
+        nu_sd=Piecewise(
+            threshold=0.3039,
+            below=Curve(log_slope=-0.0120, polynomial=(-0.0023,), low=0.0124, high=0.04),
+            above=Curve(polynomial=(0.0104, 0.0116, -0.0165)),
+        ),
+        read_noise=Piecewise(
+            threshold=0.1591,
+            below=Curve(log_slope=-0.0078, polynomial=(0.0038,), low=0.0179, high=0.04),
+            above=Curve(polynomial=(0.0088, 0.0768, -0.1352, 0.0664)),
+        ),
+    )
+
+
+def hermes_two() -> PCM:
+    """Two HERMES devices in parallel, described as one of twice the conductance with one drift exponent."""
+    return PCM(
+        g_max=20.7e-6,
+        t0=300.0,
+        t_read=512e-9,
+        programming_sd=tuple(c * 1e-6 for c in (0.16603222, 4.71806468, -8.48101252, 4.68961419)),
+        nu_mean=_hermes_nu_mean(),
+        nu_sd=Piecewise(
+            threshold=0.3055,
+            below=Curve(log_slope=-0.0117, polynomial=(-0.0057,), low=0.0091, high=0.04),
+            above=Curve(polynomial=(0.0073, 0.0093, -0.0118)),
+        ),
+        read_noise=Piecewise(
+            threshold=0.16,
+            below=Curve(log_slope=-0.0117, polynomial=(-0.0069,), low=0.015, high=0.04),
+            above=Curve(polynomial=(0.0123, 0.0211, -0.0280, 0.0069)),
+        ),
+    )
+
+
+def _hermes_nu_mean() -> Piecewise:
+    return Piecewise(
+        threshold=0.0945,
+        below=Curve(log_slope=-0.0387, polynomial=(-0.0182,), low=0.072, high=0.13),
+        above=Curve(polynomial=(0.0736, -0.0126, -0.0436)),
+    )
+
+
+def ideal_device(*, g_max: float = 25e-6) -> PCM:
+    """A device that is programmed exactly, does not drift, and reads without noise."""
+    zero = Curve()
+    return PCM(
+        g_max=g_max, t0=20.0, t_read=250e-9, programming_sd=(0.0,), nu_mean=zero, nu_sd=zero, read_noise=None
+    )

@@ -1,0 +1,21 @@
+"""Layers made of tiles."""
+
+from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
+from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digital
+from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.summary import Summary, summary
+
+__all__ = [
+    "AnalogConv1d",
+    "AnalogConv2d",
+    "AnalogConv3d",
+    "AnalogLayer",
+    "AnalogLinear",
+    "Summary",
+    "analog_layers",
+    "convert",
+    "left_digital",
+    "summary",
+    "to_digital",
+]

@@ -1,0 +1,252 @@
+"""What every analog layer shares: its weight, where that lives, its converters' ranges, its state dict."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor, nn
+
+from phasegrad.configuration import Configuration, check_type
+from phasegrad.crossbar import Hardware, Perturbation
+from phasegrad.crossbar.converters import AbsMaxRange, CalibratedRange, FixedRange, FullScaleRange, LearnedRange
+from phasegrad.crossbar.hardware import from_tensor, to_tensor
+from phasegrad.crossbar.mapping import tile_count
+from phasegrad.crossbar.product import Matrix, Periphery, TileProducts, product
+from phasegrad.crossbar.stores import Devices, master_matrix
+from phasegrad.crossbar.streams import draw_seed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_CONFIGURATION = "configuration"  # key of the state dict
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LayerConfiguration(Configuration):
+    """What a layer's state dict says about it."""
+
+    hardware: Hardware
+    perturbation: Perturbation | None
+
+
+class AnalogLayer(nn.Module, ABC):
+    """A layer whose product is computed in crossbar tiles.
+
+    Attributes:
+        weight: parameter of the digital twin's shape: the master weight, or, once programmed, a copy of what the
+            devices hold at the layer's present time.
+        bias: digital, or ``None``.
+        hardware: the hardware, frozen.
+        perturbation: clipping and training noise of the master weight, or ``None``.
+        noise_level: factor of that noise, 0-d; a ramp moves it.
+        input_range: range of the DAC (parameter when learned), or ``None`` when taken from each input.
+        output_range: range of the ADC in units of ``max|w| max|x|``; a parameter when learned.
+        devices: the programmed devices, or ``None`` while the weight is digital.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    noise_level: Tensor
+    input_range: Tensor | None
+    output_range: Tensor
+    devices: Devices | None
+
+    @classmethod
+    def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
+        """An analog layer that takes over the parameters of its digital twin (the same objects)."""
+        layer = cls.__new__(cls)
+        layer._adopt(digital, hardware)
+        return layer
+
+    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
+        nn.Module.__init__(self)
+        self.hardware = hardware
+        check_type(self, "hardware", Hardware)
+        self.perturbation: Perturbation | None = None
+        self.training = digital.training
+        for name in self._options:
+            setattr(self, name, getattr(digital, name))
+        self.register_parameter("weight", digital.weight)  # type: ignore[arg-type]
+        self.register_parameter("bias", digital.bias)  # type: ignore[arg-type]
+        like: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
+        self.register_buffer("noise_level", torch.ones((), **like), persistent=False)
+        self._make_input_range(like)
+        self._make_output_range(like)
+        self.devices = None
+
+    def _make_input_range(self, like: dict[str, Any]) -> None:
+        kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
+        if isinstance(kind, LearnedRange):
+            self.input_range = nn.Parameter(torch.full((1,), kind.start, **like))
+        elif isinstance(kind, FixedRange):
+            self.register_buffer("input_range", torch.full((1,), kind.value, **like), persistent=False)
+        else:
+            self.register_buffer("input_range", None)
+
+    def _make_output_range(self, like: dict[str, Any]) -> None:
+        kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
+        if isinstance(kind, FullScaleRange):
+            value = float(min(self.in_features, self.hardware.rows))
+        else:
+            value = kind.value if isinstance(kind, FixedRange) else kind.start
+        full = torch.full((1,), value, **like)
+        if isinstance(kind, LearnedRange):
+            self.output_range = nn.Parameter(full)
+        else:
+            self.register_buffer("output_range", full, persistent=isinstance(kind, CalibratedRange))
+
+    # --- what a concrete layer supplies -----------------------------------------------------------------------
+
+    _options: tuple[str, ...]
+    """Attributes that are the digital twin's own."""
+
+    @property
+    @abstractmethod
+    def _tiles(self) -> TileProducts:
+        """How a row-tile's part of the product is computed."""
+
+    @abstractmethod
+    def _to_rows(self, x: Tensor) -> Tensor:
+        """The input as ``[rows, in]`` or ``[rows, channels, ...]``; raises if its shape is wrong."""
+
+    @abstractmethod
+    def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
+        """The output in the shape that belongs to input ``x``."""
+
+    @abstractmethod
+    def _digital(self) -> nn.Module:
+        """A digital twin with the same options, on the meta device."""
+
+    # --- the weight -------------------------------------------------------------------------------------------
+
+    @property
+    def out_features(self) -> int:
+        """Outputs of the weight matrix."""
+        return self.weight.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        """Inputs that one output sees."""
+        return self.weight[0].numel()
+
+    @property
+    def tiles(self) -> int:
+        """Crossbar tiles that the matrix takes."""
+        return tile_count(self.out_features, self.in_features, self.hardware)
+
+    def _matrix(self, seed: Tensor) -> Matrix:
+        if self.devices is not None:
+            return self.devices.matrix(seed, self.weight.dtype)
+        level = self.noise_level if self.training else None
+        return master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, seed)
+
+    @torch.no_grad()
+    def clipped_weight(self) -> Tensor:
+        """The weight ``[out, in]`` that would be programmed: the master weight, clipped."""
+        seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
+        return master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None, seed).weight
+
+    @torch.no_grad()
+    def program(self, seed: Tensor) -> None:
+        """Move the weight onto devices. See :func:`phasegrad.inference.program`, which copies and checks."""
+        weight = self.clipped_weight()
+        zero = torch.zeros(1, dtype=torch.int64, device=weight.device)
+        scale = master_matrix(weight, self.hardware, None, None, zero).scale
+        devices = self.devices or Devices(self.hardware, self.out_features, self.in_features, weight.device)
+        devices.program(weight, scale, self.output_range, seed)
+        self.attach(devices)
+
+    def attach(self, devices: Devices) -> None:
+        """Let the weight live on ``devices``, which tied layers share."""
+        self.devices = devices
+        self.weight.requires_grad_(False)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy into ``weight`` what the devices hold now, gain included."""
+        if self.devices is not None:
+            self.weight.copy_(self.devices.logical_weight().view_as(self.weight))
+
+    def to_digital(self) -> nn.Module:
+        """The digital twin, with the weight that the layer holds now (the same parameter, clipped)."""
+        digital = self._digital()
+        with torch.no_grad():
+            if self.devices is None:
+                self.weight.copy_(self.clipped_weight().view_as(self.weight))
+        digital.register_parameter("weight", self.weight.requires_grad_(True))
+        digital.register_parameter("bias", self.bias)
+        return digital.train(self.training)
+
+    # --- the product ------------------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's output, as the hardware gives it."""
+        rows = self._to_rows(x)
+        seed = draw_seed(self.weight.device)
+        periphery = Periphery(self.input_range, self.output_range)
+        y = product(rows, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
+        if self.bias is not None:
+            y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
+        return self._from_rows(y, x)
+
+    # --- state dict -------------------------------------------------------------------------------------------
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        configuration = LayerConfiguration(hardware=self.hardware, perturbation=self.perturbation)
+        destination[prefix + _CONFIGURATION] = to_tensor(configuration)
+
+    def check_configuration(self, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
+        """The configuration that a state dict holds for this layer; ``None`` if it is a float checkpoint.
+
+        Raises:
+            ValueError: it is of other hardware; the message lists the fields.
+        """
+        tensor = state_dict.get(prefix + _CONFIGURATION)
+        if tensor is None:
+            return None
+        loaded = from_tensor(tensor)
+        assert isinstance(loaded, LayerConfiguration)
+        differences = self.hardware.differences(loaded.hardware)
+        if differences:
+            raise ValueError(
+                f"state dict of other Hardware for {prefix.rstrip('.') or 'this layer'} (mine != the state dict's): "
+                f"{'; '.join(differences)}. Convert the model with the Hardware the state dict was made with, or "
+                f"delete its '{_CONFIGURATION}' entries to take the weights alone"
+            )
+        return loaded
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        loaded = self.check_configuration(state_dict, prefix)
+        state_dict.pop(prefix + _CONFIGURATION, None)
+        if loaded is not None:
+            self.perturbation = loaded.perturbation
+        own = {f"{prefix}{name}": getattr(self, name) for name in ("input_range", "output_range")}
+        has_devices = f"{prefix}devices.conductance" in state_dict
+        if has_devices and self.devices is None:
+            self.devices = Devices(self.hardware, self.out_features, self.in_features, self.weight.device)
+            self.weight.requires_grad_(False)
+        for key, value in own.items():  # a float checkpoint has no ranges: keep mine
+            if loaded is None and value is not None and key.removeprefix(prefix) in self._persistent:
+                state_dict.setdefault(key, value.detach())
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+        if self.devices is not None and not has_devices and f"{prefix}weight" in state_dict:
+            self.program(draw_seed(self.weight.device))
+            state_dict.update({f"{prefix}devices.{k}": v for k, v in self.devices.state_dict().items()})
+
+    @property
+    def _persistent(self) -> set[str]:
+        return (set(self._parameters) | set(self._buffers)) - self._non_persistent_buffers_set
+
+    def extra_repr(self) -> str:
+        """The twin's options, the tiles, and where the weight lives."""
+        options = ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
+        store = "digital" if self.devices is None else "programmed"
+        return f"{options}, bias={self.bias is not None}, tiles={self.tiles}, weight={store}"

@@ -1,0 +1,106 @@
+"""What a converted net is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from phasegrad.nn.convert import analog_layers, left_digital
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One analog layer."""
+
+    name: str
+    kind: str
+    out_features: int
+    in_features: int
+    tiles: int
+    devices: int
+    utilisation: float
+    """The part of its tiles' cells that hold weights."""
+    store: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What :func:`summary` found; ``print`` it."""
+
+    layers: tuple[LayerSummary, ...]
+    digital: dict[str, str]
+    """Modules with weights that stay digital, with the reason."""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of all layers; no tile is shared by two layers."""
+        return sum(layer.tiles for layer in self.layers)
+
+    @property
+    def devices(self) -> int:
+        """Devices that hold weights."""
+        return sum(layer.devices for layer in self.layers)
+
+    def __str__(self) -> str:
+        head = ("layer", "kind", "out x in", "tiles", "devices", "utilisation", "weight")
+        rows = [
+            (
+                layer.name or "(root)",
+                layer.kind,
+                f"{layer.out_features} x {layer.in_features}",
+                f"{layer.tiles}",
+                f"{layer.devices:,}",
+                f"{layer.utilisation:.1%}",
+                layer.store,
+            )
+            for layer in self.layers
+        ]
+        total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "")
+        lines = _table([head, *rows, total])
+        if self.digital:
+            width = max(len(name) for name in self.digital)
+            lines += ["", "digital:"]
+            lines += [f"  {name or '(root)':<{width}}  {why}" for name, why in self.digital.items()]
+        return "\n".join(lines)
+
+
+def summary(net: nn.Module) -> Summary:
+    """Layers, tiles, devices and utilisation of a converted net, and what stayed digital and why.
+
+    A layer that occurs in several places counts once.
+
+    Example:
+        >>> import phasegrad as pg
+        >>> print(summary(pg.convert(nn.Sequential(nn.Linear(600, 10)), pg.presets.pcm_inference())))
+        layer  kind          out x in  tiles  devices  utilisation  weight
+        ------------------------------------------------------------------
+        0      AnalogLinear  10 x 600      2   12,000         1.1%  digital
+        ------------------------------------------------------------------
+        total                              2   12,000
+    """
+    layers = []
+    for name, layer in analog_layers(net).items():
+        weights, hardware = layer.out_features * layer.in_features, layer.hardware
+        layers.append(
+            LayerSummary(
+                name=name,
+                kind=type(layer).__name__,
+                out_features=layer.out_features,
+                in_features=layer.in_features,
+                tiles=layer.tiles,
+                devices=weights * len(hardware.cell.factors),
+                utilisation=weights / (layer.tiles * hardware.rows * hardware.columns),
+                store="digital" if layer.devices is None else "programmed",
+            )
+        )
+    return Summary(tuple(layers), left_digital(net))
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Columns aligned, numbers to the right, a rule under the head and above the total."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    align = ("<", "<", ">", ">", ">", ">", "<")
+    lines = ["  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)).rstrip() for row in rows]
+    rule = "-" * max(len(line) for line in lines)
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]

@@ -1,0 +1,217 @@
+"""The ops on the CPU, through the C++ kernels; float32 alone, every other dtype goes to the reference."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops import reference
+from phasegrad.ops.native import library
+
+
+def _call(name: str, *arguments: Any) -> None:
+    getattr(library, f"pg_{name}")(*arguments, torch.get_num_threads())
+
+
+def _floats(*tensors: Tensor) -> bool:
+    return all(t.dtype == torch.float32 for t in tensors)
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
+
+
+def _doubles(values: Sequence[float]) -> ctypes.Array[ctypes.c_double]:
+    return (ctypes.c_double * len(values))(*values)
+
+
+def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    out = torch.empty(tuple(size))
+    _call("normal", out.data_ptr(), out.numel(), int(seed), offset)
+    return out
+
+
+def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    out = torch.empty(tuple(size))
+    _call("uniform", out.data_ptr(), out.numel(), int(seed), offset)
+    return out
+
+
+def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+    if not _floats(x, range):
+        return reference.dac(x, range, half, decay, keep)
+    x, range, out = x.contiguous(), range.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    rows = range.numel()
+    inner = x.numel() // rows if rows else 0
+    _call("dac", out.data_ptr(), x.data_ptr(), range.data_ptr(), rows, inner, int(rows > 1), half)
+    return out
+
+
+def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
+    if not _floats(grad, x, range) or range.numel() > 1:
+        return reference.dac_backward(grad, x, range, decay, keep)
+    grad, x = grad.contiguous(), x.contiguous()
+    grad_x, grad_range = torch.empty_like(x), torch.zeros(range.shape, dtype=torch.float64)
+    _call(
+        "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), grad.data_ptr(), x.data_ptr(), float(range),
+        x.numel(), decay, keep,
+    )  # fmt: skip
+    return grad_x, grad_range.float()
+
+
+def adc(
+    y: Sequence[Tensor],
+    v: Sequence[Tensor],
+    scale: Tensor,
+    gain: Tensor | None,
+    input_range: Tensor,
+    bound: Tensor,
+    seed: Tensor,
+    offset: int,
+    output_noise: float,
+    read_noise: float,
+    mode: int,
+    half: float,
+) -> tuple[Tensor, Tensor]:
+    if not _floats(*y, *v, scale, input_range, bound, *([] if gain is None else [gain])):
+        return reference.adc(
+            y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half
+        )
+    y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
+    scale, input_range = scale.contiguous(), input_range.contiguous()
+    gain = None if gain is None else gain.contiguous()
+    out = torch.empty_like(y[0])
+    outer, channels, inner = out.shape[0], out.shape[1], math.prod(out.shape[2:])
+    code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
+    _call(
+        "adc", out.data_ptr(), code.data_ptr() if mode else None, _pointers(y), _pointers(v) if v else None,
+        scale.data_ptr(), None if gain is None else gain.data_ptr(), input_range.data_ptr(), len(y), outer, channels, inner, int(input_range.numel() > 1),
+        output_noise, read_noise, float(bound), mode, half, int(seed), offset,
+    )  # fmt: skip
+    return out, code
+
+
+def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
+    if not _floats(grad):
+        return reference.adc_backward(grad, code)
+    grad, code = grad.contiguous(), code.contiguous()
+    out = torch.empty(code.shape)
+    for part, tile in zip(out, code, strict=True):
+        _call("adc_backward", part.data_ptr(), grad.data_ptr(), tile.data_ptr(), grad.numel())
+    return out
+
+
+def weight_scale(
+    w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
+) -> tuple[Tensor, Tensor]:
+    if not _floats(w):
+        return reference.weight_scale(w, rows, columns, per_column, clip_sigma, clip_per_channel)
+    w = w.contiguous()
+    out_features, in_features = w.shape
+    scale = torch.empty(-(-in_features // rows), out_features)
+    clip = torch.empty(out_features)
+    _call(
+        "weight_scale", scale.data_ptr(), clip.data_ptr(), w.data_ptr(), out_features, in_features, rows, columns,
+        int(per_column), clip_sigma, int(clip_per_channel),
+    )  # fmt: skip
+    return scale, clip
+
+
+def noisy_weights(
+    w: Tensor,
+    scale: Tensor,
+    clip: Tensor,
+    level: Tensor,
+    seed: Tensor,
+    offset: int,
+    rows: int,
+    noise: Sequence[float],
+    drop: float,
+) -> Tensor:
+    if not _floats(w, scale, clip):
+        return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop)
+    w, scale, clip = w.contiguous(), scale.contiguous(), clip.contiguous()
+    out = torch.empty_like(w)
+    _call(
+        "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows,
+        float(level), *noise, drop, int(seed), offset,
+    )  # fmt: skip
+    return out
+
+
+def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
+    if not _floats(grad, w, clip):
+        return reference.noisy_weights_backward(grad, w, clip)
+    grad, w, clip = grad.contiguous(), w.contiguous(), clip.contiguous()
+    out = torch.empty_like(w)
+    _call(
+        "noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape
+    )
+    return out
+
+
+def pcm_program(
+    target: Tensor,
+    seed: Tensor,
+    offset: int,
+    g_max: float,
+    spread: Sequence[float],
+    nu_mean: Sequence[float],
+    nu_sd: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    if not _floats(target):
+        return reference.pcm_program(target, seed, offset, g_max, spread, nu_mean, nu_sd)
+    target = target.contiguous()
+    conductance, nu = torch.empty_like(target), torch.empty_like(target)
+    _call(
+        "pcm_program", conductance.data_ptr(), nu.data_ptr(), target.data_ptr(), target.numel(), g_max,
+        _doubles(spread), len(spread) - 1, _doubles(nu_mean), _doubles(nu_sd), int(seed), offset,
+    )  # fmt: skip
+    return conductance, nu
+
+
+def pcm_read(
+    conductance: Tensor,
+    nu: Tensor,
+    age: Tensor,
+    seed: Tensor,
+    offset: int,
+    g_max: float,
+    t0: float,
+    t_read: float,
+    noise: Sequence[float],
+) -> Tensor:
+    if not _floats(conductance, nu) or age.dtype != torch.float64:
+        return reference.pcm_read(conductance, nu, age, seed, offset, g_max, t0, t_read, noise)
+    per_device = age.numel() > 1
+    age = (age.expand(conductance.shape) if per_device else age).contiguous()
+    conductance, nu = conductance.contiguous(), nu.contiguous()
+    out = torch.empty_like(conductance)
+    _call(
+        "pcm_read", out.data_ptr(), conductance.data_ptr(), nu.data_ptr(), age.data_ptr(), out.numel(),
+        int(per_device), g_max, t0, t_read, _doubles(noise) if noise else None, int(seed), offset,
+    )  # fmt: skip
+    return out
+
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        normal,
+        uniform,
+        dac,
+        dac_backward,
+        adc,
+        adc_backward,
+        weight_scale,
+        noisy_weights,
+        noisy_weights_backward,
+        pcm_program,
+        pcm_read,
+    )
+}

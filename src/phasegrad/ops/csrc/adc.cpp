@@ -1,0 +1,105 @@
+#include "chunks.h"
+
+namespace pg {
+namespace PG_ISA {
+
+typedef int8_t vb __attribute__((vector_size(W)));
+
+struct Adc {  // what is the same for a whole call
+  float output_noise, read_noise, bound, half;
+  int mode;  // 0: no converter, 1: end-point, 2: mid-rise
+};
+
+// Fill s and u (s times the input range), and the gain if there is one, for values first .. first + length - 1 of
+// one tile.
+static void fill_units(float* s, float* u, float* k, const float* scale, const float* gain, const float* range,
+                       int64_t first, int64_t length, int64_t channels, int64_t inner, bool per_row) {
+  int64_t i = 0;
+  while (i < length) {
+    const int64_t at = first + i, channel = at / inner % channels;
+    const float r = range[per_row ? at / (inner * channels) : 0];
+    if (inner == 1) {  // neighbours are channels: run to the end of the row
+      const int64_t run = channels - channel < length - i ? channels - channel : length - i;
+      for (int64_t j = 0; j < run; ++j) {
+        s[i + j] = scale[channel + j];
+        u[i + j] = scale[channel + j] * r;
+      }
+      if (gain) std::memcpy(k + i, gain + channel, run * sizeof(float));
+      i += run;
+    } else {  // neighbours share a channel: run to its end
+      const int64_t left = inner - at % inner, run = left < length - i ? left : length - i;
+      const float sc = scale[channel], un = sc * r;
+      for (int64_t j = 0; j < run; ++j) s[i + j] = sc, u[i + j] = un;
+      for (int64_t j = 0; gain && j < run; ++j) k[i + j] = gain[channel];
+      i += run;
+    }
+  }
+}
+
+static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
+  const vf half = splat(a.half);
+  const vf full = splat(a.bound) * u;
+  vf q = y * (half / full);
+  code = (vi)((vi)(q > half) & isplat(1)) | (vi)(q < -half);
+  if (a.mode == 1)
+    q = vround(vmax(vmin(q, half), -half));
+  else
+    q = vmax(vmin(vfloor(vmax(vmin(q, half), -half)), half - splat(1.0f)), -half) + splat(0.5f);
+  const vi usable = finite(y) & (vi)(full > splat(0.0f));
+  code &= usable;
+  return usable ? q * (full / half) : y;
+}
+
+static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {
+  const vf sd = splat(a.output_noise) * u;
+  return vsqrt(sd * sd + splat(a.read_noise * a.read_noise) * s * v);
+}
+
+void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale,
+         const float* gain, const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner,
+         int per_row, double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed,
+         uint64_t offset, int threads) {
+  const int64_t n = outer * channels * inner;
+  const Adc a = {(float)output_noise, (float)read_noise, bound, (float)half, mode};
+  const bool noisy = output_noise > 0.0 || v;
+  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+    Room sum, s, u, k, z, y_room, v_room;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const float* yt = padded(y[t] + first, length, y_room.v);
+      const float* vt = v ? padded(v[t] + first, length, v_room.v) : nullptr;
+      fill_units(s.v, u.v, k.v, scale + t * channels, gain ? gain + t * channels : nullptr, range, first, length,
+                 channels, inner, per_row);
+      if (noisy) normal_chunk(Philox(seed, offset + t), z.v, first, length);
+      int8_t* ct = code ? code + t * n + first : nullptr;
+      for (int64_t i = 0; i < length; i += W) {
+        const vf ui = load<vf>(u.v + i);
+        vf yi = load<vf>(yt + i);
+        vi ci = {};
+        if (vt)
+          yi = yi + noise_sd(load<vf>(s.v + i), ui, load<vf>(vt + i), a) * load<vf>(z.v + i);
+        else if (noisy)
+          yi = yi + splat(a.output_noise) * ui * load<vf>(z.v + i);
+        if (mode) yi = convert(yi, ui, a, ci);
+        if (gain) yi = yi * load<vf>(k.v + i);
+        store(sum.v + i, t ? load<vf>(sum.v + i) + yi : yi);
+        if (!ct) continue;
+        const vb small = __builtin_convertvector(ci, vb);
+        std::memcpy(ct + i, &small, length - i < W ? length - i : W);
+      }
+    }
+    std::memcpy(out + first, sum.v, length * sizeof(float));
+  });
+}
+
+void adc_backward(float* out, const float* grad, const int8_t* code, int64_t n, int threads) {
+  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+    const float* g = grad + first;
+    const int8_t* c = code + first;
+    float* o = out + first;
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) o[i] = c[i] == 0 ? g[i] : 0.0f;
+  });
+}
+
+}  // namespace PG_ISA
+}  // namespace pg

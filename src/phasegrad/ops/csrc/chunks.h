@@ -1,0 +1,47 @@
+// How kernels walk flat memory: chunks of 1024 values that start at a whole Philox group, spread over threads.
+// What a chunk holds does not depend on the number of threads, so neither does any result.
+#pragma once
+#include "api.h"
+#include "philox.h"
+
+namespace pg {
+namespace PG_ISA {
+
+constexpr int64_t CHUNK = 1024;
+constexpr int64_t SERIAL = 16 * CHUNK;  // below this, waking a second thread costs more than it gains
+
+static inline int threads_for(int64_t n, int threads) { return n < SERIAL ? 1 : threads; }
+
+static inline int64_t chunks_in(int64_t n) { return (n + CHUNK - 1) / CHUNK; }
+
+// f(first, length) for every chunk of [0, n).
+template <class F>
+static inline void for_chunks(int64_t n, int threads, F f) {
+  const int64_t count = chunks_in(n);
+#pragma omp parallel for num_threads(threads_for(n, threads)) schedule(static)
+  for (int64_t c = 0; c < count; ++c) {
+    const int64_t first = c * CHUNK;
+    f(first, n - first < CHUNK ? n - first : CHUNK);
+  }
+}
+
+static inline int64_t groups_for(int64_t length) { return (length + GROUP - 1) / GROUP; }
+
+static inline void normal_chunk(const Philox& g, float* out, int64_t first, int64_t length) {
+  normal_groups(g, out, first / GROUP, groups_for(length));
+}
+
+// A whole chunk's worth of readable floats: p itself, or a copy of its tail padded with zeros.
+static inline const float* padded(const float* p, int64_t length, float* room) {
+  if (length % W == 0) return p;
+  std::memcpy(room, p, length * sizeof(float));
+  std::memset(room + length, 0, W * sizeof(float));
+  return room;
+}
+
+struct alignas(64) Room {  // a chunk and one vector beyond it
+  float v[CHUNK + 64];
+};
+
+}  // namespace PG_ISA
+}  // namespace pg

@@ -1,0 +1,79 @@
+#include "chunks.h"
+
+namespace pg {
+namespace PG_ISA {
+
+// Clip to +-range and round to one of 2 half + 1 levels; what is not finite passes through.
+static inline vf convert(vf x, vf up, vf step, vf half) {
+  vf q = vround(vmax(vmin(x * up, half), -half)) * step;
+  return finite(x) ? q : x;
+}
+
+static void dac_row(float* out, const float* x, int64_t n, float range, float half) {
+  const vf up = splat(range > 0.0f ? half / range : (range == 0.0f ? 0.0f : range));
+  const vf step = splat(range / half), bound = splat(half);
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store(out + i, convert(load<vf>(x + i), up, step, bound));
+  if (i < n) {
+    float room[W] = {};
+    std::memcpy(room, x + i, (n - i) * sizeof(float));
+    store(room, convert(load<vf>(room), up, step, bound));
+    std::memcpy(out + i, room, (n - i) * sizeof(float));
+  }
+}
+
+void dac(float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,
+         int threads) {
+  if (!per_row) {
+    for_chunks(outer * inner, threads, [&](int64_t first, int64_t length) {
+      dac_row(out + first, x + first, length, *range, (float)half);
+    });
+    return;
+  }
+#pragma omp parallel for num_threads(threads_for(outer * inner, threads)) schedule(static)
+  for (int64_t b = 0; b < outer; ++b) dac_row(out + b * inner, x + b * inner, inner, range[b], (float)half);
+}
+
+// Sums run over chunks in order, each in sixteen lanes, so that no thread count and no vector width shows.
+struct alignas(64) Sums {
+  float clipped[16], inside[16];
+};
+
+// Lanes 0 .. n - 1 (n at most 16). A value that is not a number is on neither side and makes the sum NaN.
+static inline void backward_lanes(float* gx, Sums& s, const float* grad, const float* x, float range, int n) {
+#pragma omp simd
+  for (int j = 0; j < n; ++j) {
+    const float side = x[j] > range ? grad[j] : (x[j] < -range ? -grad[j] : 0.0f * x[j]);
+    const bool in = __builtin_fabsf(x[j]) <= range;
+    gx[j] = in ? grad[j] : 0.0f;
+    s.inside[j] += in ? 1.0f : 0.0f;
+    s.clipped[j] += in ? 0.0f : side;
+  }
+}
+
+void dac_backward(float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n,
+                  double decay, double keep, int threads) {
+  const int64_t count = chunks_in(n);
+  double* partial = new double[2 * count + 2];
+  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+    Sums s = {};
+    for (int64_t i = first; i < first + length; i += 16) {
+      const int64_t left = first + length - i;
+      if (left >= 16)
+        backward_lanes(grad_x + i, s, grad + i, x + i, range, 16);
+      else
+        backward_lanes(grad_x + i, s, grad + i, x + i, range, (int)left);
+    }
+    double clipped = 0.0, inside = 0.0;
+    for (int j = 0; j < 16; ++j) clipped += s.clipped[j], inside += s.inside[j];
+    partial[2 * (first / CHUNK)] = clipped;
+    partial[2 * (first / CHUNK) + 1] = inside;
+  });
+  double clipped = 0.0, inside = 0.0;
+  for (int64_t c = 0; c < count; ++c) clipped += partial[2 * c], inside += partial[2 * c + 1];
+  delete[] partial;
+  *grad_range = clipped + (inside >= keep * (double)n ? decay * (double)range : 0.0);
+}
+
+}  // namespace PG_ISA
+}  // namespace pg

@@ -1,0 +1,130 @@
+// Vectors of floats for one instruction set, and the elementary functions the kernels need.
+//
+// GCC vector extensions keep one source for every width. No fused multiply-add (-ffp-contract=off): every
+// instruction set gives the same bits, so a result does not depend on the machine that computed it.
+#pragma once
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#ifndef PG_ISA
+#error "PG_ISA names the instruction set that a kernel file is compiled for"
+#endif
+
+namespace pg {
+namespace PG_ISA {
+
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;
+#endif
+
+typedef float vf __attribute__((vector_size(4 * W)));
+typedef int32_t vi __attribute__((vector_size(4 * W)));
+typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef uint64_t vq __attribute__((vector_size(4 * W)));
+
+template <class V, class T>
+static inline V load(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class V, class T>
+static inline void store(T* p, V v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+static inline vf splat(float x) { return x - vf{}; }
+static inline vi isplat(int32_t x) { return x - vi{}; }
+
+// Low 32 bits of a times low 32 bits of b, in each 64-bit lane.
+static inline vq mul32(vq a, vq b) {
+#if defined(__AVX512F__)
+  // The masked forms of these two name every input; the plain ones warn of an uninitialised one (GCC bug 105593).
+  return (vq)_mm512_maskz_mul_epu32((__mmask8)-1, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (vq)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (vq)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  return (a & 0xffffffffu) * (b & 0xffffffffu);
+#endif
+}
+
+static inline vf vsqrt(vf x) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_maskz_sqrt_ps((__mmask16)-1, (__m512)x);
+#elif defined(__AVX2__)
+  return (vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+  return (vf)_mm_sqrt_ps((__m128)x);
+#else
+  for (int i = 0; i < W; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
+static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
+
+static inline vf vmin(vf a, vf b) { return a < b ? a : b; }  // b where either is NaN
+static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+static inline vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+static inline vf with_sign_bits(vf x, vi bits) { return (vf)((vi)x ^ bits); }
+static inline vi finite(vf x) { return (vi)(x - x == splat(0.0f)); }  // all ones where x is a number
+
+// Round to nearest even, exact for |x| < 2^22. Adding and taking away 1.5 * 2^23 leaves no fraction bits.
+static inline vf vround(vf x) {
+  const vf magic = splat(12582912.0f);
+  return (x + magic) - magic;
+}
+static inline vf vfloor(vf x) {
+  vf r = vround(x);
+  return r - (r > x ? splat(1.0f) : splat(0.0f));
+}
+
+// Natural logarithm of a positive normal float, to 1 ulp or so (the polynomial of Cephes' logf).
+static inline vf vlog(vf x) {
+  vi bits = (vi)x - 0x3f3504f3;           // distance from sqrt(1/2), in units of the last place
+  vi e = bits >> 23;                      // x = 2^e m, with sqrt(1/2) <= m < sqrt(2)
+  vf f = (vf)((vi)x - (e << 23)) - splat(1.0f);
+  vf z = f * f;
+  vf y = splat(7.0376836292e-2f);
+  y = y * f + splat(-1.1514610310e-1f);
+  y = y * f + splat(1.1676998740e-1f);
+  y = y * f + splat(-1.2420140846e-1f);
+  y = y * f + splat(1.4249322787e-1f);
+  y = y * f + splat(-1.6668057665e-1f);
+  y = y * f + splat(2.0000714765e-1f);
+  y = y * f + splat(-2.4999993993e-1f);
+  y = y * f + splat(3.3333331174e-1f);
+  vf fe = to_float(e);
+  y = y * f * z;
+  y = y + fe * splat(-2.12194440e-4f) - splat(0.5f) * z;
+  return f + y + fe * splat(0.693359375f);
+}
+
+// exp(x), x held to [-87, 88] (Cephes' expf).
+static inline vf vexp(vf x) {
+  x = vmax(vmin(x, splat(88.0f)), splat(-87.0f));
+  vf n = vround(x * splat(1.44269504088896341f));
+  vf r = x - n * splat(0.693359375f) - n * splat(-2.12194440e-4f);
+  vf y = splat(1.9875691500e-4f);
+  y = y * r + splat(1.3981999507e-3f);
+  y = y * r + splat(8.3334519073e-3f);
+  y = y * r + splat(4.1665795894e-2f);
+  y = y * r + splat(1.6666665459e-1f);
+  y = y * r + splat(5.0000001201e-1f);
+  y = y * (r * r) + r + splat(1.0f);
+  vi e = __builtin_convertvector(n, vi);
+  return (vf)((vi)y + (e << 23));
+}
+
+}  // namespace PG_ISA
+}  // namespace pg

@@ -1,0 +1,165 @@
+#include <cmath>
+
+#include "chunks.h"
+
+namespace pg {
+namespace PG_ISA {
+
+constexpr int LANES = 16;  // accumulators are sixteen wide on every instruction set: the same bits everywhere
+
+struct alignas(64) RowStatistics {
+  float largest[LANES], sum[LANES], squares[LANES];
+};
+
+static void accumulate(RowStatistics& r, const float* w, int64_t n) {
+  vf m[LANES / W], s[LANES / W], q[LANES / W];
+  for (int k = 0; k < LANES / W; ++k) {
+    m[k] = load<vf>(r.largest + k * W);
+    s[k] = load<vf>(r.sum + k * W);
+    q[k] = load<vf>(r.squares + k * W);
+  }
+  float tail[LANES];
+  for (int64_t i = 0; i < n; i += LANES) {
+    const float* p = w + i;
+    if (n - i < LANES) {
+      std::memset(tail, 0, sizeof tail);
+      std::memcpy(tail, p, (n - i) * sizeof(float));
+      p = tail;
+    }
+    for (int k = 0; k < LANES / W; ++k) {
+      const vf x = load<vf>(p + k * W);
+      m[k] = vmax(vabs(x), m[k]);
+      s[k] = s[k] + x;
+      q[k] = q[k] + x * x;
+    }
+  }
+  for (int k = 0; k < LANES / W; ++k) {
+    store(r.largest + k * W, m[k]);
+    store(r.sum + k * W, s[k]);
+    store(r.squares + k * W, q[k]);
+  }
+}
+
+static double total(const float* lanes) {
+  double s = 0.0;
+  for (int j = 0; j < LANES; ++j) s += (double)lanes[j];
+  return s;
+}
+
+static float largest(const RowStatistics& r) {
+  float m = 0.0f;
+  for (int j = 0; j < LANES; ++j) m = r.largest[j] > m ? r.largest[j] : m;
+  const double s = total(r.sum);
+  return s - s == 0.0 ? m : (float)(s - s);  // the maximum passes over NaN; the sum does not
+}
+
+static double clip_at(double sum, double squares, double n, double sigmas) {
+  const double mean = sum / n, variance = squares / n - mean * mean;
+  return sigmas * std::sqrt(variance > 0.0 ? variance : (variance == variance ? 0.0 : variance));
+}
+
+void weight_scale(float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,
+                  int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads) {
+  const int64_t tiles = (cols_in + tile_rows - 1) / tile_rows;
+  double* sums = new double[2 * rows_out];
+#pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
+  for (int64_t o = 0; o < rows_out; ++o) {
+    sums[2 * o] = sums[2 * o + 1] = 0.0;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t at = t * tile_rows, length = cols_in - at < tile_rows ? cols_in - at : tile_rows;
+      RowStatistics r = {};
+      accumulate(r, w + o * cols_in + at, length);
+      scale[t * rows_out + o] = largest(r);
+      sums[2 * o] += total(r.sum);
+      sums[2 * o + 1] += total(r.squares);
+    }
+  }
+  double sum = 0.0, squares = 0.0;
+  for (int64_t o = 0; o < rows_out; ++o) sum += sums[2 * o], squares += sums[2 * o + 1];
+  const double layer = clip_at(sum, squares, (double)(rows_out * cols_in), clip_sigma);
+  for (int64_t o = 0; o < rows_out; ++o)
+    clip[o] = !(clip_sigma > 0.0) ? INFINITY
+              : clip_per_channel  ? (float)clip_at(sums[2 * o], sums[2 * o + 1], (double)cols_in, clip_sigma)
+                                  : (float)layer;
+  delete[] sums;
+  for (int64_t t = 0; t < tiles; ++t) {
+    float* s = scale + t * rows_out;
+    for (int64_t o = 0; o < rows_out; ++o) s[o] = clip[o] < s[o] ? clip[o] : s[o];
+    if (per_column) continue;
+    for (int64_t a = 0; a < rows_out; a += tile_columns) {
+      const int64_t b = a + tile_columns < rows_out ? a + tile_columns : rows_out;
+      float m = 0.0f;
+      for (int64_t o = a; o < b; ++o) m = s[o] > m || s[o] != s[o] ? s[o] : m;
+      for (int64_t o = a; o < b; ++o) s[o] = m;
+    }
+  }
+}
+
+// Run f(first, length, row, tile) over the pieces of [first, first + length) that lie in one row and one tile.
+template <class F>
+static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, int64_t tile_rows, F f) {
+  int64_t row = first / cols_in, column = first % cols_in, i = 0;
+  while (i < length) {
+    const int64_t tile = column / tile_rows;
+    const int64_t end = (tile + 1) * tile_rows < cols_in ? (tile + 1) * tile_rows : cols_in;
+    const int64_t run = end - column < length - i ? end - column : length - i;
+    f(i, run, row, tile);
+    i += run;
+    column += run;
+    if (column == cols_in) column = 0, ++row;
+  }
+}
+
+static inline vf clamp(vf x, vf bound) { return finite(x) ? vmax(vmin(x, bound), -bound) : x; }
+
+void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out,
+                   int64_t cols_in, int64_t tile_rows, float level, double c0, double c1, double c2, double drop,
+                   uint64_t seed, uint64_t offset, int threads) {
+  const int64_t n = rows_out * cols_in;
+  const Philox g(seed, offset), g_drop(seed, offset + 1);
+  const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0);
+  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+    Room z, gate, x;
+    std::memcpy(x.v, w + first, length * sizeof(float));
+    if (noisy) normal_chunk(g, z.v, first, length);
+    if (drop > 0.0) uniform_groups(g_drop, gate.v, first / GROUP, groups_for(length));
+    for_pieces(first, length, cols_in, tile_rows, [&](int64_t i, int64_t run, int64_t row, int64_t tile) {
+      const float s = scale[tile * rows_out + row];
+      const vf bound = splat(clip[row]), a = splat(level * (float)c0 * s), b = splat(level * (float)c1);
+      const vf c = splat(s > 0.0f ? level * (float)c2 / s : 0.0f), p = splat((float)drop);
+      for (int64_t j = i; j < i + run; j += W) {
+        const int64_t left = i + run - j;
+        vf v = clamp(load<vf>(x.v + j), bound);
+        if (noisy) {
+          const vf m = vabs(v), sd = a + m * (b + c * m);
+          v = v + (sd > splat(0.0f) ? sd : splat(0.0f)) * load<vf>(z.v + j);
+        }
+        if (drop > 0.0) v = load<vf>(gate.v + j) < p ? splat(0.0f) : v;
+        if (left >= W)
+          store(x.v + j, v);
+        else
+          std::memcpy(x.v + j, &v, left * sizeof(float));
+      }
+    });
+    std::memcpy(out + first, x.v, length * sizeof(float));
+  });
+}
+
+// The gradient passes, except where it would push a clipped weight further out.
+void noisy_weights_backward(float* out, const float* grad, const float* w, const float* clip, int64_t rows_out,
+                            int64_t cols_in, int threads) {
+#pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
+  for (int64_t o = 0; o < rows_out; ++o) {
+    const float c = clip[o];
+    const float *g = grad + o * cols_in, *x = w + o * cols_in;
+    float* r = out + o * cols_in;
+#pragma omp simd
+    for (int64_t i = 0; i < cols_in; ++i) {
+      const bool outward = (x[i] > c && g[i] < 0.0f) || (x[i] < -c && g[i] > 0.0f);
+      r[i] = outward ? 0.0f : g[i];
+    }
+  }
+}
+
+}  // namespace PG_ISA
+}  // namespace pg

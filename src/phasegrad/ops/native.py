@@ -1,0 +1,90 @@
+"""Finds and loads the C++ kernels; says which backend is in use.
+
+The library is plain C behind ctypes, so one build serves every Python and torch version. Environment:
+
+- ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (never use it), or unset;
+- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, to use less than the processor has.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+_NAME = "libphasegrad_native.so"
+_logger = logging.getLogger("phasegrad")
+
+_POINTER, _SIZE, _SEED = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
+_INT, _DOUBLE, _FLOAT = ctypes.c_int, ctypes.c_double, ctypes.c_float
+
+# As in csrc/api.h; the last argument of every function is the number of threads.
+_SIGNATURES: dict[str, tuple[type, ...]] = {
+    "normal": (_POINTER, _SIZE, _SEED, _SEED, _INT),
+    "uniform": (_POINTER, _SIZE, _SEED, _SEED, _INT),
+    "dac": (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _INT, _DOUBLE, _INT),
+    "dac_backward": (_POINTER, _POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _DOUBLE, _DOUBLE, _INT),
+    "adc": (
+        *(_POINTER,) * 7, *(_SIZE,) * 4, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED, _INT,
+    ),
+    "adc_backward": (_POINTER, _POINTER, _POINTER, _SIZE, _INT),
+    "weight_scale": (*(_POINTER,) * 3, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT),
+    "noisy_weights": (
+        *(_POINTER,) * 4, *(_SIZE,) * 3, _FLOAT, *(_DOUBLE,) * 4, _SEED, _SEED, _INT,
+    ),
+    "noisy_weights_backward": (*(_POINTER,) * 4, _SIZE, _SIZE, _INT),
+    "pcm_program": (
+        *(_POINTER,) * 3, _SIZE, _DOUBLE, _POINTER, _INT, _POINTER, _POINTER, _SEED, _SEED, _INT,
+    ),
+    "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
+}  # fmt: skip
+
+
+def _find() -> Path | None:
+    # In an editable install the sources lie in the checkout and the library in site-packages: the package's
+    # search path names both.
+    spec = importlib.util.find_spec("phasegrad.ops")
+    folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
+    return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
+
+
+def _load() -> ctypes.CDLL | None:
+    wish = os.environ.get("PHASEGRAD_BACKEND", "")
+    if wish not in ("", "native", "reference"):
+        raise ImportError(f"PHASEGRAD_BACKEND = {wish!r}; it can be 'native', 'reference', or unset")
+    path = None if wish == "reference" else _find()
+    if path is None:
+        if wish == "native":
+            raise ImportError(
+                f"PHASEGRAD_BACKEND = 'native', but {_NAME} is not installed; install a C++ compiler and "
+                "reinstall phasegrad"
+            )
+        reason = "as PHASEGRAD_BACKEND asks" if wish else "no compiled kernels in this install"
+        _logger.info("phasegrad runs on its torch reference (%s); correct, but slower", reason)
+        return None
+    library = ctypes.CDLL(str(path))
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, f"pg_{name}")
+        function.argtypes, function.restype = arguments, None
+    library.pg_isa.restype = ctypes.c_char_p
+    return library
+
+
+library = _load()
+
+
+def backends() -> dict[str, str]:
+    """What computes on each kind of device.
+
+    Returns:
+        ``{"cpu": "native (avx2)" or "torch reference", "cuda": "torch reference"}``; the instruction set in
+        brackets is the one chosen on this processor.
+
+    Example:
+        >>> sorted(backends())
+        ['cpu', 'cuda']
+    """
+    cpu = "torch reference" if library is None else f"native ({library.pg_isa().decode()})"
+    return {"cpu": cpu, "cuda": "torch reference"}

@@ -1,0 +1,233 @@
+"""Every op in plain torch: the definition that each kernel is tested against, for any device and float dtype.
+
+Arguments and results are described where the ops are declared, in :mod:`phasegrad.ops.schema`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops import philox
+
+NO_CONVERTER, END_POINT, MID_RISE = 0, 1, 2
+
+
+def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    """Standard normals."""
+    return philox.normal(int(seed), offset, math.prod(size), seed.device).view(tuple(size))
+
+
+def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    """Uniforms in [0, 1)."""
+    return philox.uniform(int(seed), offset, math.prod(size), seed.device).view(tuple(size))
+
+
+def _normal_like(x: Tensor, seed: Tensor, offset: int) -> Tensor:
+    return normal(seed, offset, x.shape).to(x.dtype)
+
+
+def _per_row(range: Tensor, x: Tensor) -> Tensor:
+    """The input range, shaped so that it broadcasts over ``x``: one for all, or one for each row."""
+    return range.reshape(-1, *[1] * (x.dim() - 1)) if range.numel() > 1 else range.reshape(())
+
+
+def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+    """Digital-to-analog conversion."""
+    r = _per_row(range, x).to(x.dtype)
+    up = torch.where(r == 0, torch.zeros_like(r), half / r)
+    level = torch.round(torch.clamp(x * up, -half, half))
+    return torch.where(torch.isfinite(x), level * (r / half), x)
+
+
+def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
+    """Straight through inside the range; outside, the gradient belongs to the range."""
+    inside = x.abs() <= range
+    beyond = torch.where(inside, torch.zeros_like(x), torch.where(x.isnan(), x, torch.sign(x)))
+    grad_range = (grad * beyond).sum()
+    settled = inside.float().mean() >= keep
+    grad_range = grad_range + torch.where(settled, decay * range, torch.zeros_like(range)).sum()
+    return torch.where(inside, grad, torch.zeros_like(grad)), grad_range.reshape(range.shape).to(range.dtype)
+
+
+def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
+    return scale.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
+
+
+def _convert(y: Tensor, full: Tensor, mode: int, half: float) -> tuple[Tensor, Tensor]:
+    level = y * (half / full)
+    code = (level > half).to(torch.int8) - (level < -half).to(torch.int8)
+    level = torch.clamp(level, -half, half)
+    if mode == END_POINT:
+        level = torch.round(level)
+    else:
+        level = torch.clamp(torch.floor(level), -half, half - 1.0) + 0.5
+    usable = torch.isfinite(y) & (full > 0)
+    return torch.where(usable, level * (full / half), y), torch.where(usable, code, torch.zeros_like(code))
+
+
+def adc(
+    y: Sequence[Tensor],
+    v: Sequence[Tensor],
+    scale: Tensor,
+    gain: Tensor | None,
+    input_range: Tensor,
+    bound: Tensor,
+    seed: Tensor,
+    offset: int,
+    output_noise: float,
+    read_noise: float,
+    mode: int,
+    half: float,
+) -> tuple[Tensor, Tensor]:
+    """Noise, analog-to-digital conversion of every tile's output, digital sum over tiles."""
+    total, codes = torch.zeros_like(y[0]), []
+    for tile, product in enumerate(y):
+        s = _along_channels(scale[tile], product)
+        unit = s * _per_row(input_range, product).to(product.dtype)
+        variance = (output_noise * unit) ** 2
+        if v:
+            variance = variance + read_noise**2 * s * v[tile]
+        if v or output_noise > 0:
+            product = product + torch.sqrt(variance) * _normal_like(product, seed, offset + tile)
+        if mode != NO_CONVERTER:
+            full = (bound.to(product.dtype) * unit).expand_as(product)
+            product, code = _convert(product, full, mode, half)
+            codes.append(code)
+        if gain is not None:
+            product = product * _along_channels(gain[tile], product)
+        total = total + product
+    return total, torch.stack(codes) if codes else torch.empty(0, dtype=torch.int8, device=total.device)
+
+
+def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
+    """The gradient of each tile's output: zero where its converter clipped."""
+    return torch.where(code == 0, grad, torch.zeros_like(grad))
+
+
+def weight_scale(
+    w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
+) -> tuple[Tensor, Tensor]:
+    """The largest weight of every tile's column (or tile), and where weights are clipped."""
+    out_features = w.shape[0]
+    clip = torch.full((out_features,), math.inf, dtype=w.dtype, device=w.device)
+    if clip_sigma > 0:
+        sigma = w.std(1, correction=0) if clip_per_channel else w.std(correction=0).expand(out_features)
+        clip = (clip_sigma * sigma).contiguous()
+    scale = torch.stack([part.abs().amax(1) for part in w.split(rows, dim=1)])
+    scale = torch.minimum(scale, clip)
+    if not per_column:
+        blocks = [block.amax(1, keepdim=True).expand_as(block) for block in scale.split(columns, dim=1)]
+        scale = torch.cat(blocks, dim=1)
+    return scale, clip
+
+
+def noisy_weights(
+    w: Tensor,
+    scale: Tensor,
+    clip: Tensor,
+    level: Tensor,
+    seed: Tensor,
+    offset: int,
+    rows: int,
+    noise: Sequence[float],
+    drop: float,
+) -> Tensor:
+    """Weights clipped, with noise added, some dropped."""
+    c0, c1, c2 = noise
+    bound = clip.unsqueeze(1)
+    clipped = torch.where(torch.isfinite(w), torch.clamp(w, -bound, bound), w)
+    s = scale.repeat_interleave(rows, dim=0)[: w.shape[1]].t()
+    over_s = torch.where(s > 0, 1.0 / s, torch.zeros_like(s))
+    size = clipped.abs()
+    sd = torch.clamp(level * (c0 * s + size * (c1 + c2 * over_s * size)), min=0.0)
+    noisy = clipped
+    if bool(level != 0) and any(c != 0 for c in noise):
+        noisy = clipped + sd * _normal_like(w, seed, offset)
+    if drop > 0:
+        gate = uniform(seed, offset + 1, w.shape).to(w.device)
+        noisy = torch.where(gate < drop, torch.zeros_like(noisy), noisy)
+    return noisy
+
+
+def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
+    """Straight through, except where a step down the gradient would push a clipped weight further out."""
+    bound = clip.unsqueeze(1)
+    outward = ((w > bound) & (grad < 0)) | ((w < -bound) & (grad > 0))
+    return torch.where(outward, torch.zeros_like(grad), grad)
+
+
+def _branch(g: Tensor, ln_g: Tensor, p: Sequence[float]) -> Tensor:
+    a, b, exponential, c1, c2, c3, low, high = p
+    value = a * ln_g + b if a != 0 else torch.full_like(g, b)
+    value = torch.exp(value) if exponential else value
+    return torch.clamp(value + g * (c1 + g * (c2 + g * c3)), low, high)
+
+
+def _interpolate(g: Tensor, xs: Sequence[float], ys: Sequence[float]) -> Tensor:
+    x = torch.tensor(xs, dtype=torch.float64, device=g.device)
+    y = torch.tensor(ys, dtype=torch.float64, device=g.device)
+    if len(xs) == 1:
+        return torch.full_like(g, ys[0])
+    at = g.double().clamp(xs[0], xs[-1])
+    right = torch.searchsorted(x, at, right=True).clamp(1, len(xs) - 1)
+    left = right - 1
+    f = (at - x[left]) / (x[right] - x[left])
+    return (y[left] + f * (y[right] - y[left])).to(g.dtype)
+
+
+def law(g: Tensor, encoded: Sequence[float]) -> Tensor:
+    """A scalar law of the normalised conductance, encoded as flat numbers.
+
+    ``0, threshold``, then for ``g < threshold`` and for the rest ``a, b, exponential, c1, c2, c3, low, high``:
+    ``clip((exp(a ln g + b) if exponential else a ln g + b) + c1 g + c2 g^2 + c3 g^3, low, high)``;
+    or ``1, n, g_0 ... g_n-1, value_0 ... value_n-1``: linear between the points and held beyond them.
+    """
+    if encoded[0] == 1:
+        n = int(encoded[1])
+        return _interpolate(g, encoded[2 : 2 + n], encoded[2 + n : 2 + 2 * n])
+    ln_g = torch.log(torch.clamp(g, min=torch.finfo(torch.float32).tiny))
+    return torch.where(g < encoded[1], _branch(g, ln_g, encoded[2:10]), _branch(g, ln_g, encoded[10:18]))
+
+
+def pcm_program(
+    target: Tensor,
+    seed: Tensor,
+    offset: int,
+    g_max: float,
+    spread: Sequence[float],
+    nu_mean: Sequence[float],
+    nu_sd: Sequence[float],
+) -> tuple[Tensor, Tensor]:
+    """Conductance and drift exponent of devices programmed to a target."""
+    g = target / g_max
+    sd = torch.full_like(g, spread[-1])
+    for coefficient in reversed(spread[:-1]):
+        sd = sd * g + coefficient
+    conductance = torch.clamp(target + sd.clamp(min=0.0) * _normal_like(target, seed, offset), min=0.0)
+    nu = torch.abs(law(g, nu_mean) + law(g, nu_sd) * _normal_like(target, seed, offset + 1))
+    return conductance, nu
+
+
+def pcm_read(
+    conductance: Tensor,
+    nu: Tensor,
+    age: Tensor,
+    seed: Tensor,
+    offset: int,
+    g_max: float,
+    t0: float,
+    t_read: float,
+    noise: Sequence[float],
+) -> Tensor:
+    """Drifted conductance, with one read's noise unless ``noise`` is empty."""
+    since = age.double() + t0
+    drifted = conductance * torch.exp(-nu * torch.log(since / t0).to(nu.dtype))
+    if not noise:
+        return drifted
+    bandwidth = torch.sqrt(torch.log((since + t_read) / (2.0 * t_read))).to(drifted.dtype)
+    sd = drifted * law(conductance / g_max, noise) * bandwidth
+    return torch.clamp(drifted + sd * _normal_like(conductance, seed, offset), min=0.0)

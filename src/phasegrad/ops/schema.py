@@ -1,0 +1,286 @@
+"""The ops: schema, checks, fake, gradient, autocast, vmap. Kernels are registered here and live elsewhere.
+
+Every op is pure. Its randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the
+stream. Under autocast every op computes in float32. Under ``vmap`` an op runs once for each element of the batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops import cpu, reference
+from phasegrad.ops.native import library
+
+_SCHEMAS = {
+    "normal": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
+    "uniform": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
+    "dac": "(Tensor x, Tensor range, float half, float decay, float keep) -> Tensor",
+    "dac_backward": "(Tensor grad, Tensor x, Tensor range, float decay, float keep) -> (Tensor, Tensor)",
+    "adc": "(Tensor[] y, Tensor[] v, Tensor scale, Tensor? gain, Tensor input_range, Tensor bound, Tensor seed, "
+    "int offset, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor)",
+    "adc_backward": "(Tensor grad, Tensor code) -> Tensor",
+    "weight_scale": "(Tensor w, int rows, int columns, bool per_column, float clip_sigma, bool clip_per_channel) "
+    "-> (Tensor, Tensor)",
+    "noisy_weights": "(Tensor w, Tensor scale, Tensor clip, Tensor level, Tensor seed, int offset, int rows, "
+    "float[] noise, float drop) -> Tensor",
+    "noisy_weights_backward": "(Tensor grad, Tensor w, Tensor clip) -> Tensor",
+    "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "
+    "float[] nu_sd) -> (Tensor, Tensor)",
+    "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
+    "float t_read, float[] noise) -> Tensor",
+}
+
+
+# --- checks, the same in every kernel and in the fake ---------------------------------------------------------
+
+
+def _check_floating(op: str, **tensors: Tensor) -> None:
+    first = next(iter(tensors.values()))
+    for name, t in tensors.items():
+        if not t.dtype.is_floating_point:
+            raise TypeError(f"{op}: {name} has dtype {t.dtype}; it must be a floating-point tensor")
+        if t.device != first.device:
+            raise ValueError(f"{op}: {name} is on {t.device}, the first argument on {first.device}; move one")
+
+
+def _check_seed(op: str, seed: Tensor) -> None:
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise TypeError(
+            f"{op}: seed has dtype {seed.dtype} and shape {list(seed.shape)}; it must be int64 with one element, "
+            "as torch.randint(-2**63, 2**63 - 1, (1,)) gives"
+        )
+
+
+def _check_random(seed: Tensor, offset: int, size: Sequence[int]) -> None:
+    _check_seed("normal/uniform", seed)
+
+
+def _check_dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> None:
+    _check_floating("dac", x=x, range=range)
+    if range.numel() != 1 and (x.dim() == 0 or range.numel() != x.shape[0]):
+        raise ValueError(
+            f"dac: range has {range.numel()} elements, x has shape {list(x.shape)}; give one range, or one for "
+            "each row of x"
+        )
+
+
+def _check_adc(
+    y: Sequence[Tensor], v: Sequence[Tensor], scale: Tensor, gain: Tensor | None, input_range: Tensor,
+    bound: Tensor, seed: Tensor, offset: int, output_noise: float, read_noise: float, mode: int, half: float,
+) -> None:  # fmt: skip
+    named = {f"y[{i}]": t for i, t in enumerate(y)} | {f"v[{i}]": t for i, t in enumerate(v)}
+    _check_floating("adc", **named, scale=scale, input_range=input_range, bound=bound)
+    _check_seed("adc", seed)
+    if len(v) not in (0, len(y)) or any(t.shape != y[0].shape for t in (*y, *v)):
+        raise ValueError(f"adc: tile outputs have shapes {[list(t.shape) for t in (*y, *v)]}; all must be equal")
+    for name, columns in (("scale", scale), ("gain", gain)):
+        if columns is not None and list(columns.shape) != [len(y), y[0].shape[1]]:
+            raise ValueError(
+                f"adc: {name} has shape {list(columns.shape)}; it must be [{len(y)}, {y[0].shape[1]}]"
+            )
+    if input_range.numel() not in (1, y[0].shape[0]):
+        raise ValueError(
+            f"adc: input_range has {input_range.numel()} elements; it must have one, or one for each of the "
+            f"{y[0].shape[0]} rows"
+        )
+
+
+def _check_weight_scale(
+    w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
+) -> None:
+    _check_floating("weight_scale", w=w)
+    if w.dim() != 2:
+        raise ValueError(f"weight_scale: w has shape {list(w.shape)}; it must be [out, in]")
+
+
+def _check_noisy_weights(
+    w: Tensor, scale: Tensor, clip: Tensor, level: Tensor, seed: Tensor, offset: int, rows: int,
+    noise: Sequence[float], drop: float,
+) -> None:  # fmt: skip
+    _check_floating("noisy_weights", w=w, scale=scale, clip=clip)
+    _check_seed("noisy_weights", seed)
+    tiles = -(-w.shape[1] // rows)
+    if list(scale.shape) != [tiles, w.shape[0]] or list(clip.shape) != [w.shape[0]]:
+        raise ValueError(
+            f"noisy_weights: scale has shape {list(scale.shape)} and clip {list(clip.shape)}; for w of shape "
+            f"{list(w.shape)} they must be [{tiles}, {w.shape[0]}] and [{w.shape[0]}]"
+        )
+
+
+def _check_program(target: Tensor, seed: Tensor, *_: Any) -> None:
+    _check_floating("pcm_program", target=target)
+    _check_seed("pcm_program", seed)
+
+
+def _check_read(conductance: Tensor, nu: Tensor, age: Tensor, seed: Tensor, *_: Any) -> None:
+    _check_floating("pcm_read", conductance=conductance, nu=nu, age=age)
+    _check_seed("pcm_read", seed)
+    if nu.shape != conductance.shape:
+        raise ValueError(
+            f"pcm_read: nu has shape {list(nu.shape)}, conductance {list(conductance.shape)}; they must be equal"
+        )
+
+
+_CHECKS: dict[str, Callable[..., None]] = {
+    "normal": _check_random,
+    "uniform": _check_random,
+    "dac": _check_dac,
+    "adc": _check_adc,
+    "weight_scale": _check_weight_scale,
+    "noisy_weights": _check_noisy_weights,
+    "pcm_program": _check_program,
+    "pcm_read": _check_read,
+}
+
+
+# --- fakes: the shapes and dtypes of the results --------------------------------------------------------------
+
+
+def _fake_random(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    return torch.empty(tuple(size), dtype=torch.float32, device=seed.device)
+
+
+def _fake_adc(y: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+    mode = rest[9]
+    shape = (len(y), *y[0].shape) if mode != reference.NO_CONVERTER else (0,)
+    return torch.empty_like(y[0]), torch.empty(shape, dtype=torch.int8, device=y[0].device)
+
+
+def _like_first(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _fake_weight_scale(w: Tensor, rows: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return w.new_empty(-(-w.shape[1] // rows), w.shape[0]), w.new_empty(w.shape[0])
+
+
+_FAKES: dict[str, Callable[..., Any]] = {
+    "normal": _fake_random,
+    "uniform": _fake_random,
+    "dac": _like_first,
+    "dac_backward": lambda grad, x, range, *_: (_like_first(x), torch.empty_like(range)),
+    "adc": _fake_adc,
+    "adc_backward": lambda grad, code: grad.new_empty(code.shape),
+    "weight_scale": _fake_weight_scale,
+    "noisy_weights": _like_first,
+    "noisy_weights_backward": lambda grad, w, clip: _like_first(w),
+    "pcm_program": lambda target, *_: (_like_first(target), _like_first(target)),
+    "pcm_read": _like_first,
+}
+
+
+# --- gradients ------------------------------------------------------------------------------------------------
+
+
+def _dac_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, range, _, ctx.decay, ctx.keep = inputs
+    ctx.save_for_backward(x, range)
+
+
+def _dac_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    x, range = ctx.saved_tensors
+    grad_x, grad_range = torch.ops.phasegrad.dac_backward(grad, x, range, ctx.decay, ctx.keep)
+    return grad_x, grad_range, None, None, None
+
+
+def _adc_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    y, v, scale, gain, input_range, bound = inputs[:6]
+    ctx.spreads = len(v)
+    ctx.tiles, ctx.converts, ctx.others = len(y), inputs[10] != reference.NO_CONVERTER, len(inputs) - 6
+    ctx.save_for_backward(output[1], scale, gain, input_range, bound)
+
+
+def _adc_gradient(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
+    code, scale, gain, input_range, bound = ctx.saved_tensors
+    columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
+    grad_y, grad_bound = [grad] * ctx.tiles, None
+    if ctx.converts:
+        grad_y = torch.ops.phasegrad.adc_backward(grad, code)
+        if ctx.needs_input_grad[5]:
+            unit = scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))
+            unit = unit if gain is None else unit * gain.view(columns)
+            # A clipped output is the bound times its unit: the bound takes the gradients of all that were clipped.
+            grad_bound = (grad * code * unit).sum().reshape(bound.shape).to(bound.dtype)
+        grad_y = list(grad_y.unbind(0))
+    if gain is not None:
+        grad_y = [g * k for g, k in zip(grad_y, gain.view(columns).unbind(0), strict=True)]
+    return (grad_y, [None] * ctx.spreads, None, None, None, grad_bound, *[None] * ctx.others)
+
+
+def _weights_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0], inputs[2])
+
+
+def _weights_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    w, clip = ctx.saved_tensors
+    return (torch.ops.phasegrad.noisy_weights_backward(grad, w, clip), *[None] * 8)
+
+
+_GRADIENTS = {
+    "dac": (_dac_setup, _dac_gradient),
+    "adc": (_adc_setup, _adc_gradient),
+    "noisy_weights": (_weights_setup, _weights_gradient),
+}
+
+
+# --- vmap -----------------------------------------------------------------------------------------------------
+
+
+def _pick(argument: Any, dim: Any, i: int) -> Any:
+    if isinstance(argument, (list, tuple)) and isinstance(dim, (list, tuple)):
+        return [_pick(a, d, i) for a, d in zip(argument, dim, strict=True)]
+    return argument if dim is None else argument.select(dim, i)
+
+
+def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
+    def rule(info: Any, in_dims: Any, *arguments: Any) -> Any:
+        results = [
+            op(*itertools.starmap(lambda a, d: _pick(a, d, i), zip(arguments, in_dims, strict=True)))  # noqa: B023
+            for i in range(info.batch_size)
+        ]
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        return tuple(torch.stack(part) for part in zip(*results, strict=True)), (0,) * len(results[0])
+
+    return rule
+
+
+# --- registration ---------------------------------------------------------------------------------------------
+
+
+def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    check = _CHECKS.get(name)
+    if check is None:
+        return function
+
+    def op(*arguments: Any) -> Any:
+        check(*arguments)
+        return function(*arguments)
+
+    return op
+
+
+def _register(name: str, schema: str) -> None:
+    qualified = f"phasegrad::{name}"
+    torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(_checked(name, getattr(reference, name)))
+    if library is not None:
+        torch.library.impl(qualified, "CPU")(_checked(name, cpu.KERNELS[name]))
+    torch.library.register_fake(qualified)(_checked(name, _FAKES[name]))
+    if name in _GRADIENTS:
+        setup, gradient = _GRADIENTS[name]
+        torch.library.register_autograd(qualified, gradient, setup_context=setup)
+    op = getattr(torch.ops.phasegrad, name)
+    torch.library.register_vmap(qualified, _vmap_rule(op))
+    if "_backward" not in name:
+        for device in ("cpu", "cuda"):
+            torch.library.register_autocast(qualified, device, torch.float32)
+
+
+for _name, _schema in _SCHEMAS.items():
+    _register(_name, _schema)
