@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from phasegrad import cells, crossbar, devices, nn, presets
+from phasegrad import cells, crossbar, devices, hwa, inference, nn, plot, presets
 from phasegrad.crossbar import Hardware
 from phasegrad.nn import convert, summary, to_digital
 from phasegrad.ops import backends
@@ -19,7 +19,10 @@ __all__ = [
     "convert",
     "crossbar",
     "devices",
+    "hwa",
+    "inference",
     "nn",
+    "plot",
     "presets",
     "summary",
     "to_digital",

@@ -1,0 +1,26 @@
+"""Hardware-aware fine-tuning of digital master weights."""
+
+from phasegrad.hwa.calibrate import calibrate
+from phasegrad.hwa.fine_tune import History, fine_tune
+from phasegrad.hwa.recipe import (
+    AdditiveNoise,
+    Distillation,
+    MultiplicativeNoise,
+    PCMNoise,
+    Recipe,
+    WeightNoise,
+    set_noise_level,
+)
+
+__all__ = [
+    "AdditiveNoise",
+    "Distillation",
+    "History",
+    "MultiplicativeNoise",
+    "PCMNoise",
+    "Recipe",
+    "WeightNoise",
+    "calibrate",
+    "fine_tune",
+    "set_noise_level",
+]

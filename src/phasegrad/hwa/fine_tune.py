@@ -1,0 +1,168 @@
+"""The loop that most users want."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Sized
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from phasegrad.hwa.calibrate import _unprogrammed, calibrate
+from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
+from phasegrad.nn import to_digital
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass
+class History:
+    """What happened in :func:`fine_tune`, epoch by epoch."""
+
+    loss: list[float] = field(default_factory=list)
+    """Mean training loss."""
+    learning_rate: list[float] = field(default_factory=list)
+    """Learning rate of the first parameter group at the end."""
+    noise_level: list[float] = field(default_factory=list)
+    """Factor of the recipe's noise at the end."""
+    metric: list[float] = field(default_factory=list)
+    """What ``evaluate`` returned; empty without it."""
+
+
+def fine_tune(
+    net: nn.Module,
+    loader: Iterable[Any],
+    *,
+    loss: Loss = F.cross_entropy,
+    epochs: int = 3,
+    recipe: Recipe | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+    teacher: nn.Module | None = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    calibration_batches: int = 100,
+    progress: bool = True,
+) -> History:
+    """Train a converted net, in place, to keep its accuracy on the hardware.
+
+    Calibrates converter ranges, puts the recipe's noise and clipping on the layers, and trains. A loop of your own
+    after :func:`calibrate` does the same: the noise belongs to the layers.
+
+    Args:
+        net: a converted net that is not programmed.
+        loader: batches ``(input, target)``.
+        loss: ``(output, target) -> scalar``.
+        epochs: passes over the loader.
+        recipe: the recipe; ``None`` for :class:`Recipe`'s defaults.
+        optimizer: any torch optimizer over the net's parameters; ``None`` for SGD with momentum 0.9 at 0.01, its
+            rate falling as a half cosine.
+        scheduler: stepped after each batch; ``None`` for none with an ``optimizer`` of your own.
+        teacher: model to distil from; ``None`` for the net as it is now, digital and exact.
+        evaluate: called with the net, in evaluation mode, after each epoch.
+        calibration_batches: batches for :func:`calibrate`; 0 to skip it.
+        progress: whether to show a progress bar.
+
+    Returns:
+        The history. The net is left in evaluation mode.
+
+    Raises:
+        ValueError: no analog layer, a programmed layer, no batch, or a loss that is not finite.
+    """
+    _unprogrammed(net, "fine_tune")
+    if epochs < 1:
+        raise ValueError(f"fine_tune: epochs = {epochs}; it must be at least 1")
+    recipe = recipe or Recipe()
+    objective = _Objective(loss, recipe.distillation, _teacher(net, teacher) if recipe.distillation else None)
+    if calibration_batches:
+        calibrate(net, loader, calibration_batches, recipe=recipe)
+    else:
+        recipe.apply(net)
+    steps = len(loader) * epochs if isinstance(loader, Sized) else None
+    if optimizer is None:
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
+        if scheduler is None and steps:
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    loop = _Loop(net, optimizer, scheduler, objective, recipe.ramp, epochs, steps)
+    history = History()
+    with tqdm(total=steps, disable=not progress, unit="batch", leave=False) as bar:
+        for epoch in range(epochs):
+            bar.set_description(f"fine-tuning, epoch {epoch + 1}/{epochs}")
+            history.loss.append(loop.epoch(epoch, loader, bar))
+            history.learning_rate.append(optimizer.param_groups[0]["lr"])
+            history.noise_level.append(loop.level)
+            if evaluate is not None:
+                history.metric.append(float(evaluate(net.eval())))
+    set_noise_level(net, 1.0)
+    net.eval()
+    return history
+
+
+class _Objective:
+    """The loss, with the teacher's part if there is one."""
+
+    def __init__(self, loss: Loss, distillation: Distillation | None, teacher: nn.Module | None) -> None:
+        self.loss, self.distillation, self.teacher = loss, distillation, teacher
+
+    def __call__(self, x: Any, output: Tensor, target: Tensor) -> Tensor:
+        value = self.loss(output, target)
+        if self.distillation is None or self.teacher is None:
+            return value
+        t, w = self.distillation.temperature, self.distillation.weight
+        with torch.no_grad():
+            wanted = F.log_softmax(self.teacher(x) / t, dim=-1)
+        distance = F.kl_div(F.log_softmax(output / t, dim=-1), wanted, reduction="batchmean", log_target=True)
+        return (1.0 - w) * value + w * t * t * distance
+
+
+class _Loop:
+    """The state of a training: where it is, and how strong the noise is there."""
+
+    def __init__(
+        self, net: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, objective: _Objective,
+        ramp: float, epochs: int, steps: int | None,
+    ) -> None:  # fmt: skip
+        self.net, self.optimizer, self.scheduler, self.objective = net, optimizer, scheduler, objective
+        self.ramp, self.epochs, self.steps = ramp, epochs, steps
+        self.step, self.level = 0, 1.0
+
+    def epoch(self, number: int, loader: Iterable[Any], bar: Any) -> float:
+        """Train for one pass; the mean loss."""
+        self.net.train()
+        total, count = 0.0, 0
+        for x, target in loader:
+            done = self.step / self.steps if self.steps else number / self.epochs
+            self.level = min(1.0, done / self.ramp) if self.ramp > 0 else 1.0
+            set_noise_level(self.net, self.level)
+            value = self._train(x, target)
+            self.step += 1
+            total, count = total + value, count + 1
+            bar.update()
+            if count % 10 == 0:
+                bar.set_postfix(loss=f"{total / count:.4f}", refresh=False)
+        if count == 0:
+            raise ValueError("fine_tune: the loader gave no batch")
+        return total / count
+
+    def _train(self, x: Any, target: Tensor) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        value = self.objective(x, self.net(x), target)
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise ValueError(
+                f"fine_tune: the loss is {number} at step {self.step}; lower the learning rate, or look at the data"
+            )
+        value.backward()
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return number
+
+
+def _teacher(net: nn.Module, teacher: nn.Module | None) -> nn.Module:
+    model = copy.deepcopy(teacher) if teacher is not None else to_digital(net)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,88 @@
+"""The picture of accuracy over time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from phasegrad.inference.over_time import Report
+
+# Okabe and Ito's colours: told apart by readers with any colour vision, and in grey by their markers.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_TICKS = ((1.0, "1 s"), (60.0, "1 min"), (3600.0, "1 h"), (86_400.0, "1 d"), (2.592e6, "1 mo"), (3.15e7, "1 y"))
+
+
+def draw_over_time(
+    reports: Mapping[str, Report],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    reference: float | None = None,
+    reference_label: str = "float",
+    ylabel: str = "accuracy",
+    percent: bool = True,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Any:
+    """Draw the mean over chips against time, with a band from the 5th to the 95th percentile.
+
+    Args:
+        reports: what to draw, by label.
+        path: where to write the picture; the ending chooses the format. ``None`` to write nothing.
+        reference: a value to compare with, drawn as a line.
+        reference_label: its label.
+        ylabel: what the values are.
+        percent: whether values are fractions to be shown in percent.
+        title: a title, or none.
+        ax: axes to draw into, or ``None`` for a new figure.
+
+    Returns:
+        The matplotlib figure.
+    """
+    from matplotlib.figure import Figure  # an optional dependency
+
+    figure: Any = ax.figure if ax is not None else Figure(figsize=(6.4, 4.0), layout="constrained", dpi=200)
+    axes: Any = ax if ax is not None else figure.subplots()
+    factor = 100.0 if percent else 1.0
+    shift = _fan(len(reports))
+    for i, (label, report) in enumerate(reports.items()):
+        colour, times = _COLOURS[i % len(_COLOURS)], np.maximum(report.times, 1e-3) * shift[i]
+        low, high = (report.quantile(q) * factor for q in (0.05, 0.95))
+        axes.fill_between(times, low, high, color=colour, alpha=0.15, linewidth=0)
+        marker = _MARKERS[i % len(_MARKERS)]
+        axes.plot(times, report.mean() * factor, marker, ls="-", ms=4.5, lw=1.4, color=colour, label=label)
+    if reference is not None:
+        axes.axhline(reference * factor, color="0.25", lw=1.0, ls=(0, (5, 3)), label=reference_label)
+    _dress(axes, reports, f"{ylabel} (%)" if percent else ylabel, title)
+    if path is not None:
+        figure.savefig(Path(path), dpi=200)
+    return figure
+
+
+def _fan(count: int) -> np.ndarray:
+    """Small factors in time that keep the points of different curves from covering each other."""
+    return 1.12 ** (np.arange(count) - (count - 1) / 2)
+
+
+def _dress(axes: Any, reports: Mapping[str, Report], ylabel: str, title: str | None) -> None:
+    times = np.concatenate([r.times for r in reports.values()])
+    axes.set_xscale("log")
+    ticks = [(t, name) for t, name in _TICKS if 0.5 * times.min() <= t <= 2.0 * times.max()]
+    if len(ticks) >= 2:
+        axes.set_xticks([t for t, _ in ticks], [name for _, name in ticks])
+        axes.minorticks_off()
+    axes.set_xlabel("time since programming")
+    axes.set_ylabel(ylabel)
+    if title:
+        axes.set_title(title, fontsize=10)
+    axes.grid(axis="y", color="0.9", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)

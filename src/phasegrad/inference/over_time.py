@@ -1,0 +1,168 @@
+"""Accuracy over time and over chips."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from phasegrad.inference.figure import draw_over_time
+from phasegrad.inference.program import _Seeds, advance, apply_compensation, program
+
+_UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+
+
+def format_time(seconds: float) -> str:
+    """A time as people say it.
+
+    Example:
+        >>> [format_time(t) for t in (0.0, 1.0, 90.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)]
+        ['0 s', '1 s', '1.5 min', '1 h', '1 day', '1 month', '1 year']
+    """
+    size, unit = next((u for u in _UNITS if seconds >= u[0]), (1.0, "s"))
+    amount = f"{seconds / size:.2g}" if seconds / size < 100 else f"{seconds / size:.0f}"
+    plural = "s" if amount != "1" and unit in ("year", "month", "day") else ""
+    return f"{amount} {unit}{plural}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`accuracy_over_time` measured.
+
+    Attributes:
+        times: times since programming [s].
+        values: ``[times, chips]``, what ``evaluate`` returned.
+        seed: the seed it was made with.
+        compensation: what shared a gain, or ``None`` where none was applied.
+    """
+
+    times: tuple[float, ...]
+    values: np.ndarray
+    seed: int
+    compensation: str | None
+
+    @property
+    def chips(self) -> int:
+        """How many chips were programmed."""
+        return self.values.shape[1]
+
+    def mean(self) -> np.ndarray:
+        """Mean over chips at each time."""
+        return self.values.mean(1)
+
+    def sd(self) -> np.ndarray:
+        """Standard deviation over chips at each time, of the sample (0 for a single chip)."""
+        return self.values.std(1, ddof=1) if self.chips > 1 else np.zeros(len(self.times))
+
+    def quantile(self, q: float) -> np.ndarray:
+        """Quantile over chips at each time."""
+        return np.quantile(self.values, q, axis=1)
+
+    def rows(self) -> list[dict[str, float]]:
+        """One dictionary a time: ``time_s``, ``mean``, ``sd``, ``p05``, ``p50``, ``p95``, ``chips``."""
+        columns = (self.mean(), self.sd(), *(self.quantile(q) for q in (0.05, 0.5, 0.95)))
+        names = ("mean", "sd", "p05", "p50", "p95")
+        return [
+            {"time_s": t, **{n: float(c[i]) for n, c in zip(names, columns, strict=True)}, "chips": self.chips}
+            for i, t in enumerate(self.times)
+        ]
+
+    def __str__(self) -> str:
+        head = f"{'time':>10}  {'mean':>9}  {'sd':>9}  {'5 %':>9}  {'median':>9}  {'95 %':>9}"
+        lines = [
+            f"{format_time(r['time_s']):>10}  {r['mean']:9.4f}  {r['sd']:9.4f}  {r['p05']:9.4f}  {r['p50']:9.4f}  "
+            f"{r['p95']:9.4f}"
+            for r in self.rows()
+        ]
+        how = f"compensated per {self.compensation}" if self.compensation else "not compensated"
+        return "\n".join([f"{self.chips} chip(s), seed {self.seed}, {how}", head, "-" * len(head), *lines])
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write one row a time and chip: ``time_s, chip, value``."""
+        with Path(path).open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("time_s", "chip", "value"))
+            for time, chips in zip(self.times, self.values, strict=True):
+                writer.writerows((time, chip, float(value)) for chip, value in enumerate(chips))
+
+    def plot(self, path: str | os.PathLike[str] | None = None, *, label: str = "analog", **options: Any) -> Any:
+        """Draw mean and spread over time; options as for :func:`phasegrad.plot.over_time`."""
+        return draw_over_time({label: self}, path, **options)
+
+
+def accuracy_over_time(
+    net: nn.Module,
+    evaluate: Callable[[nn.Module], float],
+    times: Sequence[float] = (1.0, 3600.0, 86_400.0, 2.6e6, 3.15e7),
+    *,
+    chips: int = 25,
+    seed: int = 0,
+    compensation: str | None = "tile",
+    progress: bool = True,
+) -> Report:
+    """Program many chips, age each, and evaluate it at every time.
+
+    Args:
+        net: a converted net; left as it is, and so is torch's generator.
+        evaluate: ``chip -> number``, such as the accuracy on a test set.
+        times: times since programming [s], rising.
+        chips: how many chips.
+        seed: chip ``i`` is a function of the net, ``seed`` and ``i``.
+        compensation: ``"tile"``, ``"column"`` or ``"layer"`` to compensate drift before each evaluation, or ``None``.
+        progress: whether to show a progress bar.
+
+    Returns:
+        A :class:`Report`: ``print`` it, ``.plot(path)`` it, ``.to_csv(path)``.
+
+    Raises:
+        ValueError: no analog layer, a non-finite weight, times that are negative or do not rise, no chip, or a
+            value of ``evaluate`` that is no finite number.
+    """
+    times = tuple(float(t) for t in times)
+    _check(times, chips, compensation)
+    values = np.empty((len(times), chips))
+    with torch.random.fork_rng(), tqdm(total=values.size, disable=not progress, unit="read", leave=False) as bar:
+        for i in range(chips):
+            chip_seed = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+            torch.manual_seed(chip_seed)
+            chip, seeds = program(net, seed=chip_seed), _Seeds(chip_seed + 1)
+            for j, time in enumerate(times):
+                bar.set_description(f"chip {i + 1}/{chips}, {format_time(time)}")
+                advance(chip, time)
+                if compensation:
+                    apply_compensation(chip, compensation, seeds)
+                values[j, i] = _value(evaluate(chip), i, time)
+                bar.update()
+    return Report(times, values, seed, compensation)
+
+
+def _check(times: tuple[float, ...], chips: int, compensation: str | None) -> None:
+    if chips < 1:
+        raise ValueError(f"accuracy_over_time: chips = {chips}; it must be at least 1")
+    if not times or any(not (math.isfinite(t) and t >= 0) for t in times):
+        raise ValueError(f"accuracy_over_time: times = {times}; give one or more finite times, none negative")
+    if any(b < a for a, b in zip(times, times[1:], strict=False)):
+        raise ValueError(f"accuracy_over_time: times = {times}; they must rise, since a chip does not grow younger")
+    if compensation not in (None, "tile", "column", "layer"):
+        raise ValueError(
+            f"accuracy_over_time: compensation = {compensation!r}; it must be 'tile', 'column', 'layer' or None"
+        )
+
+
+def _value(value: float, chip: int, time: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(
+            f"accuracy_over_time: evaluate returned {number} for chip {chip} at {format_time(time)}; it must return "
+            "a finite number"
+        )
+    return number

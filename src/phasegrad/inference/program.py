@@ -1,0 +1,185 @@
+"""From a trained net to a chip, and the chip through time."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from phasegrad.crossbar.stores import Devices
+from phasegrad.crossbar.streams import draw_seed
+from phasegrad.nn import AnalogLayer, analog_layers
+
+
+def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
+    """Program a copy of a converted net onto devices.
+
+    Each weight is clipped as its layer says, scaled to the conductance range, and programmed once; every device
+    draws its own error and its own drift exponent. The time of the chip starts at 0. Tied weights share devices.
+
+    Args:
+        net: a converted net; left as it is.
+        seed: makes the chip a function of the net and this number; ``None`` draws from torch's generator.
+
+    Returns:
+        The chip: in evaluation mode, its weights no longer trainable.
+
+    Raises:
+        ValueError: the net has no analog layer, is programmed already, or has a non-finite weight.
+
+    Example:
+        >>> import phasegrad as pg
+        >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
+        >>> chip = program(net, seed=0)
+        >>> chip[0].devices.conductance.shape
+        torch.Size([2, 4, 16])
+    """
+    layers = _layers(net, "program")
+    for name, layer in layers.items():
+        if layer.devices is not None:
+            raise ValueError(f"program: {name or 'the net'} is programmed already; program the net it was made from")
+        _check_finite(name, layer.weight)
+    chip = copy.deepcopy(net).eval()
+    seeds = _Seeds(seed)
+    shared: dict[int, Devices] = {}
+    for layer in analog_layers(chip).values():
+        devices = shared.get(id(layer.weight))
+        if devices is not None:
+            layer.attach(devices)
+            continue
+        layer.program(seeds.next(layer.weight.device))
+        assert layer.devices is not None
+        shared[id(layer.weight)] = layer.devices
+    return chip
+
+
+def age(chip: nn.Module, seconds: float | None = None, *, until: float | None = None) -> nn.Module:
+    """The same chip, later.
+
+    Args:
+        chip: a programmed net; left as it is.
+        seconds: how much time passes [s].
+        until: or the time since programming at which to arrive [s].
+
+    Returns:
+        A copy whose devices have drifted, each with its own exponent.
+
+    Raises:
+        ValueError: the chip was never programmed; a time is negative, not finite, or before the present one.
+
+    Example:
+        >>> import phasegrad as pg
+        >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
+        >>> old = age(program(net, seed=0), seconds=86_400.0)
+        >>> float(old[0].devices.clock)
+        86400.0
+    """
+    _programmed(chip, "age")
+    if (seconds is None) == (until is None):
+        raise ValueError(f"age: seconds = {seconds} and until = {until}; give one of the two")
+    if seconds is not None:
+        _check_time("age", "seconds", seconds)
+    older = copy.deepcopy(chip)
+    advance(older, now(chip) + seconds if seconds is not None else until)  # type: ignore[arg-type]
+    return older
+
+
+def compensate(chip: nn.Module, *, per: str = "tile", seed: int | None = None) -> nn.Module:
+    """Correct a chip's outputs for its mean drift (global drift compensation, Joshi et al. 2020).
+
+    Every column is read with its rows driven one at a time, noisy as any read; the digital gain becomes the sum of
+    sizes found right after programming over the sum found now.
+
+    Args:
+        chip: a programmed net; left as it is.
+        per: ``"tile"``, ``"column"``, or ``"layer"``: what shares a gain.
+        seed: seed of the calibration read; ``None`` draws from torch's generator.
+
+    Returns:
+        A compensated copy. Its gain stays as it is when it ages further.
+
+    Raises:
+        ValueError: the chip was never programmed, or ``per`` is something else.
+    """
+    _programmed(chip, "compensate")
+    corrected = copy.deepcopy(chip)
+    apply_compensation(corrected, per, _Seeds(seed))
+    return corrected
+
+
+def now(chip: nn.Module) -> float:
+    """The chip's present time [s since programming]."""
+    return max(float(d.clock) for d in _devices(chip))
+
+
+def advance(chip: nn.Module, until: float) -> None:
+    """Move a chip's clock in place; see :func:`age`."""
+    _check_time("age", "until", until)
+    present = now(chip)
+    if until < present:
+        raise ValueError(f"age: until = {until:g} s lies before the chip's present time of {present:g} s")
+    for devices in _devices(chip):
+        devices.clock.fill_(until)
+    for layer in analog_layers(chip).values():
+        layer.refresh()
+
+
+def apply_compensation(chip: nn.Module, per: str, seeds: _Seeds) -> None:
+    """Compensate a chip in place; see :func:`compensate`."""
+    if per not in ("tile", "column", "layer"):
+        raise ValueError(f"compensate: per = {per!r}; it must be 'tile', 'column' or 'layer'")
+    done: set[int] = set()
+    for layer in analog_layers(chip).values():
+        if layer.devices is not None and id(layer.devices) not in done:
+            done.add(id(layer.devices))
+            layer.devices.compensate(layer.output_range, seeds.next(layer.weight.device), per)
+        layer.refresh()
+
+
+class _Seeds:
+    """A seed for each layer, from a number of the user's or from torch's generator."""
+
+    def __init__(self, seed: int | None) -> None:
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def next(self, device: torch.device) -> Tensor:
+        if self._generator is None:
+            return draw_seed(device)
+        return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._generator).to(device)
+
+
+def _devices(chip: nn.Module) -> list[Devices]:
+    found = {id(m.devices): m.devices for m in analog_layers(chip).values() if m.devices is not None}
+    return list(found.values())
+
+
+def _layers(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
+    layers = analog_layers(net)
+    if not layers:
+        raise ValueError(f"{what}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
+    return layers
+
+
+def _programmed(chip: nn.Module, what: str) -> None:
+    missing = [name for name, layer in _layers(chip, what).items() if layer.devices is None]
+    if missing:
+        raise ValueError(
+            f"{what}: {missing[0] or 'the net'} was never programmed; program it first with "
+            "pg.inference.program(net)"
+        )
+
+
+def _check_finite(name: str, weight: Tensor) -> None:
+    bad = int((~torch.isfinite(weight)).sum())
+    if bad:
+        raise ValueError(
+            f"program: {name or 'the net'} has {bad} non-finite weight(s) out of {weight.numel()}; a device cannot "
+            "be programmed to them; look for a diverged training"
+        )
+
+
+def _check_time(what: str, name: str, seconds: float) -> None:
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{what}: {name} = {seconds!r} s; it must be finite and not negative")

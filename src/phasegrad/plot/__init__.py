@@ -1,0 +1,6 @@
+"""Pictures of devices and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported when one is drawn."""
+
+from phasegrad.inference.figure import draw_over_time as over_time
+from phasegrad.plot.device import device_statistics
+
+__all__ = ["device_statistics", "over_time"]
