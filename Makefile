@@ -1,0 +1,116 @@
+# Two commands for everybody: `make demo` and `make test`. Each makes .venv, builds the kernels, and runs.
+#
+#   PYTHON   the interpreter that makes .venv                    make PYTHON=python3.12 demo
+#   TORCH    what pip installs as torch                          make TORCH="torch==2.13.0 --index-url ..." demo
+#   ARGS     passed on to the demo, pytest or the benchmarks     make test ARGS="-k drift"
+#   WORKERS  processes that share the tests                      make WORKERS=8 test
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+ARGS ?=
+# 0 is pytest's own process, with all cores for torch; a worker repeats the import of torch.
+WORKERS ?= 0
+
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PIP := $(BIN)/python -m pip --quiet install
+# The constraints less torch: TORCH may name another build, and what is installed satisfies phasegrad.
+PINS := .venv/constraints.txt
+CSRC := $(wildcard src/phasegrad/ops/csrc/*)
+
+# The compiler that CMake will find: CXX where somebody set it, else a usual name.
+ifneq ($(filter default undefined,$(origin CXX)),)
+  COMPILERS := c++ g++ clang++
+else
+  export CXX
+  COMPILERS := $(CXX)
+endif
+ifneq ($(filter 0 OFF off FALSE false NO no,$(PHASEGRAD_NATIVE)),)
+  export PHASEGRAD_NATIVE
+  COMPILERS :=
+endif
+COMPILER := $(firstword $(foreach name,$(COMPILERS),$(shell command -v $(name) 2>/dev/null)))
+# With a compiler and without are two installs: whoever adds one, or switches it off, gets the other.
+RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
+
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+.PHONY: help demo test test-native test-reference lint format docs bench reproduce install develop clean
+.DEFAULT_GOAL := help
+# Each step uses all cores by itself.
+.NOTPARALLEL:
+
+help:
+	@echo "make demo       train, convert, program and age a network (examples/mnist.py); pictures in out/demo"
+	@echo "make test       the tests with the compiled kernels, then with the torch reference"
+	@echo "make lint       ruff, pyright, import-linter, clang-format; make format repairs what it can"
+	@echo "make docs       the documentation, in site/"
+	@echo "make bench      the benchmarks, into benchmarks/results/"
+	@echo "make reproduce  the reproductions of published results, into docs/results/"
+	@echo "make install    only .venv with phasegrad; make develop adds the developers' tools"
+
+demo: $(RUN)
+	$(BIN)/python examples/mnist.py --out out/demo $(ARGS)
+
+ifeq ($(COMPILER),)
+test: test-reference
+	@echo "no C++ compiler: the compiled kernels were not tested"
+else
+test: test-native test-reference
+endif
+
+# 'native' makes a missing library an error, so that this run cannot pass on the reference.
+test-native: .venv/.stamp-dev
+	PHASEGRAD_BACKEND=native $(PYTEST)
+
+test-reference: .venv/.stamp-dev
+	PHASEGRAD_BACKEND=reference $(PYTEST)
+
+lint: .venv/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	PYTHONPATH=src $(BIN)/lint-imports --no-cache
+	$(BIN)/clang-format --dry-run -Werror $(filter %.cpp %.h,$(CSRC))
+
+format: .venv/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(filter %.cpp %.h,$(CSRC))
+
+docs: .venv/.stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(RUN)
+	mkdir -p benchmarks/results
+	$(BIN)/python -m benchmarks $(ARGS)
+
+reproduce: $(RUN)
+	$(BIN)/python examples/mnist.py --out docs/results/mnist_pcm_inference $(ARGS)
+
+install: $(RUN)
+develop: .venv/.stamp-dev .venv/.stamp-docs
+
+# torch stands alone and first, without its requirements: nothing chooses another build, and an index that
+# has only torch will do. The packages it needs come pinned with phasegrad's own.
+.venv/.stamp-base: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "phasegrad needs Python 3.10 or later; make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	grep -v '^torch==' constraints.txt > $(PINS)
+	$(PIP) --no-deps $(TORCH)
+	$(PIP) --constraint $(PINS) cmake ninja scikit-build-core
+	@touch $@
+
+$(RUN): .venv/.stamp-base pyproject.toml CMakeLists.txt $(CSRC)
+	$(PIP) --constraint $(PINS) --no-build-isolation --config-settings=build-dir=build/editable --editable '.[examples]'
+	@rm -f .venv/.stamp-run .venv/.stamp-run-reference
+	@touch $@
+
+# phasegrad is installed already, so that pip adds only the extra's packages.
+.venv/.stamp-dev .venv/.stamp-docs: .venv/.stamp-%: $(RUN)
+	$(PIP) --constraint $(PINS) 'phasegrad[$*]'
+	@touch $@
+
+clean:
+	rm -rf .venv build dist site out
