@@ -1,0 +1,20 @@
+"""What every test shares, the doctests of ``src`` included: seeds, threads, and a plot backend without a screen."""
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+os.environ["MPLBACKEND"] = "Agg"
+# Workers that each start a thread for every core would only wait for one another.
+workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 -- scipy and code under test may draw from the global generator
+    torch.manual_seed(0)
