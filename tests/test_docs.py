@@ -28,5 +28,8 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_finds_indented_blocks_and_only_python_ones():
-    page = "a\n```python\nx = 1\n```\n```text\nno\n```\n- b\n\n    ```python title='c'\n    if x:\n        x = 2\n    ```\n"
+    page = (
+        "a\n```python\nx = 1\n```\n```text\nno\n```\n"
+        "- b\n\n    ```python title='c'\n    if x:\n        x = 2\n    ```\n"
+    )
     assert blocks(page) == [(2, "x = 1\n"), (10, "if x:\n    x = 2\n")]
