@@ -55,7 +55,7 @@ demo: $(RUN)
 
 ifeq ($(COMPILER),)
 test: test-reference
-	@echo "no C++ compiler: the compiled kernels were not tested"
+	@echo "no C++ compiler, or PHASEGRAD_NATIVE is off: the compiled kernels were not tested"
 else
 test: test-native test-reference
 endif
