@@ -112,34 +112,43 @@ static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, in
 
 static inline vf clamp(vf x, vf bound) { return finite(x) ? vmax(vmin(x, bound), -bound) : x; }
 
+struct Noise {  // of one piece: what its weights share
+  float clip, constant, linear, quadratic, drop;
+};
+
+// One piece of a chunk, in place. `z` are normals, `gate` uniforms, null where they are not wanted.
+static inline void perturb(float* x, int64_t n, const Noise& p, const float* z, const float* gate) {
+  const vf bound = splat(p.clip), a = splat(p.constant), b = splat(p.linear), c = splat(p.quadratic);
+  const vf drop = splat(p.drop), zero = splat(0.0f);
+  for (int64_t j = 0; j < n; j += W) {
+    vf v = clamp(load<vf>(x + j), bound);
+    if (z) {
+      const vf m = vabs(v);
+      v = v + vmax(a + m * (b + c * m), zero) * load<vf>(z + j);
+    }
+    if (gate) v = load<vf>(gate + j) < drop ? zero : v;
+    if (n - j >= W)
+      store(x + j, v);
+    else
+      std::memcpy(x + j, &v, (n - j) * sizeof(float));
+  }
+}
+
 void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out,
                    int64_t cols_in, int64_t tile_rows, float level, double c0, double c1, double c2, double drop,
                    uint64_t seed, uint64_t offset, int threads) {
-  const int64_t n = rows_out * cols_in;
   const Philox g(seed, offset), g_drop(seed, offset + 1);
   const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0);
-  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+  for_chunks(rows_out * cols_in, threads, [&](int64_t first, int64_t length) {
     Room z, gate, x;
     std::memcpy(x.v, w + first, length * sizeof(float));
     if (noisy) normal_chunk(g, z.v, first, length);
     if (drop > 0.0) uniform_groups(g_drop, gate.v, first / GROUP, groups_for(length));
     for_pieces(first, length, cols_in, tile_rows, [&](int64_t i, int64_t run, int64_t row, int64_t tile) {
       const float s = scale[tile * rows_out + row];
-      const vf bound = splat(clip[row]), a = splat(level * (float)c0 * s), b = splat(level * (float)c1);
-      const vf c = splat(s > 0.0f ? level * (float)c2 / s : 0.0f), p = splat((float)drop);
-      for (int64_t j = i; j < i + run; j += W) {
-        const int64_t left = i + run - j;
-        vf v = clamp(load<vf>(x.v + j), bound);
-        if (noisy) {
-          const vf m = vabs(v), sd = a + m * (b + c * m);
-          v = v + (sd > splat(0.0f) ? sd : splat(0.0f)) * load<vf>(z.v + j);
-        }
-        if (drop > 0.0) v = load<vf>(gate.v + j) < p ? splat(0.0f) : v;
-        if (left >= W)
-          store(x.v + j, v);
-        else
-          std::memcpy(x.v + j, &v, left * sizeof(float));
-      }
+      const Noise p = {clip[row], level * (float)c0 * s, level * (float)c1, s > 0.0f ? level * (float)c2 / s : 0.0f,
+                       (float)drop};
+      perturb(x.v + i, run, p, noisy ? z.v + i : nullptr, drop > 0.0 ? gate.v + i : nullptr);
     });
     std::memcpy(out + first, x.v, length * sizeof(float));
   });
