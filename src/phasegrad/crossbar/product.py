@@ -74,6 +74,7 @@ class ConvolutionTiles:
     rows: int
 
     def __call__(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
+        """One output for each row-tile."""
         if w.shape[1] <= self.rows:
             return [self._product(x, w.view(w.shape[0], -1, *self.kernel_size))]
         return [self._part(x, part, i * self.rows) for i, part in enumerate(w.split(self.rows, dim=1))]

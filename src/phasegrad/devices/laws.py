@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class _Branch(Law):
         """``a, b, exponential, c1, c2, c3, low, high``."""
 
     def encode(self) -> tuple[float, ...]:
+        """The formula below a threshold of infinity."""
         return (0.0, math.inf, *self.branch(), *(0.0,) * 8)
 
 
@@ -67,6 +69,7 @@ class Curve(_Branch):
             raise ValueError(f"Curve: low = {self.low} and high = {self.high}; low must not exceed high")
 
     def branch(self) -> tuple[float, ...]:
+        """Logarithm and polynomial."""
         c0, c1, c2, c3 = (*self.polynomial, *(0.0,) * (4 - len(self.polynomial)))
         return (self.log_slope, c0, 0.0, c1, c2, c3, self.low, self.high)
 
@@ -88,6 +91,7 @@ class Power(_Branch):
             )
 
     def branch(self) -> tuple[float, ...]:
+        """The exponential of a line in ``ln g``."""
         return (self.exponent, math.log(self.factor), 1.0, 0.0, 0.0, 0.0, 0.0, self.high)
 
 
@@ -107,6 +111,7 @@ class Piecewise(Law):
             raise ValueError(f"Piecewise: threshold = {self.threshold}; it must be finite")
 
     def encode(self) -> tuple[float, ...]:
+        """Both formulas and where they meet."""
         return (0.0, self.threshold, *self.below.branch(), *self.above.branch())
 
 
@@ -131,10 +136,11 @@ class Table(Law):
     def __post_init__(self) -> None:
         if not self.g or len(self.g) != len(self.value):
             raise ValueError(f"Table: {len(self.g)} points and {len(self.value)} values; give a value to each point")
-        if any(b <= a for a, b in zip(self.g, self.g[1:], strict=False)):
+        if any(b <= a for a, b in itertools.pairwise(self.g)):
             raise ValueError(f"Table: g = {self.g}; the points must rise")
         if not all(math.isfinite(x) for x in (*self.g, *self.value)):
             raise ValueError("Table: g and value must be finite")
 
     def encode(self) -> tuple[float, ...]:
+        """The points and their values."""
         return (1.0, float(len(self.g)), *self.g, *self.value)

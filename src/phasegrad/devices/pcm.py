@@ -65,6 +65,7 @@ class PCM(Device):
 
     @property
     def reads_are_noisy(self) -> bool:
+        """Whether there is a law of read noise."""
         return self.read_noise is not None
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
@@ -75,16 +76,16 @@ class PCM(Device):
         return DeviceState(*state)
 
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
+        """Conductance [S] at an age [s], without read noise."""
         seed = torch.zeros(1, dtype=torch.int64, device=age.device)  # nothing is drawn
         return self._read(state, age, seed, 0, ())
 
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
+        """Conductance [S] that one read at an age [s] sees; draws from stream ``offset``."""
         return self._read(state, age, seed, offset, self.read_noise.encode() if self.read_noise else ())
 
     def _read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, noise: tuple[float, ...]) -> Tensor:
-        return torch.ops.phasegrad.pcm_read(
-            *state, age, seed, offset, self.g_max, self.t0, self.t_read, noise
-        )
+        return torch.ops.phasegrad.pcm_read(*state, age, seed, offset, self.g_max, self.t0, self.t_read, noise)
 
 
 def joshi_2020(*, g_max: float = 25e-6) -> PCM:
@@ -157,6 +158,4 @@ def _hermes_nu_mean() -> Piecewise:
 def ideal_device(*, g_max: float = 25e-6) -> PCM:
     """A device that is programmed exactly, does not drift, and reads without noise."""
     zero = Curve()
-    return PCM(
-        g_max=g_max, t0=20.0, t_read=250e-9, programming_sd=(0.0,), nu_mean=zero, nu_sd=zero, read_noise=None
-    )
+    return PCM(g_max=g_max, t0=20.0, t_read=250e-9, programming_sd=(0.0,), nu_mean=zero, nu_sd=zero, read_noise=None)

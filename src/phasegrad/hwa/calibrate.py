@@ -15,7 +15,6 @@ from phasegrad.crossbar.product import convert_inputs
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer, analog_layers
 
-
 _DEFAULT_RECIPE = Recipe()
 
 
@@ -31,9 +30,9 @@ def calibrate(
     """Prepare a converted net for hardware-aware training, in place: recipe and converter ranges.
 
     Every learned input range becomes the mean over batches of ``sd`` root-mean-squares of the layer's input, but no
-    more than its largest value (Rasch et al. 2023: 3 standard deviations over 100 batches). Every calibrated ADC range becomes
-    the mean over batches of its percentile of the tiles' outputs. Layers see inputs that passed the layers before
-    them, as calibrated so far. Afterwards any training loop trains for the hardware.
+    more than its largest value (Rasch et al. 2023: 3 standard deviations over 100 batches). Every calibrated ADC
+    range becomes the mean over batches of its percentile of the tiles' outputs. Layers see inputs that passed the
+    layers before them, as calibrated so far. Afterwards any training loop trains for the hardware.
 
     Args:
         net: a converted net that is not programmed.
@@ -120,9 +119,10 @@ def _forward(net: nn.Module, batch: Any) -> Any:
 
 @contextmanager
 def _watching(ranges: Iterable[_Ranges]) -> Iterator[None]:
-    handles = [
-        r.layer.register_forward_pre_hook(lambda _, inputs, r=r: r.see(inputs[0])) for r in ranges
-    ]
+    def hook(ranges: _Ranges) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _, inputs: ranges.see(inputs[0])
+
+    handles = [r.layer.register_forward_pre_hook(hook(r)) for r in ranges]
     try:
         yield
     finally:

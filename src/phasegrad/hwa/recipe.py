@@ -35,6 +35,7 @@ class AdditiveNoise(WeightNoise):
         check_number(self, "sigma", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
+        """Constant."""
         return (self.sigma, 0.0, 0.0)
 
 
@@ -49,6 +50,7 @@ class MultiplicativeNoise(WeightNoise):
         check_number(self, "sigma", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
+        """Linear in the weight."""
         return (0.0, self.sigma, 0.0)
 
 
@@ -66,6 +68,7 @@ class PCMNoise(WeightNoise):
         check_number(self, "strength", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
+        """The device's polynomial over ``g_max``, averaged over the pairs of a cell."""
         device = hardware.cell.device
         if not isinstance(device, PCM):
             raise TypeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -150,7 +151,7 @@ def _check(times: tuple[float, ...], chips: int, compensation: str | None) -> No
         raise ValueError(f"accuracy_over_time: chips = {chips}; it must be at least 1")
     if not times or any(not (math.isfinite(t) and t >= 0) for t in times):
         raise ValueError(f"accuracy_over_time: times = {times}; give one or more finite times, none negative")
-    if any(b < a for a, b in zip(times, times[1:], strict=False)):
+    if any(b < a for a, b in itertools.pairwise(times)):
         raise ValueError(f"accuracy_over_time: times = {times}; they must rise, since a chip does not grow younger")
     if compensation not in (None, "tile", "column", "layer"):
         raise ValueError(

@@ -166,8 +166,7 @@ def _programmed(chip: nn.Module, what: str) -> None:
     missing = [name for name, layer in _layers(chip, what).items() if layer.devices is None]
     if missing:
         raise ValueError(
-            f"{what}: {missing[0] or 'the net'} was never programmed; program it first with "
-            "pg.inference.program(net)"
+            f"{what}: {missing[0] or 'the net'} was never programmed; program it first with pg.inference.program(net)"
         )
 
 

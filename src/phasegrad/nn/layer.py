@@ -175,10 +175,12 @@ class AnalogLayer(nn.Module, ABC):
     def to_digital(self) -> nn.Module:
         """The digital twin, with the weight that the layer holds now (the same parameter, clipped)."""
         digital = self._digital()
-        with torch.no_grad():
-            if self.devices is None:
+        if self.devices is None:
+            with torch.no_grad():
                 self.weight.copy_(self.clipped_weight().view_as(self.weight))
-        digital.register_parameter("weight", self.weight.requires_grad_(True))
+        else:
+            self.weight.requires_grad_(True)
+        digital.register_parameter("weight", self.weight)
         digital.register_parameter("bias", self.bias)
         return digital.train(self.training)
 
@@ -222,8 +224,9 @@ class AnalogLayer(nn.Module, ABC):
         return loaded
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, *lists: list[str]
-    ) -> None:
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str],
+        unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
         loaded = self.check_configuration(state_dict, prefix)
         state_dict.pop(prefix + _CONFIGURATION, None)
         if loaded is not None:
@@ -236,6 +239,7 @@ class AnalogLayer(nn.Module, ABC):
         for key, value in own.items():  # a float checkpoint has no ranges: keep mine
             if loaded is None and value is not None and key.removeprefix(prefix) in self._persistent:
                 state_dict.setdefault(key, value.detach())
+        lists = (missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
         if self.devices is not None and not has_devices and f"{prefix}weight" in state_dict:
             self.program(draw_seed(self.weight.device))

@@ -79,9 +79,7 @@ def adc(
     half: float,
 ) -> tuple[Tensor, Tensor]:
     if not _floats(*y, *v, scale, input_range, bound, *([] if gain is None else [gain])):
-        return reference.adc(
-            y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half
-        )
+        return reference.adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
     y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
     scale, input_range = scale.contiguous(), input_range.contiguous()
     gain = None if gain is None else gain.contiguous()
@@ -90,8 +88,8 @@ def adc(
     code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
     _call(
         "adc", out.data_ptr(), code.data_ptr() if mode else None, _pointers(y), _pointers(v) if v else None,
-        scale.data_ptr(), None if gain is None else gain.data_ptr(), input_range.data_ptr(), len(y), outer, channels, inner, int(input_range.numel() > 1),
-        output_noise, read_noise, float(bound), mode, half, int(seed), offset,
+        scale.data_ptr(), None if gain is None else gain.data_ptr(), input_range.data_ptr(), len(y),
+        outer, channels, inner, int(input_range.numel() > 1), output_noise, read_noise, float(bound), mode, half, int(seed), offset,
     )  # fmt: skip
     return out, code
 
@@ -149,9 +147,7 @@ def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
         return reference.noisy_weights_backward(grad, w, clip)
     grad, w, clip = grad.contiguous(), w.contiguous(), clip.contiguous()
     out = torch.empty_like(w)
-    _call(
-        "noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape
-    )
+    _call("noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
     return out
 
 

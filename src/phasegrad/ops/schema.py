@@ -80,9 +80,7 @@ def _check_adc(
         raise ValueError(f"adc: tile outputs have shapes {[list(t.shape) for t in (*y, *v)]}; all must be equal")
     for name, columns in (("scale", scale), ("gain", gain)):
         if columns is not None and list(columns.shape) != [len(y), y[0].shape[1]]:
-            raise ValueError(
-                f"adc: {name} has shape {list(columns.shape)}; it must be [{len(y)}, {y[0].shape[1]}]"
-            )
+            raise ValueError(f"adc: {name} has shape {list(columns.shape)}; it must be [{len(y)}, {y[0].shape[1]}]")
     if input_range.numel() not in (1, y[0].shape[0]):
         raise ValueError(
             f"adc: input_range has {input_range.numel()} elements; it must have one, or one for each of the "
@@ -232,9 +230,11 @@ _GRADIENTS = {
 
 
 def _pick(argument: Any, dim: Any, i: int) -> Any:
-    if isinstance(argument, (list, tuple)) and isinstance(dim, (list, tuple)):
+    if isinstance(argument, Tensor):
+        return argument if dim is None else argument.select(dim, i)
+    if isinstance(dim, (list, tuple)):
         return [_pick(a, d, i) for a, d in zip(argument, dim, strict=True)]
-    return argument if dim is None else argument.select(dim, i)
+    return argument
 
 
 def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:

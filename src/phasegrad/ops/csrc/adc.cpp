@@ -55,10 +55,10 @@ static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {
   return vsqrt(sd * sd + splat(a.read_noise * a.read_noise) * s * v);
 }
 
-void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale,
-         const float* gain, const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner,
-         int per_row, double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed,
-         uint64_t offset, int threads) {
+void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,
+         const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row,
+         double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,
+         int threads) {
   const int64_t n = outer * channels * inner;
   const Adc a = {(float)output_noise, (float)read_noise, bound, (float)half, mode};
   const bool noisy = output_noise > 0.0 || v;

@@ -25,12 +25,11 @@ static void dac_row(float* out, const float* x, int64_t n, float range, float ha
 void dac(float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,
          int threads) {
   if (!per_row) {
-    for_chunks(outer * inner, threads, [&](int64_t first, int64_t length) {
-      dac_row(out + first, x + first, length, *range, (float)half);
-    });
+    for_chunks(outer * inner, threads,
+               [&](int64_t first, int64_t length) { dac_row(out + first, x + first, length, *range, (float)half); });
     return;
   }
-#pragma omp parallel for num_threads(threads_for(outer * inner, threads)) schedule(static)
+#pragma omp parallel for num_threads(threads_for(outer* inner, threads)) schedule(static)
   for (int64_t b = 0; b < outer; ++b) dac_row(out + b * inner, x + b * inner, inner, range[b], (float)half);
 }
 

@@ -13,8 +13,14 @@ struct Branch {
   vf a, b, c1, c2, c3, low, high;
   bool exponential, logarithm;
   explicit Branch(const double* p)
-      : a(splat((float)p[0])), b(splat((float)p[1])), c1(splat((float)p[3])), c2(splat((float)p[4])),
-        c3(splat((float)p[5])), low(splat((float)p[6])), high(splat((float)p[7])), exponential(p[2] != 0.0),
+      : a(splat((float)p[0])),
+        b(splat((float)p[1])),
+        c1(splat((float)p[3])),
+        c2(splat((float)p[4])),
+        c3(splat((float)p[5])),
+        low(splat((float)p[6])),
+        high(splat((float)p[7])),
+        exponential(p[2] != 0.0),
         logarithm(p[0] != 0.0) {}
   inline vf operator()(vf g, vf ln_g) const {
     vf v = logarithm ? a * ln_g + b : b;
@@ -31,8 +37,13 @@ struct Law {
   int64_t n;
   const double* points;
   explicit Law(const double* p)
-      : table(p[0] != 0.0), two(!table && std::isfinite(p[1])), threshold((float)p[1]),
-        below(table ? EMPTY : p + 2), above(table ? EMPTY : p + 10), n((int64_t)p[1]), points(p + 2) {}
+      : table(p[0] != 0.0),
+        two(!table && std::isfinite(p[1])),
+        threshold((float)p[1]),
+        below(table ? EMPTY : p + 2),
+        above(table ? EMPTY : p + 10),
+        n((int64_t)p[1]),
+        points(p + 2) {}
 
   inline vf operator()(vf g, vf ln_g) const {
     if (table) return interpolate(g);
@@ -63,8 +74,7 @@ struct Law {
 static inline vf ln_of(vf g) { return vlog(vmax(g, splat(1.17549435e-38f))); }
 
 void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly,
-                 int degree, const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset,
-                 int threads) {
+                 int degree, const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads) {
   const Philox for_g(seed, offset), for_nu(seed, offset + 1);
   const Law mean(nu_mean), sd(nu_sd);
   const vf inverse = splat((float)(1.0 / g_max)), zero = splat(0.0f);

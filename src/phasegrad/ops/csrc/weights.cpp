@@ -134,9 +134,9 @@ static inline void perturb(float* x, int64_t n, const Noise& p, const float* z, 
   }
 }
 
-void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out,
-                   int64_t cols_in, int64_t tile_rows, float level, double c0, double c1, double c2, double drop,
-                   uint64_t seed, uint64_t offset, int threads) {
+void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,
+                   int64_t tile_rows, float level, double c0, double c1, double c2, double drop, uint64_t seed,
+                   uint64_t offset, int threads) {
   const Philox g(seed, offset), g_drop(seed, offset + 1);
   const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0);
   for_chunks(rows_out * cols_in, threads, [&](int64_t first, int64_t length) {
