@@ -191,9 +191,7 @@ class OpContract(FloatingContract):
             spoilt[position] = tree_map(with_nan, spoilt[position])
             for part in tensors(self.op(*spoilt)):
                 if floating(part):
-                    assert part.flatten()[1].isnan(), (
-                        f"argument {position} was NaN, the result {part.flatten()[1]}"
-                    )
+                    assert part.flatten()[1].isnan(), f"argument {position} was NaN, the result {part.flatten()[1]}"
 
 
 def cast_float32(call: Call, dtype: torch.dtype) -> Call:

@@ -94,15 +94,8 @@ class TestAdc(OpContract):
             columns = (1, -1, *[1] * (y[t].dim() - 2))
             variance = (output_noise * unit) ** 2
             if v:
-                variance = (
-                    variance
-                    + read_noise**2 * scale[t].double().numpy().reshape(columns) * v[t].double().numpy()
-                )
-            out = (
-                out
-                + np.sqrt(variance)
-                * torch.ops.phasegrad.normal(seed, offset + t, y[t].shape).double().numpy()
-            )
+                variance = variance + read_noise**2 * scale[t].double().numpy().reshape(columns) * v[t].double().numpy()
+            out = out + np.sqrt(variance) * torch.ops.phasegrad.normal(seed, offset + t, y[t].shape).double().numpy()
             full = bound.double().item() * unit
             codes.append(np.sign(out) * ((np.abs(out) > full) & (full > 0)))
             if mode != NO_CONVERTER:

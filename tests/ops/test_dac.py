@@ -119,9 +119,7 @@ class TestDacBackward(FloatingContract):
             "long": (draw(3, 6007, seed=1), draw(3, 6007), one, 0.01, 0.8),
         }
 
-    def truth(
-        self, grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float
-    ) -> tuple[Tensor, Tensor]:
+    def truth(self, grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
         g, v, r = grad.double(), x.double(), range.double()
         outside = v.abs() > r
         settled = (~outside).double().mean() >= keep

@@ -34,9 +34,7 @@ def test_native_is_refused_where_there_are_no_kernels(monkeypatch: pytest.Monkey
         native._load()
 
 
-@pytest.mark.parametrize(
-    ("wish", "reason"), [("reference", "as PHASEGRAD_BACKEND asks"), ("", "no compiled kernels")]
-)
+@pytest.mark.parametrize(("wish", "reason"), [("reference", "as PHASEGRAD_BACKEND asks"), ("", "no compiled kernels")])
 def test_one_line_says_that_the_reference_computes(
     wish: str, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -43,9 +43,7 @@ LAWS = {
     CURVE: lambda g: np.clip(0.0244 - 0.0155 * log(g), 0.049, 0.1),
     CUBIC: lambda g: 0.05 - 0.03 * g + 0.02 * g**2 - 0.01 * g**3,
     POWER: lambda g: np.minimum(0.0088 * np.exp(-0.65 * log(g)), 0.2),
-    PIECES: lambda g: np.where(
-        g < 0.3, np.clip(-0.012 * log(g) - 0.0023, 0.0124, 0.04), 0.01 + 0.02 * g - 0.01 * g**2
-    ),
+    PIECES: lambda g: np.where(g < 0.3, np.clip(-0.012 * log(g) - 0.0023, 0.0124, 0.04), 0.01 + 0.02 * g - 0.01 * g**2),
     TABLE: lambda g: np.interp(g, [0.0, 0.5, 1.0], [0.1, 0.06, 0.05]),
     POINT: lambda g: np.full_like(g, 0.03),
 }
@@ -160,9 +158,7 @@ class TestPcmRead(OpContract):
         if not noise:
             return torch.from_numpy(np.asarray(drifted))
         sd = drifted * LAWS[tuple(noise)](g / g_max) * np.sqrt(np.log((since + t_read) / (2 * t_read)))
-        return torch.from_numpy(
-            np.asarray(np.maximum(drifted + sd * normals(seed, offset, conductance), 0.0))
-        )
+        return torch.from_numpy(np.asarray(np.maximum(drifted + sd * normals(seed, offset, conductance), 0.0)))
 
     def wrong(self) -> dict[str, tuple[Call, type[Exception], str]]:
         g, nu, age, *rest = self.samples()["odd"]
@@ -196,7 +192,5 @@ class TestPcmRead(OpContract):
             "import torch, phasegrad; g, age = torch.empty(0), torch.empty(0, dtype=torch.float64);"
             "print(torch.ops.phasegrad.pcm_read(g, g, age, torch.tensor([0]), 0, 1.0, 1.0, 1.0, []).shape)"
         )
-        run = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
         assert (run.returncode, run.stdout) == (0, "torch.Size([0])\n")

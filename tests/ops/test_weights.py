@@ -36,9 +36,7 @@ class TestWeightScale(OpContract):
             "long": (draw(130, 151), 64, 64, False, 2.5, False),
         }
 
-    def truth(
-        self, w: Tensor, rows: int, columns: int, per_column: bool, sigmas: float, channels: bool
-    ) -> tuple:
+    def truth(self, w: Tensor, rows: int, columns: int, per_column: bool, sigmas: float, channels: bool) -> tuple:
         v = w.double().numpy()
         spread = v.std(axis=1) if channels else np.full(len(v), v.std())
         clip = sigmas * spread if sigmas > 0 else np.full(len(v), math.inf)

@@ -89,7 +89,8 @@ def adc(
     _call(
         "adc", out.data_ptr(), code.data_ptr() if mode else None, _pointers(y), _pointers(v) if v else None,
         scale.data_ptr(), None if gain is None else gain.data_ptr(), input_range.data_ptr(), len(y),
-        outer, channels, inner, int(input_range.numel() > 1), output_noise, read_noise, float(bound), mode, half, int(seed), offset,
+        outer, channels, inner, int(input_range.numel() > 1), output_noise, read_noise, float(bound), mode, half,
+        int(seed), offset,
     )  # fmt: skip
     return out, code
 
