@@ -1,0 +1,87 @@
+"""How a matrix lies on tiles: counts and scales against plain numpy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import phasegrad as pg
+from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles, tile_count
+from phasegrad.crossbar.stores import master_matrix
+
+ROWS, COLUMNS = 4, 3
+HARDWARE = replace(pg.presets.ideal_inference(), rows=ROWS, columns=COLUMNS)
+SEED = torch.zeros(1, dtype=torch.int64)
+
+
+def matrix(out_features: int = 7, in_features: int = 10) -> Tensor:
+    return torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(0))
+
+
+def blocks(out_features: int, in_features: int) -> list[tuple[int, slice, slice]]:
+    """Every tile: its place among the row-tiles, its outputs, its inputs."""
+    return [
+        (t, slice(o, o + COLUMNS), slice(i, i + ROWS))
+        for t, i in enumerate(range(0, in_features, ROWS))
+        for o in range(0, out_features, COLUMNS)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("out", "inputs", "rows", "tiles"), [(3, 4, 1, 1), (4, 4, 1, 2), (3, 5, 2, 2), (7, 10, 3, 9), (1, 1, 1, 1)]
+)
+def test_tiles_are_counted_by_ceiling(out: int, inputs: int, rows: int, tiles: int) -> None:
+    assert row_tiles(inputs, HARDWARE) == rows
+    assert tile_count(out, inputs, HARDWARE) == tiles
+    assert pg.nn.AnalogLinear(inputs, out, hardware=HARDWARE).tiles == tiles
+
+
+def test_column_scale_is_the_largest_weight_of_each_tiles_column() -> None:
+    w = matrix().numpy()
+    expected = np.zeros((3, 7), np.float32)
+    for t, outputs, inputs in blocks(7, 10):
+        expected[t, outputs] = np.abs(w[outputs, inputs]).max(1)
+    found = master_matrix(torch.from_numpy(w), HARDWARE, None, None, SEED).scale
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_tile_scale_is_the_largest_weight_of_each_tile() -> None:
+    w = matrix().numpy()
+    expected = np.zeros((3, 7), np.float32)
+    for t, outputs, inputs in blocks(7, 10):
+        expected[t, outputs] = np.abs(w[outputs, inputs]).max()
+    found = master_matrix(torch.from_numpy(w), replace(HARDWARE, scale="tile"), None, None, SEED).scale
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_a_column_of_zeros_has_scale_zero_and_divides_by_one() -> None:
+    w = matrix()
+    w[2, :ROWS] = 0.0
+    scale = master_matrix(w, HARDWARE, None, None, SEED).scale
+    full = spread_scale(scale, 10, HARDWARE)
+    assert scale[0, 2] == 0.0
+    assert torch.equal(full[2, :ROWS], torch.ones(ROWS))
+    assert (w / full).abs().max() == 1.0
+
+
+def test_spread_scale_puts_each_scale_on_its_weights() -> None:
+    w = matrix()
+    full = spread_scale(master_matrix(w, HARDWARE, None, None, SEED).scale, 10, HARDWARE)
+    for _, outputs, inputs in blocks(7, 10):
+        expected = w[outputs, inputs].abs().amax(1, keepdim=True).expand(-1, full[outputs, inputs].shape[1])
+        assert torch.equal(full[outputs, inputs], expected)
+
+
+@pytest.mark.parametrize("per", ["column", "tile", "layer"])
+def test_sum_over_tiles_adds_what_shares_a_gain(per: str) -> None:
+    values = matrix(3, 7).abs()  # [row tiles, out]
+    found = sum_over_tiles(values, HARDWARE, per)
+    expected = {"column": values, "layer": values.sum().expand(3, 7)}.get(per)
+    if expected is None:
+        sums = [values[:, a : a + COLUMNS].sum(1, keepdim=True).expand(3, min(COLUMNS, 7 - a)) for a in (0, 3, 6)]
+        expected = torch.cat(sums, 1)
+    torch.testing.assert_close(found, expected)
