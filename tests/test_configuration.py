@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+from tests.contracts.configuration import ConfigurationContract
+
+from phasegrad.cells import DifferentialPair, SignificancePairs
+from phasegrad.configuration import (
+    VERSION,
+    Configuration,
+    check_choice,
+    check_integer,
+    check_number,
+    check_type,
+    from_json,
+)
+from phasegrad.devices import Curve, hermes_one, ideal_device, joshi_2020
+
+
+class TestNested(ConfigurationContract):
+    def configuration(self) -> Configuration:
+        return SignificancePairs(device=hermes_one(), significances=(2.0, 1.0))
+
+
+class TestInfiniteNumbersAndNone(ConfigurationContract):
+    def configuration(self) -> Configuration:
+        return DifferentialPair(device=ideal_device())
+
+
+def test_json_is_versioned_and_names_the_type() -> None:
+    content = json.loads(joshi_2020().to_json())
+    assert content["version"] == VERSION
+    assert content["configuration"]["type"] == "PCM"
+
+
+def test_numbers_travel_to_the_last_bit() -> None:
+    third = joshi_2020(g_max=1e-5 / 3.0)
+    assert from_json(third.to_json()).g_max == 1e-5 / 3.0
+
+
+@pytest.mark.parametrize("version", [0, VERSION + 1, None, "1"])
+def test_another_version_is_refused(version: Any) -> None:
+    content = json.loads(joshi_2020().to_json()) | {"version": version}
+    with pytest.raises(ValueError, match=f"has version {version!r}, this phasegrad reads version {VERSION}"):
+        from_json(json.dumps(content))
+
+
+def test_an_unknown_type_is_refused() -> None:
+    content = json.loads(joshi_2020().to_json())
+    content["configuration"]["type"] = "Memristor"
+    with pytest.raises(ValueError, match="type 'Memristor' is unknown; import the module that defines it"):
+        from_json(json.dumps(content))
+
+
+def test_what_was_read_is_checked_as_what_is_made() -> None:
+    content = json.loads(joshi_2020().to_json())
+    content["configuration"]["t0"] = -1.0
+    with pytest.raises(ValueError, match=r"t0 = -1\.0"):
+        from_json(json.dumps(content))
+
+
+def test_differences_name_the_path_and_both_values() -> None:
+    mine = DifferentialPair(device=joshi_2020())
+    device = dataclasses.replace(joshi_2020(), t0=30.0, nu_sd=Curve(polynomial=(0.01,)))
+    differences = mine.differences(dataclasses.replace(mine, device=device))
+    assert "device.t0: 20.0 != 30.0" in differences
+    assert "device.nu_sd.log_slope: -0.0125 != 0.0" in differences
+    assert len(differences) == 5  # and the polynomial, low, high of nu_sd
+
+
+def test_differences_of_types_and_of_absent_parts() -> None:
+    quiet = dataclasses.replace(joshi_2020(), read_noise=None)
+    assert joshi_2020().differences(quiet) == ["read_noise: Power != None"]
+    pair, pairs = DifferentialPair(device=quiet), SignificancePairs(device=quiet, significances=(1.0,))
+    assert pair.differences(pairs) == ["type: DifferentialPair != SignificancePairs"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    x: Any
+
+
+@pytest.mark.parametrize("value", [0.0, 1, 1.0])
+def test_a_number_in_its_interval_passes(value: float) -> None:
+    check_number(Owner(value), "x", 0.0, 1.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, True, "1", None])
+def test_any_other_is_refused_with_its_interval(value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"Owner: x = {value!r}; it must be a number in \[0, 1\]"):
+        check_number(Owner(value), "x", 0.0, 1.0)
+
+
+def test_an_open_end_is_shown_and_kept() -> None:
+    with pytest.raises(ValueError, match=r"x = 0.0; it must be a number in \(0, inf\)"):
+        check_number(Owner(0.0), "x", 0.0, above=True)
+
+
+@pytest.mark.parametrize("value", [0, 5, 1.0, True, "1"])
+def test_an_integer_outside_or_of_another_type_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"x = {value!r}; it must be an integer in \[1, 4\]"):
+        check_integer(Owner(value), "x", 1, 4)
+
+
+def test_a_choice_and_a_type_name_what_they_allow() -> None:
+    check_choice(Owner("a"), "x", ("a", "b"))
+    with pytest.raises(ValueError, match="x = 'c'; it must be one of a, b"):
+        check_choice(Owner("c"), "x", ("a", "b"))
+    check_type(Owner(None), "x", (int, type(None)))
+    with pytest.raises(TypeError, match=r"x = 'c' \(str\); it must be int or None"):
+        check_type(Owner("c"), "x", (int, type(None)))
