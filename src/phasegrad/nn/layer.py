@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -131,7 +132,7 @@ class AnalogLayer(nn.Module, ABC):
     @property
     def in_features(self) -> int:
         """Inputs that one output sees."""
-        return self.weight[0].numel()
+        return math.prod(self.weight.shape[1:])
 
     @property
     def tiles(self) -> int:

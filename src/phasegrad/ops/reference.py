@@ -53,6 +53,21 @@ def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: flo
     return torch.where(inside, grad, torch.zeros_like(grad)), grad_range.reshape(range.shape).to(range.dtype)
 
 
+def tile_linear(x: Tensor, w: Tensor, rows: int) -> list[Tensor]:
+    """The product of each row-tile of a matrix."""
+    return [torch.mm(a, b.t()) for a, b in zip(x.split(rows, dim=1), w.split(rows, dim=1), strict=True)]
+
+
+def tile_linear_backward(grads: Sequence[Tensor], x: Tensor, w: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Gradients of input and matrix, each tile's written straight to its place."""
+    grad_x, grad_w = torch.empty_like(x), torch.empty_like(w)
+    tiles = zip(grads, x.split(rows, 1), w.split(rows, 1), grad_x.split(rows, 1), grad_w.split(rows, 1), strict=True)
+    for grad, a, b, grad_a, grad_b in tiles:
+        torch.mm(grad, b, out=grad_a)
+        torch.mm(grad.t(), a, out=grad_b)
+    return grad_x, grad_w
+
+
 def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
     return scale.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
 

@@ -1,7 +1,7 @@
 """The ops: schema, checks, fake, gradient, autocast, vmap. Kernels are registered here and live elsewhere.
 
 Every op is pure. Its randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the
-stream. Under autocast every op computes in float32. Under ``vmap`` an op runs once for each element of the batch.
+stream. Under autocast every op but the matrix product computes in float32. Under ``vmap`` an op runs once for each element of the batch.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import cpu, reference
+from phasegrad.ops.gradients import GRADIENTS
 from phasegrad.ops.native import library
 
 _SCHEMAS = {
@@ -21,6 +22,8 @@ _SCHEMAS = {
     "uniform": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
     "dac": "(Tensor x, Tensor range, float half, float decay, float keep) -> Tensor",
     "dac_backward": "(Tensor grad, Tensor x, Tensor range, float decay, float keep) -> (Tensor, Tensor)",
+    "tile_linear": "(Tensor x, Tensor w, int rows) -> Tensor[]",
+    "tile_linear_backward": "(Tensor[] grads, Tensor x, Tensor w, int rows) -> (Tensor, Tensor)",
     "adc": "(Tensor[] y, Tensor[] v, Tensor scale, Tensor? gain, Tensor input_range, Tensor bound, Tensor seed, "
     "int offset, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor)",
     "adc_backward": "(Tensor grad, Tensor code) -> Tensor",
@@ -34,6 +37,10 @@ _SCHEMAS = {
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",
 }
+
+
+# The matrix product itself may run in a lower precision; crossbar.product leaves it to torch under autocast.
+_AS_AUTOCAST = ("tile_linear",)
 
 
 # --- checks, the same in every kernel and in the fake ---------------------------------------------------------
@@ -88,6 +95,15 @@ def _check_adc(
         )
 
 
+def _check_tile_linear(x: Tensor, w: Tensor, rows: int) -> None:
+    _check_floating("tile_linear", x=x, w=w)
+    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or x.dtype != w.dtype:
+        raise ValueError(
+            f"tile_linear: x is {x.dtype} {list(x.shape)}, w {w.dtype} {list(w.shape)}; they must be [rows, in] and "
+            "[out, in] of one dtype"
+        )
+
+
 def _check_weight_scale(
     w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
 ) -> None:
@@ -128,6 +144,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "normal": _check_random,
     "uniform": _check_random,
     "dac": _check_dac,
+    "tile_linear": _check_tile_linear,
     "adc": _check_adc,
     "weight_scale": _check_weight_scale,
     "noisy_weights": _check_noisy_weights,
@@ -162,6 +179,8 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "uniform": _fake_random,
     "dac": _like_first,
     "dac_backward": lambda grad, x, range, *_: (_like_first(x), torch.empty_like(range)),
+    "tile_linear": lambda x, w, rows: [x.new_empty(x.shape[0], w.shape[0]) for _ in range(-(-w.shape[1] // rows))],
+    "tile_linear_backward": lambda grads, x, w, rows: (torch.empty_like(x), torch.empty_like(w)),
     "adc": _fake_adc,
     "adc_backward": lambda grad, code: grad.new_empty(code.shape),
     "weight_scale": _fake_weight_scale,
@@ -169,60 +188,6 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "noisy_weights_backward": lambda grad, w, clip: _like_first(w),
     "pcm_program": lambda target, *_: (_like_first(target), _like_first(target)),
     "pcm_read": _like_first,
-}
-
-
-# --- gradients ------------------------------------------------------------------------------------------------
-
-
-def _dac_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, range, _, ctx.decay, ctx.keep = inputs
-    ctx.save_for_backward(x, range)
-
-
-def _dac_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, range = ctx.saved_tensors
-    grad_x, grad_range = torch.ops.phasegrad.dac_backward(grad, x, range, ctx.decay, ctx.keep)
-    return grad_x, grad_range, None, None, None
-
-
-def _adc_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    y, v, scale, gain, input_range, bound = inputs[:6]
-    ctx.spreads = len(v)
-    ctx.tiles, ctx.converts, ctx.others = len(y), inputs[10] != reference.NO_CONVERTER, len(inputs) - 6
-    ctx.save_for_backward(output[1], scale, gain, input_range, bound)
-
-
-def _adc_gradient(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:
-    code, scale, gain, input_range, bound = ctx.saved_tensors
-    columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
-    grad_y, grad_bound = [grad] * ctx.tiles, None
-    if ctx.converts:
-        grad_y = torch.ops.phasegrad.adc_backward(grad, code)
-        if ctx.needs_input_grad[5]:
-            unit = scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))
-            unit = unit if gain is None else unit * gain.view(columns)
-            # A clipped output is the bound times its unit: the bound takes the gradients of all that were clipped.
-            grad_bound = (grad * code * unit).sum().reshape(bound.shape).to(bound.dtype)
-        grad_y = list(grad_y.unbind(0))
-    if gain is not None:
-        grad_y = [g * k for g, k in zip(grad_y, gain.view(columns).unbind(0), strict=True)]
-    return (grad_y, [None] * ctx.spreads, None, None, None, grad_bound, *[None] * ctx.others)
-
-
-def _weights_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(inputs[0], inputs[2])
-
-
-def _weights_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    w, clip = ctx.saved_tensors
-    return (torch.ops.phasegrad.noisy_weights_backward(grad, w, clip), *[None] * 8)
-
-
-_GRADIENTS = {
-    "dac": (_dac_setup, _dac_gradient),
-    "adc": (_adc_setup, _adc_gradient),
-    "noisy_weights": (_weights_setup, _weights_gradient),
 }
 
 
@@ -245,7 +210,9 @@ def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
         ]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
-        return tuple(torch.stack(part) for part in zip(*results, strict=True)), (0,) * len(results[0])
+        kind = type(results[0])  # a list of the schema's Tensor[], or a tuple of several results
+        parts = kind(torch.stack(part) for part in zip(*results, strict=True))
+        return parts, kind(0 for _ in parts)
 
     return rule
 
@@ -269,15 +236,14 @@ def _register(name: str, schema: str) -> None:
     qualified = f"phasegrad::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd")(_checked(name, getattr(reference, name)))
-    if library is not None:
+    if library is not None and name in cpu.KERNELS:
         torch.library.impl(qualified, "CPU")(_checked(name, cpu.KERNELS[name]))
     torch.library.register_fake(qualified)(_checked(name, _FAKES[name]))
-    if name in _GRADIENTS:
-        setup, gradient = _GRADIENTS[name]
-        torch.library.register_autograd(qualified, gradient, setup_context=setup)
+    if name in GRADIENTS:
+        torch.library.impl(qualified, "Autograd")(GRADIENTS[name])
     op = getattr(torch.ops.phasegrad, name)
     torch.library.register_vmap(qualified, _vmap_rule(op))
-    if "_backward" not in name:
+    if name not in _AS_AUTOCAST and "_backward" not in name:
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(qualified, device, torch.float32)
 

@@ -39,8 +39,10 @@ static inline const float* padded(const float* p, int64_t length, float* room) {
   return room;
 }
 
-struct alignas(64) Room {  // a chunk and one vector beyond it
-  float v[CHUNK + 64];
+// A chunk and at least one vector beyond it. The size keeps neighbouring rooms 1280 bytes apart modulo a page: stores
+// to one would otherwise look like stores to what is loaded from the next.
+struct alignas(64) Room {
+  float v[CHUNK + 320];
 };
 
 }  // namespace PG_ISA

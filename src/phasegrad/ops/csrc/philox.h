@@ -27,51 +27,77 @@ struct Philox {
 
   // The four words of blocks first .. first + W - 1. Even and odd blocks run side by side, each word in the low
   // half of a 64-bit lane; the high halves hold rubbish that the multiplication ignores, which saves the shuffles
-  // that packed words would need.
-  inline void words(uint64_t first, vu out[4]) const {
+  // that packed words would need. SETS of W blocks at once hide the multiplier's latency.
+  template <int SETS>
+  inline void words(uint64_t first, vu out[SETS][4]) const {
     const vq m0 = 0xD2511F53ull - vq{}, m1 = 0xCD9E8D57ull - vq{};
-    vq block{};
-    for (int i = 0; i < W / 2; ++i) block[i] = first + 2 * i;
-    vq a0 = block, a1 = block >> 32, a2 = c2, a3 = c3;
-    block += 1;
-    vq b0 = block, b1 = block >> 32, b2 = c2, b3 = c3;
-    for (int r = 0; r < 10; ++r) {
-      const vq p0 = mul32(m0, a0), p1 = mul32(m1, a2), q0 = mul32(m0, b0), q1 = mul32(m1, b2);
-      a0 = (p1 >> 32) ^ (a1 ^ k0[r]);
-      b0 = (q1 >> 32) ^ (b1 ^ k0[r]);
-      a2 = (p0 >> 32) ^ (a3 ^ k1[r]);
-      b2 = (q0 >> 32) ^ (b3 ^ k1[r]);
-      a1 = p1, a3 = p0, b1 = q1, b3 = q0;
+    vq x[2 * SETS][4];
+    for (int j = 0; j < 2 * SETS; ++j) {
+      vq block{};
+      for (int i = 0; i < W / 2; ++i) block[i] = first + W * (j / 2) + j % 2 + 2 * i;
+      x[j][0] = block, x[j][1] = block >> 32, x[j][2] = c2, x[j][3] = c3;
     }
-    const vq even[4] = {a0, a1, a2, a3}, odd[4] = {b0, b1, b2, b3};
-    for (int i = 0; i < 4; ++i) out[i] = (vu)((even[i] & 0xffffffffull) | (odd[i] << 32));
+#pragma GCC unroll 10
+    for (int r = 0; r < 10; ++r)
+#pragma GCC unroll 8
+      for (int j = 0; j < 2 * SETS; ++j) {
+        const vq p0 = mul32(m0, x[j][0]), p1 = mul32(m1, x[j][2]);
+        x[j][0] = (p1 >> 32) ^ (x[j][1] ^ k0[r]);
+        x[j][2] = (p0 >> 32) ^ (x[j][3] ^ k1[r]);
+        x[j][1] = p1, x[j][3] = p0;
+      }
+    for (int k = 0; k < SETS; ++k)
+      for (int i = 0; i < 4; ++i) out[k][i] = (vu)((x[2 * k][i] & 0xffffffffull) | (x[2 * k + 1][i] << 32));
   }
 };
 
-// Two standard normals from two words: radius from 31 bits of a (|z| up to 6.66), angle from all bits of b,
-// whose top two are the quadrant.
-static inline void box_muller(vu a, vu b, vf& z0, vf& z1) {
-  vf u = to_float((vi)(a >> 1)) * splat(0x1p-31f) + splat(0x1p-32f);
-  vf r = vsqrt(splat(-2.0f) * vlog(u));
-  vf t = to_float((vi)(b << 2)) * splat(3.6572951981e-10f);  // pi/2 * 2^-32: the angle in [-pi/4, pi/4)
-  vf t2 = t * t;
-  vf s = ((splat(-1.9515295891e-4f) * t2 + splat(8.3321608736e-3f)) * t2 + splat(-1.6666654611e-1f)) * t2 * t + t;
-  vf c = ((splat(2.443315711809948e-5f) * t2 + splat(-1.388731625493765e-3f)) * t2 + splat(4.166664568298827e-2f)) *
-             t2 * t2 -
-         splat(0.5f) * t2 + splat(1.0f);
+// Two standard normals from two words: radius from 31 bits of a (|z| up to 6.66), angle from all bits of b, whose top
+// two are the quadrant. N vectors take each step together: the steps of one depend on each other, and the processor's
+// window is too short to find the next one.
+template <int N>
+static inline void box_muller(const vu* a, const vu* b, vf* z0, vf* z1) {
+#define EACH for (int j = 0; j < N; ++j)
+  vf r[N], f[N], z[N], y[N], e[N], t[N], t2[N], s[N], c[N];
+  EACH r[j] = to_float((vi)(a[j] >> 1)) * splat(0x1p-31f) + splat(0x1p-32f);
+  EACH t[j] = to_float((vi)(b[j] << 2)) * splat(3.6572951981e-10f);  // pi/2 * 2^-32: in [-pi/4, pi/4)
+  // ln r as vlog has it
+  EACH {
+    const vi exponent = ((vi)r[j] - 0x3f3504f3) >> 23;
+    f[j] = (vf)((vi)r[j] - (exponent << 23)) - splat(1.0f);
+    e[j] = to_float(exponent) * splat(0.6931471806f);
+  }
+  EACH f[j] = f[j] / (f[j] + splat(2.0f));
+  EACH t2[j] = t[j] * t[j];
+  EACH s[j] = splat(-1.9515295891e-4f) * t2[j] + splat(8.3321608736e-3f);
+  EACH c[j] = splat(2.443315711809948e-5f) * t2[j] + splat(-1.388731625493765e-3f);
+  EACH z[j] = f[j] * f[j];
+  EACH s[j] = s[j] * t2[j] + splat(-1.6666654611e-1f);
+  EACH c[j] = c[j] * t2[j] + splat(4.166664568298827e-2f);
+  EACH y[j] = splat(0.2222222222f) * z[j] + splat(0.2857142857f);
+  EACH s[j] = s[j] * (t2[j] * t[j]) + t[j];
+  EACH c[j] = c[j] * (t2[j] * t2[j]) - splat(0.5f) * t2[j] + splat(1.0f);
+  EACH y[j] = y[j] * z[j] + splat(0.4f);
+  EACH y[j] = y[j] * z[j] + splat(0.6666666667f);
+  EACH y[j] = e[j] + (y[j] * z[j] * f[j] + (f[j] + f[j]));
+  EACH r[j] = vsqrt(splat(-2.0f) * y[j]);
   // Bit 30 exchanges sine and cosine; their signs are bit 31, and bits 31 and 30 together.
-  vi odd = (vi)((vi)(b << 1) < 0), sign = (vi)(b & 0x80000000u), both = (vi)((b ^ (b << 1)) & 0x80000000u);
-  z0 = r * with_sign_bits(odd ? s : c, both);
-  z1 = r * with_sign_bits(odd ? c : s, sign);
+  EACH {
+    const vi odd = (vi)((vi)(b[j] << 1) < 0);
+    z0[j] = r[j] * with_sign_bits(odd ? s[j] : c[j], (vi)((b[j] ^ (b[j] << 1)) & 0x80000000u));
+    z1[j] = r[j] * with_sign_bits(odd ? c[j] : s[j], (vi)(b[j] & 0x80000000u));
+  }
+#undef EACH
 }
 
 // The words of `count` groups, stored as their values will be.
 static inline void word_groups(const Philox& g, uint32_t* out, uint64_t first, int64_t count) {
+  constexpr int SETS = W < 16 ? 2 : 1;
   for (int64_t k = 0; k < count; ++k, out += GROUP)
-    for (int h = 0; h < 16; h += W) {
-      vu w[4];
-      g.words(16 * (first + k) + h, w);
-      for (int i = 0; i < 4; ++i) store(out + 16 * i + h, w[i]);
+    for (int h = 0; h < 16; h += SETS * W) {
+      vu w[SETS][4];
+      g.words<SETS>(16 * (first + k) + h, w);
+      for (int j = 0; j < SETS; ++j)
+        for (int i = 0; i < 4; ++i) store(out + 16 * i + h + j * W, w[j][i]);
     }
 }
 
@@ -85,24 +111,28 @@ static inline void normal_groups(const Philox& g, float* out, int64_t first, int
     const int64_t n = count - k < AT_ONCE ? count - k : AT_ONCE;
     word_groups(g, words, first + k, n);
     float* o = out + k * GROUP;
-    for (int64_t i = 0; i < 2 * n; ++i)  // half a group: words 0 and 1, or 2 and 3
-      for (int h = 32 * i; h < 32 * i + 16; h += W) {
-        vf z0, z1;
-        box_muller(load<vu>(words + h), load<vu>(words + h + 16), z0, z1);
-        store(o + h, z0);
-        store(o + h + 16, z1);
+    constexpr int N = 2, PER_HALF = 16 / W;  // vectors at once; in half a group: words 0 and 1, or 2 and 3
+    for (int64_t i = 0; i < 2 * n * PER_HALF; i += N) {
+      vu a[N], b[N];
+      vf z0[N], z1[N];
+      int64_t at[N];
+      for (int j = 0; j < N; ++j) {
+        at[j] = 32 * ((i + j) / PER_HALF) + (i + j) % PER_HALF * W;
+        a[j] = load<vu>(words + at[j]), b[j] = load<vu>(words + at[j] + 16);
       }
+      box_muller<N>(a, b, z0, z1);
+      for (int j = 0; j < N; ++j) store(o + at[j], z0[j]), store(o + at[j] + 16, z1[j]);
+    }
   }
 }
 
 // Uniforms in [0, 1) with 24 bits.
 static inline void uniform_groups(const Philox& g, float* out, int64_t first, int64_t count) {
-  for (int64_t k = 0; k < count; ++k, out += GROUP)
-    for (int h = 0; h < 16; h += W) {
-      vu w[4];
-      g.words(16 * (uint64_t)(first + k) + h, w);
-      for (int i = 0; i < 4; ++i) store(out + 16 * i + h, to_float((vi)(w[i] >> 8)) * splat(0x1p-24f));
-    }
+  for (int64_t k = 0; k < count; ++k, out += GROUP) {
+    alignas(64) uint32_t words[GROUP];
+    word_groups(g, words, first + k, 1);
+    for (int h = 0; h < GROUP; h += W) store(out + h, to_float((vi)(load<vu>(words + h) >> 8)) * splat(0x1p-24f));
+  }
 }
 
 }  // namespace PG_ISA

@@ -116,41 +116,46 @@ struct Noise {  // of one piece: what its weights share
   float clip, constant, linear, quadratic, drop;
 };
 
-// One piece of a chunk, in place. `z` are normals, `gate` uniforms, null where they are not wanted.
-static inline void perturb(float* x, int64_t n, const Noise& p, const float* z, const float* gate) {
-  const vf bound = splat(p.clip), a = splat(p.constant), b = splat(p.linear), c = splat(p.quadratic);
-  const vf drop = splat(p.drop), zero = splat(0.0f);
-  for (int64_t j = 0; j < n; j += W) {
-    vf v = clamp(load<vf>(x + j), bound);
-    if (z) {
-      const vf m = vabs(v);
-      v = v + vmax(a + m * (b + c * m), zero) * load<vf>(z + j);
-    }
-    if (gate) v = load<vf>(gate + j) < drop ? zero : v;
-    if (n - j >= W)
-      store(x + j, v);
-    else
-      std::memcpy(x + j, &v, (n - j) * sizeof(float));
+static inline vf perturbed(vf x, const Noise& p, const float* z, const float* gate) {
+  const vf zero = splat(0.0f);
+  vf v = clamp(x, splat(p.clip));
+  if (z) {
+    const vf m = vabs(v);
+    v = v + vmax(splat(p.constant) + m * (splat(p.linear) + splat(p.quadratic) * m), zero) * load<vf>(z);
   }
+  return gate ? (load<vf>(gate) < splat(p.drop) ? zero : v) : v;
+}
+
+// One piece. `z` are normals, `gate` uniforms, readable for a vector beyond the piece; null where not wanted.
+template <bool NOISY, bool DROPS>
+static void perturb(float* out, const float* x, int64_t n, const Noise& p, const float* z, const float* gate) {
+  int64_t j = 0;
+  for (; j + W <= n; j += W)
+    store(out + j, perturbed(load<vf>(x + j), p, NOISY ? z + j : nullptr, DROPS ? gate + j : nullptr));
+  if (j == n) return;
+  float tail[W] = {};
+  std::memcpy(tail, x + j, (n - j) * sizeof(float));
+  store(tail, perturbed(load<vf>(tail), p, NOISY ? z + j : nullptr, DROPS ? gate + j : nullptr));
+  std::memcpy(out + j, tail, (n - j) * sizeof(float));
 }
 
 void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,
                    int64_t tile_rows, float level, double c0, double c1, double c2, double drop, uint64_t seed,
                    uint64_t offset, int threads) {
   const Philox g(seed, offset), g_drop(seed, offset + 1);
-  const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0);
+  const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0), drops = drop > 0.0;
+  const auto piece = noisy ? (drops ? perturb<true, true> : perturb<true, false>)
+                           : (drops ? perturb<false, true> : perturb<false, false>);
   for_chunks(rows_out * cols_in, threads, [&](int64_t first, int64_t length) {
-    Room z, gate, x;
-    std::memcpy(x.v, w + first, length * sizeof(float));
+    Room z, gate;
     if (noisy) normal_chunk(g, z.v, first, length);
-    if (drop > 0.0) uniform_groups(g_drop, gate.v, first / GROUP, groups_for(length));
+    if (drops) uniform_groups(g_drop, gate.v, first / GROUP, groups_for(length));
     for_pieces(first, length, cols_in, tile_rows, [&](int64_t i, int64_t run, int64_t row, int64_t tile) {
       const float s = scale[tile * rows_out + row];
       const Noise p = {clip[row], level * (float)c0 * s, level * (float)c1, s > 0.0f ? level * (float)c2 / s : 0.0f,
                        (float)drop};
-      perturb(x.v + i, run, p, noisy ? z.v + i : nullptr, drop > 0.0 ? gate.v + i : nullptr);
+      piece(out + first + i, w + first + i, run, p, z.v + i, gate.v + i);
     });
-    std::memcpy(out + first, x.v, length * sizeof(float));
   });
 }
 
