@@ -185,6 +185,11 @@ class OpContract(FloatingContract):
             result = self.op(*low)
         assert same_bits(result, self.op(*cast_low(low)))
 
+    def test_result_has_the_dtype_of_the_first_argument(self, opcheck_call: Call) -> None:
+        first = cast((opcheck_call[0],), torch.bfloat16)
+        result = tensors(self.op(*first, *opcheck_call[1:]))[0]
+        assert result.dtype == torch.bfloat16
+
     def test_nan_stays_where_it_is(self, opcheck_call: Call) -> None:
         for position in (p for p in self.elementwise if tensors(opcheck_call[p])):
             spoilt = tree_map(lambda a: a, list(opcheck_call))
@@ -218,4 +223,5 @@ def seed_errors(call: Sequence[Any], at: int) -> dict[str, tuple[Call, type[Exce
     return {
         "float seed": (replaced(torch.zeros(1)), TypeError, r"seed has dtype torch.float32"),
         "two seeds": (replaced(torch.zeros(2, dtype=torch.int64)), TypeError, r"shape \[2\]"),
+        "seed elsewhere": (replaced(SEED.to("meta")), ValueError, "seed is on meta"),
     }

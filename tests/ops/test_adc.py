@@ -148,6 +148,14 @@ class TestAdc(OpContract):
         assert out.isfinite().sum() == 59
         assert mode == NO_CONVERTER or code[1, 2, 3] == 0
 
+    @pytest.mark.parametrize("position", [2, 4, 5], ids=["scale", "input range", "bound"])
+    @pytest.mark.parametrize("mode", [END_POINT, MID_RISE])
+    def test_a_unit_that_is_no_number_gives_none(self, position: int, mode: int) -> None:
+        # Passing the output on, as with a unit of zero, would leave the converter out without a word.
+        call = list(conversion((6, 10), 1, mode))
+        call[position] = torch.full_like(call[position], torch.nan)
+        assert torch.ops.phasegrad.adc(*call)[0].isnan().all()
+
     def test_end_point_has_two_half_plus_one_levels_with_zero(self) -> None:
         assert levels(END_POINT) == pytest.approx([k / 4 for k in range(-4, 5)])
 

@@ -41,12 +41,13 @@ class TestDac(OpContract):
             "as many rows as columns": (draw(9, 9), per_row, HALF, 0.0, 1.0),
             "a row of zero range": (draw(9, 70), per_row * (torch.arange(9) != 4), HALF, 0.0, 1.0),
             "zero range": (draw(7, 33), torch.zeros(1), HALF, 0.0, 1.0),
+            "range learned past zero": (draw(7, 33), -one, HALF, 0.0, 1.0),
             "long": (draw(3, 6007), one, HALF, 0.01, 0.95),
             "long rows": (draw(9, 2001), per_row, HALF, 0.0, 1.0),
         }
 
     def near_ties(self, x: Tensor, range: Tensor, half: float, *_: Any) -> tuple[float, float]:
-        return 4e-7 * half, 1.001 * range.max().item() / half
+        return 4e-7 * half, 1.001 * range.abs().max().item() / half
 
     def truth(self, x: Tensor, range: Tensor, half: float, *_: Any) -> Tensor:
         v, r = x.detach().double().numpy(), along_rows(range, x)
@@ -95,6 +96,12 @@ class TestDac(OpContract):
     def test_a_range_that_is_no_number_gives_none(self, r: float) -> None:
         out = torch.ops.phasegrad.dac(draw(5, 19), torch.tensor([r]), HALF, 0.0, 1.0)
         assert out.isnan().all()
+
+    @pytest.mark.parametrize("r", [1e-36, 1e-38, 1e-44])
+    def test_zero_stays_zero_in_the_smallest_range(self, r: float) -> None:
+        out = torch.ops.phasegrad.dac(torch.tensor([-r, 0.0, r]), torch.tensor([r]), HALF, 0.0, 1.0)
+        assert out[1] == 0.0
+        assert (out.abs() <= 1.01 * r).all()
 
     def test_no_rows_with_a_range_each(self) -> None:
         out = torch.ops.phasegrad.dac(draw(0, 5), torch.empty(0), HALF, 0.0, 1.0)

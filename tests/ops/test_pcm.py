@@ -104,6 +104,9 @@ class TestPcmProgram(OpContract):
         target, *rest = self.samples()["odd"]
         return {
             "integer target": ((torch.ones(3).int(), *rest), TypeError, "target has dtype torch.int32"),
+            "no spread": ((target, *rest[:3], [], *rest[4:]), ValueError, "spread"),
+            "short law": ((target, *rest[:4], [0.0, 1.0], rest[5]), ValueError, "nu_mean"),
+            "table short of values": ((target, *rest[:5], [1.0, 3.0, 0.0, 0.5, 1.0]), ValueError, "nu_sd"),
             **seed_errors((target, *rest), 1),
         }
 
@@ -172,6 +175,7 @@ class TestPcmRead(OpContract):
             "age of more axes": (
                 (g[0], nu[0], torch.ones(2, 1, 1).double(), *rest), ValueError, r"age has shape \[2, 1, 1\]",
             ),
+            "short law": ((g, nu, age, *rest[:-1], [0.0, 1.0]), ValueError, "noise"),
             **seed_errors((g, nu, age, *rest), 3),
         }  # fmt: skip
 
