@@ -24,9 +24,8 @@ def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
 
 
 def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
-    """Scales ``[row tiles, out]`` as a matrix ``[out, in]``, with 1 for columns that hold only zeros."""
-    full = scale.repeat_interleave(hardware.rows, dim=0)[:in_features].t()
-    return torch.where(full > 0, full, torch.ones_like(full))
+    """One number a tile and column, ``[row tiles, out]``, as a matrix ``[out, in]``."""
+    return scale.repeat_interleave(hardware.rows, dim=0)[:in_features].t()
 
 
 def sum_over_tiles(values: Tensor, hardware: Hardware, per: str) -> Tensor:

@@ -117,7 +117,8 @@ class Devices(nn.Module):
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
         """
-        relative = weight.float() / spread_scale(scale.float(), weight.shape[1], self.hardware)
+        divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
+        relative = weight.float() / spread_scale(divisor, weight.shape[1], self.hardware)
         state = self.hardware.cell.program(relative, seed, streams.PROGRAMMING)
         self.conductance.copy_(state.conductance)
         self.nu.copy_(state.nu)
@@ -137,8 +138,7 @@ class Devices(nn.Module):
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
         weight = self.mean_weight()
-        gain = self.gain.repeat_interleave(self.hardware.rows, dim=0)[: weight.shape[1]].t()
-        return weight * gain
+        return weight * spread_scale(self.gain, weight.shape[1], self.hardware)
 
     def read(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""

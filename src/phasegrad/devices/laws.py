@@ -65,6 +65,8 @@ class Curve(_Branch):
     def __post_init__(self) -> None:
         if not 1 <= len(self.polynomial) <= 4 or not all(math.isfinite(c) for c in self.polynomial):
             raise ValueError(f"Curve: polynomial = {self.polynomial}; it must have one to four finite coefficients")
+        if not math.isfinite(self.log_slope):
+            raise ValueError(f"Curve: log_slope = {self.log_slope}; it must be finite")
         if not self.low <= self.high:
             raise ValueError(f"Curve: low = {self.low} and high = {self.high}; low must not exceed high")
 
@@ -84,6 +86,8 @@ class Power(_Branch):
     high: float = math.inf
 
     def __post_init__(self) -> None:
+        if not self.high >= 0:
+            raise ValueError(f"Power: high = {self.high}; it must not be negative")
         if not (self.factor > 0 and math.isfinite(self.factor) and math.isfinite(self.exponent)):
             raise ValueError(
                 f"Power: factor = {self.factor} and exponent = {self.exponent}; the factor must be above 0 and both "

@@ -57,6 +57,8 @@ class PCM(Device):
     def __post_init__(self) -> None:
         for name in ("g_max", "t0", "t_read"):
             check_number(self, name, 0.0, above=True)
+        if self.t_read > self.t0:
+            raise ValueError(f"PCM: t_read = {self.t_read} s; it must not exceed t0 = {self.t0} s, when reading begins")
         if not self.programming_sd or not all(math.isfinite(c) for c in self.programming_sd):
             raise ValueError(f"PCM: programming_sd = {self.programming_sd}; it must be one or more finite numbers")
         check_type(self, "nu_mean", Law)

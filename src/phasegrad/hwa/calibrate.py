@@ -52,6 +52,7 @@ def calibrate(
     layers = _unprogrammed(net, "calibrate")
     if batches < 1 or not sd > 0:
         raise ValueError(f"calibrate: batches = {batches} and sd = {sd}; both must be above 0")
+    perturbations = {name: layer.perturbation for name, layer in layers.items()}
     if recipe is not None:
         recipe.apply(net)
     ranges = {name: _Ranges(name, layer, sd) for name, layer in layers.items()}
@@ -66,6 +67,7 @@ def calibrate(
             raise ValueError("calibrate: the loader gave no batch")
     except BaseException:
         for name, r in ranges.items():  # nothing half-calibrated after an error
+            r.layer.perturbation = perturbations[name]
             r.input.copy_(before[name][0])
             r.output.copy_(before[name][1])
         raise

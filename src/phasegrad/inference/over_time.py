@@ -30,7 +30,7 @@ def format_time(seconds: float) -> str:
         ['0 s', '1 s', '1.5 min', '1 h', '1 day', '1 month', '1 year']
     """
     size, unit = next((u for u in _UNITS if seconds >= u[0]), (1.0, "s"))
-    amount = f"{seconds / size:.2g}" if seconds / size < 100 else f"{seconds / size:.0f}"
+    amount = f"{seconds / size:.2g}" if seconds / size < 9.95 else f"{seconds / size:.0f}"
     plural = "s" if amount != "1" and unit in ("year", "month", "day") else ""
     return f"{amount} {unit}{plural}"
 

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from phasegrad.crossbar import Hardware
+from phasegrad.crossbar.stores import Devices
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
@@ -177,6 +178,7 @@ def _keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
     """A user's hooks stay with the place in the net that they were put on."""
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         getattr(new, name).update(getattr(old, name))
+    new._is_full_backward_hook = old._is_full_backward_hook
     for name in ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"):
         getattr(new, name).update(getattr(old, name))
     return new
@@ -188,13 +190,23 @@ def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
         for name, child in list(parent._modules.items()):
             if child is not None and id(child) in replacements:
                 parent._modules[name] = replacements[id(child)]
-        # In evaluation the fused transformer layer would read weights past its modules; this closes that path.
+        # In evaluation fused transformers would read weights past their modules; this closes those paths.
         if isinstance(parent, nn.TransformerEncoderLayer):
             parent.activation_relu_or_gelu = 0
+        if isinstance(parent, nn.TransformerEncoder):
+            parent.use_nested_tensor = False
     return replacements.get(id(net), net)
 
 
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before anything is copied: is every layer of the state dict of this net's Hardware?"""
-    for name, layer in analog_layers(net).items():
-        layer.check_configuration(state_dict, f"{prefix}{name}." if name else prefix)
+    """Before anything is copied: is every layer of the state dict of this net's Hardware? Tied layers share devices."""
+    layers = analog_layers(net)
+    keys = {name: f"{prefix}{name}." if name else prefix for name in layers}
+    for name, layer in layers.items():
+        layer.check_configuration(state_dict, keys[name])
+    tied: dict[int, AnalogLayer] = {}
+    for name, layer in layers.items():
+        if layer.devices is None and f"{keys[name]}devices.conductance" in state_dict:
+            first = tied.setdefault(id(layer.weight), layer)
+            shape = (layer.hardware, layer.out_features, layer.in_features, layer.weight.device)
+            layer.expect_devices(Devices(*shape) if first.devices is None else first.devices)

@@ -163,8 +163,7 @@ class AnalogLayer(nn.Module, ABC):
 
     def attach(self, devices: Devices) -> None:
         """Let the weight live on ``devices``, which tied layers share."""
-        self.devices = devices
-        self.weight.requires_grad_(False)
+        self.expect_devices(devices)
         self.refresh()
 
     @torch.no_grad()
@@ -230,21 +229,41 @@ class AnalogLayer(nn.Module, ABC):
     ) -> None:  # fmt: skip
         loaded = self.check_configuration(state_dict, prefix)
         state_dict.pop(prefix + _CONFIGURATION, None)
+        has_devices = f"{prefix}devices.conductance" in state_dict
+        reprograms = self.devices is not None and not has_devices and f"{prefix}weight" in state_dict
+        if reprograms and not bool(torch.isfinite(state_dict[f"{prefix}weight"]).all()):
+            raise ValueError(f"{prefix}weight has non-finite values; a device cannot be programmed to them")
         if loaded is not None:
             self.perturbation = loaded.perturbation
-        own = {f"{prefix}{name}": getattr(self, name) for name in ("input_range", "output_range")}
-        has_devices = f"{prefix}devices.conductance" in state_dict
+        else:
+            self._keep_ranges(state_dict, prefix)
         if has_devices and self.devices is None:
-            self.devices = Devices(self.hardware, self.out_features, self.in_features, self.weight.device)
-            self.weight.requires_grad_(False)
-        for key, value in own.items():  # a float checkpoint has no ranges: keep mine
-            if loaded is None and value is not None and key.removeprefix(prefix) in self._persistent:
-                state_dict.setdefault(key, value.detach())
+            self.expect_devices(Devices(self.hardware, self.out_features, self.in_features, self.weight.device))
         lists = (missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
-        if self.devices is not None and not has_devices and f"{prefix}weight" in state_dict:
-            self.program(draw_seed(self.weight.device))
-            state_dict.update({f"{prefix}devices.{k}": v for k, v in self.devices.state_dict().items()})
+        if reprograms:
+            self._reprogram(local_metadata.get("assign_to_params_buffers", False))
+            devices = self.devices
+            assert devices is not None
+            state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
+
+    def expect_devices(self, devices: Devices) -> None:
+        """Make room for devices whose state is about to be loaded."""
+        self.devices = devices.train(self.training)
+        self.weight.requires_grad_(False)
+
+    def _reprogram(self, assigned: bool) -> None:
+        """Put a weight that was just loaded onto the devices."""
+        if assigned:  # the weight is the checkpoint's own tensor, which must not change
+            self.weight = nn.Parameter(self.weight.detach().clone(), requires_grad=False)
+        self.program(draw_seed(self.weight.device))
+
+    def _keep_ranges(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """A float checkpoint has no converter ranges: mine stay."""
+        for name in ("input_range", "output_range"):
+            value = getattr(self, name)
+            if value is not None and name in self._persistent:
+                state_dict.setdefault(prefix + name, value.detach())
 
     @property
     def _persistent(self) -> set[str]:

@@ -53,7 +53,7 @@ def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Ten
 
 
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
-    if not _floats(grad, x, range) or range.numel() > 1:
+    if not _floats(grad, x, range) or range.numel() != 1:
         return reference.dac_backward(grad, x, range, decay, keep)
     grad, x = grad.contiguous(), x.contiguous()
     grad_x, grad_range = torch.empty_like(x), torch.zeros(range.shape, dtype=torch.float64)
@@ -83,7 +83,7 @@ def adc(
     y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
     scale, input_range = scale.contiguous(), input_range.contiguous()
     gain = None if gain is None else gain.contiguous()
-    out = torch.empty_like(y[0])
+    out = torch.empty(y[0].shape)
     outer, channels, inner = out.shape[0], out.shape[1], math.prod(out.shape[2:])
     code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
     _call(
@@ -185,7 +185,7 @@ def pcm_read(
 ) -> Tensor:
     if not _floats(conductance, nu) or age.dtype != torch.float64:
         return reference.pcm_read(conductance, nu, age, seed, offset, g_max, t0, t_read, noise)
-    per_device = age.numel() > 1
+    per_device = age.numel() != 1
     age = (age.expand(conductance.shape) if per_device else age).contiguous()
     conductance, nu = conductance.contiguous(), nu.contiguous()
     out = torch.empty_like(conductance)

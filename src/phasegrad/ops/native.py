@@ -69,6 +69,12 @@ def _load() -> ctypes.CDLL | None:
         function = getattr(library, f"pg_{name}")
         function.argtypes, function.restype = arguments, None
     library.pg_isa.restype = ctypes.c_char_p
+    isa, chosen = os.environ.get("PHASEGRAD_ISA", ""), library.pg_isa().decode()
+    if isa not in ("", chosen):
+        raise ImportError(
+            f"PHASEGRAD_ISA = {isa!r}, which this processor or build does not have; it can be 'baseline', 'avx2' or "
+            f"'avx512' up to {chosen!r}, or unset"
+        )
     return library
 
 

@@ -32,25 +32,29 @@ def _normal_like(x: Tensor, seed: Tensor, offset: int) -> Tensor:
 
 def _per_row(range: Tensor, x: Tensor) -> Tensor:
     """The input range, shaped so that it broadcasts over ``x``: one for all, or one for each row."""
-    return range.reshape(-1, *[1] * (x.dim() - 1)) if range.numel() > 1 else range.reshape(())
+    return range.reshape(-1, *[1] * (x.dim() - 1)) if range.numel() != 1 else range.reshape(())
 
 
 def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
     """Digital-to-analog conversion."""
     r = _per_row(range, x).to(x.dtype)
-    up = torch.where(r == 0, torch.zeros_like(r), half / r)
+    largest = torch.finfo(r.dtype).max  # a range too small for its inverse still leaves zero at zero
+    up = torch.where(r == 0, torch.zeros_like(r), (half / r).clamp(-largest, largest))
     level = torch.round(torch.clamp(x * up, -half, half))
-    return torch.where(torch.isfinite(x), level * (r / half), x)
+    return torch.where(torch.isfinite(x), level * (r / half), x).contiguous()
 
 
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
     """Straight through inside the range; outside, the gradient belongs to the range."""
-    inside = x.abs() <= range
+    r = _per_row(range, x).to(x.dtype)
+    inside = x.abs() <= r.abs()
     beyond = torch.where(inside, torch.zeros_like(x), torch.where(x.isnan(), x, torch.sign(x)))
-    grad_range = (grad * beyond).sum()
-    settled = inside.float().mean() >= keep
-    grad_range = grad_range + torch.where(settled, decay * range, torch.zeros_like(range)).sum()
-    return torch.where(inside, grad, torch.zeros_like(grad)), grad_range.reshape(range.shape).to(range.dtype)
+    beyond = torch.where(r < 0, -beyond, beyond)  # a range learned past zero counts by its size
+    taken = (grad * beyond).flatten(1).sum(1) if range.numel() != 1 else (grad * beyond).sum()
+    settled = inside.sum() >= keep * max(x.numel(), 1)
+    pull = torch.where(settled, decay * range, torch.zeros_like(range))
+    grad_range = (taken.reshape(range.shape) + pull).to(range.dtype)
+    return torch.where(inside, grad, torch.zeros_like(grad)), grad_range
 
 
 def tile_linear(x: Tensor, w: Tensor, rows: int) -> list[Tensor]:
@@ -73,15 +77,15 @@ def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
 
 
 def _convert(y: Tensor, full: Tensor, mode: int, half: float) -> tuple[Tensor, Tensor]:
-    level = y * (half / full)
-    code = (level > half).to(torch.int8) - (level < -half).to(torch.int8)
-    level = torch.clamp(level, -half, half)
+    level = torch.clamp(y * (half / full), -half, half)
     if mode == END_POINT:
         level = torch.round(level)
     else:
         level = torch.clamp(torch.floor(level), -half, half - 1.0) + 0.5
-    usable = torch.isfinite(y) & (full > 0)
-    return torch.where(usable, level * (full / half), y), torch.where(usable, code, torch.zeros_like(code))
+    # A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
+    passes = ~torch.isfinite(y) | (full <= 0)
+    code = torch.where(passes, 0, (y > full).to(torch.int8) - (y < -full).to(torch.int8)).to(torch.int8)
+    return torch.where(passes, y, level * (full / half) + 0.0 * full), code
 
 
 def adc(
@@ -105,7 +109,7 @@ def adc(
         unit = s * _per_row(input_range, product).to(product.dtype)
         variance = (output_noise * unit) ** 2
         if v:
-            variance = variance + read_noise**2 * s * v[tile]
+            variance = variance + read_noise**2 * s * v[tile].to(product.dtype)
         if v or output_noise > 0:
             product = product + torch.sqrt(variance) * _normal_like(product, seed, offset + tile)
         if mode != NO_CONVERTER:
@@ -115,7 +119,7 @@ def adc(
         if gain is not None:
             product = product * _along_channels(gain[tile], product)
         total = total + product
-    return total, torch.stack(codes) if codes else torch.empty(0, dtype=torch.int8, device=total.device)
+    return total.contiguous(), torch.stack(codes) if codes else torch.empty(0, dtype=torch.int8, device=total.device)
 
 
 def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
@@ -153,19 +157,19 @@ def noisy_weights(
 ) -> Tensor:
     """Weights clipped, with noise added, some dropped."""
     c0, c1, c2 = noise
-    bound = clip.unsqueeze(1)
+    bound = clip.to(w.dtype).unsqueeze(1)
     clipped = torch.where(torch.isfinite(w), torch.clamp(w, -bound, bound), w)
     s = scale.repeat_interleave(rows, dim=0)[: w.shape[1]].t()
     over_s = torch.where(s > 0, 1.0 / s, torch.zeros_like(s))
     size = clipped.abs()
-    sd = torch.clamp(level * (c0 * s + size * (c1 + c2 * over_s * size)), min=0.0)
+    sd = torch.clamp(level * (c0 * s + size * (c1 + c2 * over_s * size)), min=0.0).to(w.dtype)
     noisy = clipped
     if bool(level != 0) and any(c != 0 for c in noise):
         noisy = clipped + sd * _normal_like(w, seed, offset)
     if drop > 0:
         gate = uniform(seed, offset + 1, w.shape).to(w.device)
         noisy = torch.where(gate < drop, torch.zeros_like(noisy), noisy)
-    return noisy
+    return noisy.contiguous()
 
 
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
@@ -186,7 +190,7 @@ def _interpolate(g: Tensor, xs: Sequence[float], ys: Sequence[float]) -> Tensor:
     x = torch.tensor(xs, dtype=torch.float64, device=g.device)
     y = torch.tensor(ys, dtype=torch.float64, device=g.device)
     if len(xs) == 1:
-        return torch.full_like(g, ys[0])
+        return torch.where(g.isnan(), g, torch.full_like(g, ys[0]))
     at = g.double().clamp(xs[0], xs[-1])
     right = torch.searchsorted(x, at, right=True).clamp(1, len(xs) - 1)
     left = right - 1
@@ -224,7 +228,7 @@ def pcm_program(
         sd = sd * g + coefficient
     conductance = torch.clamp(target + sd.clamp(min=0.0) * _normal_like(target, seed, offset), min=0.0)
     nu = torch.abs(law(g, nu_mean) + law(g, nu_sd) * _normal_like(target, seed, offset + 1))
-    return conductance, nu
+    return conductance.contiguous(), nu.contiguous()
 
 
 def pcm_read(
@@ -239,10 +243,10 @@ def pcm_read(
     noise: Sequence[float],
 ) -> Tensor:
     """Drifted conductance, with one read's noise unless ``noise`` is empty."""
-    since = age.double() + t0
-    drifted = conductance * torch.exp(-nu * torch.log(since / t0).to(nu.dtype))
+    since = (age if age.numel() != 1 else age.reshape(())).double() + t0
+    drifted = conductance * torch.exp(-nu * torch.log(since / t0).to(nu.dtype)).to(conductance.dtype)
     if not noise:
-        return drifted
+        return drifted.contiguous()
     bandwidth = torch.sqrt(torch.log((since + t_read) / (2.0 * t_read))).to(drifted.dtype)
-    sd = drifted * law(conductance / g_max, noise) * bandwidth
-    return torch.clamp(drifted + sd * _normal_like(conductance, seed, offset), min=0.0)
+    sd = drifted * law(conductance / g_max, noise).to(drifted.dtype) * bandwidth
+    return torch.clamp(drifted + sd * _normal_like(conductance, seed, offset), min=0.0).contiguous()

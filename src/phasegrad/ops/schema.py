@@ -1,7 +1,8 @@
 """The ops: schema, checks, fake, gradient, autocast, vmap. Kernels are registered here and live elsewhere.
 
 Every op is pure. Its randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the
-stream. Under autocast every op but the matrix product computes in float32. Under ``vmap`` an op runs once for each element of the batch.
+stream. Under autocast every op but the matrix product computes in float32. Under ``vmap`` an op runs once for each
+element of the batch.
 """
 
 from __future__ import annotations
@@ -55,12 +56,25 @@ def _check_floating(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} is on {t.device}, the first argument on {first.device}; move one")
 
 
-def _check_seed(op: str, seed: Tensor) -> None:
+def _check_seed(op: str, seed: Tensor, like: Tensor | None = None) -> None:
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise TypeError(
             f"{op}: seed has dtype {seed.dtype} and shape {list(seed.shape)}; it must be int64 with one element, "
             "as torch.randint(-2**63, 2**63 - 1, (1,)) gives"
         )
+    if like is not None and seed.device != like.device:
+        raise ValueError(f"{op}: seed is on {seed.device}, the first argument on {like.device}; move one")
+
+
+def _check_one(op: str, name: str, tensor: Tensor) -> None:
+    if tensor.numel() != 1:
+        raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}; it must have one element")
+
+
+def _check_law(op: str, name: str, law: Sequence[float]) -> None:
+    size = 2 + 2 * int(law[1]) if len(law) > 1 and law[0] == 1 else 18
+    if len(law) != size:
+        raise ValueError(f"{op}: {name} has {len(law)} numbers; a law of this kind is encoded in {size}")
 
 
 def _check_random(seed: Tensor, offset: int, size: Sequence[int]) -> None:
@@ -80,9 +94,15 @@ def _check_adc(
     y: Sequence[Tensor], v: Sequence[Tensor], scale: Tensor, gain: Tensor | None, input_range: Tensor,
     bound: Tensor, seed: Tensor, offset: int, output_noise: float, read_noise: float, mode: int, half: float,
 ) -> None:  # fmt: skip
+    if not y:
+        raise ValueError("adc: y is empty; give the output of at least one tile")
     named = {f"y[{i}]": t for i, t in enumerate(y)} | {f"v[{i}]": t for i, t in enumerate(v)}
-    _check_floating("adc", **named, scale=scale, input_range=input_range, bound=bound)
-    _check_seed("adc", seed)
+    gains = {} if gain is None else {"gain": gain}
+    _check_floating("adc", **named, scale=scale, **gains, input_range=input_range, bound=bound)
+    _check_seed("adc", seed, y[0])
+    _check_one("adc", "bound", bound)
+    if y[0].dim() < 2:
+        raise ValueError(f"adc: y[0] has shape {list(y[0].shape)}; it must be [rows, channels, ...]")
     if len(v) not in (0, len(y)) or any(t.shape != y[0].shape for t in (*y, *v)):
         raise ValueError(f"adc: tile outputs have shapes {[list(t.shape) for t in (*y, *v)]}; all must be equal")
     for name, columns in (("scale", scale), ("gain", gain)):
@@ -116,8 +136,11 @@ def _check_noisy_weights(
     w: Tensor, scale: Tensor, clip: Tensor, level: Tensor, seed: Tensor, offset: int, rows: int,
     noise: Sequence[float], drop: float,
 ) -> None:  # fmt: skip
-    _check_floating("noisy_weights", w=w, scale=scale, clip=clip)
-    _check_seed("noisy_weights", seed)
+    _check_floating("noisy_weights", w=w, scale=scale, clip=clip, level=level)
+    _check_seed("noisy_weights", seed, w)
+    _check_one("noisy_weights", "level", level)
+    if w.dim() != 2:
+        raise ValueError(f"noisy_weights: w has shape {list(w.shape)}; it must be [out, in]")
     tiles = -(-w.shape[1] // rows)
     if list(scale.shape) != [tiles, w.shape[0]] or list(clip.shape) != [w.shape[0]]:
         raise ValueError(
@@ -126,18 +149,41 @@ def _check_noisy_weights(
         )
 
 
-def _check_program(target: Tensor, seed: Tensor, *_: Any) -> None:
+def _check_program(
+    target: Tensor, seed: Tensor, offset: int, g_max: float, spread: Sequence[float], nu_mean: Sequence[float],
+    nu_sd: Sequence[float],
+) -> None:  # fmt: skip
     _check_floating("pcm_program", target=target)
-    _check_seed("pcm_program", seed)
+    _check_seed("pcm_program", seed, target)
+    if not spread:
+        raise ValueError("pcm_program: spread is empty; give at least the coefficient of g^0")
+    _check_law("pcm_program", "nu_mean", nu_mean)
+    _check_law("pcm_program", "nu_sd", nu_sd)
 
 
-def _check_read(conductance: Tensor, nu: Tensor, age: Tensor, seed: Tensor, *_: Any) -> None:
+def _check_read(
+    conductance: Tensor, nu: Tensor, age: Tensor, seed: Tensor, offset: int, g_max: float, t0: float, t_read: float,
+    noise: Sequence[float],
+) -> None:  # fmt: skip
     _check_floating("pcm_read", conductance=conductance, nu=nu, age=age)
-    _check_seed("pcm_read", seed)
+    _check_seed("pcm_read", seed, conductance)
     if nu.shape != conductance.shape:
         raise ValueError(
             f"pcm_read: nu has shape {list(nu.shape)}, conductance {list(conductance.shape)}; they must be equal"
         )
+    if age.numel() != 1 and not _broadcasts(age.shape, conductance.shape):
+        raise ValueError(
+            f"pcm_read: age has shape {list(age.shape)}, conductance {list(conductance.shape)}; give one age, or "
+            "ages that broadcast to the devices"
+        )
+    if noise:
+        _check_law("pcm_read", "noise", noise)
+
+
+def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether a tensor of one shape expands to the other."""
+    pairs = zip(reversed(small), reversed(large), strict=False)
+    return len(small) <= len(large) and all(a in (1, b) for a, b in pairs)
 
 
 _CHECKS: dict[str, Callable[..., None]] = {
@@ -163,7 +209,7 @@ def _fake_random(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 def _fake_adc(y: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     mode = rest[9]
     shape = (len(y), *y[0].shape) if mode != reference.NO_CONVERTER else (0,)
-    return torch.empty_like(y[0]), torch.empty(shape, dtype=torch.int8, device=y[0].device)
+    return _like_first(y[0]), torch.empty(shape, dtype=torch.int8, device=y[0].device)
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:

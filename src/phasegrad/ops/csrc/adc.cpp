@@ -37,17 +37,17 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
 }
 
 static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
-  const vf half = splat(a.half);
+  const vf half = splat(a.half), zero = splat(0.0f);
   const vf full = splat(a.bound) * u;
-  vf q = y * (half / full);
-  code = (vi)((vi)(q > half) & isplat(1)) | (vi)(q < -half);
+  vf q = vclamp(y * (half / full), -half, half);
   if (a.mode == 1)
-    q = vround(vmax(vmin(q, half), -half));
+    q = vround(q);
   else
-    q = vmax(vmin(vfloor(vmax(vmin(q, half), -half)), half - splat(1.0f)), -half) + splat(0.5f);
-  const vi usable = finite(y) & (vi)(full > splat(0.0f));
-  code &= usable;
-  return usable ? q * (full / half) : y;
+    q = vclamp(vfloor(q), -half, half - splat(1.0f)) + splat(0.5f);
+  // A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
+  const vi passes = ~finite(y) | (vi)(full <= zero);
+  code = ((vi)((vi)(y > full) & isplat(1)) | (vi)(y < -full)) & ~passes;
+  return passes ? y : q * (full / half) + zero * full;
 }
 
 static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {

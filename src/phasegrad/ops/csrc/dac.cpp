@@ -5,12 +5,15 @@ namespace PG_ISA {
 
 // Clip to +-range and round to one of 2 half + 1 levels; what is not finite passes through.
 static inline vf convert(vf x, vf up, vf step, vf half) {
-  vf q = vround(vmax(vmin(x * up, half), -half)) * step;
+  vf q = vround(vclamp(x * up, -half, half)) * step;
   return finite(x) ? q : x;
 }
 
 static void dac_row(float* out, const float* x, int64_t n, float range, float half) {
-  const vf up = splat(range > 0.0f ? half / range : (range == 0.0f ? 0.0f : range));
+  // A range that was learned past zero counts by its size: the two signs cancel. A range too small for its inverse
+  // to be a number still leaves zero at zero.
+  const float most = 3.4e38f, inverse = range == 0.0f ? 0.0f : half / range;
+  const vf up = splat(inverse > most ? most : (inverse < -most ? -most : inverse));
   const vf step = splat(range / half), bound = splat(half);
   int64_t i = 0;
   for (; i + W <= n; i += W) store(out + i, convert(load<vf>(x + i), up, step, bound));
@@ -53,15 +56,16 @@ static inline void backward_lanes(float* gx, Sums& s, const float* grad, const f
 void dac_backward(float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n,
                   double decay, double keep, int threads) {
   const int64_t count = chunks_in(n);
+  const float size = __builtin_fabsf(range);
   double* partial = new double[2 * count + 2];
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Sums s = {};
     for (int64_t i = first; i < first + length; i += 16) {
       const int64_t left = first + length - i;
       if (left >= 16)
-        backward_lanes(grad_x + i, s, grad + i, x + i, range, 16);
+        backward_lanes(grad_x + i, s, grad + i, x + i, size, 16);
       else
-        backward_lanes(grad_x + i, s, grad + i, x + i, range, (int)left);
+        backward_lanes(grad_x + i, s, grad + i, x + i, size, (int)left);
     }
     double clipped = 0.0, inside = 0.0;
     for (int j = 0; j < 16; ++j) clipped += s.clipped[j], inside += s.inside[j];
@@ -71,7 +75,8 @@ void dac_backward(float* grad_x, double* grad_range, const float* grad, const fl
   double clipped = 0.0, inside = 0.0;
   for (int64_t c = 0; c < count; ++c) clipped += partial[2 * c], inside += partial[2 * c + 1];
   delete[] partial;
-  *grad_range = clipped + (inside >= keep * (double)n ? decay * (double)range : 0.0);
+  const bool settled = n > 0 && inside >= keep * (double)n;
+  *grad_range = (range < 0.0f ? -clipped : clipped) + (settled ? decay * (double)range : 0.0);
 }
 
 }  // namespace PG_ISA

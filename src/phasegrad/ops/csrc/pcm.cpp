@@ -26,7 +26,7 @@ struct Branch {
     vf v = logarithm ? a * ln_g + b : b;
     if (exponential) v = vexp(v);
     v = v + g * (c1 + g * (c2 + g * c3));
-    return vmax(vmin(v, high), low);
+    return vclamp(v, low, high);
   }
 };
 
@@ -64,14 +64,14 @@ struct Law {
         (x < xs[m] ? j : i) = m;
       }
       const double f = n > 1 ? (x - xs[i]) / (xs[j] - xs[i]) : 0.0;
-      out[k] = (float)(f <= 0.0 ? ys[i] : f >= 1.0 ? ys[j] : ys[i] + f * (ys[j] - ys[i]));
+      out[k] = x != x ? g[k] : (float)(f <= 0.0 ? ys[i] : f >= 1.0 ? ys[j] : ys[i] + f * (ys[j] - ys[i]));
     }
     return out;
   }
 };
 
 // ln g, with g = 0 taken as the smallest normal float: every law is clipped long before.
-static inline vf ln_of(vf g) { return vlog(vmax(g, splat(1.17549435e-38f))); }
+static inline vf ln_of(vf g) { return vlog(vmax(splat(1.17549435e-38f), g)) + (g - g); }
 
 void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly,
                  int degree, const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads) {
@@ -87,7 +87,7 @@ void pcm_program(float* conductance, float* nu, const float* target, int64_t n, 
       const vf t = load<vf>(x + i), g = t * inverse, ln_g = ln_of(g);
       vf spread = splat((float)poly[degree]);
       for (int k = degree - 1; k >= 0; --k) spread = spread * g + splat((float)poly[k]);
-      store(z.v + i, vmax(t + vmax(spread, zero) * load<vf>(z.v + i), zero));
+      store(z.v + i, vmax(zero, t + vmax(zero, spread) * load<vf>(z.v + i)));
       store(z_nu.v + i, vabs(mean(g, ln_g) + sd(g, ln_g) * load<vf>(z_nu.v + i)));
     }
     std::memcpy(conductance + first, z.v, length * sizeof(float));
@@ -108,7 +108,7 @@ void pcm_read(float* out, const float* conductance, const float* nu, const doubl
   static const double none[18] = {};
   const Law q(noise ? noise : none);
   float drift = 0.0f, bandwidth = 0.0f;
-  if (!per_device) of_age(*age, t0, t_read, drift, bandwidth);
+  if (!per_device && n > 0) of_age(*age, t0, t_read, drift, bandwidth);
   const vf inverse = splat((float)(1.0 / g_max)), zero = splat(0.0f);
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Room z, g_room, nu_room, l, b;
@@ -124,7 +124,7 @@ void pcm_read(float* out, const float* conductance, const float* nu, const doubl
       if (noise) {
         const vf relative = programmed * inverse;
         const vf sd = q(relative, ln_of(relative)) * (per_device ? load<vf>(b.v + i) : splat(bandwidth));
-        g = vmax(g + g * sd * load<vf>(z.v + i), zero);
+        g = vmax(zero, g + g * sd * load<vf>(z.v + i));
       }
       store(z.v + i, g);
     }

@@ -73,8 +73,10 @@ static inline vf vsqrt(vf x) {
 
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 
-static inline vf vmin(vf a, vf b) { return a < b ? a : b; }  // b where either is NaN
+// The second argument where either is NaN: the bound goes first, so that NaN passes.
+static inline vf vmin(vf a, vf b) { return a < b ? a : b; }
 static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
+static inline vf vclamp(vf x, vf low, vf high) { return vmax(low, vmin(high, x)); }
 static inline vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 static inline vf with_sign_bits(vf x, vi bits) { return (vf)((vi)x ^ bits); }
 static inline vi finite(vf x) { return (vi)(x - x == splat(0.0f)); }  // all ones where x is a number
@@ -104,9 +106,9 @@ static inline vf vlog(vf x) {
   return to_float(e) * splat(0.6931471806f) + (y * z * s + (s + s));
 }
 
-// exp(x), x held to [-87, 88] (Cephes' expf).
+// exp(x), x held to [-87, 88] (Cephes' expf); NaN passes.
 static inline vf vexp(vf x) {
-  x = vmax(vmin(x, splat(88.0f)), splat(-87.0f));
+  x = vclamp(x, splat(-87.0f), splat(88.0f));
   vf n = vround(x * splat(1.44269504088896341f));
   vf r = x - n * splat(0.693359375f) - n * splat(-2.12194440e-4f);
   vf y = splat(1.9875691500e-4f);
@@ -117,7 +119,7 @@ static inline vf vexp(vf x) {
   y = y * r + splat(5.0000001201e-1f);
   y = y * (r * r) + r + splat(1.0f);
   vi e = __builtin_convertvector(n, vi);
-  return (vf)((vi)y + (e << 23));
+  return (vf)((vi)y + (e << 23)) + (x - x);
 }
 
 }  // namespace PG_ISA

@@ -84,7 +84,7 @@ void weight_scale(float* scale, float* clip, const float* w, int64_t rows_out, i
   delete[] sums;
   for (int64_t t = 0; t < tiles; ++t) {
     float* s = scale + t * rows_out;
-    for (int64_t o = 0; o < rows_out; ++o) s[o] = clip[o] < s[o] ? clip[o] : s[o];
+    for (int64_t o = 0; o < rows_out; ++o) s[o] = clip[o] < s[o] || clip[o] != clip[o] ? clip[o] : s[o];
     if (per_column) continue;
     for (int64_t a = 0; a < rows_out; a += tile_columns) {
       const int64_t b = a + tile_columns < rows_out ? a + tile_columns : rows_out;
@@ -110,7 +110,7 @@ static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, in
   }
 }
 
-static inline vf clamp(vf x, vf bound) { return finite(x) ? vmax(vmin(x, bound), -bound) : x; }
+static inline vf clamp(vf x, vf bound) { return finite(x) ? vclamp(x, -bound, bound) : x; }
 
 struct Noise {  // of one piece: what its weights share
   float clip, constant, linear, quadratic, drop;
