@@ -170,7 +170,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--epochs", type=at_least(0), default=3, help="passes over the training images; 0: none")
     group.add_argument("--batch", type=at_least(1), default=128, help="images a step")
     group.add_argument("--lr", type=float, default=0.02, help="learning rate at the start; falls as a half cosine")
-    group.add_argument("--noise", type=float, default=1.5, help="weight noise, times the spread of programming")
+    group.add_argument("--noise", type=float, default=3.0, help="weight noise, times the spread of programming")
     group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
     group.add_argument("--drop-connect", type=float, default=0.0, help="probability that a weight reads as zero")
     group.add_argument("--distil", action="store_true", help="learn from the float network too")

@@ -58,14 +58,12 @@ def test_tile_scale_is_the_largest_weight_of_each_tile() -> None:
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
-def test_a_column_of_zeros_has_scale_zero_and_divides_by_one() -> None:
+def test_a_column_of_zeros_has_scale_zero() -> None:
     w = matrix()
     w[2, :ROWS] = 0.0
     scale = master_matrix(w, HARDWARE, None, None, SEED).scale
-    full = spread_scale(scale, 10, HARDWARE)
     assert scale[0, 2] == 0.0
-    assert torch.equal(full[2, :ROWS], torch.ones(ROWS))
-    assert (w / full).abs().max() == 1.0
+    assert (scale > 0).sum() == scale.numel() - 1
 
 
 def test_spread_scale_puts_each_scale_on_its_weights() -> None:

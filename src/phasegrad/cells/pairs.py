@@ -22,7 +22,7 @@ def _pair_targets(weight: Tensor, g_max: float) -> Tensor:
 class DifferentialPair(Cell):
     """Two devices: ``w = (G+ - G-) / g_max``.
 
-    Example:
+    Examples:
         >>> from phasegrad.devices import ideal_device
         >>> cell = DifferentialPair(device=ideal_device(g_max=20e-6))
         >>> cell.targets(torch.tensor([0.5, -1.0])) * 1e6

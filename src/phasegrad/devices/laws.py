@@ -51,7 +51,7 @@ class Curve(_Branch):
         low: least value.
         high: greatest value.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Curve(log_slope=-0.0155, polynomial=(0.0244,), low=0.049, high=0.1)(torch.tensor([0.0, 0.1, 1.0]))
         tensor([0.1000, 0.0601, 0.0490])
@@ -128,7 +128,7 @@ class Table(Law):
         g: normalised conductances, rising.
         value: the law at each.
 
-    Example:
+    Examples:
         >>> import torch
         >>> Table(g=(0.0, 0.5, 1.0), value=(0.1, 0.06, 0.05))(torch.tensor([0.25, 0.5, 2.0]))
         tensor([0.0800, 0.0600, 0.0500])

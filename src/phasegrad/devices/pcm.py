@@ -37,7 +37,7 @@ class PCM(Device):
     Raises:
         ValueError: a number is not finite or not positive where it must be.
 
-    Example:
+    Examples:
         A device of one's own, with a table of drift exponents:
 
         >>> from phasegrad.devices import Table
@@ -108,7 +108,10 @@ def joshi_2020(*, g_max: float = 25e-6) -> PCM:
 
 
 def hermes_one() -> PCM:
-    """One device of IBM's HERMES core, 14 nm: published statistics of the chip's devices (PHYSICS section 2)."""
+    """One PCM device of IBM's 14 nm HERMES project chip, by the published statistics of its arrays.
+
+    Conductances are referred to 200 s after programming; reads take 512 ns.
+    """
     return PCM(
         g_max=10.35e-6,
         t0=200.0,
@@ -129,7 +132,10 @@ def hermes_one() -> PCM:
 
 
 def hermes_two() -> PCM:
-    """Two HERMES devices in parallel, described as one of twice the conductance with one drift exponent."""
+    """Two HERMES devices in parallel, described as one of twice the conductance with one drift exponent.
+
+    Conductances are referred to 300 s after programming; reads take 512 ns.
+    """
     return PCM(
         g_max=20.7e-6,
         t0=300.0,

@@ -124,7 +124,7 @@ class Recipe(Configuration):
         clip_per: ``"layer"`` or ``"channel"``: whose standard deviation.
         distillation: learning from the float model, or ``None``.
 
-    Example:
+    Examples:
         >>> Recipe(noise=AdditiveNoise(sigma=0.05), ramp=0.3).clip_sigma
         2.5
     """

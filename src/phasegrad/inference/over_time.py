@@ -25,7 +25,7 @@ _UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"),
 def format_time(seconds: float) -> str:
     """A time as people say it.
 
-    Example:
+    Examples:
         >>> [format_time(t) for t in (0.0, 1.0, 90.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)]
         ['0 s', '1 s', '1.5 min', '1 h', '1 day', '1 month', '1 year']
     """

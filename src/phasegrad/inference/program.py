@@ -29,7 +29,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     Raises:
         ValueError: the net has no analog layer, is programmed already, or has a non-finite weight.
 
-    Example:
+    Examples:
         >>> import phasegrad as pg
         >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
         >>> chip = program(net, seed=0)
@@ -69,7 +69,7 @@ def age(chip: nn.Module, seconds: float | None = None, *, until: float | None = 
     Raises:
         ValueError: the chip was never programmed; a time is negative, not finite, or before the present one.
 
-    Example:
+    Examples:
         >>> import phasegrad as pg
         >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
         >>> old = age(program(net, seed=0), seconds=86_400.0)

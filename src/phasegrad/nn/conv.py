@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
+from phasegrad.crossbar.mapping import tile_count
 from phasegrad.crossbar.product import ConvolutionTiles, TileProducts
 from phasegrad.nn.layer import AnalogLayer
 
@@ -44,6 +45,11 @@ class _AnalogConv(AnalogLayer, ABC):
     def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
         super()._adopt(digital, hardware)
         self._edges = tuple(digital._reversed_padding_repeated_twice)  # type: ignore[arg-type]
+
+    @property
+    def tiles(self) -> int:
+        """Crossbar tiles that the layer takes: each group is a matrix of its own."""
+        return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)
 
     @property
     def _tiles(self) -> TileProducts:
@@ -89,7 +95,7 @@ class AnalogConv1d(_AnalogConv):
 class AnalogConv2d(_AnalogConv):
     """``nn.Conv2d`` in crossbar tiles; arguments as there, and ``hardware``.
 
-    Example:
+    Examples:
         >>> import torch, phasegrad as pg
         >>> layer = AnalogConv2d(3, 8, 3, padding="same", groups=1, hardware=pg.presets.pcm_inference())
         >>> layer(torch.randn(2, 3, 16, 16)).shape

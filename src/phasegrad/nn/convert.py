@@ -53,7 +53,7 @@ def convert(
         ValueError: the model is converted already; a name is not in it; nothing is left to convert.
         TypeError: ``model`` is no module, or ``hardware`` no :class:`Hardware`.
 
-    Example:
+    Examples:
         >>> import phasegrad as pg
         >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> net = convert(model, pg.presets.pcm_inference(), skip=["2"])

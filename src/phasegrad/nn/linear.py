@@ -23,7 +23,7 @@ class AnalogLinear(AnalogLayer):
         dtype: as in torch.
         hardware: the hardware to run on.
 
-    Example:
+    Examples:
         >>> import torch, phasegrad as pg
         >>> layer = AnalogLinear(64, 10, hardware=pg.presets.pcm_inference())
         >>> layer(torch.randn(3, 5, 64)).shape

@@ -70,13 +70,13 @@ def summary(net: nn.Module) -> Summary:
 
     A layer that occurs in several places counts once.
 
-    Example:
+    Examples:
         >>> import phasegrad as pg
         >>> print(summary(pg.convert(nn.Sequential(nn.Linear(600, 10)), pg.presets.pcm_inference())))
         layer  kind          out x in  tiles  devices  utilisation  weight
-        ------------------------------------------------------------------
+        -------------------------------------------------------------------
         0      AnalogLinear  10 x 600      2   12,000         1.1%  digital
-        ------------------------------------------------------------------
+        -------------------------------------------------------------------
         total                              2   12,000
     """
     layers = []

@@ -72,8 +72,8 @@ def _load() -> ctypes.CDLL | None:
     isa, chosen = os.environ.get("PHASEGRAD_ISA", ""), library.pg_isa().decode()
     if isa not in ("", chosen):
         raise ImportError(
-            f"PHASEGRAD_ISA = {isa!r}, which this processor or build does not have; it can be 'baseline', 'avx2' or "
-            f"'avx512' up to {chosen!r}, or unset"
+            f"PHASEGRAD_ISA = {isa!r} is not one of 'baseline', 'avx2' and 'avx512', or this processor does not have "
+            "it; unset it to use the best there is"
         )
     return library
 
@@ -88,7 +88,7 @@ def backends() -> dict[str, str]:
         ``{"cpu": "native (avx2)" or "torch reference", "cuda": "torch reference"}``; the instruction set in
         brackets is the one chosen on this processor.
 
-    Example:
+    Examples:
         >>> sorted(backends())
         ['cpu', 'cuda']
     """

@@ -40,7 +40,7 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, i
     Returns:
         Four int64 tensors of 32-bit words.
 
-    Example:
+    Examples:
         The known answer of the authors' test suite for counter 0 and key 0:
 
         >>> zero = torch.zeros(1, dtype=torch.int64)
