@@ -152,7 +152,7 @@ def test_layer_says_what_it_is() -> None:
     assert isinstance(layer, pg.nn.AnalogLayer)
     assert repr(layer) == (
         "AnalogConv2d(in_channels=4, out_channels=6, kernel_size=(3, 2), stride=(1, 1), padding=same, "
-        "dilation=(1, 1), groups=2, padding_mode=zeros, bias=True, tiles=3, weight=digital)"
+        "dilation=(1, 1), groups=2, padding_mode=zeros, bias=True, tiles=6, weight=digital)"
     )
 
 

@@ -22,6 +22,12 @@ def test_tiles_devices_and_utilisation_are_counted() -> None:
     assert pg.summary(net).devices == 2 * (162 + 100)
 
 
+def test_groups_of_a_convolution_share_no_tile() -> None:
+    conv = pg.summary(pg.convert(nn.Conv2d(8, 8, 3, groups=4), TILES)).layers[0]
+    assert conv.tiles == 4 * 2  # 18 inputs of each group take two row-tiles, its 2 outputs one
+    assert conv.utilisation == 8 * 18 / (8 * 40)
+
+
 def test_devices_of_a_cell_are_counted() -> None:
     device = pg.devices.ideal_device()
     cell = pg.cells.SignificancePairs(device=device, significances=(2.0, 1.0))
