@@ -109,9 +109,9 @@ def test_programming_leaves_the_net_and_freezes_the_chip() -> None:
 
 @pytest.mark.parametrize("g", [0.0, 0.2, 0.6, 1.0])
 def test_programmed_conductances_follow_the_published_spread_of_the_target(g: float) -> None:
-    weight = torch.full((200, 500), 0.3 * g)
+    weight = torch.full((100, 400), 0.3 * g)
     weight[:, 0] = 0.3
-    layer = pg.nn.AnalogLinear(500, 200, bias=False, hardware=replace(STANDARD, rows=512))
+    layer = pg.nn.AnalogLinear(400, 100, bias=False, hardware=replace(STANDARD, rows=512))
     layer.weight.data.copy_(weight)
     plus, minus = program(layer, seed=0).devices.conductance[:, :, 1:].flatten(1)
     sd = (0.26348 + 1.9650 * g - 1.1731 * g * g) * 1e-6
@@ -125,9 +125,9 @@ def test_programmed_conductances_follow_the_published_spread_of_the_target(g: fl
 
 @pytest.mark.parametrize("g", [0.1, 0.6])
 def test_drift_exponents_follow_the_published_spread_of_the_target(g: float) -> None:
-    weight = torch.full((200, 500), 0.3 * g)
+    weight = torch.full((100, 400), 0.3 * g)
     weight[:, 0] = 0.3
-    layer = pg.nn.AnalogLinear(500, 200, bias=False, hardware=replace(STANDARD, rows=512))
+    layer = pg.nn.AnalogLinear(400, 100, bias=False, hardware=replace(STANDARD, rows=512))
     layer.weight.data.copy_(weight)
     nu = program(layer, seed=0).devices.nu[0, :, 1:]
     mean, sd = (np.clip(a * np.log(g) + b, *c) for a, b, c in [
