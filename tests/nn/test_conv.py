@@ -156,6 +156,13 @@ def test_layer_says_what_it_is() -> None:
     )
 
 
+def test_groups_lie_on_tiles_of_their_own_and_have_scales_of_their_own() -> None:
+    conv = pg.nn.AnalogConv1d(4, 4, 1, groups=2, bias=False, hardware=replace(IDEAL, scale="tile"))
+    conv.weight.data[:2], conv.weight.data[2:] = 1.0, 100.0
+    assert conv.tiles == 2
+    assert torch.equal(pg.inference.program(conv, seed=0).devices.scale, torch.tensor([[1.0, 1.0, 100.0, 100.0]]))
+
+
 @pytest.mark.parametrize("space", [1, 2, 3])
 def test_wrong_shape_raises_with_the_shape_and_the_channels(space: int) -> None:
     layer = PAIRS[space][1](3, 2, 1, hardware=IDEAL)
