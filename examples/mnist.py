@@ -96,7 +96,9 @@ def prepare(net: LeNet, data: Mnist, options: argparse.Namespace) -> tuple[nn.Mo
     )
     optimizer = torch.optim.SGD(tuned.parameters(), lr=options.lr, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, options.epochs * len(batches)))
-    if options.epochs:
+    if not options.epochs:
+        pg.hwa.calibrate(tuned, batches, recipe=recipe)
+    else:
         pg.hwa.fine_tune(
             tuned,
             batches,
@@ -182,7 +184,10 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     group.add_argument("--test-images", type=at_least(1), default=10_000, help="test images to use")
     group.add_argument("--seed", type=int, default=0, help="seed of training, chips and noise")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.times != sorted(options.times) or min(options.times) < 0:
+        parser.error(f"--times {options.times}: times must rise, and none may be negative")
+    return options
 
 
 def at_least(low: int) -> type[int]:

@@ -77,7 +77,7 @@ def test_spread_scale_puts_each_scale_on_its_weights() -> None:
 @pytest.mark.parametrize("per", ["column", "tile", "layer"])
 def test_sum_over_tiles_adds_what_shares_a_gain(per: str) -> None:
     values = matrix(3, 7).abs()  # [row tiles, out]
-    found = sum_over_tiles(values, HARDWARE, per)
+    found = sum_over_tiles(values, HARDWARE.columns, per)
     expected = {"column": values, "layer": values.sum().expand(3, 7)}.get(per)
     if expected is None:
         sums = [values[:, a : a + COLUMNS].sum(1, keepdim=True).expand(3, min(COLUMNS, 7 - a)) for a in (0, 3, 6)]

@@ -120,6 +120,9 @@ class Adc(Configuration):
     def __post_init__(self) -> None:
         check_integer(self, "bits", 2, 16)
         check_type(self, "range", (FixedRange, FullScaleRange, CalibratedRange, LearnedRange))
+        learned = self.range
+        if isinstance(learned, LearnedRange) and learned != LearnedRange(start=learned.start):
+            raise ValueError(f"Adc: range = {learned}; decay and keep act on the range of a DAC alone, leave them out")
         check_choice(self, "convention", ("end-point", "mid-rise"))
 
     @property

@@ -28,17 +28,17 @@ def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
     return scale.repeat_interleave(hardware.rows, dim=0)[:in_features].t()
 
 
-def sum_over_tiles(values: Tensor, hardware: Hardware, per: str) -> Tensor:
+def sum_over_tiles(values: Tensor, columns: int, per: str) -> Tensor:
     """Sum ``[row tiles, out]`` over the columns of a tile, or over the layer, and spread the sum out again.
 
     Args:
         values: one number a tile and column.
-        hardware: where the tiles end.
+        columns: outputs that share a tile.
         per: ``"column"`` (no sum), ``"tile"``, or ``"layer"``.
     """
     if per == "column":
         return values
     if per == "layer":
         return values.sum().expand_as(values)
-    blocks = [b.sum(1, keepdim=True).expand_as(b) for b in values.split(hardware.columns, dim=1)]
+    blocks = [b.sum(1, keepdim=True).expand_as(b) for b in values.split(columns, dim=1)]
     return torch.cat(blocks, dim=1)

@@ -21,7 +21,8 @@ class Perturbation(Configuration):
         multiplicative: part that grows with the weight.
         quadratic: part that grows with its square (negative for PCM).
         drop_connect: probability that a weight reads as zero.
-        clip_sigma: weights are clipped at this many standard deviations; 0 for no clipping.
+        clip_sigma: weights are clipped at this many standard deviations about zero (root-mean-squares); 0 for
+            no clipping.
         clip_per: ``"layer"`` or ``"channel"``: whose standard deviation.
     """
 
@@ -35,7 +36,7 @@ class Perturbation(Configuration):
     def __post_init__(self) -> None:
         check_number(self, "additive", 0.0)
         check_number(self, "multiplicative", 0.0)
-        check_number(self, "quadratic", -float("1e6"))
+        check_number(self, "quadratic", -1e6)
         check_number(self, "drop_connect", 0.0, 1.0)
         check_number(self, "clip_sigma", 0.0)
         check_choice(self, "clip_per", ("layer", "channel"))

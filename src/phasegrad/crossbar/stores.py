@@ -21,7 +21,12 @@ from phasegrad.devices import DeviceState
 
 
 def master_matrix(
-    weight: Tensor, hardware: Hardware, perturbation: Perturbation | None, level: Tensor | None, seed: Tensor
+    weight: Tensor,
+    hardware: Hardware,
+    perturbation: Perturbation | None,
+    level: Tensor | None,
+    seed: Tensor,
+    columns: int | None = None,
 ) -> Matrix:
     """Digital weights as the hardware reads them.
 
@@ -31,6 +36,7 @@ def master_matrix(
         perturbation: clipping and noise, or ``None``.
         level: factor of the noise in training; ``None`` in evaluation, which sees clipping alone.
         seed: seed of this call's noise.
+        columns: outputs that share a tile; ``None`` for the hardware's columns.
 
     Returns:
         The matrix, its scales from the clipped weights. Gradients pass straight through noise and dropped weights,
@@ -40,7 +46,7 @@ def master_matrix(
     scale, clip = torch.ops.phasegrad.weight_scale(
         weight.detach(),
         hardware.rows,
-        hardware.columns,
+        columns or hardware.columns,
         hardware.scale == "column",
         p.clip_sigma,
         p.clip_per == "channel",
@@ -64,7 +70,7 @@ class Devices(nn.Module):
         conductance: ``[devices, out, in]`` right after programming [S].
         nu: drift exponents, the same shape.
         programmed_at: time of programming [s], float64, one for all.
-        clock: the present [s], float64.
+        clock: the present [s since the chip was programmed first], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
@@ -78,17 +84,20 @@ class Devices(nn.Module):
     gain: Tensor
     baseline: Tensor
 
-    def __init__(self, hardware: Hardware, out_features: int, in_features: int, device: Any = None) -> None:
+    def __init__(
+        self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
+    ) -> None:
         super().__init__()
         self.hardware = hardware
+        self.columns = columns
         cells = (len(hardware.cell.factors), out_features, in_features)
-        columns = (row_tiles(in_features, hardware), out_features)
+        tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("conductance", "nu"):
-            self.register_buffer(name, torch.zeros(cells, device=device))
+            self.register_buffer(name, torch.zeros(cells, dtype=torch.float32, device=device))
         for name in ("programmed_at", "clock"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64, device=device))
         for name in ("scale", "gain", "baseline"):
-            self.register_buffer(name, torch.ones(columns, device=device))
+            self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Devices:
         def move(buffer: Tensor) -> Tensor:
@@ -125,7 +134,7 @@ class Devices(nn.Module):
         self.programmed_at.copy_(self.clock)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
-        self.baseline.copy_(self.calibration_read(output_range, seed))
+        self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
 
     def _weight(self, conductance: Tensor) -> Tensor:
         relative = self.hardware.cell.weight(conductance)
@@ -160,7 +169,7 @@ class Devices(nn.Module):
         """
         matrix = self.matrix(seed, torch.float32)._replace(gain=None)
         parts = [part.t().contiguous() for part in matrix.weight.split(self.hardware.rows, dim=1)]
-        one = torch.ones(1, device=matrix.weight.device)
+        one = torch.ones(1, dtype=torch.float32, device=matrix.weight.device)
         sums = []
         for t, part in enumerate(parts):
             tile = matrix._replace(scale=matrix.scale[t : t + 1])
@@ -172,7 +181,9 @@ class Devices(nn.Module):
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str) -> None:
         """Set the gain to the baseline over what a calibration read finds now, per column, tile or layer."""
-        before = sum_over_tiles(self.baseline, self.hardware, per)
-        now = sum_over_tiles(self.calibration_read(output_range, seed), self.hardware, per)
+        before = sum_over_tiles(self.baseline, self.columns, per)
+        # A read at another time has other noise, under the same seed too.
+        present = self.calibration_read(output_range, seed + self.clock.view(torch.int64))
+        now = sum_over_tiles(present, self.columns, per)
         usable = (before > 0) & (now > 0)
         self.gain.copy_(torch.where(usable, before / now, torch.ones_like(now)))

@@ -49,7 +49,8 @@ def calibrate(
     Raises:
         ValueError: no analog layer, a programmed layer, no batch, or an input that is not finite.
     """
-    layers = _unprogrammed(net, "calibrate")
+    eager: nn.Module = getattr(net, "_orig_mod", net)  # of a compiled net, which could not trace the observers
+    layers = _unprogrammed(eager, "calibrate")
     if batches < 1 or not sd > 0:
         raise ValueError(f"calibrate: batches = {batches} and sd = {sd}; both must be above 0")
     perturbations = {name: layer.perturbation for name, layer in layers.items()}
@@ -61,7 +62,7 @@ def calibrate(
     try:
         with _evaluating(net), _watching(ranges.values()), torch.no_grad():
             for batch in itertools.islice(loader, batches):
-                (forward or _forward)(net, batch)
+                (forward or _forward)(eager, batch)
                 count += 1
         if count == 0:
             raise ValueError("calibrate: the loader gave no batch")
@@ -121,10 +122,10 @@ def _forward(net: nn.Module, batch: Any) -> Any:
 
 @contextmanager
 def _watching(ranges: Iterable[_Ranges]) -> Iterator[None]:
-    def hook(ranges: _Ranges) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, inputs: ranges.see(inputs[0])
+    def hook(ranges: _Ranges) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda _, inputs, named: ranges.see(inputs[0] if inputs else named["input"])
 
-    handles = [r.layer.register_forward_pre_hook(hook(r)) for r in ranges]
+    handles = [r.layer.register_forward_pre_hook(hook(r), with_kwargs=True) for r in ranges]
     try:
         yield
     finally:

@@ -119,7 +119,8 @@ class Recipe(Configuration):
         noise: weight noise in training, or ``None``.
         ramp: part of the training over which the noise grows from 0 to its full strength.
         drop_connect: probability that a weight reads as zero in a step.
-        clip_sigma: weights are clipped at this many standard deviations; 0 for no clipping. Clipping narrows the
+        clip_sigma: weights are clipped at this many standard deviations about zero (root-mean-squares); 0 for
+            no clipping. Clipping narrows the
             distribution, so that programming errors, which go with the largest weight, count less.
         clip_per: ``"layer"`` or ``"channel"``: whose standard deviation.
         distillation: learning from the float model, or ``None``.

@@ -47,6 +47,10 @@ class _AnalogConv(AnalogLayer, ABC):
         self._edges = tuple(digital._reversed_padding_repeated_twice)  # type: ignore[arg-type]
 
     @property
+    def _columns(self) -> int:
+        return min(self.hardware.columns, self.out_channels // self.groups)
+
+    @property
     def tiles(self) -> int:
         """Crossbar tiles that the layer takes: each group is a matrix of its own."""
         return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from phasegrad.crossbar import Hardware
-from phasegrad.crossbar.stores import Devices
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
@@ -203,10 +202,9 @@ def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *
     layers = analog_layers(net)
     keys = {name: f"{prefix}{name}." if name else prefix for name in layers}
     for name, layer in layers.items():
-        layer.check_configuration(state_dict, keys[name])
+        layer.check_state_dict(state_dict, keys[name])
     tied: dict[int, AnalogLayer] = {}
     for name, layer in layers.items():
         if layer.devices is None and f"{keys[name]}devices.conductance" in state_dict:
             first = tied.setdefault(id(layer.weight), layer)
-            shape = (layer.hardware, layer.out_features, layer.in_features, layer.weight.device)
-            layer.expect_devices(Devices(*shape) if first.devices is None else first.devices)
+            layer.expect_devices(first.devices or layer.make_devices())

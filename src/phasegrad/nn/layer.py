@@ -139,11 +139,17 @@ class AnalogLayer(nn.Module, ABC):
         """Crossbar tiles that the matrix takes."""
         return tile_count(self.out_features, self.in_features, self.hardware)
 
+    @property
+    def _columns(self) -> int:
+        """Outputs that share a tile."""
+        return self.hardware.columns
+
     def _matrix(self, seed: Tensor) -> Matrix:
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
-        return master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, seed)
+        weight = self.weight.flatten(1)
+        return master_matrix(weight, self.hardware, self.perturbation, level, seed, self._columns)
 
     @torch.no_grad()
     def clipped_weight(self) -> Tensor:
@@ -156,8 +162,8 @@ class AnalogLayer(nn.Module, ABC):
         """Move the weight onto devices. See :func:`phasegrad.inference.program`, which copies and checks."""
         weight = self.clipped_weight()
         zero = torch.zeros(1, dtype=torch.int64, device=weight.device)
-        scale = master_matrix(weight, self.hardware, None, None, zero).scale
-        devices = self.devices or Devices(self.hardware, self.out_features, self.in_features, weight.device)
+        scale = master_matrix(weight, self.hardware, None, None, zero, self._columns).scale
+        devices = self.devices or self.make_devices()
         devices.program(weight, scale, self.output_range, seed)
         self.attach(devices)
 
@@ -186,15 +192,15 @@ class AnalogLayer(nn.Module, ABC):
 
     # --- the product ------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """The layer's output, as the hardware gives it."""
-        rows = self._to_rows(x)
+        rows = self._to_rows(input)
         seed = draw_seed(self.weight.device)
         periphery = Periphery(self.input_range, self.output_range)
         y = product(rows, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
         if self.bias is not None:
             y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
-        return self._from_rows(y, x)
+        return self._from_rows(y, input)
 
     # --- state dict -------------------------------------------------------------------------------------------
 
@@ -203,12 +209,26 @@ class AnalogLayer(nn.Module, ABC):
         configuration = LayerConfiguration(hardware=self.hardware, perturbation=self.perturbation)
         destination[prefix + _CONFIGURATION] = to_tensor(configuration)
 
-    def check_configuration(self, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
-        """The configuration that a state dict holds for this layer; ``None`` if it is a float checkpoint.
+    def check_state_dict(self, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
+        """Whether a state dict can be loaded here, before anything is copied.
+
+        Returns:
+            The configuration that it holds for this layer; ``None`` if it is a float checkpoint.
 
         Raises:
-            ValueError: it is of other hardware; the message lists the fields.
+            ValueError: it is of other hardware (the message lists the fields), devices have another shape, or a
+                weight that would be programmed is not finite.
         """
+        weight, devices = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}devices.conductance")
+        expected = [len(self.hardware.cell.factors), self.out_features, self.in_features]
+        loaded = self._loaded_configuration(state_dict, prefix)
+        if devices is not None and list(devices.shape) != expected:
+            raise ValueError(f"{prefix}devices.conductance has shape {list(devices.shape)}; it must be {expected}")
+        if self.devices is not None and devices is None and weight is not None and not bool(weight.isfinite().all()):
+            raise ValueError(f"{prefix}weight has non-finite values; a device cannot be programmed to them")
+        return loaded
+
+    def _loaded_configuration(self, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
         tensor = state_dict.get(prefix + _CONFIGURATION)
         if tensor is None:
             return None
@@ -227,18 +247,16 @@ class AnalogLayer(nn.Module, ABC):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing_keys: list[str],
         unexpected_keys: list[str], error_msgs: list[str],
     ) -> None:  # fmt: skip
-        loaded = self.check_configuration(state_dict, prefix)
+        loaded = self.check_state_dict(state_dict, prefix)
         state_dict.pop(prefix + _CONFIGURATION, None)
         has_devices = f"{prefix}devices.conductance" in state_dict
         reprograms = self.devices is not None and not has_devices and f"{prefix}weight" in state_dict
-        if reprograms and not bool(torch.isfinite(state_dict[f"{prefix}weight"]).all()):
-            raise ValueError(f"{prefix}weight has non-finite values; a device cannot be programmed to them")
-        if loaded is not None:
-            self.perturbation = loaded.perturbation
-        else:
+        if loaded is None:
             self._keep_ranges(state_dict, prefix)
+        elif loaded.perturbation is not None:  # one saved before a recipe was applied does not take mine away
+            self.perturbation = loaded.perturbation
         if has_devices and self.devices is None:
-            self.expect_devices(Devices(self.hardware, self.out_features, self.in_features, self.weight.device))
+            self.expect_devices(self.make_devices())
         lists = (missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
         if reprograms:
@@ -246,6 +264,11 @@ class AnalogLayer(nn.Module, ABC):
             devices = self.devices
             assert devices is not None
             state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
+
+    def make_devices(self) -> Devices:
+        """Blank devices of this layer's shape."""
+        shape = (self.out_features, self.in_features, self._columns)
+        return Devices(self.hardware, *shape, self.weight.device)
 
     def expect_devices(self, devices: Devices) -> None:
         """Make room for devices whose state is about to be loaded."""

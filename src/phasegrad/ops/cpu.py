@@ -31,13 +31,13 @@ def _doubles(values: Sequence[float]) -> ctypes.Array[ctypes.c_double]:
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
-    out = torch.empty(tuple(size))
+    out = torch.empty(tuple(size), dtype=torch.float32)
     _call("normal", out.data_ptr(), out.numel(), int(seed), offset)
     return out
 
 
 def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
-    out = torch.empty(tuple(size))
+    out = torch.empty(tuple(size), dtype=torch.float32)
     _call("uniform", out.data_ptr(), out.numel(), int(seed), offset)
     return out
 
@@ -83,7 +83,7 @@ def adc(
     y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
     scale, input_range = scale.contiguous(), input_range.contiguous()
     gain = None if gain is None else gain.contiguous()
-    out = torch.empty(y[0].shape)
+    out = torch.empty(y[0].shape, dtype=torch.float32)
     outer, channels, inner = out.shape[0], out.shape[1], math.prod(out.shape[2:])
     code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
     _call(
@@ -99,7 +99,7 @@ def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
     if not _floats(grad):
         return reference.adc_backward(grad, code)
     grad, code = grad.contiguous(), code.contiguous()
-    out = torch.empty(code.shape)
+    out = torch.empty(code.shape, dtype=torch.float32)
     for part, tile in zip(out, code, strict=True):
         _call("adc_backward", part.data_ptr(), grad.data_ptr(), tile.data_ptr(), grad.numel())
     return out
@@ -112,8 +112,8 @@ def weight_scale(
         return reference.weight_scale(w, rows, columns, per_column, clip_sigma, clip_per_channel)
     w = w.contiguous()
     out_features, in_features = w.shape
-    scale = torch.empty(-(-in_features // rows), out_features)
-    clip = torch.empty(out_features)
+    scale = torch.empty((-(-in_features // rows), out_features), dtype=torch.float32)
+    clip = torch.empty(out_features, dtype=torch.float32)
     _call(
         "weight_scale", scale.data_ptr(), clip.data_ptr(), w.data_ptr(), out_features, in_features, rows, columns,
         int(per_column), clip_sigma, int(clip_per_channel),

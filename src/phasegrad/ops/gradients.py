@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from phasegrad.ops.reference import NO_CONVERTER
 
@@ -35,6 +36,7 @@ class _Dac(torch.autograd.Function):
         return _below(torch.ops.phasegrad.dac, x, range, half, decay, keep)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, range = ctx.saved_tensors
         grad_x, grad_range = torch.ops.phasegrad.dac_backward(grad, x, range, *ctx.rule)
@@ -51,6 +53,7 @@ class _TileLinear(torch.autograd.Function):
         return tuple(_below(torch.ops.phasegrad.tile_linear, x, w, rows))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, w = ctx.saved_tensors
         return (*torch.ops.phasegrad.tile_linear_backward(grads, x, w, ctx.rows), None)
@@ -69,6 +72,7 @@ class _Adc(torch.autograd.Function):
         return out, code
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         code, scale, gain, input_range, bound = ctx.saved_tensors
         columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
@@ -77,7 +81,7 @@ class _Adc(torch.autograd.Function):
         if ctx.converts:
             grads = torch.ops.phasegrad.adc_backward(grad, code).unbind(0)
             if ctx.needs_input_grad[1]:
-                unit = scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))
+                unit = (scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
                 unit = unit if gain is None else unit * gain.view(columns)
                 grad_bound = (grad * code * unit).sum().reshape(bound.shape).to(bound.dtype)
         if gain is not None:
@@ -95,6 +99,7 @@ class _NoisyWeights(torch.autograd.Function):
         return _below(torch.ops.phasegrad.noisy_weights, w, scale, clip, *rest)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         w, clip = ctx.saved_tensors
         grad_w = torch.ops.phasegrad.noisy_weights_backward(grad, w, clip)

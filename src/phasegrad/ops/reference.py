@@ -113,7 +113,7 @@ def adc(
         if v or output_noise > 0:
             product = product + torch.sqrt(variance) * _normal_like(product, seed, offset + tile)
         if mode != NO_CONVERTER:
-            full = (bound.to(product.dtype) * unit).expand_as(product)
+            full = (bound.to(product.dtype) * unit).abs().expand_as(product)  # learned past zero: by its size
             product, code = _convert(product, full, mode, half)
             codes.append(code)
         if gain is not None:
@@ -134,8 +134,8 @@ def weight_scale(
     out_features = w.shape[0]
     clip = torch.full((out_features,), math.inf, dtype=w.dtype, device=w.device)
     if clip_sigma > 0:
-        sigma = w.std(1, correction=0) if clip_per_channel else w.std(correction=0).expand(out_features)
-        clip = (clip_sigma * sigma).contiguous()
+        squares = w.square().mean(1) if clip_per_channel else w.square().mean().expand(out_features)
+        clip = (clip_sigma * squares.sqrt()).contiguous()
     scale = torch.stack([part.abs().amax(1) for part in w.split(rows, dim=1)])
     scale = torch.minimum(scale, clip)
     if not per_column:

@@ -72,8 +72,9 @@ def _check_one(op: str, name: str, tensor: Tensor) -> None:
 
 
 def _check_law(op: str, name: str, law: Sequence[float]) -> None:
-    size = 2 + 2 * int(law[1]) if len(law) > 1 and law[0] == 1 else 18
-    if len(law) != size:
+    table = len(law) > 1 and law[0] == 1
+    size = 2 + 2 * int(law[1]) if table else 18
+    if len(law) != size or law[0] not in (0, 1) or (table and law[1] < 1):
         raise ValueError(f"{op}: {name} has {len(law)} numbers; a law of this kind is encoded in {size}")
 
 
@@ -130,6 +131,8 @@ def _check_weight_scale(
     _check_floating("weight_scale", w=w)
     if w.dim() != 2:
         raise ValueError(f"weight_scale: w has shape {list(w.shape)}; it must be [out, in]")
+    if rows < 1 or columns < 1:
+        raise ValueError(f"weight_scale: rows = {rows} and columns = {columns}; both must be at least 1")
 
 
 def _check_noisy_weights(
@@ -137,6 +140,8 @@ def _check_noisy_weights(
     noise: Sequence[float], drop: float,
 ) -> None:  # fmt: skip
     _check_floating("noisy_weights", w=w, scale=scale, clip=clip, level=level)
+    if rows < 1 or len(noise) != 3:
+        raise ValueError(f"noisy_weights: rows = {rows}, {len(noise)} noise coefficients; at least 1, and three")
     _check_seed("noisy_weights", seed, w)
     _check_one("noisy_weights", "level", level)
     if w.dim() != 2:
@@ -180,6 +185,37 @@ def _check_read(
         _check_law("pcm_read", "noise", noise)
 
 
+def _check_shapes(op: str, **tensors: Tensor) -> None:
+    shapes = {name: list(t.shape) for name, t in tensors.items()}
+    if len({tuple(shape) for shape in shapes.values()}) > 1:
+        raise ValueError(f"{op}: shapes are {shapes}; they must be equal")
+
+
+def _check_dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> None:
+    _check_dac(x, range, 1.0, decay, keep)
+    _check_floating("dac_backward", grad=grad, x=x)
+    _check_shapes("dac_backward", grad=grad, x=x)
+
+
+def _check_adc_backward(grad: Tensor, code: Tensor) -> None:
+    _check_floating("adc_backward", grad=grad)
+    if code.dtype != torch.int8 or code.shape[1:] != grad.shape or code.device != grad.device:
+        raise ValueError(
+            f"adc_backward: code is {code.dtype} {list(code.shape)} on {code.device}, grad {list(grad.shape)} on "
+            f"{grad.device}; code must be int8, one for each tile and output"
+        )
+
+
+def _check_noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> None:
+    _check_floating("noisy_weights_backward", grad=grad, w=w, clip=clip)
+    _check_shapes("noisy_weights_backward", grad=grad, w=w)
+    if w.dim() != 2 or list(clip.shape) != [w.shape[0]]:
+        raise ValueError(
+            f"noisy_weights_backward: w has shape {list(w.shape)} and clip {list(clip.shape)}; they must be "
+            "[out, in] and [out]"
+        )
+
+
 def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     """Whether a tensor of one shape expands to the other."""
     pairs = zip(reversed(small), reversed(large), strict=False)
@@ -194,6 +230,9 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "adc": _check_adc,
     "weight_scale": _check_weight_scale,
     "noisy_weights": _check_noisy_weights,
+    "dac_backward": _check_dac_backward,
+    "adc_backward": _check_adc_backward,
+    "noisy_weights_backward": _check_noisy_weights_backward,
     "pcm_program": _check_program,
     "pcm_read": _check_read,
 }

@@ -38,7 +38,7 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
 
 static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
   const vf half = splat(a.half), zero = splat(0.0f);
-  const vf full = splat(a.bound) * u;
+  const vf full = vabs(splat(a.bound) * u);  // a range learned past zero counts by its size
   vf q = vclamp(y * (half / full), -half, half);
   if (a.mode == 1)
     q = vround(q);

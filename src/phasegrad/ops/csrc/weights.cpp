@@ -53,35 +53,32 @@ static float largest(const RowStatistics& r) {
   return s - s == 0.0 ? m : (float)(s - s);  // the maximum passes over NaN; the sum does not
 }
 
-static double clip_at(double sum, double squares, double n, double sigmas) {
-  const double mean = sum / n, variance = squares / n - mean * mean;
-  return sigmas * std::sqrt(variance > 0.0 ? variance : (variance == variance ? 0.0 : variance));
-}
+// Root-mean-square about zero: the middle of the range that clipping is about, and of most layers' weights.
+static double clip_at(double squares, double n, double sigmas) { return sigmas * std::sqrt(squares / n); }
 
 void weight_scale(float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,
                   int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads) {
   const int64_t tiles = (cols_in + tile_rows - 1) / tile_rows;
-  double* sums = new double[2 * rows_out];
+  double* squares_of = new double[rows_out];
 #pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
   for (int64_t o = 0; o < rows_out; ++o) {
-    sums[2 * o] = sums[2 * o + 1] = 0.0;
+    squares_of[o] = 0.0;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t at = t * tile_rows, length = cols_in - at < tile_rows ? cols_in - at : tile_rows;
       RowStatistics r = {};
       accumulate(r, w + o * cols_in + at, length);
       scale[t * rows_out + o] = largest(r);
-      sums[2 * o] += total(r.sum);
-      sums[2 * o + 1] += total(r.squares);
+      squares_of[o] += total(r.squares);
     }
   }
-  double sum = 0.0, squares = 0.0;
-  for (int64_t o = 0; o < rows_out; ++o) sum += sums[2 * o], squares += sums[2 * o + 1];
-  const double layer = clip_at(sum, squares, (double)(rows_out * cols_in), clip_sigma);
+  double squares = 0.0;
+  for (int64_t o = 0; o < rows_out; ++o) squares += squares_of[o];
+  const double layer = clip_at(squares, (double)(rows_out * cols_in), clip_sigma);
   for (int64_t o = 0; o < rows_out; ++o)
     clip[o] = !(clip_sigma > 0.0) ? INFINITY
-              : clip_per_channel  ? (float)clip_at(sums[2 * o], sums[2 * o + 1], (double)cols_in, clip_sigma)
+              : clip_per_channel  ? (float)clip_at(squares_of[o], (double)cols_in, clip_sigma)
                                   : (float)layer;
-  delete[] sums;
+  delete[] squares_of;
   for (int64_t t = 0; t < tiles; ++t) {
     float* s = scale + t * rows_out;
     for (int64_t o = 0; o < rows_out; ++o) s[o] = clip[o] < s[o] || clip[o] != clip[o] ? clip[o] : s[o];
