@@ -19,8 +19,10 @@ HARDWARE = replace(pg.presets.pcm_inference(), rows=64)
 
 
 @pytest.fixture(autouse=True)
-def _same_threads_afterwards() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
+    """Unless a test asks for more: on a busy machine threads this short mostly wait for each other."""
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 

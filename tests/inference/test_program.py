@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,15 @@ IDEAL = pg.presets.ideal_inference()
 STANDARD = pg.presets.pcm_inference()
 G_MAX, T0, T_READ = 25e-6, 20.0, 250e-9
 YEAR = 3.15e7
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On a busy machine threads this short mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def hardware(device: PCM, **options: Any) -> pg.Hardware:
