@@ -92,7 +92,7 @@ def test_gains_are_those_of_compensation(compensation: str | None) -> None:
     if compensation is None:
         assert torch.equal(gains[0], one)
         return
-    assert (gains[0].std() > 0) == (compensation == "column")
+    assert (gains[0].std() > 1e-4) == (compensation == "column")
     chips = [age(program(net(), seed=seed), seconds=3.15e7) for seed in range(20)]
     usual = torch.stack([compensate(chip, per=compensation, seed=1)[0].devices.gain.mean() for chip in chips])
     assert abs(mean - usual.mean().item()) < 5 * usual.std().item()
