@@ -186,8 +186,9 @@ def _check_read(
 
 
 def _check_shapes(op: str, **tensors: Tensor) -> None:
-    shapes = {name: list(t.shape) for name, t in tensors.items()}
-    if len({tuple(shape) for shape in shapes.values()}) > 1:
+    first = next(iter(tensors.values()))
+    if any(t.shape != first.shape for t in tensors.values()):
+        shapes = {name: list(t.shape) for name, t in tensors.items()}
         raise ValueError(f"{op}: shapes are {shapes}; they must be equal")
 
 
