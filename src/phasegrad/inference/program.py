@@ -63,7 +63,7 @@ def age(chip: nn.Module, seconds: float | None = None, *, until: float | None = 
     Args:
         chip: a programmed net; left as it is.
         seconds: how much time passes [s].
-        until: or the time since programming at which to arrive [s].
+        until: or the time since the chip was first programmed at which to arrive [s].
 
     Returns:
         A copy whose devices have drifted, each with its own exponent.
@@ -113,7 +113,7 @@ def compensate(chip: nn.Module, *, per: str = "tile", seed: int | None = None) -
 
 
 def now(chip: nn.Module) -> float:
-    """The chip's present time [s since programming]."""
+    """The chip's present time [s since it was first programmed]."""
     return max(float(d.clock) for d in _devices(chip))
 
 
