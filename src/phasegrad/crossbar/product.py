@@ -81,6 +81,10 @@ class ConvolutionTiles:
         return [self._part(x, part, i * self.rows) for i, part in enumerate(w.split(self.rows, dim=1))]
 
     def _product(self, x: Tensor, kernel: Tensor) -> Tensor:
+        # Channels last: convolution and pooling take half the time of the other order on a CPU, and the converters,
+        # which see the channels of one position after another, need no copy.
+        order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(kernel.dim(), torch.contiguous_format)
+        kernel = kernel.clone(memory_format=order)  # contiguous() would leave a kernel of one channel as it is
         return self.convolve(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _part(self, x: Tensor, part: Tensor, start: int) -> Tensor:
@@ -129,7 +133,13 @@ def product(
     with torch.no_grad():
         noisy = matrix.read_noise > 0
         spread = tiles(driven.detach().square(), matrix.weight.detach().abs()) if noisy else []
-    return convert_outputs(outputs, spread, matrix, input_range.detach(), periphery.output_range, hardware, seed)
+    shape, input_range = outputs[0].shape, input_range.detach()
+    if len(shape) > 2:
+        outputs, spread = [_by_position(y) for y in outputs], [_by_position(v) for v in spread]
+        if input_range.numel() > 1:
+            input_range = input_range.repeat_interleave(shape[2:].numel())
+    y = convert_outputs(outputs, spread, matrix, input_range, periphery.output_range, hardware, seed)
+    return y if len(shape) == 2 else y.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
 def convert_outputs(
@@ -147,6 +157,11 @@ def convert_outputs(
     return torch.ops.phasegrad.adc(
         outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT, *settings
     )[0]
+
+
+def _by_position(y: Tensor) -> Tensor:
+    """``[rows, channels, ...]`` as ``[rows * positions, channels]``: noise is drawn in this order in any layout."""
+    return y.movedim(1, -1).reshape(-1, y.shape[1])
 
 
 def _add(outputs: Sequence[Tensor], gain: Tensor | None) -> Tensor:

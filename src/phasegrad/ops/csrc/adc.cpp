@@ -62,25 +62,41 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
   const int64_t n = outer * channels * inner;
   const Adc a = {(float)output_noise, (float)read_noise, bound, (float)half, mode};
   const bool noisy = output_noise > 0.0 || v;
+  // Where neighbours are channels and share an input range, units repeat: lay out a chunk and a period once.
+  const bool periodic = inner == 1 && !per_row;
+  const int64_t period = CHUNK + channels + 64;
+  float* table = periodic ? new float[3 * tiles * period]() : nullptr;
+  for (int64_t t = 0; periodic && t < tiles; ++t) {
+    float* p = table + 3 * t * period;
+    fill_units(p, p + period, p + 2 * period, scale + t * channels, gain ? gain + t * channels : nullptr, range, 0,
+               CHUNK + channels, channels, 1, false);
+  }
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
-    Room sum, s, u, k, z, y_room, v_room;
+    Room sum, s_room, u_room, k_room, z, y_room, v_room;
     for (int64_t t = 0; t < tiles; ++t) {
       const float* yt = padded(y[t] + first, length, y_room.v);
       const float* vt = v ? padded(v[t] + first, length, v_room.v) : nullptr;
-      fill_units(s.v, u.v, k.v, scale + t * channels, gain ? gain + t * channels : nullptr, range, first, length,
-                 channels, inner, per_row);
+      const float *s = s_room.v, *u = u_room.v, *k = k_room.v;
+      if (periodic) {
+        s = table + 3 * t * period + first % channels;
+        u = s + period;
+        k = u + period;
+      } else {
+        fill_units(s_room.v, u_room.v, k_room.v, scale + t * channels, gain ? gain + t * channels : nullptr, range,
+                   first, length, channels, inner, per_row);
+      }
       if (noisy) normal_chunk(Philox(seed, offset + t), z.v, first, length);
       int8_t* ct = code ? code + t * n + first : nullptr;
       for (int64_t i = 0; i < length; i += W) {
-        const vf ui = load<vf>(u.v + i);
+        const vf ui = load<vf>(u + i);
         vf yi = load<vf>(yt + i);
         vi ci = {};
         if (vt)
-          yi = yi + noise_sd(load<vf>(s.v + i), ui, load<vf>(vt + i), a) * load<vf>(z.v + i);
+          yi = yi + noise_sd(load<vf>(s + i), ui, load<vf>(vt + i), a) * load<vf>(z.v + i);
         else if (noisy)
           yi = yi + splat(a.output_noise) * ui * load<vf>(z.v + i);
         if (mode) yi = convert(yi, ui, a, ci);
-        if (gain) yi = yi * load<vf>(k.v + i);
+        if (gain) yi = yi * load<vf>(k + i);
         store(sum.v + i, t ? load<vf>(sum.v + i) + yi : yi);
         if (!ct) continue;
         const vb small = __builtin_convertvector(ci, vb);
@@ -89,6 +105,7 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
     }
     std::memcpy(out + first, sum.v, length * sizeof(float));
   });
+  delete[] table;
 }
 
 void adc_backward(float* out, const float* grad, const int8_t* code, int64_t n, int threads) {
