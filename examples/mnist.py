@@ -169,7 +169,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--hardware", choices=sorted(PRESETS), default="pcm", help="preset")
     group.add_argument("--compensation", choices=("tile", "column", "layer"), default="tile", help="what shares a gain")
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--epochs", type=at_least(0), default=3, help="passes over the training images; 0: none")
+    group.add_argument("--epochs", type=at_least(0), default=2, help="passes over the training images; 0: none")
     group.add_argument("--batch", type=at_least(1), default=128, help="images a step")
     group.add_argument("--lr", type=float, default=0.02, help="learning rate at the start; falls as a half cosine")
     group.add_argument("--noise", type=float, default=3.0, help="weight noise, times the spread of programming")
