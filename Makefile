@@ -14,9 +14,9 @@ WORKERS ?= 0
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Threads that wait give their core away: where other work shares the cores, spinning makes a training step ten times
-# slower, while waking costs a few microseconds.
-export OMP_WAIT_POLICY ?= PASSIVE
+# Threads that wait spin for about 50 us and then give their core away: where other work shares the cores, endless
+# spinning makes a training step ten times slower.
+export GOMP_SPINCOUNT ?= 30000
 PIP := $(BIN)/python -m pip --quiet install
 # The constraints less torch: TORCH may name another build, and what is installed satisfies phasegrad.
 PINS := .venv/constraints.txt

