@@ -60,6 +60,7 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
          double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,
          int threads) {
   const int64_t n = outer * channels * inner;
+  if (n == 0) return;  // an empty batch may have no input range either
   const Adc a = {(float)output_noise, (float)read_noise, bound, (float)half, mode};
   const bool noisy = output_noise > 0.0 || v;
   // Where neighbours are channels and share an input range, units repeat: lay out a chunk and a period once.
