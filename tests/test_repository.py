@@ -28,3 +28,7 @@ def test_makefile_and_constraints_pin_the_same_torch():
     assert makefile is not None
     assert constraint is not None
     assert makefile[1] == constraint[1]
+
+
+def test_readme_has_no_placeholder() -> None:
+    assert "@@" not in (Path(__file__).parents[1] / "README.md").read_text()
