@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,6 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.converters import LearnedRange
 from phasegrad.crossbar.hardware import Hardware
-
-TileProducts = Callable[[Tensor, Tensor], Sequence[Tensor]]
-"""``(x, matrix [out, in]) -> one output [rows, channels, ...] for each row-tile``."""
 
 
 class Periphery(NamedTuple):
@@ -31,30 +28,66 @@ class Periphery(NamedTuple):
     """Range of the ADC in units of ``max|w| max|x|``, one element."""
 
 
+class Draw(NamedTuple):
+    """How a digital weight is disturbed each time it is read; see :func:`phasegrad.ops.reference.noisy_weights`."""
+
+    clip: Tensor
+    """``[out]``: where weights are clipped."""
+    level: Tensor
+    """Factor of the noise, one element."""
+    noise: tuple[float, float, float]
+    drop: float
+
+
 class Matrix(NamedTuple):
     """What the hardware computes with at this moment."""
 
     weight: Tensor
-    """``[out, in]``."""
+    """``[out, in]``, before ``draw``."""
     scale: Tensor
     """``[row tiles, out]``: the weight that a fully programmed cell stands for."""
     gain: Tensor | None
     """``[row tiles, out]``: digital correction of each tile's output, or ``None``."""
     read_noise: float
     """Output-referred short-term weight noise that is still to be added."""
+    draw: Draw | None = None
+    """What a read does to the weight, or ``None``: it is as the hardware has it."""
+
+    def read(self, seed: Tensor, rows: int) -> Tensor:
+        """The weight ``[out, in]`` as a read finds it, in tiles of so many rows."""
+        if self.draw is None:
+            return self.weight
+        clip, level, *noise = self.draw
+        return torch.ops.phasegrad.noisy_weights(
+            self.weight, self.scale, clip, level, seed, streams.WEIGHTS, rows, *noise
+        )
 
 
-def linear_tiles(rows: int) -> TileProducts:
+class Tiles(Protocol):
+    """How inputs meet a matrix ``[out, in]``."""
+
+    def whole(self, x: Tensor, w: Tensor) -> Tensor:
+        """The exact product ``[rows, channels, ...]``."""
+        ...
+
+    def each(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
+        """Every row-tile's part of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearTiles:
     """Row-tiles of a matrix product."""
 
-    def products(x: Tensor, w: Tensor) -> Sequence[Tensor]:
-        if w.shape[1] <= rows:
-            return [F.linear(x, w)]
-        if torch.is_autocast_enabled(x.device.type):  # in autocast's precision
-            return [F.linear(a, b) for a, b in zip(x.split(rows, dim=1), w.split(rows, dim=1), strict=True)]
-        return torch.ops.phasegrad.tile_linear(x, w, rows)
+    rows: int
 
-    return products
+    def whole(self, x: Tensor, w: Tensor) -> Tensor:
+        """The exact product ``[rows, out]``."""
+        return F.linear(x, w)
+
+    def each(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
+        """Every row-tile's part of it."""
+        return [F.linear(a, b) for a, b in zip(x.split(self.rows, dim=1), w.split(self.rows, dim=1), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -74,10 +107,14 @@ class ConvolutionTiles:
     groups: int
     rows: int
 
-    def __call__(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
-        """One output for each row-tile."""
+    def whole(self, x: Tensor, w: Tensor) -> Tensor:
+        """The exact convolution ``[batch, channels, ...]``."""
+        return self._product(x, w.view(w.shape[0], -1, *self.kernel_size))
+
+    def each(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
+        """Every row-tile's part of it."""
         if w.shape[1] <= self.rows:
-            return [self._product(x, w.view(w.shape[0], -1, *self.kernel_size))]
+            return [self.whole(x, w)]
         return [self._part(x, part, i * self.rows) for i, part in enumerate(w.split(self.rows, dim=1))]
 
     def _product(self, x: Tensor, kernel: Tensor) -> Tensor:
@@ -107,9 +144,7 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
     return torch.ops.phasegrad.dac(x, input_range, hardware.dac.half, decay, keep), input_range
 
 
-def product(
-    x: Tensor, matrix: Matrix, tiles: TileProducts, periphery: Periphery, hardware: Hardware, seed: Tensor
-) -> Tensor:
+def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardware: Hardware, seed: Tensor) -> Tensor:
     """Multiply as the hardware does.
 
     Args:
@@ -124,16 +159,22 @@ def product(
         ``[rows, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
-    if exact_outputs and hardware.dac is None:
-        return _add(tiles(x, matrix.weight), matrix.gain)
-    driven, input_range = convert_inputs(x, periphery.input_range, hardware)
-    outputs = tiles(driven, matrix.weight)
     if exact_outputs:
-        return _add(outputs, matrix.gain)
+        driven = x if hardware.dac is None else convert_inputs(x, periphery.input_range, hardware)[0]
+        return tiles.whole(driven, _corrected(matrix.read(seed, hardware.rows), matrix.gain, hardware.rows))
+    driven, input_range = convert_inputs(x, periphery.input_range, hardware)
+    input_range = input_range.detach()
+    if isinstance(tiles, LinearTiles) and not torch.is_autocast_enabled(x.device.type):
+        clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
+        return torch.ops.phasegrad.tile_linear(
+            driven, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range, periphery.output_range, seed,
+            streams.WEIGHTS, streams.OUTPUT, tiles.rows, *noise, *_conversion(matrix, hardware),
+        )[0]  # fmt: skip
+    weight = matrix.read(seed, hardware.rows)
+    outputs = tiles.each(driven, weight)
     with torch.no_grad():
-        noisy = matrix.read_noise > 0
-        spread = tiles(driven.detach().square(), matrix.weight.detach().abs()) if noisy else []
-    shape, input_range = outputs[0].shape, input_range.detach()
+        spread = tiles.each(driven.detach().square(), weight.detach().abs()) if matrix.read_noise > 0 else []
+    shape = outputs[0].shape
     if len(shape) > 2:
         outputs, spread = [_by_position(y) for y in outputs], [_by_position(v) for v in spread]
         if input_range.numel() > 1:
@@ -151,12 +192,17 @@ def convert_outputs(
     hardware: Hardware,
     seed: Tensor,
 ) -> Tensor:
-    """Noise, ADC, gain and digital sum of the tiles' outputs."""
-    adc = hardware.adc
-    settings = (hardware.output_noise, matrix.read_noise, adc.mode if adc else 0, adc.half if adc else 1.0)
+    """Noise, ADC, gain and digital sum of the tiles' outputs ``[rows, channels]``."""
     return torch.ops.phasegrad.adc(
-        outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT, *settings
-    )[0]
+        outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT,
+        *_conversion(matrix, hardware),
+    )[0]  # fmt: skip
+
+
+def _conversion(matrix: Matrix, hardware: Hardware) -> tuple[float, float, int, float]:
+    """Noise and converter, as the ops take them."""
+    adc = hardware.adc
+    return hardware.output_noise, matrix.read_noise, adc.mode if adc else 0, adc.half if adc else 1.0
 
 
 def _by_position(y: Tensor) -> Tensor:
@@ -164,12 +210,8 @@ def _by_position(y: Tensor) -> Tensor:
     return y.movedim(1, -1).reshape(-1, y.shape[1])
 
 
-def _add(outputs: Sequence[Tensor], gain: Tensor | None) -> Tensor:
-    """The digital sum over row-tiles, each output times its gain."""
-    if gain is not None:
-        shape = [-1] + [1] * (outputs[0].dim() - 2)
-        outputs = [y * g.view(shape).to(y.dtype) for y, g in zip(outputs, gain, strict=True)]
-    total = outputs[0]
-    for y in outputs[1:]:
-        total = total + y
-    return total
+def _corrected(weight: Tensor, gain: Tensor | None, rows: int) -> Tensor:
+    """The weight times its tiles' gains, which then need no outputs of their own."""
+    if gain is None:
+        return weight
+    return weight * gain.t().to(weight.dtype).repeat_interleave(rows, dim=1)[:, : weight.shape[1]]

@@ -16,7 +16,7 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
-from phasegrad.crossbar.product import Matrix, convert_outputs
+from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
 from phasegrad.devices import DeviceState
 
 
@@ -25,7 +25,6 @@ def master_matrix(
     hardware: Hardware,
     perturbation: Perturbation | None,
     level: Tensor | None,
-    seed: Tensor,
     columns: int | None = None,
 ) -> Matrix:
     """Digital weights as the hardware reads them.
@@ -35,12 +34,11 @@ def master_matrix(
         hardware: tiles and scales.
         perturbation: clipping and noise, or ``None``.
         level: factor of the noise in training; ``None`` in evaluation, which sees clipping alone.
-        seed: seed of this call's noise.
         columns: outputs that share a tile; ``None`` for the hardware's columns.
 
     Returns:
-        The matrix, its scales from the clipped weights. Gradients pass straight through noise and dropped weights,
-        and through clipping unless a step down would push a clipped weight further out.
+        The matrix, its scales from the clipped weights. Gradients of a read pass straight through noise and dropped
+        weights, and through clipping unless a step down would push a clipped weight further out.
     """
     p = perturbation or Perturbation()
     scale, clip = torch.ops.phasegrad.weight_scale(
@@ -51,14 +49,12 @@ def master_matrix(
         p.clip_sigma,
         p.clip_per == "channel",
     )
-    training = level is not None and p.perturbs
-    if training or p.clip_sigma > 0:
-        noise, drop = (p.noise, p.drop_connect) if training else ((0.0, 0.0, 0.0), 0.0)
-        factor = level if level is not None else weight.new_zeros(())
-        weight = torch.ops.phasegrad.noisy_weights(
-            weight, scale, clip, factor, seed, streams.WEIGHTS, hardware.rows, noise, drop
-        )
-    return Matrix(weight, scale, None, hardware.read_noise)
+    draw = None
+    if level is not None and p.perturbs:
+        draw = Draw(clip, level, p.noise, p.drop_connect)
+    elif p.clip_sigma > 0:
+        draw = Draw(clip, weight.new_zeros(()), (0.0, 0.0, 0.0), 0.0)
+    return Matrix(weight, scale, None, hardware.read_noise, draw)
 
 
 class Devices(nn.Module):

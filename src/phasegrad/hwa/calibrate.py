@@ -106,9 +106,11 @@ class _Ranges:
         """The percentile of the tiles' outputs, in units of ``max|w| max|x|``."""
         layer = self.layer
         driven, input_range = convert_inputs(layer._to_rows(x), layer.input_range, layer.hardware)
-        matrix = layer._matrix(torch.zeros(1, dtype=torch.int64, device=x.device))
+        seed = torch.zeros(1, dtype=torch.int64, device=x.device)
+        matrix = layer._matrix(seed)
+        weight = matrix.read(seed, layer.hardware.rows)
         sizes = []
-        for t, y in enumerate(layer._tiles(driven, matrix.weight)):
+        for t, y in enumerate(layer._tiles.each(driven, weight)):
             unit = matrix.scale[t].view(-1, *[1] * (y.dim() - 2)) * input_range.view(-1, *[1] * (y.dim() - 1))
             sizes.append((y.abs() / torch.where(unit > 0, unit, torch.ones_like(unit))).flatten().float())
         size = torch.cat(sizes)

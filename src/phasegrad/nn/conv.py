@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import tile_count
-from phasegrad.crossbar.product import ConvolutionTiles, TileProducts
+from phasegrad.crossbar.product import ConvolutionTiles
 from phasegrad.nn.layer import AnalogLayer
 
 
@@ -56,7 +56,7 @@ class _AnalogConv(AnalogLayer, ABC):
         return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)
 
     @property
-    def _tiles(self) -> TileProducts:
+    def _tiles(self) -> ConvolutionTiles:
         padding = self.padding if self.padding_mode == "zeros" else (0,) * len(self.kernel_size)
         return ConvolutionTiles(
             convolve=type(self)._convolve,

@@ -15,7 +15,7 @@ from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.converters import AbsMaxRange, CalibratedRange, FixedRange, FullScaleRange, LearnedRange
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.mapping import tile_count
-from phasegrad.crossbar.product import Matrix, Periphery, TileProducts, product
+from phasegrad.crossbar.product import Matrix, Periphery, Tiles, product
 from phasegrad.crossbar.stores import Devices, master_matrix
 from phasegrad.crossbar.streams import draw_seed
 
@@ -107,8 +107,8 @@ class AnalogLayer(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def _tiles(self) -> TileProducts:
-        """How a row-tile's part of the product is computed."""
+    def _tiles(self) -> Tiles:
+        """How inputs meet the matrix."""
 
     @abstractmethod
     def _to_rows(self, x: Tensor) -> Tensor:
@@ -149,20 +149,20 @@ class AnalogLayer(nn.Module, ABC):
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
         weight = self.weight.flatten(1)
-        return master_matrix(weight, self.hardware, self.perturbation, level, seed, self._columns)
+        return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
 
     @torch.no_grad()
     def clipped_weight(self) -> Tensor:
         """The weight ``[out, in]`` that would be programmed: the master weight, clipped."""
         seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
-        return master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None, seed).weight
+        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None)
+        return matrix.read(seed, self.hardware.rows)
 
     @torch.no_grad()
     def program(self, seed: Tensor) -> None:
         """Move the weight onto devices. See :func:`phasegrad.inference.program`, which copies and checks."""
         weight = self.clipped_weight()
-        zero = torch.zeros(1, dtype=torch.int64, device=weight.device)
-        scale = master_matrix(weight, self.hardware, None, None, zero, self._columns).scale
+        scale = master_matrix(weight, self.hardware, None, None, self._columns).scale
         devices = self.devices or self.make_devices()
         devices.program(weight, scale, self.output_range, seed)
         self.attach(devices)

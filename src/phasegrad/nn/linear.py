@@ -7,7 +7,7 @@ from typing import Any, final
 from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
-from phasegrad.crossbar.product import TileProducts, linear_tiles
+from phasegrad.crossbar.product import LinearTiles
 from phasegrad.nn.layer import AnalogLayer
 
 
@@ -39,8 +39,8 @@ class AnalogLinear(AnalogLayer):
         self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
 
     @property
-    def _tiles(self) -> TileProducts:
-        return linear_tiles(self.hardware.rows)
+    def _tiles(self) -> LinearTiles:
+        return LinearTiles(self.hardware.rows)
 
     def _to_rows(self, x: Tensor) -> Tensor:
         if x.dim() == 0 or x.shape[-1] != self.in_features:

@@ -81,18 +81,32 @@ def adc(
     if not _floats(*y, *v, scale, input_range, bound, *([] if gain is None else [gain])):
         return reference.adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
     y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
-    scale, input_range = scale.contiguous(), input_range.contiguous()
-    gain = None if gain is None else gain.contiguous()
+    columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
     out = torch.empty(y[0].shape, dtype=torch.float32)
-    outer, channels, inner = out.shape[0], out.shape[1], math.prod(out.shape[2:])
     code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
-    _call(
-        "adc", out.data_ptr(), code.data_ptr() if mode else None, _pointers(y), _pointers(v) if v else None,
-        scale.data_ptr(), None if gain is None else gain.data_ptr(), input_range.data_ptr(), len(y),
-        outer, channels, inner, int(input_range.numel() > 1), output_noise, read_noise, float(bound), mode, half,
-        int(seed), offset,
-    )  # fmt: skip
+    noise = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    _convert(out, code, y, v, columns, 0, noise, offset)
     return out, code
+
+
+def _convert(
+    out: Tensor,
+    code: Tensor,
+    y: Sequence[Tensor],
+    v: Sequence[Tensor],
+    columns: tuple[Tensor, Tensor | None, Tensor],
+    first: int,
+    settings: tuple[Any, ...],
+    offset: int,
+) -> None:
+    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it."""
+    scale, gain, input_range = columns
+    _call(
+        "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, _pointers(y),
+        _pointers(v) if v else None, scale[first].data_ptr(), None if gain is None else gain[first].data_ptr(),
+        input_range.data_ptr(), len(y), out.shape[0], out.shape[1], math.prod(out.shape[2:]),
+        int(input_range.numel() > 1), int(first > 0), *settings, offset + first,
+    )  # fmt: skip
 
 
 def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
@@ -148,8 +162,127 @@ def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
         return reference.noisy_weights_backward(grad, w, clip)
     grad, w, clip = grad.contiguous(), w.contiguous(), clip.contiguous()
     out = torch.empty_like(w)
-    _call("noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
+    _straight_through(out, grad, w, clip)
     return out
+
+
+def _straight_through(out: Tensor, grad: Tensor, w: Tensor, clip: Tensor) -> None:
+    """``out`` may be ``grad``."""
+    _call("noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
+
+
+def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
+    """Tiles to be multiplied in one call: many if they are small, then one at a time, which fits the cache.
+
+    The ``whole`` first tiles have all their rows; one that has not is multiplied alone.
+    """
+    step = max(1, _CACHED // max(outputs, 1))
+    starts = [*range(0, whole, step), *range(whole, tiles)]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], tiles], strict=True)]
+
+
+_CACHED = 1 << 18  # outputs, which are then read from the second-level cache
+
+
+def _by_tile(matrix: Tensor, tiles: slice, rows: int) -> Tensor:
+    """Columns of a matrix as ``[tiles, rows of the matrix, columns of one tile]``."""
+    columns = matrix[:, tiles.start * rows : tiles.stop * rows]
+    count = tiles.stop - tiles.start
+    return columns.unsqueeze(0) if count == 1 else columns.unflatten(1, (count, -1)).transpose(0, 1)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    if len(out) == 1:
+        torch.mm(a[0], b[0], out=out[0])
+    else:
+        torch.bmm(a, b, out=out)
+
+
+def tile_linear(
+    x: Tensor,
+    w: Tensor,
+    scale: Tensor,
+    clip: Tensor | None,
+    level: Tensor | None,
+    gain: Tensor | None,
+    input_range: Tensor,
+    bound: Tensor,
+    seed: Tensor,
+    weight_offset: int,
+    offset: int,
+    rows: int,
+    noise: Sequence[float],
+    drop: float,
+    output_noise: float,
+    read_noise: float,
+    mode: int,
+    half: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    settings = (output_noise, read_noise, mode, half)
+    if not _floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
+        arguments = (x, w, scale, clip, level, gain, input_range, bound, seed, weight_offset, offset, rows, noise, drop)
+        return reference.tile_linear(*arguments, *settings)
+    read = w
+    if clip is not None and level is not None:
+        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+    columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
+    conversion = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    tiles, out = len(scale), torch.empty(x.shape[0], w.shape[0])
+    code = torch.empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
+    groups = _together(tiles, w.shape[1] // rows, out.numel())
+    y = torch.empty(groups[0].stop, *out.shape)
+    v = torch.empty_like(y) if read_noise > 0 else y[:0]
+    for group in groups:
+        count = group.stop - group.start
+        inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
+        _multiply(inputs, weights, y[:count])
+        if read_noise > 0:
+            _multiply(inputs.square(), weights.abs(), v[:count])
+        _convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset)
+    return out, code, torch.empty(0) if clip is None else read
+
+
+def tile_linear_backward(
+    grad: Tensor,
+    code: Tensor,
+    x: Tensor,
+    read: Tensor,
+    w: Tensor | None,
+    clip: Tensor | None,
+    gain: Tensor | None,
+    rows: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    if not _floats(grad, x, read, *(t for t in (w, clip, gain) if t is not None)):
+        return reference.tile_linear_backward(grad, code, x, read, w, clip, gain, rows, wanted)
+    grad, code = grad.contiguous(), code.contiguous()
+    grad_x = torch.empty(x.shape if wanted[0] else (0,))
+    grad_w = torch.empty(read.shape if wanted[1] else (0,))
+    tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
+    alike = not len(code) and gain is None  # every tile's outputs have the same gradient
+    groups = [slice(0, 1)] if alike else _together(tiles, whole, grad.numel())
+    rows = read.shape[1] if alike else rows
+    g = grad.unsqueeze(0) if alike else torch.empty(groups[0].stop, *grad.shape)
+    for group in groups:
+        part = g[: group.stop - group.start]
+        if not alike:
+            _unclipped(part, grad, code[group], None if gain is None else gain[group])
+        if wanted[0]:
+            _multiply(part, _by_tile(read, group, rows), _by_tile(grad_x, group, rows))
+        if wanted[1]:
+            _multiply(part.transpose(1, 2), _by_tile(x, group, rows), _by_tile(grad_w, group, rows))
+    if wanted[1] and w is not None and clip is not None:
+        _straight_through(grad_w, grad_w, w.contiguous(), clip.contiguous())
+    return grad_x, grad_w
+
+
+def _unclipped(out: Tensor, grad: Tensor, code: Tensor, gain: Tensor | None) -> None:
+    """The gradient of each tile's outputs."""
+    for i, part in enumerate(out):
+        if len(code):
+            _call("adc_backward", part.data_ptr(), grad.data_ptr(), code[i].data_ptr(), grad.numel())
+        if gain is not None:
+            torch.mul(part if len(code) else grad, gain[i], out=part)
 
 
 def pcm_program(
@@ -205,6 +338,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
         dac_backward,
         adc,
         adc_backward,
+        tile_linear,
+        tile_linear_backward,
         weight_scale,
         noisy_weights,
         noisy_weights_backward,

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from phasegrad.ops.reference import NO_CONVERTER
-
 
 def _below(op: Any, *arguments: Any) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
@@ -43,31 +41,25 @@ class _Dac(torch.autograd.Function):
         return grad_x, grad_range, None, None, None
 
 
-class _TileLinear(torch.autograd.Function):
-    """Exact; one tensor a gradient, where splitting and joining would copy the matrix once more."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, rows: int) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(x, w)
-        ctx.rows = rows
-        return tuple(_below(torch.ops.phasegrad.tile_linear, x, w, rows))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, w = ctx.saved_tensors
-        return (*torch.ops.phasegrad.tile_linear_backward(grads, x, w, ctx.rows), None)
+def _bound_gradient(
+    grad: Tensor, code: Tensor, scale: Tensor, gain: Tensor | None, input_range: Tensor, bound: Tensor
+) -> Tensor:
+    """A clipped output is the bound times its unit, so the bound takes its gradient."""
+    columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
+    unit = (scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
+    unit = unit if gain is None else unit * gain.view(columns)
+    return (grad * code * unit).sum().reshape(bound.shape).to(bound.dtype)
 
 
 class _Adc(torch.autograd.Function):
-    """A clipped output passes no gradient to its tile; it is the bound times its unit, so the bound takes it."""
+    """A clipped output passes no gradient to its tile; its gradient belongs to the bound."""
 
     @staticmethod
     def forward(ctx: Any, settings: tuple[Any, ...], bound: Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
         v, scale, gain, input_range, *rest = settings
         out, code = _below(torch.ops.phasegrad.adc, list(y), v, scale, gain, input_range, bound, *rest)
         ctx.save_for_backward(code, scale, gain, input_range, bound)
-        ctx.tiles, ctx.converts = len(y), rest[4] != NO_CONVERTER
+        ctx.tiles = len(y)
         ctx.mark_non_differentiable(code)
         return out, code
 
@@ -75,16 +67,14 @@ class _Adc(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         code, scale, gain, input_range, bound = ctx.saved_tensors
-        columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
         grads: Sequence[Tensor] = [grad] * ctx.tiles
         grad_bound = None
-        if ctx.converts:
+        if len(code):
             grads = torch.ops.phasegrad.adc_backward(grad, code).unbind(0)
             if ctx.needs_input_grad[1]:
-                unit = (scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
-                unit = unit if gain is None else unit * gain.view(columns)
-                grad_bound = (grad * code * unit).sum().reshape(bound.shape).to(bound.dtype)
+                grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
         if gain is not None:
+            columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
             grads = [g * k for g, k in zip(grads, gain.view(columns).unbind(0), strict=True)]
         return (None, grad_bound, *grads)
 
@@ -106,16 +96,39 @@ class _NoisyWeights(torch.autograd.Function):
         return (grad_w, *[None] * (1 + ctx.others))
 
 
+class _TileLinear(torch.autograd.Function):
+    """The product's gradient is exact, the converter's as in :class:`_Adc`, the noise's in :class:`_NoisyWeights`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bound: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+        scale, clip, level, gain, input_range, seed, *settings = rest
+        arguments = (scale, clip, level, gain, input_range, bound, seed, *settings)
+        out, code, read = _below(torch.ops.phasegrad.tile_linear, x, w, *arguments)
+        perturbed = clip is not None
+        ctx.save_for_backward(
+            code, x, read if perturbed else w, w if perturbed else None, clip, gain, scale, input_range, bound
+        )
+        ctx.rows, ctx.others = settings[2], len(rest)
+        ctx.mark_non_differentiable(code, read)
+        return out, code, read
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        code, x, read, w, clip, gain, scale, input_range, bound = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        grads = torch.ops.phasegrad.tile_linear_backward(grad, code, x, read, w, clip, gain, ctx.rows, wanted[:2])
+        grad_x, grad_w = (g if asked else None for g, asked in zip(grads, wanted, strict=False))
+        grad_bound = None
+        if wanted[2] and len(code):
+            grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
+        return (grad_x, grad_w, grad_bound, *[None] * ctx.others)
+
+
 def _dac(x: Tensor, range: Tensor, *rest: Any) -> Tensor:
     if _recorded(x, range):
         return _Dac.apply(x, range, *rest)  # type: ignore[return-value]
     return _below(torch.ops.phasegrad.dac, x, range, *rest)
-
-
-def _tile_linear(x: Tensor, w: Tensor, rows: int) -> list[Tensor]:
-    if _recorded(x, w):
-        return list(_TileLinear.apply(x, w, rows))  # type: ignore[arg-type]
-    return _below(torch.ops.phasegrad.tile_linear, x, w, rows)
 
 
 def _adc(y: Sequence[Tensor], v: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
@@ -131,9 +144,16 @@ def _noisy_weights(w: Tensor, *rest: Any) -> Tensor:
     return _below(torch.ops.phasegrad.noisy_weights, w, *rest)
 
 
+def _tile_linear(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    scale, clip, level, gain, input_range, bound, *settings = rest
+    if _recorded(x, w, bound):
+        return _TileLinear.apply(x, w, bound, scale, clip, level, gain, input_range, *settings)  # type: ignore[return-value]
+    return _below(torch.ops.phasegrad.tile_linear, x, w, *rest)
+
+
 GRADIENTS: dict[str, Callable[..., Any]] = {
     "dac": _dac,
-    "tile_linear": _tile_linear,
     "adc": _adc,
     "noisy_weights": _noisy_weights,
+    "tile_linear": _tile_linear,
 }

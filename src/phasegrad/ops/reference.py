@@ -57,21 +57,6 @@ def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: flo
     return torch.where(inside, grad, torch.zeros_like(grad)), grad_range
 
 
-def tile_linear(x: Tensor, w: Tensor, rows: int) -> list[Tensor]:
-    """The product of each row-tile of a matrix."""
-    return [torch.mm(a, b.t()) for a, b in zip(x.split(rows, dim=1), w.split(rows, dim=1), strict=True)]
-
-
-def tile_linear_backward(grads: Sequence[Tensor], x: Tensor, w: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Gradients of input and matrix, each tile's written straight to its place."""
-    grad_x, grad_w = torch.empty_like(x), torch.empty_like(w)
-    tiles = zip(grads, x.split(rows, 1), w.split(rows, 1), grad_x.split(rows, 1), grad_w.split(rows, 1), strict=True)
-    for grad, a, b, grad_a, grad_b in tiles:
-        torch.mm(grad, b, out=grad_a)
-        torch.mm(grad.t(), a, out=grad_b)
-    return grad_x, grad_w
-
-
 def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
     return scale.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
 
@@ -177,6 +162,68 @@ def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
     bound = clip.unsqueeze(1)
     outward = ((w > bound) & (grad < 0)) | ((w < -bound) & (grad > 0))
     return torch.where(outward, torch.zeros_like(grad), grad)
+
+
+def tile_linear(
+    x: Tensor,
+    w: Tensor,
+    scale: Tensor,
+    clip: Tensor | None,
+    level: Tensor | None,
+    gain: Tensor | None,
+    input_range: Tensor,
+    bound: Tensor,
+    seed: Tensor,
+    weight_offset: int,
+    offset: int,
+    rows: int,
+    noise: Sequence[float],
+    drop: float,
+    output_noise: float,
+    read_noise: float,
+    mode: int,
+    half: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The product of each row-tile of a matrix, through :func:`adc`; the matrix is read by :func:`noisy_weights`.
+
+    Without ``clip`` and ``level`` it is read as it is, and the third result, else the matrix as read, is empty.
+    """
+    read = w
+    if clip is not None and level is not None:
+        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+    tiles = list(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True))
+    y = [torch.mm(a, b.t()) for a, b in tiles]
+    v = [torch.mm(a.square(), b.abs().t()) for a, b in tiles] if read_noise > 0 else []
+    out, code = adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
+    return out, code, w.new_empty(0) if clip is None else read
+
+
+def tile_linear_backward(
+    grad: Tensor,
+    code: Tensor,
+    x: Tensor,
+    read: Tensor,
+    w: Tensor | None,
+    clip: Tensor | None,
+    gain: Tensor | None,
+    rows: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    """Gradients of input and matrix, each tile's from the outputs that its converter did not clip.
+
+    ``w`` and ``clip`` where the matrix was read by :func:`noisy_weights`, whose rule follows. A gradient that is not
+    wanted is empty.
+    """
+    grad_x, grad_w = [], []
+    for tile, (a, b) in enumerate(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True)):
+        g = adc_backward(grad, code[tile]) if len(code) else grad
+        g = g if gain is None else g * gain[tile].to(g.dtype)
+        grad_x.append(torch.mm(g, b) if wanted[0] else x.new_empty(0))
+        grad_w.append(torch.mm(g.t(), a) if wanted[1] else x.new_empty(0))
+    whole_x, whole_w = torch.cat(grad_x, dim=-1), torch.cat(grad_w, dim=-1)
+    if wanted[1] and w is not None and clip is not None:
+        whole_w = noisy_weights_backward(whole_w, w, clip)
+    return whole_x, whole_w
 
 
 def _branch(g: Tensor, ln_g: Tensor, p: Sequence[float]) -> Tensor:

@@ -23,8 +23,6 @@ _SCHEMAS = {
     "uniform": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
     "dac": "(Tensor x, Tensor range, float half, float decay, float keep) -> Tensor",
     "dac_backward": "(Tensor grad, Tensor x, Tensor range, float decay, float keep) -> (Tensor, Tensor)",
-    "tile_linear": "(Tensor x, Tensor w, int rows) -> Tensor[]",
-    "tile_linear_backward": "(Tensor[] grads, Tensor x, Tensor w, int rows) -> (Tensor, Tensor)",
     "adc": "(Tensor[] y, Tensor[] v, Tensor scale, Tensor? gain, Tensor input_range, Tensor bound, Tensor seed, "
     "int offset, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor)",
     "adc_backward": "(Tensor grad, Tensor code) -> Tensor",
@@ -33,15 +31,16 @@ _SCHEMAS = {
     "noisy_weights": "(Tensor w, Tensor scale, Tensor clip, Tensor level, Tensor seed, int offset, int rows, "
     "float[] noise, float drop) -> Tensor",
     "noisy_weights_backward": "(Tensor grad, Tensor w, Tensor clip) -> Tensor",
+    "tile_linear": "(Tensor x, Tensor w, Tensor scale, Tensor? clip, Tensor? level, Tensor? gain, "
+    "Tensor input_range, Tensor bound, Tensor seed, int weight_offset, int offset, int rows, float[] noise, "
+    "float drop, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor, Tensor)",
+    "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
+    "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",
     "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "
     "float[] nu_sd) -> (Tensor, Tensor)",
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",
 }
-
-
-# The matrix product itself may run in a lower precision; crossbar.product leaves it to torch under autocast.
-_AS_AUTOCAST = ("tile_linear",)
 
 
 # --- checks, the same in every kernel and in the fake ---------------------------------------------------------
@@ -106,22 +105,19 @@ def _check_adc(
         raise ValueError(f"adc: y[0] has shape {list(y[0].shape)}; it must be [rows, channels, ...]")
     if len(v) not in (0, len(y)) or any(t.shape != y[0].shape for t in (*y, *v)):
         raise ValueError(f"adc: tile outputs have shapes {[list(t.shape) for t in (*y, *v)]}; all must be equal")
+    _check_units("adc", len(y), y[0].shape, scale, gain, input_range)
+
+
+def _check_units(
+    op: str, tiles: int, shape: Sequence[int], scale: Tensor, gain: Tensor | None, input_range: Tensor
+) -> None:
     for name, columns in (("scale", scale), ("gain", gain)):
-        if columns is not None and list(columns.shape) != [len(y), y[0].shape[1]]:
-            raise ValueError(f"adc: {name} has shape {list(columns.shape)}; it must be [{len(y)}, {y[0].shape[1]}]")
-    if input_range.numel() not in (1, y[0].shape[0]):
+        if columns is not None and list(columns.shape) != [tiles, shape[1]]:
+            raise ValueError(f"{op}: {name} has shape {list(columns.shape)}; it must be [{tiles}, {shape[1]}]")
+    if input_range.numel() not in (1, shape[0]):
         raise ValueError(
-            f"adc: input_range has {input_range.numel()} elements; it must have one, or one for each of the "
-            f"{y[0].shape[0]} rows"
-        )
-
-
-def _check_tile_linear(x: Tensor, w: Tensor, rows: int) -> None:
-    _check_floating("tile_linear", x=x, w=w)
-    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or x.dtype != w.dtype:
-        raise ValueError(
-            f"tile_linear: x is {x.dtype} {list(x.shape)}, w {w.dtype} {list(w.shape)}; they must be [rows, in] and "
-            "[out, in] of one dtype"
+            f"{op}: input_range has {input_range.numel()} elements; it must have one, or one for each of the "
+            f"{shape[0]} rows"
         )
 
 
@@ -217,6 +213,59 @@ def _check_noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> None
         )
 
 
+def _check_tile_linear(
+    x: Tensor, w: Tensor, scale: Tensor, clip: Tensor | None, level: Tensor | None, gain: Tensor | None,
+    input_range: Tensor, bound: Tensor, seed: Tensor, weight_offset: int, offset: int, rows: int,
+    noise: Sequence[float], drop: float, output_noise: float, read_noise: float, mode: int, half: float,
+) -> None:  # fmt: skip
+    gains = {} if gain is None else {"gain": gain}
+    _check_floating("tile_linear", x=x, w=w, scale=scale, **gains, input_range=input_range, bound=bound)
+    _check_seed("tile_linear", seed, x)
+    _check_one("tile_linear", "bound", bound)
+    _check_matrices("tile_linear", x, w, rows)
+    _check_units("tile_linear", -(-w.shape[1] // rows), (x.shape[0], w.shape[0]), scale, gain, input_range)
+    if (clip is None) != (level is None):
+        raise ValueError("tile_linear: clip and level must be given together, or neither")
+    if clip is not None and level is not None:
+        _check_noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+
+
+def _check_matrices(op: str, x: Tensor, w: Tensor, rows: int) -> None:
+    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or x.dtype != w.dtype or w.shape[1] == 0:
+        raise ValueError(
+            f"{op}: x is {x.dtype} {list(x.shape)}, w {w.dtype} {list(w.shape)}; they must be [rows, in] and "
+            "[out, in] of one dtype, with at least one input"
+        )
+    if rows < 1:
+        raise ValueError(f"{op}: rows = {rows}; a tile has at least one")
+
+
+def _check_tile_linear_backward(
+    grad: Tensor, code: Tensor, x: Tensor, read: Tensor, w: Tensor | None, clip: Tensor | None, gain: Tensor | None,
+    rows: int, wanted: Sequence[bool],
+) -> None:  # fmt: skip
+    gains = {} if gain is None else {"gain": gain}
+    _check_floating("tile_linear_backward", grad=grad, x=x, read=read, **gains)
+    _check_matrices("tile_linear_backward", x, read, rows)
+    tiles, shape = -(-read.shape[1] // rows), [x.shape[0], read.shape[0]]
+    if list(grad.shape) != shape or len(wanted) != 2:
+        raise ValueError(
+            f"tile_linear_backward: grad has shape {list(grad.shape)} and wanted {len(wanted)} entries; they must be "
+            f"{shape} and 2"
+        )
+    if code.dtype != torch.int8 or list(code.shape) not in ([0], [tiles, *shape]) or code.device != grad.device:
+        raise ValueError(
+            f"tile_linear_backward: code is {code.dtype} {list(code.shape)} on {code.device}; it must be int8 "
+            f"{[tiles, *shape]}, or empty, on {grad.device}"
+        )
+    if gain is not None and list(gain.shape) != [tiles, shape[1]]:
+        raise ValueError(f"tile_linear_backward: gain has shape {list(gain.shape)}; it must be {[tiles, shape[1]]}")
+    if (clip is None) != (w is None):
+        raise ValueError("tile_linear_backward: w and clip must be given together, or neither")
+    if clip is not None and w is not None:
+        _check_noisy_weights_backward(read, w, clip)
+
+
 def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     """Whether a tensor of one shape expands to the other."""
     pairs = zip(reversed(small), reversed(large), strict=False)
@@ -227,13 +276,14 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "normal": _check_random,
     "uniform": _check_random,
     "dac": _check_dac,
-    "tile_linear": _check_tile_linear,
     "adc": _check_adc,
     "weight_scale": _check_weight_scale,
     "noisy_weights": _check_noisy_weights,
     "dac_backward": _check_dac_backward,
     "adc_backward": _check_adc_backward,
     "noisy_weights_backward": _check_noisy_weights_backward,
+    "tile_linear": _check_tile_linear,
+    "tile_linear_backward": _check_tile_linear_backward,
     "pcm_program": _check_program,
     "pcm_read": _check_read,
 }
@@ -252,6 +302,22 @@ def _fake_adc(y: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     return _like_first(y[0]), torch.empty(shape, dtype=torch.int8, device=y[0].device)
 
 
+def _fake_tile_linear(
+    x: Tensor, w: Tensor, scale: Tensor, clip: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    mode = rest[-2]
+    shape = (len(scale), x.shape[0], w.shape[0]) if mode != reference.NO_CONVERTER else (0,)
+    code = torch.empty(shape, dtype=torch.int8, device=x.device)
+    return x.new_empty(x.shape[0], w.shape[0]), code, w.new_empty((0,) if clip is None else w.shape)
+
+
+def _fake_tile_linear_backward(
+    grad: Tensor, code: Tensor, x: Tensor, read: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    wanted = rest[-1]
+    return x.new_empty(x.shape if wanted[0] else (0,)), read.new_empty(read.shape if wanted[1] else (0,))
+
+
 def _like_first(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -265,13 +331,13 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "uniform": _fake_random,
     "dac": _like_first,
     "dac_backward": lambda grad, x, range, *_: (_like_first(x), torch.empty_like(range)),
-    "tile_linear": lambda x, w, rows: [x.new_empty(x.shape[0], w.shape[0]) for _ in range(-(-w.shape[1] // rows))],
-    "tile_linear_backward": lambda grads, x, w, rows: (torch.empty_like(x), torch.empty_like(w)),
     "adc": _fake_adc,
     "adc_backward": lambda grad, code: grad.new_empty(code.shape),
     "weight_scale": _fake_weight_scale,
     "noisy_weights": _like_first,
     "noisy_weights_backward": lambda grad, w, clip: _like_first(w),
+    "tile_linear": _fake_tile_linear,
+    "tile_linear_backward": _fake_tile_linear_backward,
     "pcm_program": lambda target, *_: (_like_first(target), _like_first(target)),
     "pcm_read": _like_first,
 }
@@ -296,9 +362,8 @@ def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
         ]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
-        kind = type(results[0])  # a list of the schema's Tensor[], or a tuple of several results
-        parts = kind(torch.stack(part) for part in zip(*results, strict=True))
-        return parts, kind(0 for _ in parts)
+        parts = tuple(torch.stack(part) for part in zip(*results, strict=True))
+        return parts, tuple(0 for _ in parts)
 
     return rule
 
@@ -329,7 +394,7 @@ def _register(name: str, schema: str) -> None:
         torch.library.impl(qualified, "Autograd")(GRADIENTS[name])
     op = getattr(torch.ops.phasegrad, name)
     torch.library.register_vmap(qualified, _vmap_rule(op))
-    if name not in _AS_AUTOCAST and "_backward" not in name:
+    if "_backward" not in name:
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(qualified, device, torch.float32)
 

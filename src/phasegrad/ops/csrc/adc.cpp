@@ -56,7 +56,7 @@ static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {
 }
 
 void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,
-         const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row,
+         const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate,
          double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,
          int threads) {
   const int64_t n = outer * channels * inner;
@@ -74,6 +74,7 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
   }
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Room sum, s_room, u_room, k_room, z, y_room, v_room;
+    if (accumulate) std::memcpy(sum.v, out + first, length * sizeof(float));
     for (int64_t t = 0; t < tiles; ++t) {
       const float* yt = padded(y[t] + first, length, y_room.v);
       const float* vt = v ? padded(v[t] + first, length, v_room.v) : nullptr;
@@ -98,7 +99,7 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
           yi = yi + splat(a.output_noise) * ui * load<vf>(z.v + i);
         if (mode) yi = convert(yi, ui, a, ci);
         if (gain) yi = yi * load<vf>(k + i);
-        store(sum.v + i, t ? load<vf>(sum.v + i) + yi : yi);
+        store(sum.v + i, t || accumulate ? load<vf>(sum.v + i) + yi : yi);
         if (!ct) continue;
         const vb small = __builtin_convertvector(ci, vb);
         std::memcpy(ct + i, &small, length - i < W ? length - i : W);

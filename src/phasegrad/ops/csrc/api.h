@@ -18,11 +18,11 @@
     (grad_x, grad_range, grad, x, range, n, decay, keep, threads))                                                   \
   X(adc,                                                                                                             \
     (float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,  \
-     const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row,                 \
+     const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, \
      double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,     \
      int threads),                                                                                                   \
-    (out, code, y, v, scale, gain, range, tiles, outer, channels, inner, per_row, output_noise, read_noise, bound,   \
-     mode, half, seed, offset, threads))                                                                             \
+    (out, code, y, v, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate, output_noise,          \
+     read_noise, bound, mode, half, seed, offset, threads))                                                          \
   X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                       \
     (out, grad, code, n, threads))                                                                                   \
   X(weight_scale,                                                                                                    \
