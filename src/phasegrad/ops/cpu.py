@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import reference
+from phasegrad.ops import pulses, reference
 from phasegrad.ops.native import library
 
 
@@ -329,6 +329,73 @@ def pcm_read(
     return out
 
 
+def pulse_trains(
+    x: Tensor,
+    d: Tensor,
+    lr: float,
+    granularity: float,
+    length: int,
+    adaptive: bool,
+    managed: bool,
+    kind: int,
+    seed: Tensor,
+    offset: int,
+) -> tuple[Tensor, Tensor]:
+    rule = (lr, granularity, length, adaptive, managed, kind)
+    if not _floats(x, d):
+        return reference.pulse_trains(x, d, *rule, seed, offset)
+    pulses.check_finite(x, d)
+    return _trains(x.contiguous(), d.contiguous(), rule, int(seed), offset)
+
+
+def _trains(x: Tensor, d: Tensor, rule: tuple[Any, ...], seed: int, offset: int) -> tuple[Tensor, Tensor]:
+    words_x, words_d = (torch.empty(v.shape, dtype=torch.int32) for v in (x, d))
+    _call(
+        "pulse_trains", words_x.data_ptr(), words_d.data_ptr(), x.data_ptr(), d.data_ptr(), len(x), x.shape[1],
+        d.shape[1], *rule, seed, offset,
+    )  # fmt: skip
+    return words_x, words_d
+
+
+def pulsed_update(
+    conductance: Tensor,
+    history: Tensor | None,
+    pulsed_at: Tensor | None,
+    parameters: Tensor,
+    x: Tensor,
+    d: Tensor,
+    lr: float,
+    granularity: float,
+    length: int,
+    adaptive: bool,
+    managed: bool,
+    kind: int,
+    now: float,
+    planes: Sequence[int],
+    family: int,
+    coefficients: Tensor,
+    seed: Tensor,
+    offset: int,
+) -> None:
+    rule = (lr, granularity, length, adaptive, managed, kind)
+    if not _floats(conductance, x, d):
+        arguments = (conductance, history, pulsed_at, parameters, x, d, *rule, now, planes, family, coefficients)
+        reference.pulsed_update(*arguments, seed, offset)
+        return
+    pulses.check_finite(x, d)
+    pulses.check_tables(family, coefficients)
+    parameters, coefficients = parameters.contiguous(), coefficients.contiguous()
+    state = (conductance, history, pulsed_at)
+    key, shared = int(seed), parameters[0].numel() == 1
+    for some_x, some_d, streams in pulses.together(x.contiguous(), d.contiguous(), offset):
+        words_x, words_d = _trains(some_x, some_d, rule, key, streams)
+        _call(
+            "pulsed_update", *(None if t is None else t.data_ptr() for t in state), parameters.data_ptr(),
+            words_x.data_ptr(), words_d.data_ptr(), len(some_x), *conductance.shape[1:], len(conductance), shared, now,
+            *planes, family, coefficients.data_ptr(), kind == pulses.MEAN_COUNT, key, streams + pulses.STREAMS,
+        )  # fmt: skip
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
@@ -345,5 +412,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
         noisy_weights_backward,
         pcm_program,
         pcm_read,
+        pulse_trains,
+        pulsed_update,
     )
 }

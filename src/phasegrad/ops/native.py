@@ -38,6 +38,12 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "pcm_program": (
         *(_POINTER,) * 3, _SIZE, _DOUBLE, _POINTER, _INT, _POINTER, _POINTER, _SEED, _SEED, _INT,
     ),
+    "pulse_trains": (
+        *(_POINTER,) * 4, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SEED, _SEED, _INT,
+    ),
+    "pulsed_update": (
+        *(_POINTER,) * 6, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT, _INT, _POINTER, _INT, _SEED, _SEED, _INT,
+    ),
     "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
 }  # fmt: skip
 

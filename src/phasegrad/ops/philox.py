@@ -65,7 +65,7 @@ def _groups(seed: int, offset: int, count: int, device: torch.device) -> tuple[T
     return tuple(word.view(-1, 16) for word in words)
 
 
-def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Two normals from two words: the radius from 31 bits of ``a``, the angle from all 32 of ``b``."""
     u = (a >> 1).float() * 2.0**-31 + 2.0**-32
     radius = torch.sqrt(-2.0 * torch.log(u))
@@ -79,7 +79,7 @@ def _box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def normal(seed: int, offset: int, count: int, device: torch.device) -> Tensor:
     """The first ``count`` standard normals of a stream, float32 ``[count]``; none exceeds 6.66 in size."""
     w0, w1, w2, w3 = _groups(seed, offset, count, device)
-    values = torch.stack((*_box_muller(w0, w1), *_box_muller(w2, w3)), dim=1)
+    values = torch.stack((*box_muller(w0, w1), *box_muller(w2, w3)), dim=1)
     return values.reshape(-1)[:count]
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import philox
+from phasegrad.ops.pulses import pulse_trains as pulse_trains
+from phasegrad.ops.pulses import pulsed_update as pulsed_update
 
 NO_CONVERTER, END_POINT, MID_RISE = 0, 1, 2
 

@@ -1,20 +1,21 @@
 """The ops: schema, checks, fake, gradient, autocast, vmap. Kernels are registered here and live elsewhere.
 
-Every op is pure. Its randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the
-stream. Under autocast every op but the matrix product computes in float32. Under ``vmap`` an op runs once for each
-element of the batch.
+Every op is pure but the pulsed update, which changes devices in place and says so in its schema. Randomness is
+``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the stream. Under autocast every op computes
+in float32. Under ``vmap`` an op runs once for each element of the batch.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from phasegrad.ops import cpu, reference
+from phasegrad.ops import cpu, pulses, reference
 from phasegrad.ops.gradients import GRADIENTS
 from phasegrad.ops.native import library
 
@@ -40,6 +41,11 @@ _SCHEMAS = {
     "float[] nu_sd) -> (Tensor, Tensor)",
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",
+    "pulse_trains": "(Tensor x, Tensor d, float lr, float granularity, int length, bool adaptive, bool managed, "
+    "int kind, Tensor seed, int offset) -> (Tensor, Tensor)",
+    "pulsed_update": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor parameters, "
+    "Tensor x, Tensor d, float lr, float granularity, int length, bool adaptive, bool managed, int kind, float now, "
+    "int[] planes, int family, Tensor coefficients, Tensor seed, int offset) -> ()",
 }
 
 
@@ -266,6 +272,65 @@ def _check_tile_linear_backward(
         _check_noisy_weights_backward(read, w, clip)
 
 
+def _check_trains(
+    x: Tensor, d: Tensor, lr: float, granularity: float, length: int, adaptive: bool, managed: bool, kind: int,
+    seed: Tensor, offset: int,
+) -> None:  # fmt: skip
+    op = "pulsed_update"
+    _check_floating(op, x=x, d=d)
+    _check_seed(op, seed, x)
+    if x.dim() != 2 or d.dim() != 2 or len(x) != len(d) or x.shape[1] == 0 or d.shape[1] == 0:
+        raise ValueError(f"{op}: x is {list(x.shape)} and d {list(d.shape)}; they must be [batch, in] and [batch, out]")
+    if not (math.isfinite(lr) and lr >= 0.0):
+        raise ValueError(f"{op}: the learning rate is {lr}; it must be finite and not negative")
+    if not (math.isfinite(granularity) and granularity > 0.0):
+        raise ValueError(f"{op}: granularity = {granularity}; the change of one pulse must be finite and above 0")
+    if not 1 <= length <= pulses.LONGEST or kind not in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
+        raise ValueError(f"{op}: trains of {length} slots and kind {kind}; 1 to {pulses.LONGEST}, and 0, 1 or 2")
+
+
+# Numbers of each family, of the noise and its own; the tables' depend on their size.
+_COEFFICIENTS = {pulses.LINEAR: 4, pulses.EXPONENTIAL: 7, pulses.POWER: 3, pulses.HISTORY: 8}
+
+
+def _check_pulsed_update(
+    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, parameters: Tensor, x: Tensor, d: Tensor,
+    lr: float, granularity: float, length: int, adaptive: bool, managed: bool, kind: int, now: float,
+    planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
+) -> None:  # fmt: skip
+    _check_trains(x, d, lr, granularity, length, adaptive, managed, kind, seed, offset)
+    op, shape = "pulsed_update", list(conductance.shape)
+    states = {"conductance": conductance, "parameters": parameters, "coefficients": coefficients}
+    if history is not None:
+        states["history"] = history
+    for name, t in states.items():
+        if t.dtype != torch.float32 or t.device != x.device:
+            raise TypeError(f"{op}: {name} is {t.dtype} on {t.device}; it must be float32 on {x.device}")
+    if conductance.dim() != 3 or shape[1:] != [d.shape[1], x.shape[1]] or not conductance.is_contiguous():
+        raise ValueError(
+            f"{op}: conductance has shape {shape}; it must be contiguous [planes, {d.shape[1]}, {x.shape[1]}]"
+        )
+    for name, t in (("history", history), ("pulsed_at", pulsed_at)):
+        if t is not None and (list(t.shape) != shape or not t.is_contiguous()):
+            raise ValueError(f"{op}: {name} has shape {list(t.shape)}; it must be contiguous {shape}")
+    if pulsed_at is not None and (pulsed_at.dtype != torch.float64 or pulsed_at.device != x.device):
+        raise TypeError(f"{op}: pulsed_at is {pulsed_at.dtype} on {pulsed_at.device}; float64 on {x.device} is wanted")
+    if list(parameters.shape) not in ([4, *shape], [4, 1, 1, 1]):
+        raise ValueError(
+            f"{op}: parameters have shape {list(parameters.shape)}; they must be {[4, *shape]} or [4, 1, 1, 1]"
+        )
+    if len(planes) != 2 or not all(0 <= p < shape[0] for p in planes):
+        raise ValueError(f"{op}: planes = {list(planes)}; two of 0 to {shape[0] - 1}")
+    if (family == pulses.HISTORY) != (history is not None):
+        raise ValueError(f"{op}: family {family} and history {'given' if history is not None else 'missing'}")
+    if family not in _COEFFICIENTS and family not in (pulses.PIECEWISE, pulses.TABLE):
+        raise ValueError(f"{op}: there is no family {family}")
+    if family == pulses.HISTORY and planes[0] == planes[1]:
+        raise ValueError(f"{op}: a device with history grows only; it needs a partner that counts down")
+    if family in _COEFFICIENTS and coefficients.numel() != _COEFFICIENTS[family]:
+        raise ValueError(f"{op}: {coefficients.numel()} coefficients; family {family} has {_COEFFICIENTS[family]}")
+
+
 def _broadcasts(small: Sequence[int], large: Sequence[int]) -> bool:
     """Whether a tensor of one shape expands to the other."""
     pairs = zip(reversed(small), reversed(large), strict=False)
@@ -286,6 +351,8 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "tile_linear_backward": _check_tile_linear_backward,
     "pcm_program": _check_program,
     "pcm_read": _check_read,
+    "pulse_trains": _check_trains,
+    "pulsed_update": _check_pulsed_update,
 }
 
 
@@ -340,6 +407,8 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "tile_linear_backward": _fake_tile_linear_backward,
     "pcm_program": lambda target, *_: (_like_first(target), _like_first(target)),
     "pcm_read": _like_first,
+    "pulse_trains": lambda x, d, *_: (x.new_empty(x.shape, dtype=torch.int32), d.new_empty(d.shape, dtype=torch.int32)),
+    "pulsed_update": lambda *_: None,
 }
 
 
@@ -392,8 +461,8 @@ def _register(name: str, schema: str) -> None:
     torch.library.register_fake(qualified)(_checked(name, _FAKES[name]))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(GRADIENTS[name])
-    op = getattr(torch.ops.phasegrad, name)
-    torch.library.register_vmap(qualified, _vmap_rule(op))
+    if not schema.endswith("()"):  # what returns nothing changes its arguments, and cannot run element by element
+        torch.library.register_vmap(qualified, _vmap_rule(getattr(torch.ops.phasegrad, name)))
     if "_backward" not in name:
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(qualified, device, torch.float32)

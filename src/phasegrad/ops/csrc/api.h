@@ -5,44 +5,56 @@
 #pragma once
 #include <cstdint>
 
-#define PG_FUNCTIONS(X)                                                                                              \
-  X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))   \
-  X(uniform, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))  \
-  X(dac,                                                                                                             \
-    (float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,         \
-     int threads),                                                                                                   \
-    (out, x, range, outer, inner, per_row, half, threads))                                                           \
-  X(dac_backward,                                                                                                    \
-    (float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n, double decay,     \
-     double keep, int threads),                                                                                      \
-    (grad_x, grad_range, grad, x, range, n, decay, keep, threads))                                                   \
-  X(adc,                                                                                                             \
-    (float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,  \
-     const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, \
-     double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,     \
-     int threads),                                                                                                   \
-    (out, code, y, v, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate, output_noise,          \
-     read_noise, bound, mode, half, seed, offset, threads))                                                          \
-  X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                       \
-    (out, grad, code, n, threads))                                                                                   \
-  X(weight_scale,                                                                                                    \
-    (float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,                \
-     int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads),                    \
-    (scale, clip, w, rows_out, cols_in, tile_rows, tile_columns, per_column, clip_sigma, clip_per_channel, threads)) \
-  X(noisy_weights,                                                                                                   \
-    (float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,           \
-     int64_t tile_rows, float level, double c0, double c1, double c2, double drop, uint64_t seed, uint64_t offset,   \
-     int threads),                                                                                                   \
-    (out, w, scale, clip, rows_out, cols_in, tile_rows, level, c0, c1, c2, drop, seed, offset, threads))             \
-  X(noisy_weights_backward,                                                                                          \
-    (float* out, const float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in,            \
-     int threads),                                                                                                   \
-    (out, grad, w, clip, rows_out, cols_in, threads))                                                                \
-  X(pcm_program,                                                                                                     \
-    (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly, int degree,    \
-     const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads),                       \
-    (conductance, nu, target, n, g_max, poly, degree, nu_mean, nu_sd, seed, offset, threads))                        \
-  X(pcm_read,                                                                                                        \
-    (float* out, const float* conductance, const float* nu, const double* age, int64_t n, int per_device,            \
-     double g_max, double t0, double t_read, const double* noise, uint64_t seed, uint64_t offset, int threads),      \
-    (out, conductance, nu, age, n, per_device, g_max, t0, t_read, noise, seed, offset, threads))
+#define PG_FUNCTIONS(X)                                                                                                \
+  X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))     \
+  X(uniform, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))    \
+  X(dac,                                                                                                               \
+    (float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,           \
+     int threads),                                                                                                     \
+    (out, x, range, outer, inner, per_row, half, threads))                                                             \
+  X(dac_backward,                                                                                                      \
+    (float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n, double decay,       \
+     double keep, int threads),                                                                                        \
+    (grad_x, grad_range, grad, x, range, n, decay, keep, threads))                                                     \
+  X(adc,                                                                                                               \
+    (float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,    \
+     const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate,   \
+     double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,       \
+     int threads),                                                                                                     \
+    (out, code, y, v, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate, output_noise,            \
+     read_noise, bound, mode, half, seed, offset, threads))                                                            \
+  X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                         \
+    (out, grad, code, n, threads))                                                                                     \
+  X(weight_scale,                                                                                                      \
+    (float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,                  \
+     int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads),                      \
+    (scale, clip, w, rows_out, cols_in, tile_rows, tile_columns, per_column, clip_sigma, clip_per_channel, threads))   \
+  X(noisy_weights,                                                                                                     \
+    (float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,             \
+     int64_t tile_rows, float level, double c0, double c1, double c2, double drop, uint64_t seed, uint64_t offset,     \
+     int threads),                                                                                                     \
+    (out, w, scale, clip, rows_out, cols_in, tile_rows, level, c0, c1, c2, drop, seed, offset, threads))               \
+  X(noisy_weights_backward,                                                                                            \
+    (float* out, const float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in,              \
+     int threads),                                                                                                     \
+    (out, grad, w, clip, rows_out, cols_in, threads))                                                                  \
+  X(pcm_program,                                                                                                       \
+    (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly, int degree,      \
+     const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads),                         \
+    (conductance, nu, target, n, g_max, poly, degree, nu_mean, nu_sd, seed, offset, threads))                          \
+  X(pcm_read,                                                                                                          \
+    (float* out, const float* conductance, const float* nu, const double* age, int64_t n, int per_device,              \
+     double g_max, double t0, double t_read, const double* noise, uint64_t seed, uint64_t offset, int threads),        \
+    (out, conductance, nu, age, n, per_device, g_max, t0, t_read, noise, seed, offset, threads))                       \
+  X(pulse_trains,                                                                                                      \
+    (int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in, int64_t out,       \
+     double lr, double granularity, int length, int adaptive, int managed, int kind, uint64_t seed, uint64_t offset,   \
+     int threads),                                                                                                     \
+    (words_x, words_d, x, d, batch, in, out, lr, granularity, length, adaptive, managed, kind, seed, offset, threads)) \
+  X(pulsed_update,                                                                                                     \
+    (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* words_x,                     \
+     const int32_t* words_d, int64_t batch, int64_t out, int64_t in, int64_t planes, int shared, double now,           \
+     int up_plane, int down_plane, int family, const float* coefficients, int mean_count, uint64_t seed,               \
+     uint64_t offset, int threads),                                                                                    \
+    (g, history, pulsed_at, parameters, words_x, words_d, batch, out, in, planes, shared, now, up_plane, down_plane,   \
+     family, coefficients, mean_count, seed, offset, threads))

@@ -71,6 +71,21 @@ static inline vf vsqrt(vf x) {
 #endif
 }
 
+// Whether any lane of a mask is set; all lanes of a mask are all ones or zero.
+static inline bool any(vi mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((__m128)mask) != 0;
+#else
+  for (int i = 0; i < W; ++i)
+    if (mask[i]) return true;
+  return false;
+#endif
+}
+
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 
 // The second argument where either is NaN: the bound goes first, so that NaN passes.

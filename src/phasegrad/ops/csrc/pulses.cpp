@@ -1,0 +1,465 @@
+// The pulsed update: trains of pulses on the lines, coincidences, and the steps of the devices.
+//
+// The definition is ops/pulses.py. Sixteen (W) weights of one output walk through the samples together. What pulses a
+// weight gets is known from the words alone, so a lane queues the signs of its pulses, and all lanes then step through
+// their queues side by side, each at its own sample: few pulses are wanted, and never by all lanes at once.
+#include "chunks.h"
+
+namespace pg {
+namespace PG_ISA {
+
+enum Kind { STOCHASTIC, DETERMINISTIC, MEAN_COUNT };
+enum Family { LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY };
+
+constexpr int LONGEST = 31;
+constexpr uint32_t SIGN = 0x80000000u, GOLDEN = 0x9E3779B9u;
+
+static inline vu usplat(uint32_t x) { return x - vu{}; }
+
+// --- trains ---------------------------------------------------------------------------------------------------------
+
+struct Line {   // of one sample: what turns a value into a train
+  double a, b;  // probability of firing over the value's size, on output and on input lines
+  int slots;
+};
+
+static Line line(double lr, double granularity, int length, int adaptive, int managed, double x, double d) {
+  const double k = lr * x * d / granularity;
+  if (!(k > 0.0)) return {0.0, 0.0, 0};
+  double slots = length;
+  if (adaptive && __builtin_ceil(k) < slots) slots = __builtin_ceil(k);
+  double a = __builtin_sqrt(lr / (granularity * slots)), b = a;
+  if (managed) {
+    const double ratio = x / (k > length ? d * (length / k) : d);
+    a *= __builtin_sqrt(ratio);
+    b *= __builtin_sqrt(1.0 / ratio);
+  }
+  return {a, b, (int)slots};
+}
+
+static inline double probability(float v, double amplitude) {
+  const double p = __builtin_fabs((double)v) * amplitude;
+  return p < 1.0 ? p : 1.0;
+}
+
+// n of the slots, evenly spread: any first m of them hold m n / slots, rounded.
+static uint32_t spread(int64_t n, int64_t slots) {
+  uint32_t word = 0;
+  for (int64_t t = 0; t < slots; ++t)
+    if ((2 * (t + 1) * n + slots) / (2 * slots) > (2 * t * n + slots) / (2 * slots)) word |= 1u << t;
+  return word;
+}
+
+// Words of W elements whose slots fire with probability below / 2^31, compared bit by bit from the top.
+static inline vu fire(const Philox* streams, uint64_t first, vu below, uint32_t slots) {
+  const vu full = usplat(slots), all = usplat(0xffffffffu), zero = usplat(0);
+  const vu surely = (vu)((vi)below < 0);
+  vu word = surely & full, undecided = ~surely & full;
+  for (int t = 0; t < LONGEST; t += 4) {
+    vu random[1][4];
+    streams[t / 4].words<1>(first, random);
+    for (int i = 0; i < 4 && t + i < LONGEST; ++i) {
+      const vu bit = (vu)((vi)(below << (t + i + 1)) < 0) ? all : zero;
+      word |= undecided & ~random[0][i] & bit;
+      undecided &= ~(random[0][i] ^ bit);
+    }
+    if (!any((vi)(undecided != zero))) break;
+  }
+  return word;
+}
+
+// The trains of one side, for `lines` values of every sample.
+static void side(int32_t* words, const float* v, const Line* samples, int64_t batch, int64_t lines, bool output,
+                 int kind, uint64_t seed, uint64_t offset, int threads) {
+  const int64_t n = batch * lines;
+  alignas(64) char room[8 * sizeof(Philox)];
+  Philox* streams = (Philox*)room;
+  for (int i = 0; i < 8; ++i) streams[i] = Philox(seed, offset + i);
+  // A vector may hold elements of two samples, whose trains differ in length: slots beyond are cut off.
+#pragma omp parallel for num_threads(threads_for(n, threads)) schedule(static)
+  for (int64_t at = 0; at < n; at += W) {
+    const int64_t count = n - at < W ? n - at : W;
+    vu below{}, cut{}, sign{};
+    int slots = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const Line& s = samples[(at + i) / lines];
+      const float value = v[at + i];
+      const double p = s.slots ? probability(value, output ? s.a : s.b) : 0.0;
+      sign[i] = value < 0.0f ? SIGN : 0;
+      if (kind == STOCHASTIC) {
+        below[i] = (uint32_t)(uint64_t)(p * 2147483648.0);
+        cut[i] = (1u << s.slots) - 1;
+        slots = s.slots > slots ? s.slots : slots;
+      } else if (kind == DETERMINISTIC) {
+        const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
+        cut[i] = output ? spread(m, s.slots) : (1u << m) - 1;
+      } else {
+        const float mean = (float)(output ? p * s.slots : p);
+        uint32_t bits;
+        std::memcpy(&bits, &mean, sizeof bits);
+        cut[i] = bits;
+      }
+    }
+    vu word = cut;
+    if (kind == STOCHASTIC) word = slots ? fire(streams, (uint64_t)at, below, (1u << slots) - 1) & cut : vu{};
+    word |= sign;
+    std::memcpy(words + at, &word, count * sizeof(int32_t));
+  }
+}
+
+static double largest(const float* v, int64_t n) {
+  float m = 0.0f;
+#pragma omp simd reduction(max : m)
+  for (int64_t i = 0; i < n; ++i) {
+    const float size = __builtin_fabsf(v[i]);
+    m = size > m ? size : m;
+  }
+  return m;
+}
+
+void pulse_trains(int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in,
+                  int64_t out, double lr, double granularity, int length, int adaptive, int managed, int kind,
+                  uint64_t seed, uint64_t offset, int threads) {
+  Line* samples = new Line[batch + 1];
+  for (int64_t s = 0; s < batch; ++s)
+    samples[s] = line(lr, granularity, length, adaptive, managed, largest(x + s * in, in), largest(d + s * out, out));
+  side(words_x, x, samples, batch, in, false, kind, seed, offset, threads);
+  side(words_d, d, samples, batch, out, true, kind, seed, offset + 8, threads);
+  delete[] samples;
+}
+
+// --- noise ----------------------------------------------------------------------------------------------------------
+
+static inline vu mix(vu x) {
+  x ^= x >> 16;
+  x *= usplat(0x21f0aaadu);
+  x ^= x >> 15;
+  x *= usplat(0x735a2d97u);
+  return x ^ (x >> 15);
+}
+
+struct Stream {  // splitmix64 of seed and offset
+  uint32_t low, high;
+  Stream(uint64_t seed, uint64_t offset) {
+    uint64_t z = seed + offset * 0x9E3779B97F4A7C15ull;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    low = (uint32_t)z;
+    high = (uint32_t)(z >> 32);
+  }
+  inline vu keys(uint64_t first) const {
+    vu weight{}, upper{};
+    for (int i = 0; i < W; ++i) weight[i] = (uint32_t)(first + i), upper[i] = (uint32_t)((first + i) >> 32);
+    return mix(mix(weight + usplat(low)) ^ usplat(high) ^ upper);
+  }
+};
+
+static inline vf uniform(vu word) { return to_float((vi)(word >> 8)) * splat(0x1p-24f); }
+
+// --- devices --------------------------------------------------------------------------------------------------------
+
+// W devices, as the next pulse of each finds them.
+struct Lanes {
+  vf g, p;             // conductance, history
+  vf step, low, high;  // size of the step in the direction of the pulse, bounds
+  vi down;             // a downward pulse on a device that takes both
+  vu a, b;             // random words
+};
+
+static inline vf normal_of(const Lanes& l) {
+  vf z0, z1;
+  box_muller<1>(&l.a, &l.b, &z0, &z1);
+  return z0;
+}
+
+static inline vf noisy(vf m, const Lanes& l, float noise) {
+  return noise != 0.0f ? m * (splat(1.0f) + splat(noise) * normal_of(l)) : m;
+}
+
+static inline vf select(vi mask, float a, float b) { return mask ? splat(a) : splat(b); }
+
+static inline void position(float at, int n, int* left, float* f) {
+  at = at > 0.0f ? (at < 1.0f ? at : 1.0f) : 0.0f;
+  const float scaled = at * (float)(n - 1);
+  *left = (int)scaled < n - 2 ? (int)scaled : n - 2;
+  *f = scaled - (float)*left;
+}
+
+// Each family gives the change in units of the step, noise included; downward changes count as positive.
+template <int FAMILY>
+static inline vf change(Lanes& l, const float* c) {
+  const float noise = c[0];
+  const vf one = splat(1.0f), zero = splat(0.0f);
+  if constexpr (FAMILY == LINEAR) {
+    const vf from = l.g - splat(c[3]);
+    const vf slope = l.down ? splat(-c[2]) : splat(c[1]);
+    const vf reach = l.down ? splat(c[3]) - l.low : l.high - splat(c[3]);
+    return noisy(vmax(one - slope * from / reach, zero), l, noise);
+  } else if constexpr (FAMILY == EXPONENTIAL) {
+    const vf z = splat(2.0f * c[5]) * l.g / (l.high - l.low) + splat(c[6]);
+    const vf e = vexp(l.down ? splat(-c[4]) * z : splat(c[2]) * z);
+    return noisy(vmax(one - select(l.down, c[3], c[1]) * e, zero), l, noise);
+  } else if constexpr (FAMILY == POWER) {
+    const vf left = (l.down ? l.g - l.low : l.high - l.g) / (l.high - l.low);
+    const vf safe = vmax(left, splat(1.17549435e-38f));
+    const vf power = vexp(select(l.down, c[2], c[1]) * vlog(safe));
+    return noisy(left > zero ? power : (select(l.down, c[2], c[1]) > zero ? zero : one), l, noise);
+  } else if constexpr (FAMILY == PIECEWISE) {
+    const int n = (int)c[1];
+    const vf at = (l.g - l.low) / (l.high - l.low);
+    vf m{};
+    for (int i = 0; i < W; ++i) {
+      int left;
+      float f;
+      position(at[i], n, &left, &f);
+      const float* table = c + 2 + (l.down[i] ? n : 0);
+      m[i] = table[left] * (1.0f - f) + table[left + 1] * f;
+    }
+    return noisy(m, l, noise);
+  } else if constexpr (FAMILY == TABLE) {
+    const int n_g = (int)c[1], n_q = (int)c[2];
+    const vf at = (l.g - l.low) / (l.high - l.low), u = uniform(l.a);
+    vf jump{};
+    for (int i = 0; i < W; ++i) {
+      int row, column;
+      float f, h;
+      position(at[i], n_g, &row, &f);
+      position(u[i], n_q, &column, &h);
+      const float* table = c + 3 + (l.down[i] ? n_g * n_q : 0) + row * n_q + column;
+      const float lower = table[0] * (1.0f - h) + table[1] * h, upper = table[n_q] * (1.0f - h) + table[n_q + 1] * h;
+      jump[i] = lower * (1.0f - f) + upper * f;
+    }
+    return jump;
+  } else {
+    l.p = l.p * splat(c[1]);
+    const vf mean = splat(c[2]) * l.g + splat(c[3]) + splat(c[4]) * l.p;
+    const vf sd = splat(c[5]) * l.g + splat(c[6]) + splat(c[7]) * l.p;
+    return mean + sd * normal_of(l);
+  }
+}
+
+// One side of a block of weights: the devices that are pulsed up, or down.
+struct Devices {
+  vf g, p, step, low, high;
+};
+
+static inline vf load_part(const float* p, int64_t count) {
+  if (count == W) return load<vf>(p);
+  vf v{};
+  std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+
+static inline void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
+
+struct Update {
+  float *g, *history;
+  double* pulsed_at;
+  double now;
+  const float* parameters;
+  bool shared;
+  int64_t out, in, planes;
+  int plane[2];
+  const float* coefficients;
+  Stream stream;
+
+  int64_t at(int which, int64_t weight) const { return plane[which] * out * in + weight; }
+
+  vf parameter(int kind, int64_t device, int64_t count) const {
+    return shared ? splat(parameters[kind]) : load_part(parameters + kind * planes * out * in + device, count);
+  }
+
+  Devices devices(int which, bool down, int64_t weight, int64_t count) const {
+    const int64_t i = at(which, weight);
+    Devices d = {load_part(g + i, count), history ? load_part(history + i, count) : vf{},
+                 parameter(down ? 1 : 0, i, count), parameter(2, i, count), parameter(3, i, count)};
+    if (down) d.step = -d.step;
+    return d;
+  }
+
+  void keep(int which, const Devices& d, vi pulsed, int64_t weight, int64_t count) const {
+    const int64_t i = at(which, weight);
+    store_part(g + i, d.g, count);
+    if (history) store_part(history + i, d.p, count);
+    for (int64_t j = 0; pulsed_at && j < count; ++j)
+      if (pulsed[j]) pulsed_at[i + j] = now;
+  }
+};
+
+static inline vu population(vu x) {
+#if defined(__AVX512VPOPCNTDQ__)
+  return (vu)_mm512_popcnt_epi32((__m512i)x);
+#else
+  x = x - ((x >> 1) & 0x55555555u);
+  x = (x & 0x33333333u) + ((x >> 2) & 0x33333333u);
+  x = (x + (x >> 4)) & 0x0f0f0f0fu;
+  return (x * usplat(0x01010101u)) >> 24;
+#endif
+}
+
+// W weights of one output, and the pulses that wait for them.
+template <int FAMILY, bool PAIR>
+struct Block {
+  const Update& u;
+  int64_t weight, count;
+  Devices up, down;
+  vi touched[2] = {};
+  vu key, done{}, queue{}, waiting{};
+
+  Block(const Update& update, int64_t first, int64_t lanes) : u(update), weight(first), count(lanes) {
+    up = u.devices(0, false, first, lanes);
+    down = PAIR ? u.devices(1, false, first, lanes) : u.devices(0, true, first, lanes);
+    key = u.stream.keys((uint64_t)first);
+  }
+
+  inline void enqueue(vu pulses, vi downward) {
+    if (any((vi)(waiting + pulses > usplat(32)))) drain();
+    const vu signs = ((usplat(1) << pulses) - usplat(1)) & (vu)downward;
+    queue |= signs << waiting;
+    waiting += pulses;
+    touched[0] |= (vi)(pulses > usplat(0)) & ~downward;
+    touched[1] |= (vi)(pulses > usplat(0)) & downward;
+  }
+
+  inline void drain() {
+    for (;;) {
+      const vi active = (vi)(waiting > usplat(0));
+      if (!any(active)) return;
+      const vi downward = (vi)((queue & usplat(1)) > usplat(0));
+      step(active, downward);
+      queue >>= 1;
+      waiting -= usplat(1) & (vu)active;
+      done += usplat(1) & (vu)active;
+    }
+  }
+
+  inline void step(vi active, vi downward) {
+    Lanes l;
+    const Devices& other = PAIR ? down : up;
+    l.g = PAIR ? (downward ? other.g : up.g) : up.g;
+    l.p = PAIR ? (downward ? other.p : up.p) : up.p;
+    l.low = PAIR ? (downward ? other.low : up.low) : up.low;
+    l.high = PAIR ? (downward ? other.high : up.high) : up.high;
+    l.step = downward ? down.step : up.step;
+    l.down = PAIR ? vi{} : downward;
+    const vu draw = key + (done + done) * usplat(GOLDEN);
+    l.a = mix(draw);
+    l.b = mix(draw + usplat(GOLDEN));
+    const vf moved = vclamp(l.g + l.step * change<FAMILY>(l, u.coefficients), l.low, l.high);
+    const vi first = PAIR ? active & ~downward : active;
+    up.g = first ? moved : up.g;
+    up.p = first ? l.p : up.p;
+    if (!PAIR) return;
+    const vi second = active & downward;
+    down.g = second ? moved : down.g;
+    down.p = second ? l.p : down.p;
+  }
+
+  inline void finish() {
+    drain();
+    u.keep(0, up, PAIR ? touched[0] : touched[0] | touched[1], weight, count);
+    if (PAIR) u.keep(1, down, touched[1], weight, count);
+  }
+};
+
+// How many pulses the lines' words make coincide.
+template <bool MEAN>
+static inline vu coincidences(vu x, vu d, vu key, int64_t sample) {
+  if constexpr (!MEAN) {
+    return population(x & d & ~usplat(SIGN));
+  } else {
+    const vf mean = vabs((vf)x * (vf)d);
+    const vu word = mix(mix(key ^ usplat(0x5BD1E995u)) + usplat((uint32_t)sample * GOLDEN));
+    const vf n = vfloor(vmin(mean + uniform(word), splat((float)LONGEST)));
+    return (vu) __builtin_convertvector(finite(mean) ? n : splat(0.0f), vi);
+  }
+}
+
+template <int FAMILY, bool PAIR, bool MEAN>
+static void update_rows(const Update& u, const uint32_t* blocks, const uint32_t* lines, int64_t batch, int threads) {
+  constexpr int64_t ROWS = 16;
+  const int64_t across = (u.in + W - 1) / W, chunks = (u.out + ROWS - 1) / ROWS;
+#pragma omp parallel for num_threads(threads_for(u.out* u.in* batch, threads)) schedule(static)
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    const int64_t end = (chunk + 1) * ROWS < u.out ? (chunk + 1) * ROWS : u.out;
+    for (int64_t j = 0; j < across; ++j) {
+      const uint32_t* x = blocks + j * batch * W;
+      const int64_t count = u.in - j * W < W ? u.in - j * W : W;
+      for (int64_t o = chunk * ROWS; o < end; ++o) {
+        const uint32_t* d = lines + o * batch;
+        int64_t s = 0;
+        if (!MEAN)  // find the first coincidence before the devices are fetched
+          while (s < batch && !any((vi)((load<vu>(x + s * W) & usplat(d[s] & ~SIGN)) != usplat(0)))) ++s;
+        if (s == batch) continue;
+        Block<FAMILY, PAIR> block(u, o * u.in + j * W, count);
+        for (; s < batch; ++s) {
+          const vu xs = load<vu>(x + s * W), ds = usplat(d[s]);
+          if (!any((vi)((xs & ds & ~usplat(SIGN)) != usplat(0))) && !MEAN) continue;
+          const vu pulses = coincidences<MEAN>(xs, ds, block.key, s);
+          block.enqueue(pulses, (vi)((vi)(xs ^ ds) >= 0));
+        }
+        block.finish();
+      }
+    }
+  }
+}
+
+template <int FAMILY>
+static void update_family(const Update& u, const uint32_t* blocks, const uint32_t* lines, int64_t batch, bool mean,
+                          int threads) {
+  const bool pair = u.plane[0] != u.plane[1];
+  const auto f = pair ? (mean ? update_rows<FAMILY, true, true> : update_rows<FAMILY, true, false>)
+                      : (mean ? update_rows<FAMILY, false, true> : update_rows<FAMILY, false, false>);
+  f(u, blocks, lines, batch, threads);
+}
+
+void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* words_x,
+                   const int32_t* words_d, int64_t batch, int64_t out, int64_t in, int64_t planes, int shared,
+                   double now, int up_plane, int down_plane, int family, const float* coefficients, int mean_count,
+                   uint64_t seed, uint64_t offset, int threads) {
+  // Inputs as blocks of W lines over all samples, outputs as lines over all samples.
+  const int64_t across = (in + W - 1) / W;
+  uint32_t* blocks = new uint32_t[across * W * batch + 1]();
+  uint32_t* lines = new uint32_t[out * batch + 1];
+  for (int64_t s = 0; s < batch; ++s) {
+    for (int64_t j = 0; j < in; ++j) blocks[(j / W * batch + s) * W + j % W] = (uint32_t)words_x[s * in + j];
+    for (int64_t o = 0; o < out; ++o) lines[o * batch + s] = (uint32_t)words_d[s * out + o];
+  }
+  const Update u = {g,
+                    history,
+                    pulsed_at,
+                    now,
+                    parameters,
+                    shared != 0,
+                    out,
+                    in,
+                    planes,
+                    {up_plane, down_plane},
+                    coefficients,
+                    Stream(seed, offset)};
+  switch (family) {
+    case LINEAR:
+      update_family<LINEAR>(u, blocks, lines, batch, mean_count, threads);
+      break;
+    case EXPONENTIAL:
+      update_family<EXPONENTIAL>(u, blocks, lines, batch, mean_count, threads);
+      break;
+    case POWER:
+      update_family<POWER>(u, blocks, lines, batch, mean_count, threads);
+      break;
+    case PIECEWISE:
+      update_family<PIECEWISE>(u, blocks, lines, batch, mean_count, threads);
+      break;
+    case TABLE:
+      update_family<TABLE>(u, blocks, lines, batch, mean_count, threads);
+      break;
+    default:
+      update_family<HISTORY>(u, blocks, lines, batch, mean_count, threads);
+  }
+  delete[] blocks;
+  delete[] lines;
+}
+
+}  // namespace PG_ISA
+}  // namespace pg

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tests.contracts.op import SEED, Call, draw, same_bits, threads
+from torch import Tensor
+
+from phasegrad.ops import pulses, reference
+from phasegrad.ops.native import library
+
+STEP = 1e-3
+NAMES = (
+    "conductance", "history", "pulsed_at", "parameters", "x", "d", "lr", "granularity", "length", "adaptive",
+    "managed", "kind", "now", "planes", "family", "coefficients", "seed", "offset",
+)  # fmt: skip
+SOFT_BOUNDS = (0.3, 1.0, 1.0, 0.0)
+EXPONENTIAL = (0.3, 0.00081, 12.44625, 0.36833, 12.78785, 0.244, 0.2425)
+PCM = (0.0, math.exp(-1 / 2.6), -0.084, 0.88, 1.4, 0.091, 0.26, 2.15)
+QUANTILES = (-0.5, 1.0, 2.0, -0.2, 0.5, 1.0)
+
+
+def update(
+    batch: int = 6,
+    features: int = 37,
+    out: int = 21,
+    family: int = pulses.LINEAR,
+    coefficients: tuple[float, ...] = SOFT_BOUNDS,
+    *,
+    pair: bool = False,
+    shared: bool = False,
+    step: float = STEP,
+    **changes: Any,
+) -> dict[str, Any]:
+    """Arguments of an update, some of its trains saturated."""
+    shape = (2 if pair else 1, out, features)
+    g = draw(*shape, seed=1).abs() * 0.2 if pair else draw(*shape, seed=1).clamp(-2.0, 2.0) * 0.25
+    low = 0.0 if pair else -0.6
+    own = torch.ones(1, 1, 1) if shared else 1.0 + 0.3 * draw(*shape, seed=2).clamp(-2.0, 2.0)
+    parameters = torch.stack((step * own, step * own.flip(0), low * torch.ones_like(own), 0.6 * torch.ones_like(own)))
+    call = {
+        "conductance": g,
+        "history": draw(*shape, seed=3).abs() if family == pulses.HISTORY else None,
+        "pulsed_at": torch.zeros(shape, dtype=torch.float64),
+        "parameters": parameters,
+        "x": draw(batch, features, seed=4),
+        "d": 0.1 * draw(batch, out, seed=5),
+        "lr": 0.05,
+        "granularity": STEP,
+        "length": 31,
+        "adaptive": True,
+        "managed": True,
+        "kind": pulses.STOCHASTIC,
+        "now": 5.0,
+        "planes": [0, int(pair)],
+        "family": family,
+        "coefficients": torch.tensor(coefficients),
+        "seed": SEED,
+        "offset": 100,
+    }
+    return {**call, **changes}
+
+
+def run(call: dict[str, Any], op: Any = None) -> list[Tensor]:
+    """The state after an update of a copy of it."""
+    state = [None if call[n] is None else call[n].clone() for n in NAMES[:3]]
+    (op or torch.ops.phasegrad.pulsed_update)(*state, *(call[n] for n in NAMES[3:]))
+    return [t for t in state if t is not None]
+
+
+def trains(call: dict[str, Any]) -> Call:
+    return tuple(call[n] for n in (*NAMES[4:12], "seed", "offset"))
+
+
+def bits(words: Tensor) -> Tensor:
+    """Slots of each train, ``[..., 31]``."""
+    return (words.long().unsqueeze(-1) >> torch.arange(31)) & 1
+
+
+CALLS = {
+    "constant": update(coefficients=(0.3, 0.0, 0.0, 0.0)),
+    "soft bounds": update(),
+    "without noise": update(coefficients=(0.0, 1.0, 1.0, 0.0)),
+    "linear": update(coefficients=(0.1, 0.3, 0.7, 0.05)),
+    "exponential": update(family=pulses.EXPONENTIAL, coefficients=EXPONENTIAL),
+    "power": update(family=pulses.POWER, coefficients=(0.3, 1.5, 2.0)),
+    "piecewise": update(family=pulses.PIECEWISE, coefficients=(0.3, 4, 1.0, 0.5, 0.7, 0.2, 0.1, 0.5, 1.0, 2.0)),
+    "jump table": update(family=pulses.TABLE, coefficients=(0.0, 2, 3, *QUANTILES, *QUANTILES)),
+    "pair": update(pair=True),
+    "pair with history": update(family=pulses.HISTORY, coefficients=PCM, pair=True),
+    "a device for all": update(shared=True),
+    "deterministic": update(kind=pulses.DETERMINISTIC),
+    "mean count": update(kind=pulses.MEAN_COUNT),
+    "mean count, pair": update(kind=pulses.MEAN_COUNT, pair=True),
+    "fixed length": update(adaptive=False, managed=False),
+    "one slot": update(length=1),
+    "one weight": update(1, 1, 1),
+    "one row": update(3, 300, 1),
+    "one column": update(3, 1, 300),
+    "one sample": update(1, 300, 200),
+    "no sample": update(0),
+    "full trains": update(3, lr=100.0),
+    "long": update(70, 40, 30, lr=0.5),
+    "more samples than are kept": update(1100, 5, 3),
+}
+
+call = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+
+
+@pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
+@call
+def test_kernel_makes_the_trains_of_the_reference(call: dict[str, Any]) -> None:
+    assert same_bits(torch.ops.phasegrad.pulse_trains(*trains(call)), reference.pulse_trains(*trains(call)))
+
+
+@pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
+@call
+def test_kernel_leaves_the_state_of_the_reference(call: dict[str, Any]) -> None:
+    found, wanted = run(call), run(call, reference.pulsed_update)
+    assert torch.equal(found[-1], wanted[-1])  # who was pulsed
+    for got, want in zip(found[:-1], wanted[:-1], strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.skipif(library is None, reason="no kernels: torch's own elementwise ops do not depend on threads")
+@call
+def test_threads_do_not_show(call: dict[str, Any]) -> None:
+    results = []
+    for count in (1, 2, 3):
+        with threads(count):
+            results.append(run(call))
+    assert same_bits(results[0], results[1])
+    assert same_bits(results[0], results[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_dtypes_of_the_lines_are_what_the_reference_gives(dtype: torch.dtype) -> None:
+    call = update()
+    call |= {"x": call["x"].to(dtype), "d": call["d"].to(dtype)}
+    assert same_bits(run(call), run(call, reference.pulsed_update))
+
+
+def test_opcheck() -> None:
+    call = update(2, 5, 3, family=pulses.HISTORY, coefficients=PCM, pair=True)
+    torch.library.opcheck(torch.ops.phasegrad.pulsed_update.default, tuple(call.values()), test_utils="test_schema")
+    torch.library.opcheck(torch.ops.phasegrad.pulsed_update.default, tuple(call.values()), test_utils="test_faketensor")
+    torch.library.opcheck(torch.ops.phasegrad.pulse_trains.default, trains(call))
+
+
+# --- what trains mean -----------------------------------------------------------------------------------------
+
+
+def coincidences(call: dict[str, Any]) -> Tensor:
+    """Pulses of every weight for every sample, ``[batch, out, in]``."""
+    words_x, words_d = torch.ops.phasegrad.pulse_trains(*trains(call))
+    return (bits(words_d).unsqueeze(2) & bits(words_x).unsqueeze(1)).sum(-1)
+
+
+def repeated(x: list[float], d: list[float], n: int, **changes: Any) -> dict[str, Any]:
+    return update(x=torch.tensor([x] * n), d=torch.tensor([d] * n), **changes)
+
+
+# Trains that are short and not balanced saturate the lines of large values: that is what management is for.
+@pytest.mark.parametrize(("managed", "adaptive"), [(True, True), (True, False), (False, False)])
+def test_pulses_count_to_the_outer_product(managed: bool, adaptive: bool) -> None:
+    n, x, d = 20_000, [0.5, -0.2, 1.0], [0.3, -0.05]
+    call = repeated(x, d, n, lr=0.01, adaptive=adaptive, managed=managed)
+    counts = coincidences(call).double()
+    mean = torch.tensor(d, dtype=torch.float64).outer(torch.tensor(x, dtype=torch.float64)).abs() * 0.01 / STEP
+    # A slot coincides with probability p_x p_d, independently: the variance is below the mean.
+    assert ((counts.mean(0) - mean).abs() < 5.0 * (mean / n).sqrt()).all()
+
+
+def test_long_products_saturate_at_the_longest_train() -> None:
+    call = repeated([1.0, 0.5], [1.0], 5_000, lr=1.0)  # k = 1000: the largest fires in every slot
+    counts = coincidences(call)
+    assert (counts[:, 0, 0] == 31).all()
+    assert abs(counts[:, 0, 1].double().mean().item() / 15.5 - 1.0) < 5.0 * (1.0 / (15.5 * 5_000)) ** 0.5
+
+
+def test_a_train_is_as_long_as_its_sample_asks() -> None:
+    call = update(x=torch.tensor([[1.0], [1.0]]), d=torch.tensor([[0.12], [3.0]]), lr=0.01)  # k = 1.2 and 30
+    call |= {"kind": pulses.DETERMINISTIC}
+    slots = bits(torch.ops.phasegrad.pulse_trains(*trains(call))[0])
+    assert slots[0, 0, 2:].sum() == 0
+    assert slots[1, 0].sum() == 30
+
+
+def test_deterministic_trains_round_the_product() -> None:
+    x, d = torch.linspace(0.0, 1.0, 41).unsqueeze(0), torch.linspace(0.0, 1.0, 23).unsqueeze(0)
+    call = update(x=x, d=d, lr=0.031, kind=pulses.DETERMINISTIC)  # k = 31
+    n_x, n_d = torch.floor(31 * x[0] + 0.5), torch.floor(31 * d[0] + 0.5)
+    expected = torch.floor((2 * n_d.outer(n_x) + 31) / 62)
+    assert torch.equal(coincidences(call)[0].float(), expected)
+
+
+@pytest.mark.parametrize("kind", [pulses.STOCHASTIC, pulses.MEAN_COUNT])
+def test_update_descends_by_learning_rate_times_outer_product(kind: int) -> None:
+    n, ideal = 1_000, (0.0, 0.0, 0.0, 0.0)
+    x, d = torch.tensor([[0.5, -0.2, 1.0]]), torch.tensor([[0.3, -0.05]])
+    total = torch.zeros(2, 3, dtype=torch.float64)
+    flat = torch.tensor([STEP, STEP, -100.0, 100.0]).view(4, 1, 1, 1)
+    zero = torch.zeros(1, 2, 3)
+    changes = {"conductance": zero, "pulsed_at": None, "parameters": flat, "kind": kind, "lr": 0.01}
+    for i in range(n):
+        call = update(coefficients=ideal, x=x, d=d, offset=100 * i, **changes)
+        total += run(call)[0][0]
+    mean = 0.01 * d[0].double().outer(x[0].double())
+    assert ((total / n + mean).abs() < 5.0 * (mean.abs() * STEP / n).sqrt()).all()
+
+
+# --- what a pulse does ----------------------------------------------------------------------------------------
+
+
+def one_pulse(n: int, g: float, **changes: Any) -> Tensor:
+    """The steps of ``n`` devices at ``g`` that take one pulse upwards each."""
+    x, d = torch.ones(1, n), -torch.ones(1, 1)
+    state = torch.full((2 if changes.get("pair") else 1, 1, n), g)
+    call = update(x=x, d=d, lr=STEP, conductance=state, pulsed_at=None, shared=True, **changes)
+    return run(call)[0][0, 0].double() - state[0, 0].double()
+
+
+def test_noise_of_a_step_is_normal() -> None:
+    n = 40_000
+    found = (one_pulse(n, 0.0) / STEP).sort().values
+    z = (found - 1.0) / 0.3
+    cdf = 0.5 * (1.0 + torch.erf(z / 2**0.5))
+    distance = (cdf - (torch.arange(n) + 0.5) / n).abs().max().item()
+    assert distance < 2.2 / n**0.5  # Kolmogorov's law exceeds it once in 8,000
+    assert abs(z.mean().item()) < 5.0 / n**0.5
+    assert abs(z.var().item() - 1.0) < 5.0 * (2.0 / n) ** 0.5
+    assert abs(z.pow(4).mean().item() - 3.0) < 5.0 * (96.0 / n) ** 0.5
+
+
+def test_noise_has_no_memory_along_any_axis() -> None:
+    n = 200
+    state = torch.zeros(1, n, n)
+    flat = torch.tensor([1.0, 1.0, -1e6, 1e6]).view(4, 1, 1, 1)
+    changes = {
+        "conductance": state,
+        "parameters": flat,
+        "pulsed_at": None,
+        "coefficients": (0.3, 0.0, 0.0, 0.0),
+    }
+    found = []
+    for pulses_each in (1, 2):
+        call = update(x=torch.ones(pulses_each, n), d=-torch.ones(pulses_each, n), lr=STEP, **changes)
+        found.append((run(call)[0][0].double() - pulses_each) / 0.3)
+    first, second = found[0], found[1] - found[0]
+    pairs = ((first[:, 1:], first[:, :-1]), (first[1:], first[:-1]), (first, second))
+    for a, b in pairs:
+        assert abs(torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1].item()) < 5.0 / n
+
+
+@pytest.mark.parametrize("g", [-0.3, 0.0, 0.45])
+@pytest.mark.parametrize(
+    ("family", "coefficients", "law"),
+    [
+        (pulses.LINEAR, (0.0, 0.0, 0.0, 0.0), lambda g: 1.0),
+        (pulses.LINEAR, (0.0, 1.0, 1.0, 0.0), lambda g: 1.0 - g / 0.6),
+        (pulses.LINEAR, (0.0, 0.4, 1.0, 0.1), lambda g: 1.0 - 0.4 * (g - 0.1) / 0.5),
+        (
+            pulses.EXPONENTIAL,
+            (0.0, *EXPONENTIAL[1:]),
+            lambda g: 1.0 - 0.00081 * math.exp(12.44625 * (2.0 * 0.244 * g / 1.2 + 0.2425)),
+        ),
+        (pulses.POWER, (0.0, 1.5, 2.0), lambda g: ((0.6 - g) / 1.2) ** 1.5),
+        (
+            pulses.PIECEWISE,
+            (0.0, 3, 1.0, 0.4, 0.2, 9.0, 9.0, 9.0),
+            lambda g: 1.0 + (0.4 - 1.0) * (g + 0.6) / 0.6 if g < 0.0 else 0.4 - 0.2 * g / 0.6,
+        ),
+    ],
+)
+def test_step_laws(family: int, coefficients: tuple[float, ...], law: Any, g: float) -> None:
+    found = one_pulse(3, g, family=family, coefficients=coefficients)
+    assert found.tolist() == pytest.approx([STEP * law(g)] * 3, rel=2e-4)
+
+
+def test_jump_table_is_an_inverse_cdf() -> None:
+    n = 20_000
+    table = (-1.0, 0.0, 4.0)  # half below 0, and up to four steps above
+    found = one_pulse(n, 0.2, family=pulses.TABLE, coefficients=(0.0, 2, 3, *table, *table, *table, *table)) / STEP
+    for q, value in ((0.25, -0.5), (0.5, 0.0), (0.75, 2.0)):
+        share = (found < value).double().mean().item()
+        assert abs(share - q) < 5.0 * (q * (1 - q) / n) ** 0.5
+
+
+def test_pulses_of_a_sample_act_one_after_another() -> None:
+    call = update(1, 1, 1, coefficients=(0.0, 1.0, 1.0, 0.0), shared=True, step=0.05, kind=pulses.DETERMINISTIC)
+    call |= {"x": torch.ones(1, 1), "d": -torch.ones(1, 1), "lr": 7 * STEP, "conductance": torch.zeros(1, 1, 1)}
+    g = 0.0
+    for _ in range(7):
+        g += 0.05 * (1.0 - g / 0.6)
+    assert run(call)[0].item() == pytest.approx(g, rel=1e-6)
+
+
+def test_a_pair_takes_each_sign_on_its_own_device() -> None:
+    state = torch.zeros(2, 1, 2)
+    call = update(1, 2, 1, pair=True, conductance=state, x=torch.tensor([[1.0, -1.0]]), d=torch.ones(1, 1), lr=STEP)
+    up, down = run(call)[0][:, 0]
+    assert up[0] == 0.0
+    assert up[1] > 0.0
+    assert down[0] > 0.0
+    assert down[1] == 0.0
+
+
+def test_history_decays_with_every_pulse_of_its_device() -> None:
+    call = update(3, 1, 1, family=pulses.HISTORY, coefficients=PCM, pair=True, kind=pulses.DETERMINISTIC)
+    call |= {"x": torch.ones(3, 1), "d": -torch.ones(3, 1), "lr": 2 * STEP, "history": torch.ones(2, 1, 1)}
+    _, history, pulsed_at = run(call)
+    assert history.flatten().tolist() == pytest.approx([math.exp(-6 / 2.6), 1.0], rel=1e-5)
+    assert pulsed_at.flatten().tolist() == [5.0, 0.0]
+
+
+def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> None:
+    # Up 1 - w / 0.6, down 2 (1 + w / 0.6): equal at w = -0.2.
+    flat = torch.tensor([STEP, 2 * STEP, -0.6, 0.6]).view(4, 1, 1, 1)
+    n, batch = 400, 2400
+    sign = torch.tensor([1.0, -1.0]).repeat(batch // 2).unsqueeze(1)
+    changes = {"conductance": torch.zeros(1, 1, n), "pulsed_at": None, "parameters": flat, "lr": STEP}
+    found = run(update(coefficients=SOFT_BOUNDS, x=torch.ones(batch, n), d=sign, **changes))[0]
+    # A step of sd 0.3 x 1.33e-3 each way against a pull of 5e-3 a pair of pulses.
+    sd = (2 * (0.3 * 1.333 * STEP) ** 2 / (1.0 - (1.0 - 5.0 * STEP) ** 2)) ** 0.5
+    assert abs(found.mean().item() + 0.2) < 5.0 * sd / n**0.5 + STEP
+
+
+# --- what is refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": torch.full((6, 37), torch.nan)}, "not finite"),
+        ({"d": torch.full((6, 21), torch.inf)}, "not finite"),
+        ({"d": torch.zeros(5, 21)}, r"\[5, 21\]"),
+        ({"x": torch.zeros(6, 36)}, "planes, 21, 36"),
+        ({"lr": math.inf}, "learning rate is inf"),
+        ({"lr": -0.1}, "learning rate is -0.1"),
+        ({"granularity": 0.0}, "granularity = 0.0"),
+        ({"length": 32}, "trains of 32 slots"),
+        ({"kind": 7}, "kind 7"),
+        ({"planes": [0, 1]}, r"planes = \[0, 1\]"),
+        ({"family": 17}, "no family 17"),
+        ({"coefficients": torch.zeros(3)}, "3 coefficients"),
+        ({"family": pulses.PIECEWISE, "coefficients": torch.tensor([0.0, 9.0, 1.0, 1.0])}, "two tables of"),
+        ({"family": pulses.TABLE, "coefficients": torch.tensor([0.0, 1.0, 3.0])}, "two points"),
+        ({"family": pulses.HISTORY, "coefficients": torch.zeros(8)}, "history missing"),
+        ({"parameters": torch.zeros(3, 1, 1, 1)}, r"\[3, 1, 1, 1\]"),
+        ({"history": torch.zeros(1, 21, 37)}, "history given"),
+    ],
+)
+def test_refuses_and_leaves_the_state(changes: dict[str, Any], message: str) -> None:
+    call = {**update(), **changes}
+    before = call["conductance"].clone()
+    with pytest.raises(ValueError, match=message):
+        torch.ops.phasegrad.pulsed_update(*call.values())
+    assert torch.equal(call["conductance"], before)
+
+
+def test_zero_gradients_and_a_learning_rate_of_zero_pulse_nothing() -> None:
+    for changes in ({"lr": 0.0}, {"x": torch.zeros(6, 37)}, {"d": torch.zeros(6, 21)}):
+        for kind in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
+            call = update(kind=kind, **changes)
+            assert torch.equal(run(call)[0], call["conductance"])
