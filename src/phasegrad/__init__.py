@@ -2,7 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from phasegrad import cells, crossbar, devices, hwa, inference, nn, plot, presets
+from phasegrad import cells, crossbar, devices, hwa, inference, nn, optim, plot, presets
 from phasegrad.crossbar import Hardware
 from phasegrad.nn import convert, summary, to_digital
 from phasegrad.ops import backends
@@ -22,6 +22,7 @@ __all__ = [
     "hwa",
     "inference",
     "nn",
+    "optim",
     "plot",
     "presets",
     "summary",

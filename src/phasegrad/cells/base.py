@@ -26,6 +26,20 @@ class Cell(Configuration, ABC):
     def factors(self) -> tuple[float, ...]:
         """What each device's ``G / g_max`` contributes to the weight."""
 
+    @property
+    @abstractmethod
+    def pulsed(self) -> tuple[int, int]:
+        """The devices that are pulsed where the weight must grow, and where it must shrink."""
+
+    @property
+    def refresh_every(self) -> int:
+        """Updates after which saturated cells are looked for; 0: never."""
+        return 0
+
+    def saturated(self, conductance: Tensor) -> Tensor:
+        """Cells ``[*shape]`` of conductances ``[devices, *shape]`` that must be written anew to be able to move."""
+        return torch.zeros_like(conductance[0], dtype=torch.bool)
+
     @abstractmethod
     def targets(self, weight: Tensor) -> Tensor:
         """Target conductances ``[devices, *shape]`` [S] of weights in [-1, 1]."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells.base import Cell
+from phasegrad.configuration import check_integer
 
 
 def _pair_targets(weight: Tensor, g_max: float) -> Tensor:
@@ -22,6 +23,13 @@ def _pair_targets(weight: Tensor, g_max: float) -> Tensor:
 class DifferentialPair(Cell):
     """Two devices: ``w = (G+ - G-) / g_max``.
 
+    Trained in the memory, each device takes pulses in its growing direction alone, so both fill up; from time to time
+    a pair of which one exceeds 0.75 and the other 0.25 of ``g_max`` is RESET, and its difference written back.
+
+    Args:
+        device: of both.
+        refresh: updates from one such look to the next; 0: never.
+
     Examples:
         >>> from phasegrad.devices import ideal_device
         >>> cell = DifferentialPair(device=ideal_device(g_max=20e-6))
@@ -29,6 +37,27 @@ class DifferentialPair(Cell):
         tensor([[10.,  0.],
                 [ 0., 20.]])
     """
+
+    refresh: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer(self, "refresh", 0, 1 << 40)
+
+    @property
+    def pulsed(self) -> tuple[int, int]:
+        """Each device for one direction."""
+        return (0, 1)
+
+    @property
+    def refresh_every(self) -> int:
+        """``refresh``."""
+        return self.refresh
+
+    def saturated(self, conductance: Tensor) -> Tensor:
+        """Pairs with little left to grow."""
+        smaller, larger = torch.aminmax(conductance, dim=0)
+        return (larger > 0.75 * self.device.g_max) & (smaller > 0.25 * self.device.g_max)
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -55,6 +84,12 @@ class SignificancePairs(Cell):
     """
 
     significances: tuple[float, ...]
+
+    @property
+    def pulsed(self) -> tuple[int, int]:
+        """The pair of least significance."""
+        least = self.significances.index(min(self.significances))
+        return (2 * least, 2 * least + 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

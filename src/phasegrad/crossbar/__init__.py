@@ -11,6 +11,7 @@ from phasegrad.crossbar.converters import (
 )
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.perturbation import Perturbation
+from phasegrad.crossbar.pulses import Pulses
 
 __all__ = [
     "AbsMaxRange",
@@ -22,4 +23,5 @@ __all__ = [
     "Hardware",
     "LearnedRange",
     "Perturbation",
+    "Pulses",
 ]

@@ -18,6 +18,7 @@ from phasegrad.configuration import (
     from_json,
 )
 from phasegrad.crossbar.converters import Adc, Dac
+from phasegrad.crossbar.pulses import Pulses
 
 
 @final
@@ -30,13 +31,15 @@ class Hardware(Configuration):
         rows: word lines (inputs) of a tile.
         columns: bit lines (outputs) of a tile.
         scale: ``"column"``: each column of each tile has its own digital scale, so that its largest weight uses
-            the whole conductance range; ``"tile"``: one scale a tile.
+            the whole conductance range; ``"tile"``: one scale a tile; a number: the weight of a fully programmed
+            cell, everywhere, as training in the memory needs it.
         dac: converter of the inputs; ``None`` for exact inputs.
         adc: converter of the outputs; ``None`` for exact outputs.
         output_noise: standard deviation of the noise of each output, in units of ``max|w| max|x|``.
         read_noise: ``sigma_w`` of short-term weight noise referred to the output,
             ``sigma_w sqrt(sum_j |w_ij| x_j^2)`` in normalised units. It stands for devices while the weights are
             digital; programmed devices have their own read noise in its place, unless they read noiselessly.
+        update: how pulses train the weights in the memory; ``None`` for weights that are trained digitally.
 
     Raises:
         ValueError, TypeError: a field is impossible; the message names it.
@@ -45,21 +48,43 @@ class Hardware(Configuration):
     cell: Cell
     rows: int = 512
     columns: int = 512
-    scale: str = "column"
+    scale: str | float = "column"
     dac: Dac | None = None
     adc: Adc | None = None
     output_noise: float = 0.0
     read_noise: float = 0.0
+    update: Pulses | None = None
 
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
         check_integer(self, "rows", 1, 1 << 20)
         check_integer(self, "columns", 1, 1 << 20)
-        check_choice(self, "scale", ("column", "tile"))
+        check_type(self, "update", (Pulses, type(None)))
+        if self.update is None:
+            check_choice(self, "scale", ("column", "tile"))
+        else:
+            self._check_training()
         check_type(self, "dac", (Dac, type(None)))
         check_type(self, "adc", (Adc, type(None)))
         check_number(self, "output_noise", 0.0)
         check_number(self, "read_noise", 0.0)
+
+    def _check_training(self) -> None:
+        if isinstance(self.scale, str):
+            raise ValueError(
+                f"Hardware: scale = {self.scale!r} with an update by pulses; give a number, the weight that a fully "
+                "programmed cell stands for, because weights that are trained outgrow a scale taken from them"
+            )
+        check_number(self, "scale", 0.0, above=True)
+        steps = self.cell.device.steps
+        if steps is None:
+            raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
+        up, down = self.cell.pulsed
+        if up == down and not steps.two_sided:
+            raise ValueError(
+                f"Hardware: {type(steps).__name__} only raises a conductance, but {type(self.cell).__name__} lowers it "
+                "too; use a DifferentialPair"
+            )
 
 
 def to_tensor(configuration: Configuration) -> Tensor:

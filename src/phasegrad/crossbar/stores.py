@@ -41,6 +41,9 @@ def master_matrix(
         weights, and through clipping unless a step down would push a clipped weight further out.
     """
     p = perturbation or Perturbation()
+    if not isinstance(hardware.scale, str):
+        tiles = row_tiles(weight.shape[1], hardware)
+        return Matrix(weight, weight.new_full((tiles, len(weight)), hardware.scale), None, hardware.read_noise)
     scale, clip = torch.ops.phasegrad.weight_scale(
         weight.detach(),
         hardware.rows,
@@ -70,6 +73,11 @@ class Devices(nn.Module):
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
+        step_parameters: ``[4, devices, out, in]``, what each device is for life: step up, step down, lowest, highest
+            conductance [S]; ``None`` where no pulse is sent.
+        history: ``[devices, out, in]``, what devices whose steps depend on their past remember, or ``None``.
+        pulsed_at: ``[devices, out, in]``, time of the last pulse [s], float64, or ``None``.
+        updates: how many updates the devices have had, or ``None``.
     """
 
     conductance: Tensor
@@ -79,6 +87,10 @@ class Devices(nn.Module):
     scale: Tensor
     gain: Tensor
     baseline: Tensor
+    step_parameters: Tensor | None
+    history: Tensor | None
+    pulsed_at: Tensor | None
+    updates: Tensor | None
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -94,6 +106,12 @@ class Devices(nn.Module):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64, device=device))
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
+        steps = hardware.cell.device.steps if hardware.update is not None else None
+        blank = torch.zeros(cells, dtype=torch.float32, device=device)
+        self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
+        self.register_buffer("history", blank if steps and steps.remembers else None)
+        self.register_buffer("pulsed_at", blank.double() if steps else None)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Devices:
         def move(buffer: Tensor) -> Tensor:
@@ -109,8 +127,8 @@ class Devices(nn.Module):
 
     @property
     def age(self) -> Tensor:
-        """Time since programming [s]."""
-        return self.clock - self.programmed_at
+        """Time since programming [s], or since each device's last pulse."""
+        return self.clock - (self.programmed_at if self.pulsed_at is None else self.pulsed_at)
 
     @torch.no_grad()
     def program(self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor) -> None:
@@ -128,21 +146,97 @@ class Devices(nn.Module):
         self.conductance.copy_(state.conductance)
         self.nu.copy_(state.nu)
         self.programmed_at.copy_(self.clock)
+        self._make_trainable(seed)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
 
+    def _make_trainable(self, seed: Tensor) -> None:
+        """Draw what the devices are for life, if they have not been used yet, and forget their past."""
+        cell, steps, parameters, pulsed_at = self.hardware.cell, self.hardware.cell.device.steps, *self._trained
+        if steps is None or parameters is None or pulsed_at is None:
+            return
+        if not bool(parameters.any()):
+            up, down = cell.pulsed
+            drawn = steps.draw(tuple(pulsed_at.shape), cell.device.g_max, up == down, seed, streams.LIFE)
+            parameters.copy_(drawn)
+        self.conductance.clamp_(parameters[2], parameters[3])
+        pulsed_at.copy_(self.clock)
+        if self.history is not None:
+            self.history.fill_(1.0)
+
+    @property
+    def _trained(self) -> tuple[Tensor | None, Tensor | None]:
+        return self.step_parameters, self.pulsed_at
+
+    @property
+    def granularity(self) -> float:
+        """Change of the weight that a nominal pulse makes."""
+        cell, scale = self.hardware.cell, self.hardware.scale
+        assert cell.device.steps is not None
+        assert not isinstance(scale, str)
+        return scale * abs(cell.factors[cell.pulsed[0]]) * cell.device.steps.size / cell.device.g_max
+
+    @torch.no_grad()
+    def update(self, x: Tensor, d: Tensor, lr: float, seed: Tensor) -> None:
+        """Send pulses for ``weight -= lr d^T x``, sample after sample.
+
+        Args:
+            x: inputs ``[samples, in]``.
+            d: gradients of the outputs ``[samples, out]``.
+            lr: learning rate.
+            seed: seed of trains and steps.
+
+        Raises:
+            ValueError: ``x`` or ``d`` is not finite; no device was touched.
+        """
+        pulses, cell = self.hardware.update, self.hardware.cell
+        parameters, pulsed_at = self._trained
+        assert pulses is not None
+        assert cell.device.steps is not None
+        assert parameters is not None
+        coefficients = torch.tensor(cell.device.steps.coefficients(cell.device.g_max), dtype=torch.float32)
+        torch.ops.phasegrad.pulsed_update(
+            self.conductance, self.history, pulsed_at, parameters, x.float(), d.float(), lr, self.granularity,
+            pulses.length, pulses.adaptive, pulses.managed, pulses.code, float(self.clock), cell.pulsed,
+            cell.device.steps.family, coefficients.to(x.device), seed, streams.UPDATE,
+        )  # fmt: skip
+        assert self.updates is not None
+        self.updates += 1
+        if cell.refresh_every and int(self.updates) % cell.refresh_every == 0:
+            self._refresh(seed)
+
+    def _refresh(self, seed: Tensor) -> None:
+        """RESET saturated cells, and write their weights back."""
+        cell = self.hardware.cell
+        where = cell.saturated(self.conductance)
+        state = cell.program(cell.weight(self.conductance), seed, streams.PROGRAMMING)
+        parameters, pulsed_at = self._trained
+        assert parameters is not None
+        assert pulsed_at is not None
+        written = torch.minimum(torch.maximum(state.conductance, parameters[2]), parameters[3])
+        self.conductance.copy_(torch.where(where, written, self.conductance))
+        self.nu.copy_(torch.where(where, state.nu, self.nu))
+        pulsed_at.copy_(torch.where(where, self.clock, pulsed_at))
+        if self.history is not None:
+            self.history.masked_fill_(where, 1.0)
+
     def _weight(self, conductance: Tensor) -> Tensor:
         relative = self.hardware.cell.weight(conductance)
+        if not isinstance(self.hardware.scale, str):
+            return relative.mul_(self.hardware.scale)
         return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
 
     def mean_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, without read noise and without gain."""
-        return self._weight(self.hardware.cell.device.drift(self.state, self.age))
+        device = self.hardware.cell.device
+        return self._weight(device.drift(self.state, self.age) if device.drifts else self.conductance)
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
         weight = self.mean_weight()
+        if bool((self.gain == 1.0).all()):
+            return weight
         return weight * spread_scale(self.gain, weight.shape[1], self.hardware)
 
     def read(self, seed: Tensor) -> Tensor:

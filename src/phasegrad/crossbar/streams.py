@@ -12,6 +12,8 @@ WEIGHTS = 0  # and the next one, for dropped weights
 OUTPUT = 1 << 32
 DEVICES = 2 << 32
 PROGRAMMING = 3 << 32  # and the next one, for drift exponents
+LIFE = 4 << 32  # and the next four: what a device is for life
+UPDATE = 5 << 32  # trains and steps: seventeen for every 1,024 samples
 
 
 def draw_seed(device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
+from phasegrad.devices.steps import Steps
 
 
 class DeviceState(NamedTuple):
@@ -26,11 +27,18 @@ class Device(Configuration, ABC):
 
     g_max: float
     """The conductance that stands for the largest weight [S]."""
+    steps: Steps | None = None
+    """How the device answers pulses; ``None`` for one that is only programmed."""
 
     @property
     @abstractmethod
     def reads_are_noisy(self) -> bool:
         """Whether two reads of a device differ."""
+
+    @property
+    @abstractmethod
+    def drifts(self) -> bool:
+        """Whether a conductance changes while nothing is done to the device."""
 
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:

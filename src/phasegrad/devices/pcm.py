@@ -12,6 +12,7 @@ from torch import Tensor
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power
+from phasegrad.devices.steps import Steps
 
 
 @final
@@ -33,6 +34,7 @@ class PCM(Device):
         nu_mean: mean drift exponent.
         nu_sd: its spread from device to device.
         read_noise: relative 1/f noise ``Q``; ``None`` for noiseless reads.
+        steps: how the device answers pulses when it is trained in the memory; ``None`` if it never is.
 
     Raises:
         ValueError: a number is not finite or not positive where it must be.
@@ -64,11 +66,17 @@ class PCM(Device):
         check_type(self, "nu_mean", Law)
         check_type(self, "nu_sd", Law)
         check_type(self, "read_noise", (Law, type(None)))
+        check_type(self, "steps", (Steps, type(None)))
 
     @property
     def reads_are_noisy(self) -> bool:
         """Whether there is a law of read noise."""
         return self.read_noise is not None
+
+    @property
+    def drifts(self) -> bool:
+        """Whether a device can have an exponent other than 0."""
+        return self.nu_mean != Curve() or self.nu_sd != Curve()
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices; draws from streams ``offset`` and ``offset + 1``."""
@@ -163,7 +171,15 @@ def _hermes_nu_mean() -> Piecewise:
     )
 
 
-def ideal_device(*, g_max: float = 25e-6) -> PCM:
-    """A device that is programmed exactly, does not drift, and reads without noise."""
+def ideal_device(*, g_max: float = 25e-6, steps: Steps | None = None) -> PCM:
+    """A device that is programmed exactly, does not drift, and reads without noise.
+
+    Args:
+        g_max: conductance of the largest weight [S].
+        steps: how it answers pulses.
+    """
     zero = Curve()
-    return PCM(g_max=g_max, t0=20.0, t_read=250e-9, programming_sd=(0.0,), nu_mean=zero, nu_sd=zero, read_noise=None)
+    return PCM(
+        g_max=g_max, t0=20.0, t_read=250e-9, programming_sd=(0.0,), nu_mean=zero, nu_sd=zero, read_noise=None,
+        steps=steps,
+    )  # fmt: skip

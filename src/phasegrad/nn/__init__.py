@@ -2,6 +2,7 @@
 
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digital
+from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
 from phasegrad.nn.summary import Summary, summary
@@ -12,6 +13,7 @@ __all__ = [
     "AnalogConv3d",
     "AnalogLayer",
     "AnalogLinear",
+    "InMemoryWeight",
     "Summary",
     "analog_layers",
     "convert",

@@ -66,6 +66,8 @@ def convert(
     if all(reasons.values()):
         found = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({found})")
+    if hardware.update is not None:
+        _check_untied(model, [name for name, why in reasons.items() if why is None])
     net = copy.deepcopy(model)
     twins = {
         id(net.get_submodule(name)): _twin(net.get_submodule(name), hardware)
@@ -124,6 +126,18 @@ def _check(model: nn.Module, hardware: Hardware) -> None:
             f"convert: the model is converted already ({present[0] or 'the model itself'} is analog); convert the "
             "digital model, or go back with pg.to_digital first"
         )
+
+
+def _check_untied(model: nn.Module, names: list[str]) -> None:
+    first: dict[int, str] = {}
+    for name in names:
+        weight = model.get_submodule(name).weight
+        other = first.setdefault(id(weight), name)
+        if other != name:
+            raise ValueError(
+                f"convert: {other} and {name} share their weight; weights that are tied are not trained in the memory "
+                "yet. Skip one of the layers, or use hardware without update"
+            )
 
 
 def _selected(model: nn.Module, selection: Selection, argument: str) -> list[tuple[str, nn.Module]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.converters import AbsMaxRange, CalibratedRange, FixedRange, FullScaleRange, LearnedRange
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.mapping import tile_count
-from phasegrad.crossbar.product import Matrix, Periphery, Tiles, product
+from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, product
 from phasegrad.crossbar.stores import Devices, master_matrix
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -78,6 +80,21 @@ class AnalogLayer(nn.Module, ABC):
         self._make_input_range(like)
         self._make_output_range(like)
         self.devices = None
+        if hardware.update is not None:
+            self._move_into_memory()
+
+    def _move_into_memory(self) -> None:
+        """Program the weight, which is trained there from now on."""
+        self._check_trainable()
+        trained = self.weight.requires_grad
+        self.program(draw_seed(self.weight.device))
+        self.weight.requires_grad_(trained)
+
+    def _check_trainable(self) -> None:
+        raise ValueError(
+            f"{type(self).__name__}: Hardware with an update by pulses; layers of this kind are not trained in the "
+            "memory yet. Skip them: pg.convert(model, hardware, skip=...), or use hardware without update"
+        )
 
     def _make_input_range(self, like: dict[str, Any]) -> None:
         kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
@@ -140,11 +157,20 @@ class AnalogLayer(nn.Module, ABC):
         return tile_count(self.out_features, self.in_features, self.hardware)
 
     @property
+    def store(self) -> str:
+        """Where the weight lives: ``"digital"``, ``"programmed"`` or ``"in memory"``."""
+        if self.hardware.update is not None:
+            return "in memory"
+        return "digital" if self.devices is None else "programmed"
+
+    @property
     def _columns(self) -> int:
         """Outputs that share a tile."""
         return self.hardware.columns
 
     def _matrix(self, seed: Tensor) -> Matrix:
+        if self.hardware.update is not None:
+            return master_matrix(self.weight.detach().flatten(1), self.hardware, None, None, self._columns)
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
@@ -186,7 +212,8 @@ class AnalogLayer(nn.Module, ABC):
                 self.weight.copy_(self.clipped_weight().view_as(self.weight))
         else:
             self.weight.requires_grad_(True)
-        digital.register_parameter("weight", self.weight)
+        weight = nn.Parameter(self.weight.detach().clone()) if self.hardware.update else self.weight
+        digital.register_parameter("weight", weight)
         digital.register_parameter("bias", self.bias)
         return digital.train(self.training)
 
@@ -197,10 +224,27 @@ class AnalogLayer(nn.Module, ABC):
         rows = self._to_rows(input)
         seed = draw_seed(self.weight.device)
         periphery = Periphery(self.input_range, self.output_range)
-        y = product(rows, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
+
+        def tile(x: Tensor) -> Tensor:
+            return product(x, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
+
+        if isinstance(self.weight, InMemoryWeight):
+            y = in_memory_product(rows, self.weight, tile, self._transposed)
+        else:
+            y = tile(rows)
         if self.bias is not None:
             y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
         return self._from_rows(y, input)
+
+    @torch.no_grad()
+    def _transposed(self, d: Tensor) -> Tensor:
+        """The product of the same tiles driven from the other side, which carries gradients back."""
+        hardware = dataclasses.replace(self.hardware, rows=self.hardware.columns, columns=self.hardware.rows)
+        weight = self.weight.detach().flatten(1).t().contiguous()
+        periphery = Periphery(None, self.output_range.detach())
+        seed = draw_seed(weight.device)
+        matrix = master_matrix(weight, hardware, None, None)
+        return product(d, matrix, LinearTiles(hardware.rows), periphery, hardware, seed)
 
     # --- state dict -------------------------------------------------------------------------------------------
 
@@ -273,7 +317,10 @@ class AnalogLayer(nn.Module, ABC):
     def expect_devices(self, devices: Devices) -> None:
         """Make room for devices whose state is about to be loaded."""
         self.devices = devices.train(self.training)
-        self.weight.requires_grad_(False)
+        if self.hardware.update is None:
+            self.weight.requires_grad_(False)
+        elif not isinstance(self.weight, InMemoryWeight) or self.weight.devices is not devices:
+            self.register_parameter("weight", InMemoryWeight(self.weight.detach().clone(), devices))
 
     def _reprogram(self, assigned: bool) -> None:
         """Put a weight that was just loaded onto the devices."""
@@ -295,5 +342,4 @@ class AnalogLayer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """The twin's options, the tiles, and where the weight lives."""
         options = ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
-        store = "digital" if self.devices is None else "programmed"
-        return f"{options}, bias={self.bias is not None}, tiles={self.tiles}, weight={store}"
+        return f"{options}, bias={self.bias is not None}, tiles={self.tiles}, weight={self.store}"

@@ -38,6 +38,9 @@ class AnalogLinear(AnalogLayer):
     ) -> None:  # fmt: skip
         self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
 
+    def _check_trainable(self) -> None:
+        pass
+
     @property
     def _tiles(self) -> LinearTiles:
         return LinearTiles(self.hardware.rows)

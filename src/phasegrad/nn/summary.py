@@ -91,7 +91,7 @@ def summary(net: nn.Module) -> Summary:
                 tiles=layer.tiles,
                 devices=weights * len(hardware.cell.factors),
                 utilisation=weights / (layer.tiles * hardware.rows * hardware.columns),
-                store="digital" if layer.devices is None else "programmed",
+                store=layer.store,
             )
         )
     return Summary(tuple(layers), left_digital(net))

@@ -1,5 +1,13 @@
 """Named Hardware, each a function that cites its source."""
 
 from phasegrad.presets.inference import hermes_inference, ideal_inference, pcm_inference
+from phasegrad.presets.training import constant_step_training, pcm_pair_training, soft_bounds_training
 
-__all__ = ["hermes_inference", "ideal_inference", "pcm_inference"]
+__all__ = [
+    "constant_step_training",
+    "hermes_inference",
+    "ideal_inference",
+    "pcm_inference",
+    "pcm_pair_training",
+    "soft_bounds_training",
+]

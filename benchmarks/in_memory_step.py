@@ -1,0 +1,52 @@
+"""A training step in the memory against the same step of float SGD: 784-256-128-10, batch 10, sparse inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import phasegrad as pg
+from benchmarks.harness import Figure, side_by_side
+
+DEVICES = {
+    "constant": (pg.presets.constant_step_training, "at most 2.5"),
+    "soft-bounds": (pg.presets.soft_bounds_training, "-"),
+    "pcm-pair": (pg.presets.pcm_pair_training, "at most 3"),
+}
+
+
+def network() -> nn.Sequential:
+    """The network of Gokmen and Vlasov (2016)."""
+    sizes = (784, 256, 128, 10)
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.Sigmoid())]
+    return nn.Sequential(*layers[:-1])
+
+
+def step(net: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+    """A whole step on a fixed batch."""
+
+    def run() -> None:
+        optimiser.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimiser.step()
+
+    return run
+
+
+def figures() -> list[Figure]:
+    """Measure every device. A fifth of the pixels is not zero, as in MNIST."""
+    torch.manual_seed(0)
+    x, y = torch.rand(10, 784) * (torch.rand(10, 784) < 0.2), torch.randint(0, 10, (10,))
+    result = []
+    for name, (preset, target) in DEVICES.items():
+        digital = network()
+        analog = pg.convert(digital, preset())
+        ours = step(analog, pg.optim.AnalogSGD(analog.parameters(), lr=0.1), x, y)
+        theirs = step(digital, torch.optim.SGD(digital.parameters(), lr=0.1), x, y)
+        a, b, ratio = side_by_side(ours, theirs, 200)
+        result.append(Figure(f"in-memory step {name}", a * 1e6, "us", "float SGD", b * 1e6, ratio, target))
+    return result

@@ -1,0 +1,44 @@
+"""One device, read against a reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from phasegrad.cells.base import Cell
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ReferencedDevice(Cell):
+    """One device and a reference of half its range: ``w = 2 G / g_max - 1``.
+
+    For devices that pulses move in both directions. The reference is exact, and subtracted in the periphery.
+
+    Examples:
+        >>> import torch
+        >>> from phasegrad.devices import ideal_device
+        >>> cell = ReferencedDevice(device=ideal_device(g_max=20e-6))
+        >>> cell.targets(torch.tensor([0.5, -1.0])) * 1e6
+        tensor([[15.,  0.]])
+    """
+
+    @property
+    def factors(self) -> tuple[float, ...]:
+        """The whole range stands for -1 to 1."""
+        return (2.0,)
+
+    @property
+    def pulsed(self) -> tuple[int, int]:
+        """The same device, up and down."""
+        return (0, 0)
+
+    def targets(self, weight: Tensor) -> Tensor:
+        """Half the range is 0."""
+        return ((weight + 1.0) * (0.5 * self.device.g_max)).unsqueeze(0)
+
+    def weight(self, conductance: Tensor) -> Tensor:
+        """The difference to the reference, in [-1, 1]."""
+        return super().weight(conductance) - 1.0

@@ -1,0 +1,52 @@
+"""Hardware for training in the memory."""
+
+from __future__ import annotations
+
+from phasegrad.cells import DifferentialPair, ReferencedDevice
+from phasegrad.crossbar import Hardware, Pulses
+from phasegrad.devices import ConstantSteps, SoftBoundsSteps, ideal_device, nandakumar_2018
+
+
+def constant_step_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardware:
+    """The device of Gokmen and Vlasov, Front. Neurosci. 10:333 (2016): constant steps between hard bounds.
+
+    Steps of ``2 weight_max / steps`` (0.001), 30 % of spread from device to device and from pulse to pulse, 30 % in
+    the bounds, 2 % in the ratio of steps up and down. Exact periphery.
+
+    Args:
+        weight_max: weight at the upper bound.
+        steps: pulses from one bound to the other.
+    """
+    g_max = 25e-6
+    law = ConstantSteps(size=g_max / steps, noise=0.3, spread=0.3, imbalance=0.02, bound_spread=0.15)
+    return Hardware(
+        cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, update=Pulses()
+    )
+
+
+def soft_bounds_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardware:
+    """A device whose steps shrink towards its bounds, otherwise as :func:`constant_step_training`.
+
+    Args:
+        weight_max: weight at the upper bound.
+        steps: nominal pulses from one bound to the other, at the step of half the range.
+    """
+    g_max = 25e-6
+    law = SoftBoundsSteps(size=g_max / steps, noise=0.3, spread=0.3, imbalance=0.02, bound_spread=0.15)
+    return Hardware(
+        cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, update=Pulses()
+    )
+
+
+def pcm_pair_training(*, weight_max: float = 0.3, refresh: int = 100) -> Hardware:
+    """Two PCM devices a weight, pulsed as Nandakumar et al., J. Appl. Phys. 124, 152135 (2018) measured.
+
+    ``g_max`` is 12 uS, so the default is 40 uS per unit of weight. Devices do not drift while they are trained.
+    Exact periphery.
+
+    Args:
+        weight_max: weight of a pair at 12 and 0 uS.
+        refresh: updates between two looks for pairs to RESET.
+    """
+    device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
+    return Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=weight_max, update=Pulses())

@@ -1,0 +1,380 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import io
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.contracts.op import threads
+from torch import Tensor, nn
+
+import phasegrad as pg
+from phasegrad.cells import DifferentialPair, ReferencedDevice
+from phasegrad.crossbar import Pulses
+from phasegrad.devices import ConstantSteps, SetPulses, ideal_device, joshi_2020, nandakumar_2018
+
+PRESETS = [pg.presets.constant_step_training, pg.presets.soft_bounds_training, pg.presets.pcm_pair_training]
+preset = pytest.mark.parametrize("preset", PRESETS, ids=[p.__name__ for p in PRESETS])
+
+
+def fine(steps: int = 2_000_000, **fields: object) -> pg.Hardware:
+    """Steps so small, equal and sure that pulses come close to additions."""
+    law = ConstantSteps(size=25e-6 / steps)
+    cell = ReferencedDevice(device=ideal_device(g_max=25e-6, steps=law))
+    return pg.Hardware(cell=cell, scale=1.0, update=Pulses(), **fields)  # type: ignore[arg-type]
+
+
+def net(hardware: pg.Hardware | None = None, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    digital = nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 4))
+    return digital if hardware is None else pg.convert(digital, hardware)  # type: ignore[return-value]
+
+
+def batch(n: int = 16, seed: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 12, generator=generator), torch.randint(0, 4, (n,), generator=generator)
+
+
+def backward(module: nn.Module, seed: int = 1) -> None:
+    x, y = batch(seed=seed)
+    F.cross_entropy(module(x), y).backward()
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+# --- it is SGD ------------------------------------------------------------------------------------------------
+
+
+def test_outputs_and_gradients_of_the_rest_are_those_of_the_float_net() -> None:
+    analog, digital = net(fine()), net()
+    x, y = batch()
+    inputs = []
+    for module in (analog, digital):
+        own = x.clone().requires_grad_()
+        F.cross_entropy(module(own), y).backward()
+        inputs.append(own.grad)
+    torch.testing.assert_close(inputs[0], inputs[1], rtol=1e-4, atol=1e-6)
+    for i in (0, 2):
+        torch.testing.assert_close(analog[i].bias.grad, digital[i].bias.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_pulses_descend_the_dense_gradient() -> None:
+    analog, lr, steps, granularity = net(fine()), 1e-5, 20, 1e-6
+    optimizer = pg.optim.AnalogSGD(analog.parameters(), lr=lr)
+    start = [analog[i].weight.detach().double() for i in (0, 2)]
+    for _ in range(steps):
+        optimizer.zero_grad()
+        backward(analog)
+        optimizer.step()
+    digital = net()
+    backward(digital)
+    for layer, before in zip((0, 2), start, strict=True):
+        x, d = analog[layer].weight.grad.samples[0]
+        pulses = steps * lr / granularity * d.double().abs().t() @ x.double().abs()  # that a weight is sent in all
+        expected = -steps * lr * digital[layer].weight.grad.double()
+        change = analog[layer].weight.detach().double() - before
+        # A train's pulses count as a binomial number; conductances of 25 uS are kept to 24 bits.
+        assert ((change - expected).abs() < 5.0 * granularity * (pulses + 1.0).sqrt() + 1e-5 * before.abs()).all()
+
+
+def test_digital_parameters_are_added_to_as_by_torch() -> None:
+    digital = nn.Linear(12, 4)
+    twin = copy.deepcopy(digital)
+    for optimizer in (
+        pg.optim.AnalogSGD(digital.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9),
+    ):
+        module = digital if isinstance(optimizer, pg.optim.AnalogSGD) else twin
+        for i in range(3):
+            optimizer.zero_grad()
+            backward(module, seed=i)
+            optimizer.step()
+    for a, b in zip(digital.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@preset
+def test_training_lowers_the_loss(preset: Callable[[], pg.Hardware]) -> None:
+    module = net(preset())
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1 if preset is not pg.presets.pcm_pair_training else 0.03)
+    x, y = batch(64)
+    y = x[:, :4].argmax(1)
+    losses = []
+    for _ in range(120):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(module(x), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_accumulated_backward_passes_are_one_longer_batch() -> None:
+    whole, halves = net(fine()), net(fine())
+    x, y = batch()
+    found = []
+    for module, cuts in ((whole, [slice(0, 16)]), (halves, [slice(0, 8), slice(8, 16)])):
+        optimizer = pg.optim.AnalogSGD(module.parameters(), lr=1e-5)
+        for cut in cuts:
+            F.cross_entropy(module(x[cut]), y[cut], reduction="sum").backward()
+        torch.manual_seed(3)
+        optimizer.step()
+        found.append(module[0].devices.conductance)
+    assert torch.equal(found[0], found[1])
+
+
+def test_a_layer_used_twice_is_staged_twice() -> None:
+    layer = pg.nn.AnalogLinear(6, 6, hardware=fine())
+    layer(layer(torch.randn(3, 6)).tanh()).sum().backward()
+    assert [len(x) for x, _ in layer.weight.grad.samples] == [3, 3]
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_zero_grad_forgets(to_none: bool) -> None:
+    module = net(fine())
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
+    backward(module)
+    before = module[0].devices.conductance.clone()
+    optimizer.zero_grad(set_to_none=to_none)
+    optimizer.step()
+    assert torch.equal(module[0].devices.conductance, before)
+
+
+def test_no_gradient_is_staged_for_a_frozen_weight() -> None:
+    module = net(fine())
+    module[0].weight.requires_grad_(False)
+    backward(module)
+    assert module[0].weight.grad is None
+    assert module[2].weight.grad is not None
+
+
+def test_schedulers_set_the_rate() -> None:
+    module = net(fine())
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.0)
+    backward(module)
+    optimizer.step()
+    schedule.step()
+    before = state(module)
+    optimizer.step()
+    after = state(module)
+    after["0.devices.updates"] -= 1
+    after["2.devices.updates"] -= 1
+    assert same(before, after)
+
+
+# --- state ----------------------------------------------------------------------------------------------------
+
+
+def run(module: nn.Module, optimizer: pg.optim.AnalogSGD, steps: range) -> None:
+    for i in steps:
+        optimizer.zero_grad()
+        backward(module, seed=i)
+        optimizer.step()
+
+
+@preset
+def test_threads_do_not_show(preset: Callable[[], pg.Hardware]) -> None:
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            module = net(preset())
+            run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(5))
+            found.append(state(module))
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+
+
+@preset
+def test_a_resumed_run_gives_the_same_bits(preset: Callable[[], pg.Hardware]) -> None:
+    module = net(preset())
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1, momentum=0.5)
+    run(module, optimizer, range(4))
+    file = io.BytesIO()
+    torch.save((module.state_dict(), optimizer.state_dict(), torch.get_rng_state()), file)
+    run(module, optimizer, range(4, 8))
+    file.seek(0)
+    resumed = net(preset(), seed=5)
+    again = pg.optim.AnalogSGD(resumed.parameters(), lr=0.7)
+    weights, rest, random = torch.load(file, weights_only=True)
+    resumed.load_state_dict(weights)
+    again.load_state_dict(rest)
+    torch.set_rng_state(random)
+    run(resumed, again, range(4, 8))
+    assert same(state(module), state(resumed))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_have_their_own_devices(copied: Callable[[nn.Module], nn.Module]) -> None:
+    module = net(pg.presets.pcm_pair_training())
+    backward(module)
+    other = copied(module)
+    assert same(state(module), state(other))
+    assert other[0].weight.grad is None
+    assert other[0].weight.devices is other[0].devices
+    before = state(module)
+    run(other, pg.optim.AnalogSGD(other.parameters(), lr=0.1), range(3))
+    assert same(state(module), before)
+    assert not same(state(other), before)
+
+
+def test_a_float_checkpoint_is_written_onto_the_devices() -> None:
+    module, digital = net(fine(), seed=3), net(seed=4)
+    module.load_state_dict(digital.state_dict())
+    torch.testing.assert_close(module[0].weight.detach(), digital[0].weight.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(module[0].devices.logical_weight(), digital[0].weight.detach(), rtol=1e-4, atol=1e-6)
+    assert isinstance(module[0].weight, pg.nn.InMemoryWeight)
+
+
+def test_going_back_to_digital_gives_a_plain_parameter() -> None:
+    module = net(fine())
+    digital = pg.to_digital(module)
+    assert type(digital[0].weight) is nn.Parameter
+    x, _ = batch()
+    torch.testing.assert_close(digital(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+# --- devices under training -----------------------------------------------------------------------------------
+
+
+def pair(refresh: int) -> pg.Hardware:
+    device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
+    return pg.Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=0.3, update=Pulses())
+
+
+def test_refresh_keeps_the_weight_and_makes_room() -> None:
+    layer = pg.nn.AnalogLinear(40, 30, hardware=pair(refresh=1))
+    devices = layer.devices
+    generator = torch.Generator().manual_seed(0)
+    devices.conductance.uniform_(0.1e-6, 12e-6, generator=generator)
+    before, weight = devices.conductance.clone(), devices.logical_weight()
+    where = devices.hardware.cell.saturated(before)
+    assert 0.2 < where.double().mean().item() < 0.6
+    devices.update(torch.zeros(1, 40), torch.zeros(1, 30), 0.1, torch.tensor([1]))  # no pulse: the look alone
+    least = torch.minimum(*devices.conductance)
+    assert (least[where] == 0.1e-6).all()
+    # A device cannot go below its RESET state, 0.1 of 12 uS: that much of the weight.
+    assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.11 / 12
+    assert torch.equal(devices.conductance[:, ~where], before[:, ~where])
+    assert (devices.history[:, where] == 1.0).all()
+
+
+def test_the_device_that_is_trained_also_ages_and_a_pulse_restarts_its_drift() -> None:
+    device = dataclasses.replace(
+        joshi_2020(g_max=12e-6), steps=nandakumar_2018(), programming_sd=(0.0,), read_noise=None
+    )
+    hardware = pg.Hardware(cell=DifferentialPair(device=device), scale=0.3, update=Pulses())
+    module = net(hardware)
+    fresh = module[0].weight.detach().clone()
+    old = pg.inference.age(module, seconds=86_400.0)
+    shrunk = old[0].weight.detach().abs().mean() / fresh.abs().mean()
+    assert 0.4 < shrunk < 0.8  # 4,320 times t0 to the power of -0.05 to -0.1
+    optimizer = pg.optim.AnalogSGD(old.parameters(), lr=1.0)
+    run(old, optimizer, range(1))
+    devices = old[0].devices
+    pulsed = devices.pulsed_at == 86_400.0
+    assert 0 < int(pulsed.sum()) < pulsed.numel()
+    assert torch.equal(devices.age, 86_400.0 - devices.pulsed_at)
+    present = devices.hardware.cell.device.drift(devices.state, devices.age)
+    torch.testing.assert_close(present[pulsed], devices.conductance[pulsed])
+
+
+def test_a_history_is_kept_for_each_device() -> None:
+    module = net(pg.presets.pcm_pair_training())
+    assert isinstance(module[0].hardware.cell.device.steps, SetPulses)
+    run(module, pg.optim.AnalogSGD(module.parameters(), lr=1.0), range(2))
+    devices = module[0].devices
+    pulses = -2.6 * devices.history.double().log()
+    assert torch.allclose(pulses, pulses.round(), atol=1e-4)
+    assert int(pulses.round().max()) > 0
+
+
+# --- what is refused ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
+def test_torchs_optimizers_are_sent_to_analog_sgd(optimizer: type[torch.optim.Optimizer]) -> None:
+    module = net(fine())
+    before = state(module)
+    backward(module)
+    with pytest.raises(RuntimeError, match="AnalogSGD"):
+        optimizer(module.parameters(), lr=0.1).step()
+    assert same(state(module), before)
+
+
+def test_clipping_a_gradient_that_does_not_exist_raises() -> None:
+    module = net(fine())
+    backward(module)
+    with pytest.raises((RuntimeError, TypeError)):
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+
+
+def test_a_dense_gradient_is_refused() -> None:
+    weight = net(fine())[0].weight
+    with pytest.raises(RuntimeError, match="AnalogSGD"):
+        weight.grad = torch.zeros_like(weight)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_pulses_nothing_anywhere(value: float) -> None:
+    module = net(fine())
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
+    backward(module)
+    module[2].weight.grad.samples[0][1][0, 0] = value
+    before = state(module)
+    with pytest.raises(ValueError, match="not finite"):
+        optimizer.step()
+    assert same(state(module), before)
+
+
+@pytest.mark.parametrize("lr", [-0.1, math.inf, math.nan])
+def test_impossible_rates(lr: float) -> None:
+    module = net(fine())
+    with pytest.raises(ValueError, match="lr ="):
+        pg.optim.AnalogSGD(module.parameters(), lr=lr)
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
+    backward(module)
+    optimizer.param_groups[0]["lr"] = lr
+    before = state(module)
+    with pytest.raises(ValueError, match="learning rate"):
+        optimizer.step()
+    assert same(state(module), before)
+
+
+def test_what_cannot_be_trained_in_memory_says_so() -> None:
+    with pytest.raises(ValueError, match=r"AnalogConv2d.*not trained in the memory yet"):
+        pg.convert(nn.Conv2d(1, 2, 3), fine())
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(ValueError, match="0 and 1 share their weight"):
+        pg.convert(tied, fine())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scale": "column"}, "scale = 'column' with an update"),
+        ({"scale": 0.0}, "scale = 0.0"),
+        ({"cell": DifferentialPair(device=ideal_device())}, "no steps"),
+        ({"cell": ReferencedDevice(device=ideal_device(steps=nandakumar_2018()))}, "only raises"),
+    ],
+)
+def test_impossible_hardware(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(fine(), **fields)  # type: ignore[arg-type]
+
+
+def test_a_number_for_the_scale_is_for_training_only() -> None:
+    with pytest.raises(ValueError, match="scale"):
+        pg.Hardware(cell=DifferentialPair(device=ideal_device()), scale=0.5)
