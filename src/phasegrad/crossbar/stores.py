@@ -76,7 +76,7 @@ class Devices(nn.Module):
         step_parameters: ``[4, devices, out, in]``, what each device is for life: step up, step down, lowest, highest
             conductance [S]; ``None`` where no pulse is sent.
         history: ``[devices, out, in]``, what devices whose steps depend on their past remember, or ``None``.
-        pulsed_at: ``[devices, out, in]``, time of the last pulse [s], float64, or ``None``.
+        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices that drift [s], float64, or ``None``.
         updates: how many updates the devices have had, or ``None``.
     """
 
@@ -110,7 +110,8 @@ class Devices(nn.Module):
         blank = torch.zeros(cells, dtype=torch.float32, device=device)
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
         self.register_buffer("history", blank if steps and steps.remembers else None)
-        self.register_buffer("pulsed_at", blank.double() if steps else None)
+        drifts = steps is not None and hardware.cell.device.drifts
+        self.register_buffer("pulsed_at", blank.double() if drifts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Devices:
@@ -153,21 +154,18 @@ class Devices(nn.Module):
 
     def _make_trainable(self, seed: Tensor) -> None:
         """Draw what the devices are for life, if they have not been used yet, and forget their past."""
-        cell, steps, parameters, pulsed_at = self.hardware.cell, self.hardware.cell.device.steps, *self._trained
-        if steps is None or parameters is None or pulsed_at is None:
+        cell, steps = self.hardware.cell, self.hardware.cell.device.steps
+        if steps is None or self.step_parameters is None:
             return
-        if not bool(parameters.any()):
+        if not bool(self.step_parameters.any()):
             up, down = cell.pulsed
-            drawn = steps.draw(tuple(pulsed_at.shape), cell.device.g_max, up == down, seed, streams.LIFE)
-            parameters.copy_(drawn)
-        self.conductance.clamp_(parameters[2], parameters[3])
-        pulsed_at.copy_(self.clock)
+            shape = tuple(self.conductance.shape)
+            self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
+        self.conductance.clamp_(*self.step_parameters[2:])
+        if self.pulsed_at is not None:
+            self.pulsed_at.copy_(self.clock)
         if self.history is not None:
             self.history.fill_(1.0)
-
-    @property
-    def _trained(self) -> tuple[Tensor | None, Tensor | None]:
-        return self.step_parameters, self.pulsed_at
 
     @property
     def granularity(self) -> float:
@@ -190,14 +188,13 @@ class Devices(nn.Module):
         Raises:
             ValueError: ``x`` or ``d`` is not finite; no device was touched.
         """
-        pulses, cell = self.hardware.update, self.hardware.cell
-        parameters, pulsed_at = self._trained
+        pulses, cell, parameters = self.hardware.update, self.hardware.cell, self.step_parameters
         assert pulses is not None
         assert cell.device.steps is not None
         assert parameters is not None
         coefficients = torch.tensor(cell.device.steps.coefficients(cell.device.g_max), dtype=torch.float32)
         torch.ops.phasegrad.pulsed_update(
-            self.conductance, self.history, pulsed_at, parameters, x.float(), d.float(), lr, self.granularity,
+            self.conductance, self.history, self.pulsed_at, parameters, x.float(), d.float(), lr, self.granularity,
             pulses.length, pulses.adaptive, pulses.managed, pulses.code, float(self.clock), cell.pulsed,
             cell.device.steps.family, coefficients.to(x.device), seed, streams.UPDATE,
         )  # fmt: skip
@@ -208,16 +205,15 @@ class Devices(nn.Module):
 
     def _refresh(self, seed: Tensor) -> None:
         """RESET saturated cells, and write their weights back."""
-        cell = self.hardware.cell
+        cell, parameters = self.hardware.cell, self.step_parameters
+        assert parameters is not None
         where = cell.saturated(self.conductance)
         state = cell.program(cell.weight(self.conductance), seed, streams.PROGRAMMING)
-        parameters, pulsed_at = self._trained
-        assert parameters is not None
-        assert pulsed_at is not None
-        written = torch.minimum(torch.maximum(state.conductance, parameters[2]), parameters[3])
+        written = state.conductance.clamp(*parameters[2:])
         self.conductance.copy_(torch.where(where, written, self.conductance))
         self.nu.copy_(torch.where(where, state.nu, self.nu))
-        pulsed_at.copy_(torch.where(where, self.clock, pulsed_at))
+        if self.pulsed_at is not None:
+            self.pulsed_at.copy_(torch.where(where, self.clock, self.pulsed_at))
         if self.history is not None:
             self.history.masked_fill_(where, 1.0)
 

@@ -138,6 +138,12 @@ static inline vu mix(vu x) {
   return x ^ (x >> 15);
 }
 
+static inline vu lanes() {
+  vu v{};
+  for (int i = 0; i < W; ++i) v[i] = i;
+  return v;
+}
+
 struct Stream {  // splitmix64 of seed and offset
   uint32_t low, high;
   Stream(uint64_t seed, uint64_t offset) {
@@ -149,8 +155,8 @@ struct Stream {  // splitmix64 of seed and offset
     high = (uint32_t)(z >> 32);
   }
   inline vu keys(uint64_t first) const {
-    vu weight{}, upper{};
-    for (int i = 0; i < W; ++i) weight[i] = (uint32_t)(first + i), upper[i] = (uint32_t)((first + i) >> 32);
+    const vu weight = usplat((uint32_t)first) + lanes();
+    const vu upper = usplat((uint32_t)(first >> 32)) + (usplat(1) & (vu)(weight < lanes()));  // with the carry
     return mix(mix(weight + usplat(low)) ^ usplat(high) ^ upper);
   }
 };
@@ -422,10 +428,13 @@ void pulsed_update(float* g, float* history, double* pulsed_at, const float* par
   const int64_t across = (in + W - 1) / W;
   uint32_t* blocks = new uint32_t[across * W * batch + 1]();
   uint32_t* lines = new uint32_t[out * batch + 1];
-  for (int64_t s = 0; s < batch; ++s) {
-    for (int64_t j = 0; j < in; ++j) blocks[(j / W * batch + s) * W + j % W] = (uint32_t)words_x[s * in + j];
-    for (int64_t o = 0; o < out; ++o) lines[o * batch + s] = (uint32_t)words_d[s * out + o];
+  for (int64_t j = 0; j < across; ++j) {
+    const int64_t count = in - j * W < W ? in - j * W : W;
+    for (int64_t s = 0; s < batch; ++s)
+      std::memcpy(blocks + (j * batch + s) * W, words_x + s * in + j * W, count * sizeof(uint32_t));
   }
+  for (int64_t o = 0; o < out; ++o)
+    for (int64_t s = 0; s < batch; ++s) lines[o * batch + s] = (uint32_t)words_d[s * out + o];
   const Update u = {g,
                     history,
                     pulsed_at,
