@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import final
 
@@ -68,6 +70,11 @@ class Hardware(Configuration):
         check_type(self, "adc", (Adc, type(None)))
         check_number(self, "output_noise", 0.0)
         check_number(self, "read_noise", 0.0)
+
+    @functools.cached_property
+    def turned(self) -> Hardware:
+        """The same tiles, driven from the side of their outputs."""
+        return dataclasses.replace(self, rows=self.columns, columns=self.rows)
 
     def _check_training(self) -> None:
         if isinstance(self.scale, str):

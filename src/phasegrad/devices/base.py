@@ -36,9 +36,9 @@ class Device(Configuration, ABC):
         """Whether two reads of a device differ."""
 
     @property
-    @abstractmethod
     def drifts(self) -> bool:
-        """Whether a conductance changes while nothing is done to the device."""
+        """Whether a conductance may change while nothing is done to the device; if not, training need not ask."""
+        return True
 
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:

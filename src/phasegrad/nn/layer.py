@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -239,7 +238,7 @@ class AnalogLayer(nn.Module, ABC):
     @torch.no_grad()
     def _transposed(self, d: Tensor) -> Tensor:
         """The product of the same tiles driven from the other side, which carries gradients back."""
-        hardware = dataclasses.replace(self.hardware, rows=self.hardware.columns, columns=self.hardware.rows)
+        hardware = self.hardware.turned
         weight = self.weight.detach().flatten(1).t().contiguous()
         periphery = Periphery(None, self.output_range.detach())
         seed = draw_seed(weight.device)
