@@ -159,6 +159,43 @@ def test_no_gradient_is_staged_for_a_frozen_weight() -> None:
     assert module[2].weight.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_other_dtypes_train(dtype: torch.dtype) -> None:
+    module = net(fine()).to(dtype)
+    before = module[0].devices.conductance.clone()
+    x, y = batch()
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=1e-3)
+    F.cross_entropy(module(x.to(dtype)), y).backward()
+    optimizer.step()
+    assert module[0].weight.dtype == dtype
+    assert module[0].devices.conductance.dtype == torch.float32
+    assert not torch.equal(module[0].devices.conductance, before)
+
+
+def test_autocast_trains() -> None:
+    module = net(fine())
+    before = module[0].devices.conductance.clone()
+    x, y = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = F.cross_entropy(module(x), y)
+    loss.backward()
+    pg.optim.AnalogSGD(module.parameters(), lr=1e-3).step()
+    assert not torch.equal(module[0].devices.conductance, before)
+
+
+def test_an_empty_batch_and_leading_dimensions() -> None:
+    module = net(fine())
+    optimizer = pg.optim.AnalogSGD(module.parameters(), lr=1e-3)
+    before = module[0].devices.conductance.clone()
+    module(torch.ones(0, 12)).sum().backward()
+    optimizer.step()
+    assert torch.equal(module[0].devices.conductance, before)
+    optimizer.zero_grad()
+    module(torch.ones(2, 3, 12)).sum().backward()
+    assert module[0].weight.grad.samples[0][0].shape == (6, 12)
+    optimizer.step()
+
+
 def test_schedulers_set_the_rate() -> None:
     module = net(fine())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)

@@ -52,7 +52,10 @@ class Staged:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise RuntimeError(f"an in-memory weight has no dense gradient, so .grad.{name} does not exist. {_ADVICE}")
+        raise RuntimeError(
+            f"an in-memory weight has no dense gradient, so .grad.{name} does not exist. {_ADVICE}; and call zero_grad "
+            "before you move, cast or compile a net that has samples staged"
+        )
 
 
 @final
@@ -149,7 +152,9 @@ class _InMemoryProduct(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         if ctx.needs_input_grad[1]:
             ctx.weight.stage(x.detach(), grad.detach())
-        return ctx.transposed(grad) if ctx.needs_input_grad[0] else None, None, None, None
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None
+        return ctx.transposed(grad.to(ctx.weight.dtype)).to(x.dtype), None, None, None  # autocast's may differ
 
 
 def _refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:

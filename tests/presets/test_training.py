@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+import phasegrad as pg
+
+
+@pytest.mark.parametrize("preset", [pg.presets.constant_step_training, pg.presets.soft_bounds_training])
+def test_a_pulse_is_a_thousandth(preset) -> None:
+    hardware = preset()
+    layer = pg.nn.AnalogLinear(8, 4, hardware=hardware)
+    assert layer.devices.granularity == pytest.approx(0.001)
+    assert hardware.scale == 0.6
+
+
+def test_pcm_pair_is_forty_microsiemens_a_unit_weight() -> None:
+    hardware = pg.presets.pcm_pair_training()
+    assert hardware.cell.device.g_max / hardware.scale == pytest.approx(40e-6)
+    layer = pg.nn.AnalogLinear(8, 4, hardware=hardware)
+    assert layer.devices.granularity == pytest.approx(0.88e-6 / 40e-6)
