@@ -27,6 +27,8 @@ PRESETS = {
     "pcm-pair": pg.presets.pcm_pair_training,
 }
 
+OPTIMISERS = {"sgd": pg.optim.AnalogSGD, "mixed-precision": pg.optim.MixedPrecision}
+
 
 def main() -> None:
     """Train in float and on devices, and compare."""
@@ -42,7 +44,7 @@ def main() -> None:
     if not options.no_float:
         results["float"] = train(start, data, options, torch.optim.SGD)
     print(pg.summary(analog))
-    results[options.device] = train(analog, data, options, pg.optim.AnalogSGD)
+    results[options.device] = train(analog, data, options, OPTIMISERS[options.algorithm])
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "report.json"
     path.write_text(
@@ -102,6 +104,7 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=list(PRESETS), default="constant", help="what the weights live on")
+    parser.add_argument("--algorithm", choices=list(OPTIMISERS), default="sgd", help="how pulses are decided on")
     parser.add_argument("--layers", type=int, nargs="+", default=[784, 256, 128, 10], help="sizes of the layers")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=10, help="images a step")

@@ -360,6 +360,35 @@ def test_refuses_and_leaves_the_state(changes: dict[str, Any], message: str) -> 
     assert torch.equal(call["conductance"], before)
 
 
+def counted(call: dict[str, Any], counts: Tensor, op: Any = None) -> list[Tensor]:
+    """The state after pulses of the given numbers."""
+    state = [None if call[n] is None else call[n].clone() for n in NAMES[:3]]
+    rest = [call[n] for n in NAMES[12:]]
+    (op or torch.ops.phasegrad.pulse_counts)(*state, call["parameters"], counts, *rest)
+    return [t for t in state if t is not None]
+
+
+@pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
+@call
+def test_counted_pulses_leave_the_state_of_the_reference(call: dict[str, Any]) -> None:
+    out, features = call["conductance"].shape[1:]
+    counts = (8.0 * draw(out, features, seed=9)).to(torch.int32)
+    counts[0, 0] = 80  # more than fit a queue
+    found, wanted = counted(call, counts), counted(call, counts, reference.pulse_counts)
+    assert torch.equal(found[-1], wanted[-1])
+    for got, want in zip(found[:-1], wanted[:-1], strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-6, atol=4e-6)
+
+
+def test_counted_pulses_step_so_many_times() -> None:
+    flat = torch.tensor([STEP, STEP, -100.0, 100.0]).view(4, 1, 1, 1)
+    counts = torch.tensor([[0, 1, -3, 70]], dtype=torch.int32)
+    call = update(coefficients=(0.0, 0.0, 0.0, 0.0), conductance=torch.zeros(1, 1, 4), parameters=flat, pulsed_at=None)
+    torch.testing.assert_close(counted(call, counts)[0][0], counts * STEP, rtol=1e-5, atol=0.0)
+    with pytest.raises(TypeError, match="int32"):
+        counted(call, counts.float())
+
+
 def test_zero_gradients_and_a_learning_rate_of_zero_pulse_nothing() -> None:
     for changes in ({"lr": 0.0}, {"x": torch.zeros(6, 37)}, {"d": torch.zeros(6, 21)}):
         for kind in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):

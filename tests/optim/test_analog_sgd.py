@@ -214,7 +214,7 @@ def test_schedulers_set_the_rate() -> None:
 # --- state ----------------------------------------------------------------------------------------------------
 
 
-def run(module: nn.Module, optimizer: pg.optim.AnalogSGD, steps: range) -> None:
+def run(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for i in steps:
         optimizer.zero_grad()
         backward(module, seed=i)

@@ -188,19 +188,39 @@ class Devices(nn.Module):
         Raises:
             ValueError: ``x`` or ``d`` is not finite; no device was touched.
         """
-        pulses, cell, parameters = self.hardware.update, self.hardware.cell, self.step_parameters
+        pulses = self.hardware.update
         assert pulses is not None
-        assert cell.device.steps is not None
-        assert parameters is not None
-        coefficients = torch.tensor(cell.device.steps.coefficients(cell.device.g_max), dtype=torch.float32)
         torch.ops.phasegrad.pulsed_update(
-            self.conductance, self.history, self.pulsed_at, parameters, x.float(), d.float(), lr, self.granularity,
-            pulses.length, pulses.adaptive, pulses.managed, pulses.code, float(self.clock), cell.pulsed,
-            cell.device.steps.family, coefficients.to(x.device), seed, streams.UPDATE,
+            *self._trained, x.float(), d.float(), lr, self.granularity, pulses.length, pulses.adaptive, pulses.managed,
+            pulses.code, *self._law, seed, streams.UPDATE,
         )  # fmt: skip
+        self._count_update(seed)
+
+    @torch.no_grad()
+    def send(self, counts: Tensor, seed: Tensor) -> None:
+        """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
+        torch.ops.phasegrad.pulse_counts(*self._trained, counts, *self._law, seed, streams.UPDATE)
+        self._count_update(seed)
+
+    @property
+    def _trained(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
+        """State and parameters, as the ops take them."""
+        assert self.step_parameters is not None
+        return self.conductance, self.history, self.pulsed_at, self.step_parameters
+
+    @property
+    def _law(self) -> tuple[float, tuple[int, int], int, Tensor]:
+        """The present time, the devices that are pulsed, and their step law, as the ops take them."""
+        cell = self.hardware.cell
+        assert cell.device.steps is not None
+        coefficients = torch.tensor(cell.device.steps.coefficients(cell.device.g_max), dtype=torch.float32)
+        return float(self.clock), cell.pulsed, cell.device.steps.family, coefficients.to(self.conductance.device)
+
+    def _count_update(self, seed: Tensor) -> None:
         assert self.updates is not None
         self.updates += 1
-        if cell.refresh_every and int(self.updates) % cell.refresh_every == 0:
+        every = self.hardware.cell.refresh_every
+        if every and int(self.updates) % every == 0:
             self._refresh(seed)
 
     def _refresh(self, seed: Tensor) -> None:

@@ -101,14 +101,11 @@ class InMemoryWeight(nn.Parameter):
         """Take over what the devices hold."""
         self.copy_(self.devices.logical_weight().view_as(self))
 
-    @torch.no_grad()
-    def update(self, lr: float, seed: Tensor) -> None:
-        """Pulse the devices for everything that is staged, which stays staged."""
-        if self._staged is None or not self._staged.samples:
-            return
-        x, d = (torch.cat(part) for part in zip(*self._staged.samples, strict=True))
-        self.devices.update(x, d, lr, seed)
-        self.refresh()
+    def staged(self) -> tuple[Tensor, Tensor]:
+        """All samples that are staged, ``[samples, in]`` and ``[samples, out]``."""
+        assert self._staged is not None
+        x, d = zip(*self._staged.samples, strict=True)
+        return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:
         """A copy with devices of its own and nothing staged."""

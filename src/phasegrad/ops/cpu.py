@@ -396,6 +396,29 @@ def pulsed_update(
         )  # fmt: skip
 
 
+def pulse_counts(
+    conductance: Tensor,
+    history: Tensor | None,
+    pulsed_at: Tensor | None,
+    parameters: Tensor,
+    counts: Tensor,
+    now: float,
+    planes: Sequence[int],
+    family: int,
+    coefficients: Tensor,
+    seed: Tensor,
+    offset: int,
+) -> None:
+    pulses.check_tables(family, coefficients)
+    parameters, coefficients, counts = parameters.contiguous(), coefficients.contiguous(), counts.contiguous()
+    state = (conductance, history, pulsed_at)
+    _call(
+        "pulse_counts", *(None if t is None else t.data_ptr() for t in state), parameters.data_ptr(),
+        counts.data_ptr(), *conductance.shape[1:], len(conductance), parameters[0].numel() == 1, now, *planes, family,
+        coefficients.data_ptr(), int(seed), offset,
+    )  # fmt: skip
+
+
 KERNELS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
@@ -412,6 +435,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
         noisy_weights_backward,
         pcm_program,
         pcm_read,
+        pulse_counts,
         pulse_trains,
         pulsed_update,
     )

@@ -41,6 +41,9 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "pulse_trains": (
         *(_POINTER,) * 4, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SEED, _SEED, _INT,
     ),
+    "pulse_counts": (
+        *(_POINTER,) * 5, *(_SIZE,) * 3, _INT, _DOUBLE, _INT, _INT, _INT, _POINTER, _SEED, _SEED, _INT,
+    ),
     "pulsed_update": (
         *(_POINTER,) * 6, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT, _INT, _POINTER, _INT, _SEED, _SEED, _INT,
     ),

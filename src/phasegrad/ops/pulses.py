@@ -193,6 +193,36 @@ def pulsed_update(
         _pulse_samples(step, words, key, kind, pulsed_at, now)
 
 
+def pulse_counts(
+    conductance: Tensor,
+    history: Tensor | None,
+    pulsed_at: Tensor | None,
+    parameters: Tensor,
+    counts: Tensor,
+    now: float,
+    planes: Sequence[int],
+    family: int,
+    coefficients: Tensor,
+    seed: Tensor,
+    offset: int,
+) -> None:
+    """Send every weight its own number of pulses, in place: programming by counted pulses, weight by weight.
+
+    ``counts`` is int32 ``[out, in]``: above 0 the weight grows, below it shrinks. ``offset`` is that of the one stream
+    it takes; the other arguments are those of :func:`pulsed_update`.
+    """
+    check_tables(family, coefficients)
+    step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
+    weight = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
+    key = _keys(weight, int(seed), offset)
+    for i in range(int(counts.abs().max()) if counts.numel() else 0):
+        words = _mix(key + 2 * i * _GOLDEN), _mix(key + (2 * i + 1) * _GOLDEN)
+        step.pulse(counts.abs() > i, counts < 0, *words)
+    if pulsed_at is not None:
+        for plane, hit in zip(planes, (counts > 0, counts < 0), strict=True):
+            pulsed_at[plane].masked_fill_(hit, now)
+
+
 TOGETHER = 1024
 """Samples whose trains are made, and kept, at a time."""
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import philox
+from phasegrad.ops.pulses import pulse_counts as pulse_counts
 from phasegrad.ops.pulses import pulse_trains as pulse_trains
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
 

@@ -46,6 +46,8 @@ _SCHEMAS = {
     "pulsed_update": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor parameters, "
     "Tensor x, Tensor d, float lr, float granularity, int length, bool adaptive, bool managed, int kind, float now, "
     "int[] planes, int family, Tensor coefficients, Tensor seed, int offset) -> ()",
+    "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor parameters, "
+    "Tensor counts, float now, int[] planes, int family, Tensor coefficients, Tensor seed, int offset) -> ()",
 }
 
 
@@ -299,22 +301,40 @@ def _check_pulsed_update(
     planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
     _check_trains(x, d, lr, granularity, length, adaptive, managed, kind, seed, offset)
-    op, shape = "pulsed_update", list(conductance.shape)
+    lines = (d.shape[1], x.shape[1])
+    devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
+    _check_pulsed("pulsed_update", lines, x.device, *devices)
+
+
+def _check_pulse_counts(
+    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, parameters: Tensor, counts: Tensor,
+    now: float, planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
+) -> None:  # fmt: skip
+    if counts.dtype != torch.int32 or counts.dim() != 2:
+        raise TypeError(f"pulse_counts: counts are {counts.dtype} {list(counts.shape)}; they must be int32 [out, in]")
+    _check_seed("pulse_counts", seed, counts)
+    devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
+    _check_pulsed("pulse_counts", tuple(counts.shape), counts.device, *devices)
+
+
+def _check_pulsed(
+    op: str, lines: Sequence[int], device: torch.device, conductance: Tensor, history: Tensor | None,
+    pulsed_at: Tensor | None, parameters: Tensor, planes: Sequence[int], family: int, coefficients: Tensor,
+) -> None:  # fmt: skip
+    shape = list(conductance.shape)
     states = {"conductance": conductance, "parameters": parameters, "coefficients": coefficients}
     if history is not None:
         states["history"] = history
     for name, t in states.items():
-        if t.dtype != torch.float32 or t.device != x.device:
-            raise TypeError(f"{op}: {name} is {t.dtype} on {t.device}; it must be float32 on {x.device}")
-    if conductance.dim() != 3 or shape[1:] != [d.shape[1], x.shape[1]] or not conductance.is_contiguous():
-        raise ValueError(
-            f"{op}: conductance has shape {shape}; it must be contiguous [planes, {d.shape[1]}, {x.shape[1]}]"
-        )
+        if t.dtype != torch.float32 or t.device != device:
+            raise TypeError(f"{op}: {name} is {t.dtype} on {t.device}; it must be float32 on {device}")
+    if conductance.dim() != 3 or shape[1:] != list(lines) or not conductance.is_contiguous():
+        raise ValueError(f"{op}: conductance has shape {shape}; it must be contiguous [planes, {lines[0]}, {lines[1]}]")
     for name, t in (("history", history), ("pulsed_at", pulsed_at)):
         if t is not None and (list(t.shape) != shape or not t.is_contiguous()):
             raise ValueError(f"{op}: {name} has shape {list(t.shape)}; it must be contiguous {shape}")
-    if pulsed_at is not None and (pulsed_at.dtype != torch.float64 or pulsed_at.device != x.device):
-        raise TypeError(f"{op}: pulsed_at is {pulsed_at.dtype} on {pulsed_at.device}; float64 on {x.device} is wanted")
+    if pulsed_at is not None and (pulsed_at.dtype != torch.float64 or pulsed_at.device != device):
+        raise TypeError(f"{op}: pulsed_at is {pulsed_at.dtype} on {pulsed_at.device}; float64 on {device} is wanted")
     if list(parameters.shape) not in ([4, *shape], [4, 1, 1, 1]):
         raise ValueError(
             f"{op}: parameters have shape {list(parameters.shape)}; they must be {[4, *shape]} or [4, 1, 1, 1]"
@@ -353,6 +373,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "pcm_read": _check_read,
     "pulse_trains": _check_trains,
     "pulsed_update": _check_pulsed_update,
+    "pulse_counts": _check_pulse_counts,
 }
 
 
@@ -409,6 +430,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pcm_read": _like_first,
     "pulse_trains": lambda x, d, *_: (x.new_empty(x.shape, dtype=torch.int32), d.new_empty(d.shape, dtype=torch.int32)),
     "pulsed_update": lambda *_: None,
+    "pulse_counts": lambda *_: None,
 }
 
 

@@ -57,4 +57,10 @@
      int up_plane, int down_plane, int family, const float* coefficients, int mean_count, uint64_t seed,               \
      uint64_t offset, int threads),                                                                                    \
     (g, history, pulsed_at, parameters, words_x, words_d, batch, out, in, planes, shared, now, up_plane, down_plane,   \
-     family, coefficients, mean_count, seed, offset, threads))
+     family, coefficients, mean_count, seed, offset, threads))                                                         \
+  X(pulse_counts,                                                                                                      \
+    (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts, int64_t out,         \
+     int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane, int family,                     \
+     const float* coefficients, uint64_t seed, uint64_t offset, int threads),                                          \
+    (g, history, pulsed_at, parameters, counts, out, in, planes, shared, now, up_plane, down_plane, family,            \
+     coefficients, seed, offset, threads))

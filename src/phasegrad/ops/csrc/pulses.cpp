@@ -411,13 +411,60 @@ static void update_rows(const Update& u, const uint32_t* blocks, const uint32_t*
   }
 }
 
+// Every weight gets pulses of its own number.
+template <int FAMILY, bool PAIR>
+static void count_rows(const Update& u, const int32_t* counts, int threads) {
+#pragma omp parallel for num_threads(threads_for(u.out* u.in, threads)) schedule(static)
+  for (int64_t o = 0; o < u.out; ++o)
+    for (int64_t j = 0; j < u.in; j += W) {
+      const int64_t weight = o * u.in + j, count = u.in - j < W ? u.in - j : W;
+      vi n{};
+      std::memcpy(&n, counts + weight, count * sizeof(int32_t));
+      const vi downward = (vi)(n < 0);
+      vu left = (vu)((n ^ downward) - downward);
+      if (!any((vi)(left != usplat(0)))) continue;
+      Block<FAMILY, PAIR> block(u, weight, count);
+      while (any((vi)(left != usplat(0)))) {
+        const vu now = left < usplat(LONGEST) ? left : usplat(LONGEST);
+        block.enqueue(now, downward);
+        left -= now;
+      }
+      block.finish();
+    }
+}
+
+// What is sent: trains on the lines of a batch, or a number to each weight.
+struct Sent {
+  const uint32_t *blocks, *lines;
+  int64_t batch;
+  bool mean;
+  const int32_t* counts;
+};
+
 template <int FAMILY>
-static void update_family(const Update& u, const uint32_t* blocks, const uint32_t* lines, int64_t batch, bool mean,
-                          int threads) {
+static void update_family(const Update& u, const Sent& sent, int threads) {
   const bool pair = u.plane[0] != u.plane[1];
-  const auto f = pair ? (mean ? update_rows<FAMILY, true, true> : update_rows<FAMILY, true, false>)
-                      : (mean ? update_rows<FAMILY, false, true> : update_rows<FAMILY, false, false>);
-  f(u, blocks, lines, batch, threads);
+  if (sent.counts) return (pair ? count_rows<FAMILY, true> : count_rows<FAMILY, false>)(u, sent.counts, threads);
+  const auto f = pair ? (sent.mean ? update_rows<FAMILY, true, true> : update_rows<FAMILY, true, false>)
+                      : (sent.mean ? update_rows<FAMILY, false, true> : update_rows<FAMILY, false, false>);
+  f(u, sent.blocks, sent.lines, sent.batch, threads);
+}
+
+static void send(const Update& u, int family, const Sent& sent, int threads) {
+  switch (family) {
+    case LINEAR:
+      return update_family<LINEAR>(u, sent, threads);
+    case EXPONENTIAL:
+      return update_family<EXPONENTIAL>(u, sent, threads);
+    case POWER:
+      return update_family<POWER>(u, sent, threads);
+    case PIECEWISE:
+      return update_family<PIECEWISE>(u, sent, threads);
+    case TABLE:
+      return update_family<TABLE>(u, sent, threads);
+    default:
+      return update_family<HISTORY>(u, sent, threads);
+  }
 }
 
 void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* words_x,
@@ -447,27 +494,27 @@ void pulsed_update(float* g, float* history, double* pulsed_at, const float* par
                     {up_plane, down_plane},
                     coefficients,
                     Stream(seed, offset)};
-  switch (family) {
-    case LINEAR:
-      update_family<LINEAR>(u, blocks, lines, batch, mean_count, threads);
-      break;
-    case EXPONENTIAL:
-      update_family<EXPONENTIAL>(u, blocks, lines, batch, mean_count, threads);
-      break;
-    case POWER:
-      update_family<POWER>(u, blocks, lines, batch, mean_count, threads);
-      break;
-    case PIECEWISE:
-      update_family<PIECEWISE>(u, blocks, lines, batch, mean_count, threads);
-      break;
-    case TABLE:
-      update_family<TABLE>(u, blocks, lines, batch, mean_count, threads);
-      break;
-    default:
-      update_family<HISTORY>(u, blocks, lines, batch, mean_count, threads);
-  }
+  send(u, family, {blocks, lines, batch, mean_count != 0, nullptr}, threads);
   delete[] blocks;
   delete[] lines;
+}
+
+void pulse_counts(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts,
+                  int64_t out, int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane,
+                  int family, const float* coefficients, uint64_t seed, uint64_t offset, int threads) {
+  const Update u = {g,
+                    history,
+                    pulsed_at,
+                    now,
+                    parameters,
+                    shared != 0,
+                    out,
+                    in,
+                    planes,
+                    {up_plane, down_plane},
+                    coefficients,
+                    Stream(seed, offset)};
+  send(u, family, {nullptr, nullptr, 0, false, counts}, threads);
 }
 
 }  // namespace PG_ISA

@@ -1,0 +1,92 @@
+"""What every optimizer that pulses devices shares."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phasegrad.nn.in_memory import InMemoryWeight
+
+
+class PulsedOptimizer(torch.optim.Optimizer):
+    """Digital parameters are added to, as by ``torch.optim.SGD``; in-memory weights are left to the concrete class.
+
+    Args:
+        params: parameters or groups, as for any torch optimizer.
+        defaults: of a group; ``lr`` and ``momentum`` among them.
+
+    Raises:
+        ValueError: a rate is negative or not finite.
+    """
+
+    pulses_devices = True
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        for name in ("lr", "momentum"):
+            self._check_rate(name, defaults[name])
+        super().__init__(params, defaults)
+
+    @abstractmethod
+    def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        """Turn what is staged into pulses."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Pulse and add once.
+
+        Args:
+            closure: reevaluates the model and returns the loss, as in torch.
+
+        Raises:
+            ValueError: the learning rate, an input or a gradient is not finite; nothing was changed.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._check()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if isinstance(parameter, InMemoryWeight):
+                    if parameter.grad.samples:
+                        self._pulse(parameter, group)
+                else:
+                    parameter.add_(self._direction(parameter, group["momentum"]), alpha=-float(group["lr"]))
+        return loss
+
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+        gradient = parameter.grad
+        assert gradient is not None
+        if momentum == 0.0:
+            return gradient
+        state = self.state[parameter]
+        if "velocity" not in state:
+            state["velocity"] = gradient.clone()
+        else:
+            state["velocity"].mul_(momentum).add_(gradient)
+        return state["velocity"]
+
+    def _check_rate(self, name: str, value: float) -> None:
+        if not (math.isfinite(value) and value >= 0.0):
+            raise ValueError(f"{type(self).__name__}: {name} = {value}; it must be finite and not negative")
+
+    def _check(self) -> None:
+        """Everything is looked at before anything moves."""
+        for group in self.param_groups:
+            self._check_rate("learning rate lr", float(group["lr"]))
+            for parameter in group["params"]:
+                if isinstance(parameter, InMemoryWeight) and parameter.grad is not None:
+                    for x, d in parameter.grad.samples:
+                        if not bool(torch.isfinite(x).all()) or not bool(torch.isfinite(d).all()):
+                            raise ValueError(
+                                f"{type(self).__name__}: a staged input or gradient is not finite, so nothing was "
+                                "pulsed; look for a diverged loss, lower the learning rate, and call zero_grad before "
+                                "going on"
+                            )

@@ -1,0 +1,57 @@
+"""Gradients summed digitally, and sent to the devices as whole pulses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, final
+
+import torch
+
+from phasegrad.crossbar.streams import draw_seed
+from phasegrad.nn.in_memory import InMemoryWeight
+from phasegrad.optim.base import PulsedOptimizer
+
+
+@final
+class MixedPrecision(PulsedOptimizer):
+    """Mixed-precision training (Nandakumar et al., Front. Neurosci. 14:406, 2020).
+
+    A digital memory ``chi`` of the weights' size sums ``lr d^T x``; when it holds whole steps of the devices, they are
+    sent as pulses and taken off it: ``n = trunc(chi / epsilon)``, ``chi -= n epsilon``, ``-n`` pulses. Devices are
+    pulsed rarely, and blindly: whether they moved as they should is not looked at.
+
+    Args:
+        params: parameters or groups, as for any torch optimizer.
+        lr: learning rate; schedulers may change it.
+        momentum: of the digital parameters.
+        epsilon: change of the weight that a pulse is taken for; ``None`` for the nominal step of each layer's devices.
+
+    Raises:
+        ValueError: a rate is negative or not finite, or ``epsilon`` not above 0.
+
+    Examples:
+        >>> import torch, phasegrad as pg
+        >>> net = pg.convert(torch.nn.Sequential(torch.nn.Linear(8, 4)), pg.presets.pcm_pair_training())
+        >>> optimizer = MixedPrecision(net.parameters(), lr=0.1)
+        >>> net(torch.randn(16, 8)).square().mean().backward()
+        >>> optimizer.step()
+    """
+
+    def __init__(
+        self, params: Iterable[Any], lr: float, momentum: float = 0.0, epsilon: float | None = None
+    ) -> None:  # fmt: skip
+        if epsilon is not None and not (0.0 < epsilon < float("inf")):
+            raise ValueError(f"MixedPrecision: epsilon = {epsilon}; it must be finite and above 0")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "epsilon": epsilon})
+
+    def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        x, d = weight.staged()
+        state = self.state[weight]
+        if "chi" not in state:
+            state["chi"] = torch.zeros(d.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
+        chi, epsilon = state["chi"], group["epsilon"] or weight.devices.granularity
+        chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
+        steps = (chi / epsilon).trunc_()
+        chi.sub_(steps, alpha=epsilon)
+        weight.devices.send(steps.neg_().to(torch.int32), draw_seed(weight.device))
+        weight.refresh()
