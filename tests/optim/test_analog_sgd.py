@@ -298,7 +298,7 @@ def test_refresh_keeps_the_weight_and_makes_room() -> None:
     before, weight = devices.conductance.clone(), devices.logical_weight()
     where = devices.hardware.cell.saturated(before)
     assert 0.2 < where.double().mean().item() < 0.6
-    devices.update(torch.zeros(1, 40), torch.zeros(1, 30), 0.1, torch.tensor([1]))  # no pulse: the look alone
+    devices.update([(torch.zeros(1, 40), torch.zeros(1, 30))], 0.1, torch.tensor([1]), torch.zeros(30, 40))  # no pulse: the look alone
     least = torch.minimum(*devices.conductance)
     assert (least[where] == 0.1e-6).all()
     # A device cannot go below its RESET state, 0.1 of 12 uS: that much of the weight.

@@ -31,6 +31,11 @@ class ReferencedDevice(Cell):
         return (2.0,)
 
     @property
+    def offset(self) -> float:
+        """The reference."""
+        return -1.0
+
+    @property
     def pulsed(self) -> tuple[int, int]:
         """The same device, up and down."""
         return (0, 0)
@@ -38,7 +43,3 @@ class ReferencedDevice(Cell):
     def targets(self, weight: Tensor) -> Tensor:
         """Half the range is 0."""
         return ((weight + 1.0) * (0.5 * self.device.g_max)).unsqueeze(0)
-
-    def weight(self, conductance: Tensor) -> Tensor:
-        """The difference to the reference, in [-1, 1]."""
-        return super().weight(conductance) - 1.0

@@ -101,6 +101,16 @@ class InMemoryWeight(nn.Parameter):
         """Take over what the devices hold."""
         self.copy_(self.devices.logical_weight().view_as(self))
 
+    @torch.no_grad()
+    def update(self, lr: float, seed: Tensor) -> None:
+        """Pulse the devices by what is staged, sample after sample."""
+        self.devices.update([self.staged()], lr, seed, self.data)
+
+    @torch.no_grad()
+    def send_counts(self, counts: Tensor, seed: Tensor) -> None:
+        """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
+        self.devices.send_counts(counts, seed, self.data)
+
     def staged(self) -> tuple[Tensor, Tensor]:
         """All samples that are staged, ``[samples, in]`` and ``[samples, out]``."""
         assert self._staged is not None

@@ -189,7 +189,7 @@ class AnalogLayer(nn.Module, ABC):
         weight = self.clipped_weight()
         scale = master_matrix(weight, self.hardware, None, None, self._columns).scale
         devices = self.devices or self.make_devices()
-        devices.program(weight, scale, self.output_range, seed)
+        devices.program_weight(weight, scale, self.output_range, seed)
         self.attach(devices)
 
     def attach(self, devices: Devices) -> None:

@@ -141,6 +141,9 @@ def pulsed_update(
     conductance: Tensor,
     history: Tensor | None,
     pulsed_at: Tensor | None,
+    weight: Tensor | None,
+    others: Tensor | None,
+    readout: Sequence[float],
     parameters: Tensor,
     x: Tensor,
     d: Tensor,
@@ -163,6 +166,9 @@ def pulsed_update(
         conductance: ``[planes, out, in]``, any unit.
         history: what a device with ``HISTORY`` remembers, the same shape.
         pulsed_at: time of each device's last pulse, float64, the same shape.
+        weight: what the devices stand for, ``[out, in]``, kept in step with them; ``None`` where nobody asks.
+        others: ``[planes, out, in]``, devices beside them that belong to the weight too.
+        readout: an offset, then a factor for every plane and for every other plane; see :func:`read_out`.
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
@@ -185,18 +191,32 @@ def pulsed_update(
     check_tables(family, coefficients)
     step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
     n = conductance[0].numel()
-    weight = torch.arange(n, dtype=torch.int64, device=x.device).view(conductance.shape[1:])
+    index = torch.arange(n, dtype=torch.int64, device=x.device).view(conductance.shape[1:])
     trains = (lr, granularity, length, adaptive, managed, kind)
     for some_x, some_d, streams in together(x, d, offset):
         words = pulse_trains(some_x, some_d, *trains, seed, streams)
-        key = _keys(weight, int(seed), streams + STREAMS)
+        key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, kind, pulsed_at, now)
+    if weight is not None:
+        weight.copy_(read_out(conductance, others, readout))
+
+
+def read_out(conductance: Tensor, others: Tensor | None, readout: Sequence[float]) -> Tensor:
+    """The weight ``[out, in]`` that planes of devices stand for: an offset, and each plane times its factor."""
+    planes = (*conductance, *(() if others is None else others))
+    total = planes[0] * readout[1]
+    for plane, factor in zip(planes[1:], readout[2:], strict=True):
+        total = total + plane * factor  # in two roundings, as the kernels do it
+    return total + readout[0]
 
 
 def pulse_counts(
     conductance: Tensor,
     history: Tensor | None,
     pulsed_at: Tensor | None,
+    weight: Tensor | None,
+    others: Tensor | None,
+    readout: Sequence[float],
     parameters: Tensor,
     counts: Tensor,
     now: float,
@@ -213,14 +233,16 @@ def pulse_counts(
     """
     check_tables(family, coefficients)
     step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
-    weight = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
-    key = _keys(weight, int(seed), offset)
+    index = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
+    key = _keys(index, int(seed), offset)
     for i in range(int(counts.abs().max()) if counts.numel() else 0):
         words = _mix(key + 2 * i * _GOLDEN), _mix(key + (2 * i + 1) * _GOLDEN)
         step.pulse(counts.abs() > i, counts < 0, *words)
     if pulsed_at is not None:
         for plane, hit in zip(planes, (counts > 0, counts < 0), strict=True):
             pulsed_at[plane].masked_fill_(hit, now)
+    if weight is not None:
+        weight.copy_(read_out(conductance, others, readout))
 
 
 TOGETHER = 1024

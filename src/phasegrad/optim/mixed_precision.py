@@ -53,5 +53,4 @@ class MixedPrecision(PulsedOptimizer):
         chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
         steps = (chi / epsilon).trunc_()
         chi.sub_(steps, alpha=epsilon)
-        weight.devices.send(steps.neg_().to(torch.int32), draw_seed(weight.device))
-        weight.refresh()
+        weight.send_counts(steps.neg_().to(torch.int32), draw_seed(weight.device))

@@ -14,6 +14,9 @@ enum Family { LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY };
 constexpr int LONGEST = 31;
 constexpr uint32_t SIGN = 0x80000000u, GOLDEN = 0x9E3779B9u;
 
+// Small functions that GCC would leave outside of the loop over devices, where vectors then pass through memory.
+#define PG_INLINE inline __attribute__((always_inline))
+
 static inline vu usplat(uint32_t x) { return x - vu{}; }
 
 // --- trains ---------------------------------------------------------------------------------------------------------
@@ -173,13 +176,13 @@ struct Lanes {
   vu a, b;             // random words
 };
 
-static inline vf normal_of(const Lanes& l) {
+static PG_INLINE vf normal_of(const Lanes& l) {
   vf z0, z1;
   box_muller<1>(&l.a, &l.b, &z0, &z1);
   return z0;
 }
 
-static inline vf noisy(vf m, const Lanes& l, float noise) {
+static PG_INLINE vf noisy(vf m, const Lanes& l, float noise) {
   return noise != 0.0f ? m * (splat(1.0f) + splat(noise) * normal_of(l)) : m;
 }
 
@@ -194,7 +197,7 @@ static inline void position(float at, int n, int* left, float* f) {
 
 // Each family gives the change in units of the step, noise included; downward changes count as positive.
 template <int FAMILY>
-static inline vf change(Lanes& l, const float* c) {
+static PG_INLINE vf change(Lanes& l, const float* c) {
   const float noise = c[0];
   const vf one = splat(1.0f), zero = splat(0.0f);
   if constexpr (FAMILY == LINEAR) {
@@ -250,14 +253,22 @@ struct Devices {
   vf g, p, step, low, high;
 };
 
-static inline vf load_part(const float* p, int64_t count) {
+static PG_INLINE vf load_part(const float* p, int64_t count) {
   if (count == W) return load<vf>(p);
   vf v{};
   std::memcpy(&v, p, count * sizeof(float));
   return v;
 }
 
-static inline void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
+static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
+
+// What the devices stand for: an offset, then a factor for each plane, and for each plane of devices beside them.
+struct Readout {
+  float* weight;  // null where nobody asks
+  const float* others;
+  int64_t other_planes;
+  const float* factors;
+};
 
 struct Update {
   float *g, *history;
@@ -268,15 +279,16 @@ struct Update {
   int64_t out, in, planes;
   int plane[2];
   const float* coefficients;
+  Readout readout;
   Stream stream;
 
-  int64_t at(int which, int64_t weight) const { return plane[which] * out * in + weight; }
+  PG_INLINE int64_t at(int which, int64_t weight) const { return plane[which] * out * in + weight; }
 
-  vf parameter(int kind, int64_t device, int64_t count) const {
+  PG_INLINE vf parameter(int kind, int64_t device, int64_t count) const {
     return shared ? splat(parameters[kind]) : load_part(parameters + kind * planes * out * in + device, count);
   }
 
-  Devices devices(int which, bool down, int64_t weight, int64_t count) const {
+  PG_INLINE Devices devices(int which, bool down, int64_t weight, int64_t count) const {
     const int64_t i = at(which, weight);
     Devices d = {load_part(g + i, count), history ? load_part(history + i, count) : vf{},
                  parameter(down ? 1 : 0, i, count), parameter(2, i, count), parameter(3, i, count)};
@@ -284,12 +296,22 @@ struct Update {
     return d;
   }
 
-  void keep(int which, const Devices& d, vi pulsed, int64_t weight, int64_t count) const {
+  PG_INLINE void keep(int which, const Devices& d, vi pulsed, int64_t weight, int64_t count) const {
     const int64_t i = at(which, weight);
     store_part(g + i, d.g, count);
     if (history) store_part(history + i, d.p, count);
     for (int64_t j = 0; pulsed_at && j < count; ++j)
       if (pulsed[j]) pulsed_at[i + j] = now;
+  }
+
+  PG_INLINE void refresh(int64_t first, int64_t count) const {
+    if (!readout.weight) return;
+    const float* factor = readout.factors + 1;
+    vf w = load_part(g + first, count) * splat(*factor);
+    for (int64_t p = 1; p < planes; ++p) w = w + load_part(g + p * out * in + first, count) * splat(factor[p]);
+    for (int64_t p = 0; p < readout.other_planes; ++p)
+      w = w + load_part(readout.others + p * out * in + first, count) * splat(factor[planes + p]);
+    store_part(readout.weight + first, w + splat(readout.factors[0]), count);
   }
 };
 
@@ -313,13 +335,13 @@ struct Block {
   vi touched[2] = {};
   vu key, done{}, queue{}, waiting{};
 
-  Block(const Update& update, int64_t first, int64_t lanes) : u(update), weight(first), count(lanes) {
+  PG_INLINE Block(const Update& update, int64_t first, int64_t lanes) : u(update), weight(first), count(lanes) {
     up = u.devices(0, false, first, lanes);
     down = PAIR ? u.devices(1, false, first, lanes) : u.devices(0, true, first, lanes);
     key = u.stream.keys((uint64_t)first);
   }
 
-  inline void enqueue(vu pulses, vi downward) {
+  PG_INLINE void enqueue(vu pulses, vi downward) {
     if (any((vi)(waiting + pulses > usplat(32)))) drain();
     const vu signs = ((usplat(1) << pulses) - usplat(1)) & (vu)downward;
     queue |= signs << waiting;
@@ -328,7 +350,7 @@ struct Block {
     touched[1] |= (vi)(pulses > usplat(0)) & downward;
   }
 
-  inline void drain() {
+  PG_INLINE void drain() {
     for (;;) {
       const vi active = (vi)(waiting > usplat(0));
       if (!any(active)) return;
@@ -340,7 +362,7 @@ struct Block {
     }
   }
 
-  inline void step(vi active, vi downward) {
+  PG_INLINE void step(vi active, vi downward) {
     Lanes l;
     const Devices& other = PAIR ? down : up;
     l.g = PAIR ? (downward ? other.g : up.g) : up.g;
@@ -362,10 +384,11 @@ struct Block {
     down.p = second ? l.p : down.p;
   }
 
-  inline void finish() {
+  PG_INLINE void finish() {
     drain();
     u.keep(0, up, PAIR ? touched[0] : touched[0] | touched[1], weight, count);
     if (PAIR) u.keep(1, down, touched[1], weight, count);
+    u.refresh(weight, count);
   }
 };
 
@@ -382,31 +405,98 @@ static inline vu coincidences(vu x, vu d, vu key, int64_t sample) {
   }
 }
 
+// The trains of a batch as the update walks them: inputs in blocks of W lines over all samples, outputs as lines over
+// all samples, and for each block and line a bitmap of the samples in which it fires at all. Most do not.
+struct Batch {
+  int64_t samples, across, words;
+  uint32_t *blocks, *lines;
+  uint64_t *block_fires, *line_fires;
+
+  Batch(const int32_t* words_x, const int32_t* words_d, int64_t batch, int64_t in, int64_t out)
+      : samples(batch), across((in + W - 1) / W), words((batch + 63) / 64) {
+    blocks = new uint32_t[across * W * batch + 1]();
+    lines = new uint32_t[out * batch + 1];
+    block_fires = new uint64_t[across * words + 1]();
+    line_fires = new uint64_t[out * words + 1]();
+    for (int64_t s = 0; s < batch; ++s) {
+      for (int64_t j = 0; j < across; ++j) {
+        uint32_t* block = blocks + (j * batch + s) * W;
+        std::memcpy(block, words_x + s * in + j * W, (in - j * W < W ? in - j * W : W) * sizeof(uint32_t));
+        const bool fires = any((vi)((load<vu>(block) & ~usplat(SIGN)) != usplat(0)));
+        block_fires[j * words + s / 64] |= (uint64_t)fires << (s % 64);
+      }
+      for (int64_t o = 0; o < out; ++o) {
+        const uint32_t word = (uint32_t)words_d[s * out + o];
+        lines[o * batch + s] = word;
+        line_fires[o * words + s / 64] |= (uint64_t)((word & ~SIGN) != 0) << (s % 64);
+      }
+    }
+  }
+  ~Batch() {
+    delete[] blocks;
+    delete[] lines;
+    delete[] block_fires;
+    delete[] line_fires;
+  }
+};
+
+// The samples in which both a block and a line fire, one after another.
+struct Meetings {
+  const uint64_t *x, *d;
+  int64_t words, word = 0;
+  uint64_t left;
+
+  Meetings(const uint64_t* block, const uint64_t* line, int64_t count) : x(block), d(line), words(count) {
+    left = x[0] & d[0];
+  }
+  inline int64_t next() {  // -1: none is left
+    while (!left) {
+      if (++word >= words) return -1;
+      left = x[word] & d[word];
+    }
+    const int64_t sample = word * 64 + __builtin_ctzll(left);
+    left &= left - 1;
+    return sample;
+  }
+};
+
+// One output's weights in blocks first to last.
 template <int FAMILY, bool PAIR, bool MEAN>
-static void update_rows(const Update& u, const uint32_t* blocks, const uint32_t* lines, int64_t batch, int threads) {
-  constexpr int64_t ROWS = 16;
-  const int64_t across = (u.in + W - 1) / W, chunks = (u.out + ROWS - 1) / ROWS;
-#pragma omp parallel for num_threads(threads_for(u.out* u.in* batch, threads)) schedule(static)
+static inline void update_row(const Update& u, const Batch& batch, int64_t o, int64_t first, int64_t last) {
+  const uint32_t* d = batch.lines + o * batch.samples;
+  for (int64_t j = first; j < last; ++j) {
+    const uint32_t* x = batch.blocks + j * batch.samples * W;
+    const int64_t count = u.in - j * W < W ? u.in - j * W : W;
+    Meetings meetings(batch.block_fires + j * batch.words, batch.line_fires + o * batch.words, batch.words);
+    const auto pulsed = [&](int64_t s) {
+      return MEAN || any((vi)((load<vu>(x + s * W) & usplat(d[s] & ~SIGN)) != usplat(0)));
+    };
+    int64_t s = meetings.next();
+    while (s >= 0 && !pulsed(s)) s = meetings.next();
+    if (s < 0) continue;  // before the devices are fetched
+    Block<FAMILY, PAIR> block(u, o * u.in + j * W, count);
+    for (; s >= 0; s = meetings.next()) {
+      if (!pulsed(s)) continue;
+      const vu xs = load<vu>(x + s * W), ds = usplat(d[s]);
+      block.enqueue(coincidences<MEAN>(xs, ds, block.key, s), (vi)((vi)(xs ^ ds) >= 0));
+    }
+    block.finish();
+  }
+}
+
+// Strips of inputs whose trains stay in the second-level cache, and in them row by row: the devices, several values
+// each and much more memory, are then fetched in runs that the processor sees coming.
+template <int FAMILY, bool PAIR, bool MEAN>
+static void update_rows(const Update& u, const Batch& batch, int threads) {
+  constexpr int64_t ROWS = 16, STRIP = 1 << 16;
+  const int64_t chunks = (u.out + ROWS - 1) / ROWS;
+  const int64_t strip = STRIP / W / batch.samples > 1 ? STRIP / W / batch.samples : 1;
+#pragma omp parallel for num_threads(threads_for(u.out* u.in* batch.samples, threads)) schedule(static)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t end = (chunk + 1) * ROWS < u.out ? (chunk + 1) * ROWS : u.out;
-    for (int64_t j = 0; j < across; ++j) {
-      const uint32_t* x = blocks + j * batch * W;
-      const int64_t count = u.in - j * W < W ? u.in - j * W : W;
-      for (int64_t o = chunk * ROWS; o < end; ++o) {
-        const uint32_t* d = lines + o * batch;
-        int64_t s = 0;
-        if (!MEAN)  // find the first coincidence before the devices are fetched
-          while (s < batch && !any((vi)((load<vu>(x + s * W) & usplat(d[s] & ~SIGN)) != usplat(0)))) ++s;
-        if (s == batch) continue;
-        Block<FAMILY, PAIR> block(u, o * u.in + j * W, count);
-        for (; s < batch; ++s) {
-          const vu xs = load<vu>(x + s * W), ds = usplat(d[s]);
-          if (!any((vi)((xs & ds & ~usplat(SIGN)) != usplat(0))) && !MEAN) continue;
-          const vu pulses = coincidences<MEAN>(xs, ds, block.key, s);
-          block.enqueue(pulses, (vi)((vi)(xs ^ ds) >= 0));
-        }
-        block.finish();
-      }
+    for (int64_t first = 0; first < batch.across; first += strip) {
+      const int64_t last = first + strip < batch.across ? first + strip : batch.across;
+      for (int64_t o = chunk * ROWS; o < end; ++o) update_row<FAMILY, PAIR, MEAN>(u, batch, o, first, last);
     }
   }
 }
@@ -435,8 +525,7 @@ static void count_rows(const Update& u, const int32_t* counts, int threads) {
 
 // What is sent: trains on the lines of a batch, or a number to each weight.
 struct Sent {
-  const uint32_t *blocks, *lines;
-  int64_t batch;
+  const Batch* batch;
   bool mean;
   const int32_t* counts;
 };
@@ -447,7 +536,7 @@ static void update_family(const Update& u, const Sent& sent, int threads) {
   if (sent.counts) return (pair ? count_rows<FAMILY, true> : count_rows<FAMILY, false>)(u, sent.counts, threads);
   const auto f = pair ? (sent.mean ? update_rows<FAMILY, true, true> : update_rows<FAMILY, true, false>)
                       : (sent.mean ? update_rows<FAMILY, false, true> : update_rows<FAMILY, false, false>);
-  f(u, sent.blocks, sent.lines, sent.batch, threads);
+  f(u, *sent.batch, threads);
 }
 
 static void send(const Update& u, int family, const Sent& sent, int threads) {
@@ -467,41 +556,52 @@ static void send(const Update& u, int family, const Sent& sent, int threads) {
   }
 }
 
-void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* words_x,
-                   const int32_t* words_d, int64_t batch, int64_t out, int64_t in, int64_t planes, int shared,
-                   double now, int up_plane, int down_plane, int family, const float* coefficients, int mean_count,
-                   uint64_t seed, uint64_t offset, int threads) {
-  // Inputs as blocks of W lines over all samples, outputs as lines over all samples.
-  const int64_t across = (in + W - 1) / W;
-  uint32_t* blocks = new uint32_t[across * W * batch + 1]();
-  uint32_t* lines = new uint32_t[out * batch + 1];
-  for (int64_t j = 0; j < across; ++j) {
-    const int64_t count = in - j * W < W ? in - j * W : W;
-    for (int64_t s = 0; s < batch; ++s)
-      std::memcpy(blocks + (j * batch + s) * W, words_x + s * in + j * W, count * sizeof(uint32_t));
+static bool all_finite(const float* v, int64_t n) {
+  float sum = 0.0f;  // 0 times a number is 0
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += v[i] * 0.0f;
+  return sum == 0.0f;
+}
+
+constexpr int64_t TOGETHER = 1024, STREAMS = 16;  // as in ops/pulses.py
+
+void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,
+                   int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double granularity, int length,
+                   int adaptive, int managed, int kind, int64_t planes, int shared, double now, int up_plane,
+                   int down_plane, int family, const float* coefficients, float* weight, const float* others,
+                   int64_t other_planes, const float* factors, uint64_t seed, uint64_t offset, int threads) {
+  *refused = !all_finite(x, batch * in) || !all_finite(d, batch * out);
+  if (*refused) return;
+  const int64_t most = batch < TOGETHER ? batch : TOGETHER;
+  int32_t *words_x = new int32_t[most * in + W], *words_d = new int32_t[most * out + W];
+  for (int64_t s = 0; s < batch; s += TOGETHER, offset += STREAMS + 1) {
+    const int64_t some = batch - s < TOGETHER ? batch - s : TOGETHER;
+    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, granularity, length, adaptive, managed,
+                 kind, seed, offset, threads);
+    const Batch trains(words_x, words_d, some, in, out);
+    const Update u = {g,
+                      history,
+                      pulsed_at,
+                      now,
+                      parameters,
+                      shared != 0,
+                      out,
+                      in,
+                      planes,
+                      {up_plane, down_plane},
+                      coefficients,
+                      {weight, others, other_planes, factors},
+                      Stream(seed, offset + STREAMS)};
+    send(u, family, {&trains, kind == MEAN_COUNT, nullptr}, threads);
   }
-  for (int64_t o = 0; o < out; ++o)
-    for (int64_t s = 0; s < batch; ++s) lines[o * batch + s] = (uint32_t)words_d[s * out + o];
-  const Update u = {g,
-                    history,
-                    pulsed_at,
-                    now,
-                    parameters,
-                    shared != 0,
-                    out,
-                    in,
-                    planes,
-                    {up_plane, down_plane},
-                    coefficients,
-                    Stream(seed, offset)};
-  send(u, family, {blocks, lines, batch, mean_count != 0, nullptr}, threads);
-  delete[] blocks;
-  delete[] lines;
+  delete[] words_x;
+  delete[] words_d;
 }
 
 void pulse_counts(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts,
                   int64_t out, int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane,
-                  int family, const float* coefficients, uint64_t seed, uint64_t offset, int threads) {
+                  int family, const float* coefficients, float* weight, const float* others, int64_t other_planes,
+                  const float* factors, uint64_t seed, uint64_t offset, int threads) {
   const Update u = {g,
                     history,
                     pulsed_at,
@@ -513,8 +613,9 @@ void pulse_counts(float* g, float* history, double* pulsed_at, const float* para
                     planes,
                     {up_plane, down_plane},
                     coefficients,
+                    {weight, others, other_planes, factors},
                     Stream(seed, offset)};
-  send(u, family, {nullptr, nullptr, 0, false, counts}, threads);
+  send(u, family, {nullptr, false, counts}, threads);
 }
 
 }  // namespace PG_ISA
