@@ -11,13 +11,22 @@ namespace PG_ISA {
 enum Kind { STOCHASTIC, DETERMINISTIC, MEAN_COUNT };
 enum Family { LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY };
 
-constexpr int LONGEST = 31;
+constexpr int LONGEST = 31, SHORT = 4;
 constexpr uint32_t SIGN = 0x80000000u, GOLDEN = 0x9E3779B9u;
 
 // Small functions that GCC would leave outside of the loop over devices, where vectors then pass through memory.
 #define PG_INLINE inline __attribute__((always_inline))
 
 static inline vu usplat(uint32_t x) { return x - vu{}; }
+
+static PG_INLINE vf load_part(const float* p, int64_t count) {
+  if (count == W) return load<vf>(p);
+  vf v{};
+  std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+
+static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
 // --- trains ---------------------------------------------------------------------------------------------------------
 
@@ -53,14 +62,29 @@ static uint32_t spread(int64_t n, int64_t slots) {
   return word;
 }
 
-// Words of W elements whose slots fire with probability below / 2^31, compared bit by bit from the top.
-static inline vu fire(const Philox* streams, uint64_t first, vu below, uint32_t slots) {
-  const vu full = usplat(slots), all = usplat(0xffffffffu), zero = usplat(0);
+// Random words of W elements, from one of the streams that a side has.
+static inline void random_words(Philox& g, uint64_t stream, uint64_t first, vu out[1][4]) {
+  g.c2 = (stream & 0xffffffffu) - vq{};
+  g.c3 = (stream >> 32) - vq{};
+  g.words<1>(first, out);
+}
+
+// Words of W elements whose slots fire with probability below / 2^31: short trains from a number for each slot, longer
+// ones compared bit by bit from the top, all slots at once.
+static inline vu fire(Philox& g, uint64_t offset, uint64_t first, vu below, int slots) {
+  const vu full = usplat((1u << slots) - 1), all = usplat(0xffffffffu), zero = usplat(0);
+  vu random[1][4];
+  if (!any((vi)(below != zero))) return zero;
+  if (slots <= SHORT) {
+    random_words(g, offset, first, random);
+    vu word = zero;
+    for (int t = 0; t < slots; ++t) word |= (vu)((random[0][t] >> 1) < below) & usplat(1u << t);
+    return word;
+  }
   const vu surely = (vu)((vi)below < 0);
   vu word = surely & full, undecided = ~surely & full;
   for (int t = 0; t < LONGEST; t += 4) {
-    vu random[1][4];
-    streams[t / 4].words<1>(first, random);
+    random_words(g, offset + t / 4, first, random);
     for (int i = 0; i < 4 && t + i < LONGEST; ++i) {
       const vu bit = (vu)((vi)(below << (t + i + 1)) < 0) ? all : zero;
       word |= undecided & ~random[0][i] & bit;
@@ -71,42 +95,53 @@ static inline vu fire(const Philox* streams, uint64_t first, vu below, uint32_t 
   return word;
 }
 
+typedef double vd __attribute__((vector_size(8 * W)));
+typedef int64_t vl __attribute__((vector_size(8 * W)));
+
+// floor(2^31 min(|v| amplitude, 1)), in double as the definition has it.
+static inline vu threshold(vf v, double amplitude) {
+  const vd p = __builtin_convertvector(vabs(v), vd) * (amplitude - vd{}), one = 1.0 - vd{};
+  return __builtin_convertvector(__builtin_convertvector((p < one ? p : one) * 2147483648.0, vl), vu);
+}
+
+static inline vu scheduled(vf v, const Line& s, double amplitude, bool output, int kind) {
+  vu word{};
+  for (int i = 0; i < W; ++i) {
+    const double p = probability(v[i], amplitude);
+    if (kind == DETERMINISTIC) {
+      const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
+      word[i] = output ? spread(m, s.slots) : (1u << m) - 1;
+    } else {
+      const float mean = (float)(output ? p * s.slots : p);
+      uint32_t bits;
+      std::memcpy(&bits, &mean, sizeof bits);
+      word[i] = bits;
+    }
+  }
+  return word;
+}
+
 // The trains of one side, for `lines` values of every sample.
 static void side(int32_t* words, const float* v, const Line* samples, int64_t batch, int64_t lines, bool output,
                  int kind, uint64_t seed, uint64_t offset, int threads) {
-  const int64_t n = batch * lines;
-  alignas(64) char room[8 * sizeof(Philox)];
-  Philox* streams = (Philox*)room;
-  for (int i = 0; i < 8; ++i) streams[i] = Philox(seed, offset + i);
-  // A vector may hold elements of two samples, whose trains differ in length: slots beyond are cut off.
-#pragma omp parallel for num_threads(threads_for(n, threads)) schedule(static)
-  for (int64_t at = 0; at < n; at += W) {
-    const int64_t count = n - at < W ? n - at : W;
-    vu below{}, cut{}, sign{};
-    int slots = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const Line& s = samples[(at + i) / lines];
-      const float value = v[at + i];
-      const double p = s.slots ? probability(value, output ? s.a : s.b) : 0.0;
-      sign[i] = value < 0.0f ? SIGN : 0;
-      if (kind == STOCHASTIC) {
-        below[i] = (uint32_t)(uint64_t)(p * 2147483648.0);
-        cut[i] = (1u << s.slots) - 1;
-        slots = s.slots > slots ? s.slots : slots;
-      } else if (kind == DETERMINISTIC) {
-        const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
-        cut[i] = output ? spread(m, s.slots) : (1u << m) - 1;
-      } else {
-        const float mean = (float)(output ? p * s.slots : p);
-        uint32_t bits;
-        std::memcpy(&bits, &mean, sizeof bits);
-        cut[i] = bits;
-      }
+  const int64_t pieces = chunks_in(lines);
+#pragma omp parallel for num_threads(threads_for(batch* lines, threads)) schedule(static)
+  for (int64_t piece = 0; piece < batch * pieces; ++piece) {
+    const int64_t sample = piece / pieces, from = piece % pieces * CHUNK;
+    const int64_t to = from + CHUNK < lines ? from + CHUNK : lines;
+    const Line& s = samples[sample];
+    const double amplitude = output ? s.a : s.b;
+    Philox g(seed, offset);
+    for (int64_t i = from; i < to; i += W) {
+      const int64_t at = sample * lines + i, count = to - i < W ? to - i : W;
+      const vf value = load_part(v + at, count);
+      vu word{};
+      if (s.slots)
+        word = kind == STOCHASTIC ? fire(g, offset, (uint64_t)at, threshold(value, amplitude), s.slots)
+                                  : scheduled(value, s, amplitude, output, kind);
+      word |= (vu)(value < splat(0.0f)) & usplat(SIGN);
+      std::memcpy(words + at, &word, count * sizeof(int32_t));
     }
-    vu word = cut;
-    if (kind == STOCHASTIC) word = slots ? fire(streams, (uint64_t)at, below, (1u << slots) - 1) & cut : vu{};
-    word |= sign;
-    std::memcpy(words + at, &word, count * sizeof(int32_t));
   }
 }
 
@@ -173,17 +208,11 @@ struct Lanes {
   vf g, p;             // conductance, history
   vf step, low, high;  // size of the step in the direction of the pulse, bounds
   vi down;             // a downward pulse on a device that takes both
-  vu a, b;             // random words
+  vf xi, u;            // the pulse's normal, or its uniform
 };
 
-static PG_INLINE vf normal_of(const Lanes& l) {
-  vf z0, z1;
-  box_muller<1>(&l.a, &l.b, &z0, &z1);
-  return z0;
-}
-
 static PG_INLINE vf noisy(vf m, const Lanes& l, float noise) {
-  return noise != 0.0f ? m * (splat(1.0f) + splat(noise) * normal_of(l)) : m;
+  return noise != 0.0f ? m * (splat(1.0f) + splat(noise) * l.xi) : m;
 }
 
 static inline vf select(vi mask, float a, float b) { return mask ? splat(a) : splat(b); }
@@ -201,6 +230,7 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
   const float noise = c[0];
   const vf one = splat(1.0f), zero = splat(0.0f);
   if constexpr (FAMILY == LINEAR) {
+    if (c[1] == 0.0f && c[2] == 0.0f) return noisy(one, l, noise);
     const vf from = l.g - splat(c[3]);
     const vf slope = l.down ? splat(-c[2]) : splat(c[1]);
     const vf reach = l.down ? splat(c[3]) - l.low : l.high - splat(c[3]);
@@ -228,7 +258,7 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
     return noisy(m, l, noise);
   } else if constexpr (FAMILY == TABLE) {
     const int n_g = (int)c[1], n_q = (int)c[2];
-    const vf at = (l.g - l.low) / (l.high - l.low), u = uniform(l.a);
+    const vf at = (l.g - l.low) / (l.high - l.low), u = l.u;
     vf jump{};
     for (int i = 0; i < W; ++i) {
       int row, column;
@@ -244,7 +274,7 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
     l.p = l.p * splat(c[1]);
     const vf mean = splat(c[2]) * l.g + splat(c[3]) + splat(c[4]) * l.p;
     const vf sd = splat(c[5]) * l.g + splat(c[6]) + splat(c[7]) * l.p;
-    return mean + sd * normal_of(l);
+    return mean + sd * l.xi;
   }
 }
 
@@ -252,15 +282,6 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
 struct Devices {
   vf g, p, step, low, high;
 };
-
-static PG_INLINE vf load_part(const float* p, int64_t count) {
-  if (count == W) return load<vf>(p);
-  vf v{};
-  std::memcpy(&v, p, count * sizeof(float));
-  return v;
-}
-
-static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
 // What the devices stand for: an offset, then a factor for each plane, and for each plane of devices beside them.
 struct Readout {
@@ -350,19 +371,31 @@ struct Block {
     touched[1] |= (vi)(pulses > usplat(0)) & downward;
   }
 
+  // Two pulses of a device share a pair of random words. Devices that have had an odd number take one here.
   PG_INLINE void drain() {
     for (;;) {
-      const vi active = (vi)(waiting > usplat(0));
+      const vi active = (vi)(waiting > usplat(0)), odd = (vi)((done & usplat(1)) > usplat(0));
       if (!any(active)) return;
-      const vi downward = (vi)((queue & usplat(1)) > usplat(0));
-      step(active, downward);
-      queue >>= 1;
-      waiting -= usplat(1) & (vu)active;
-      done += usplat(1) & (vu)active;
+      const vu even = done & ~usplat(1), draw = key + even * usplat(GOLDEN);
+      const vu a = mix(draw), b = mix(draw + usplat(GOLDEN));
+      vf first[2] = {}, second[2] = {};  // normal, uniform
+      if constexpr (FAMILY == TABLE) {
+        first[1] = uniform(a), second[1] = uniform(b);
+      } else if (FAMILY == HISTORY || u.coefficients[0] != 0.0f) {
+        box_muller<1>(&a, &b, &first[0], &second[0]);
+      }
+      step(active, odd ? second[0] : first[0], odd ? second[1] : first[1]);
+      const vi again = (vi)(waiting > usplat(0)) & ~odd;
+      if (any(again)) step(again, second[0], second[1]);
     }
   }
 
-  PG_INLINE void step(vi active, vi downward) {
+  PG_INLINE void step(vi active, vf xi, vf uniform) {
+    const vi downward = (vi)((queue & usplat(1)) > usplat(0));
+    const vu one = usplat(1) & (vu)active;
+    queue >>= one;
+    waiting -= one;
+    done += one;
     Lanes l;
     const Devices& other = PAIR ? down : up;
     l.g = PAIR ? (downward ? other.g : up.g) : up.g;
@@ -371,9 +404,8 @@ struct Block {
     l.high = PAIR ? (downward ? other.high : up.high) : up.high;
     l.step = downward ? down.step : up.step;
     l.down = PAIR ? vi{} : downward;
-    const vu draw = key + (done + done) * usplat(GOLDEN);
-    l.a = mix(draw);
-    l.b = mix(draw + usplat(GOLDEN));
+    l.xi = xi;
+    l.u = uniform;
     const vf moved = vclamp(l.g + l.step * change<FAMILY>(l, u.coefficients), l.low, l.high);
     const vi first = PAIR ? active & ~downward : active;
     up.g = first ? moved : up.g;
