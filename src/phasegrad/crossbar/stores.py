@@ -6,7 +6,7 @@ with the noise that the hardware would add; programmed weights are device state,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -176,24 +176,25 @@ class Devices(nn.Module):
         return scale * abs(cell.factors[cell.pulsed[0]]) * cell.device.steps.size / cell.device.g_max
 
     @torch.no_grad()
-    def update(self, x: Tensor, d: Tensor, lr: float, seed: Tensor) -> None:
+    def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor) -> None:
         """Send pulses for ``weight -= lr d^T x``, sample after sample.
 
         Args:
-            x: inputs ``[samples, in]``.
-            d: gradients of the outputs ``[samples, out]``.
+            samples: inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, part after part.
             lr: learning rate.
             seed: seed of trains and steps.
 
         Raises:
-            ValueError: ``x`` or ``d`` is not finite; no device was touched.
+            ValueError: an input or gradient is not finite; the devices were not touched by its part.
         """
-        pulses = self.hardware.update
+        pulses, offset = self.hardware.update, streams.UPDATE
         assert pulses is not None
-        torch.ops.phasegrad.pulsed_update(
-            *self._trained, x.float(), d.float(), lr, self.granularity, pulses.length, pulses.adaptive, pulses.managed,
-            pulses.code, *self._law, seed, streams.UPDATE,
-        )  # fmt: skip
+        for x, d in samples:
+            torch.ops.phasegrad.pulsed_update(
+                *self._trained, x.float(), d.float(), lr, self.granularity, pulses.length, pulses.adaptive,
+                pulses.managed, pulses.code, *self._law, seed, offset,
+            )  # fmt: skip
+            offset += streams.of_update(len(x))
         self._count_update(seed)
 
     @torch.no_grad()
