@@ -7,8 +7,8 @@ pass stages inputs and output gradients, and :class:`phasegrad.optim.AnalogSGD` 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, final
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +41,7 @@ class Samples(NamedTuple):
     @property
     def number(self) -> int:
         """How many samples these are."""
-        return len(self.x) if self.patches is None else self.patches.count(self.d)
+        return len(self.x) if self.patches is None else self.patches.number(self.d)
 
     def take(self, first: int, last: int) -> tuple[Tensor, Tensor]:
         """Some of them: ``[last - first, in]`` and ``[last - first, out]``."""
@@ -164,7 +164,7 @@ class InMemoryWeight(nn.Parameter):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Value and devices; nothing staged."""
-        return InMemoryWeight, (self.detach(), self.devices)
+        return _restored, (self.detach(), self.devices, self.requires_grad)
 
 
 def _part(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -179,39 +179,63 @@ def _part(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor
     return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))
 
 
-def in_memory_product(
-    x: Tensor, weight: InMemoryWeight, forward: Callable[[Tensor], Tensor], transposed: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """The tile's product, and in the backward pass its transpose; what the update needs is staged.
+def _restored(data: Tensor, devices: Devices, requires_grad: bool) -> InMemoryWeight:
+    return InMemoryWeight(data, devices).requires_grad_(requires_grad)  # type: ignore[return-value]
+
+
+class Tiled(Protocol):
+    """A layer as the product in the memory needs it."""
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The product of the tiles."""
+        ...
+
+    def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
+        """The product of the same tiles driven from the other side: gradients of inputs of a shape."""
+        ...
+
+    @property
+    def patches(self) -> Patches | None:
+        """How images are samples; ``None`` where each row is one."""
+        ...
+
+
+def in_memory_product(x: Tensor, weight: InMemoryWeight, bias: Tensor | None, layer: Tiled) -> Tensor:
+    """The product of a layer's tiles and a digital bias; in the backward pass what the update needs is staged.
 
     Args:
-        x: inputs ``[samples, in]``.
+        x: inputs ``[samples, in]`` or ``[batch, channels, ...]``.
         weight: where to stage.
-        forward: the product.
-        transposed: ``[samples, out]`` back to ``[samples, in]``.
+        bias: ``[out]``, or ``None``.
+        layer: forward and transposed product.
     """
-    return _InMemoryProduct.apply(x, weight, forward, transposed)  # type: ignore[return-value]
+    return _InMemoryProduct.apply(x, weight, bias, layer)  # type: ignore[return-value]
 
 
 class _InMemoryProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: InMemoryWeight, forward: Callable[[Tensor], Tensor],
-        transposed: Callable[[Tensor], Tensor],
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, x: Tensor, weight: InMemoryWeight, bias: Tensor | None, layer: Tiled) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.transposed = weight, transposed
-        return forward(x)
+        ctx.weight, ctx.layer = weight, layer
+        y = layer.multiply(x)
+        return y if bias is None else y + (bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        if ctx.needs_input_grad[1]:
-            ctx.weight.stage(x.detach(), grad.detach())
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        return ctx.transposed(grad.to(ctx.weight.dtype)).to(x.dtype), None, None, None  # autocast's may differ
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        grad_x = grad_bias = None
+        if wants_weight:
+            ctx.weight.stage(x.detach(), grad.detach(), ctx.layer.patches)
+        if wants_x:
+            dtype = ctx.weight.dtype
+            d = grad if grad.dtype == dtype else grad.to(dtype)  # autocast's may differ
+            grad_x = ctx.layer.transposed(d, x.shape)
+            grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
+        if wants_bias:
+            grad_bias = grad.sum(0) if grad.dim() == 2 else grad.sum([0, *range(2, grad.dim())])
+        return grad_x, None, grad_bias, None
 
 
 def _refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:

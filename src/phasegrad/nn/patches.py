@@ -35,8 +35,8 @@ class Patches:
     groups: int
     edges: tuple[int, ...]
 
-    def count(self, d: Tensor) -> int:
-        """Samples that output gradients ``[batch, out, ...]`` belong to."""
+    def number(self, d: Tensor) -> int:
+        """How many samples output gradients ``[batch, out, ...]`` belong to."""
         return len(d) * self._each(d)
 
     def _each(self, d: Tensor) -> int:
