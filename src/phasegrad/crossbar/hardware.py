@@ -72,6 +72,11 @@ class Hardware(Configuration):
         check_number(self, "read_noise", 0.0)
 
     @functools.cached_property
+    def exact(self) -> bool:
+        """Whether a product is what arithmetic gives, but for what devices add: no converter, no noise."""
+        return self.dac is None and self.adc is None and self.output_noise == 0 and self.read_noise == 0
+
+    @functools.cached_property
     def turned(self) -> Hardware:
         """The same tiles, driven from the side of their outputs."""
         return dataclasses.replace(self, rows=self.columns, columns=self.rows)

@@ -83,7 +83,7 @@ class PulsedOptimizer(torch.optim.Optimizer):
             self._check_rate("learning rate lr", float(group["lr"]))
             for parameter in group["params"]:
                 if isinstance(parameter, InMemoryWeight) and parameter.grad is not None:
-                    for x, d in parameter.grad.samples:
+                    for x, d, _ in parameter.grad.samples:
                         if not _finite(x) or not _finite(d):
                             raise ValueError(
                                 f"{type(self).__name__}: a staged input or gradient is not finite, so nothing was "
