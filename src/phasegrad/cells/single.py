@@ -30,8 +30,7 @@ class ReferencedDevice(Cell):
         """The whole range stands for -1 to 1."""
         return (2.0,)
 
-    @property
-    def pulsed(self) -> tuple[int, int]:
+    def pulsed(self, update: int) -> tuple[int, int]:
         """The same device, up and down."""
         return (0, 0)
 

@@ -158,7 +158,7 @@ class Devices(nn.Module):
         if steps is None or self.step_parameters is None:
             return
         if not bool(self.step_parameters.any()):
-            up, down = cell.pulsed
+            up, down = cell.pulsed(0)
             shape = tuple(self.conductance.shape)
             self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
         self.conductance.clamp_(*self.step_parameters[2:])
@@ -173,7 +173,7 @@ class Devices(nn.Module):
         cell, scale = self.hardware.cell, self.hardware.scale
         assert cell.device.steps is not None
         assert not isinstance(scale, str)
-        return scale * abs(cell.factors[cell.pulsed[0]]) * cell.device.steps.size / cell.device.g_max
+        return scale * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
 
     @torch.no_grad()
     def update(self, x: Tensor, d: Tensor, lr: float, seed: Tensor) -> None:
@@ -213,8 +213,10 @@ class Devices(nn.Module):
         """The present time, the devices that are pulsed, and their step law, as the ops take them."""
         cell = self.hardware.cell
         assert cell.device.steps is not None
+        assert self.updates is not None
         coefficients = torch.tensor(cell.device.steps.coefficients(cell.device.g_max), dtype=torch.float32)
-        return float(self.clock), cell.pulsed, cell.device.steps.family, coefficients.to(self.conductance.device)
+        planes = cell.pulsed(int(self.updates))
+        return float(self.clock), planes, cell.device.steps.family, coefficients.to(self.conductance.device)
 
     def _count_update(self, seed: Tensor) -> None:
         assert self.updates is not None
@@ -224,11 +226,11 @@ class Devices(nn.Module):
             self._refresh(seed)
 
     def _refresh(self, seed: Tensor) -> None:
-        """RESET saturated cells, and write their weights back."""
+        """RESET what is saturated, and write its weight back."""
         cell, parameters = self.hardware.cell, self.step_parameters
         assert parameters is not None
         where = cell.saturated(self.conductance)
-        state = cell.program(cell.weight(self.conductance), seed, streams.PROGRAMMING)
+        state = cell.device.program(cell.renewed(self.conductance), seed, streams.PROGRAMMING)
         written = state.conductance.clamp(*parameters[2:])
         self.conductance.copy_(torch.where(where, written, self.conductance))
         self.nu.copy_(torch.where(where, state.nu, self.nu))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phasegrad.cells import DifferentialPair, ReferencedDevice
+from phasegrad.cells import DifferentialPair, MultiMemristive, ReferencedDevice
 from phasegrad.crossbar import Hardware, Pulses
 from phasegrad.devices import ConstantSteps, SoftBoundsSteps, ideal_device, nandakumar_2018
 
@@ -50,3 +50,18 @@ def pcm_pair_training(*, weight_max: float = 0.3, refresh: int = 100) -> Hardwar
     """
     device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
     return Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=weight_max, update=Pulses())
+
+
+def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refresh: int = 100) -> Hardware:
+    """Several pairs of PCM devices a weight, pulsed in turn: Boybat et al., Nat. Commun. 9:2514 (2018).
+
+    Devices and periphery are those of :func:`pcm_pair_training`, which is the case of one pair. A pulse moves the
+    weight by ``1 / pairs`` of a pair's step.
+
+    Args:
+        pairs: of a weight; each holds the whole weight, and the weight is their mean.
+        weight_max: weight at 12 and 0 uS in every pair.
+        refresh: updates between two looks for pairs to RESET.
+    """
+    cell = MultiMemristive(device=ideal_device(g_max=12e-6, steps=nandakumar_2018()), pairs=pairs, refresh=refresh)
+    return Hardware(cell=cell, scale=weight_max, update=Pulses())
