@@ -1,0 +1,32 @@
+"""Several PCM pairs a weight, pulsed in turn."""
+
+from __future__ import annotations
+
+import functools
+
+from torch import nn
+
+import phasegrad as pg
+from reproductions.experiment import Experiment, Method
+
+
+def multi_memristive(pairs: int, lr: float) -> Method:
+    """N pairs a weight."""
+    preset = functools.partial(pg.presets.multi_memristive_training, pairs=pairs)
+    return Method(f"N = {pairs}", preset, lr=lr)
+
+
+EXPERIMENT = Experiment(
+    published="Boybat et al., Nat. Commun. 9:2514 (2018): the accuracy of a network of multi-memristive synapses rises "
+    "with the number N of PCM devices a weight",
+    chosen="the learning rate, of 0.006, 0.012 and 0.025 for N = 1 and N = 7 and of the first two for N = 2 and N = 4, by "
+    "the accuracy on the last 10,000 training images, which are not trained on, after 5 epochs of seed 0",
+    layers=(784, 250, 10),
+    methods=tuple(multi_memristive(pairs, lr=0.012) for pairs in (1, 2, 4, 7)),
+    activation=nn.Tanh,
+    images=10_000,
+    epochs=5,
+    batch=5,
+    lr=0.05,
+    seeds=(0, 1, 2, 3, 4),
+)
