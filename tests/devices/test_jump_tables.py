@@ -164,6 +164,7 @@ def good(n: int = 100) -> Tensor:
         ((good(0), good(0)), {"size": 1e-7}, "0 pulses up are too few"),
         ((good(), good() - 1e-7), {}, "size = -.*the mean step up, must be above 0"),
         ((good(), good() + 1e-7), {"size": 0.0}, "size = 0.0 S"),
+        ((good() * 1e6, good() * 1e6 + 0.1), {}, r"up begins at 0 to 20 S, far beyond .* in siemens"),
         ((good(), good() + 1e-7), {"points": 1}, "points = 1 and quantiles = 5"),
         ((good(), good() + 1e-7), {"reset": 30e-6}, "0 <= reset < g_max"),
         ((good(), good() + 1e-7), {"g_max": math.nan}, "g_max = nan"),
@@ -175,6 +176,12 @@ def test_bad_data_is_refused(up: tuple[Tensor, Tensor], fields: dict[str, object
     arguments = {"g_max": G_MAX, "points": 5, "quantiles": 5} | fields
     with pytest.raises(ValueError, match=message):
         JumpTable.from_pulses(up, **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fields", [{"trains": 0}, {"length": 0}])
+def test_a_simulation_without_pulses_is_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=r"(trains|length) = 0.*each must be 1 or more"):
+        JumpTable.from_law(nandakumar_2018(), g_max=12e-6, **fields)
 
 
 ROW = ((0.0, 1.0), (0.0, 1.0))

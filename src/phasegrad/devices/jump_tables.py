@@ -108,8 +108,8 @@ class JumpTable(Steps):
             quantiles: of a row, two or more.
 
         Raises:
-            ValueError: the range is empty, a conductance is not finite, lengths differ, there are too few pulses, or
-                ``size``, or the mean step up where it is left out, is not above 0.
+            ValueError: the range is empty, a conductance is not finite or lies a whole range beyond an end, lengths
+                differ, there are too few pulses, or ``size``, or the mean step up where it is left out, is not above 0.
 
         Examples:
             >>> before = torch.rand(10_000, generator=torch.Generator().manual_seed(0)) * 20e-6
@@ -119,7 +119,7 @@ class JumpTable(Steps):
             ([1.0, 0.5, 0.0], False)
         """
         _check_grid(g_max, reset, points, quantiles)
-        sides = [_checked("up", up)] + ([] if down is None else [_checked("down", down)])
+        sides = [_checked(name, pulsed, g_max, reset) for name, pulsed in (("up", up), ("down", down)) if pulsed]
         if size is None:
             size = (sides[0][1] - sides[0][0]).mean().item()
         if not 0.0 < size < math.inf:
@@ -157,7 +157,7 @@ class JumpTable(Steps):
             seed: of the simulation.
 
         Raises:
-            ValueError: as :meth:`from_pulses`.
+            ValueError: there is no train or no pulse; else as :meth:`from_pulses`.
 
         Examples:
             >>> from phasegrad.devices import nandakumar_2018
@@ -167,7 +167,9 @@ class JumpTable(Steps):
         """
         nominal = dataclasses.replace(law, spread=0.0, imbalance=0.0, bound_spread=0.0, stuck=0.0)
         _check_grid(g_max, law.lowest, points, quantiles)
-        length = length or math.ceil(2.0 * (g_max - law.lowest) / law.size)
+        length = math.ceil(2.0 * (g_max - law.lowest) / law.size) if length is None else length
+        if trains < 1 or length < 1:
+            raise ValueError(f"JumpTable: trains = {trains} and length = {length}; each must be 1 or more")
         up, down = _simulate(nominal, g_max, trains, length, seed)
         table = JumpTable.from_pulses(
             up, down, g_max=g_max, reset=law.lowest, size=law.size, points=points, quantiles=quantiles
@@ -185,7 +187,7 @@ def _check_grid(g_max: float, reset: float, points: int, quantiles: int) -> None
         raise ValueError(f"JumpTable: points = {points} and quantiles = {quantiles}; each must be 2 or more")
 
 
-def _checked(name: str, pulsed: Pulsed) -> Pulsed:
+def _checked(name: str, pulsed: Pulsed, g_max: float, reset: float) -> Pulsed:
     before, after = (torch.as_tensor(g).detach().double() for g in pulsed)
     if before.dim() != 1 or before.shape != after.shape:
         raise ValueError(
@@ -194,6 +196,11 @@ def _checked(name: str, pulsed: Pulsed) -> Pulsed:
         )
     if not bool(torch.isfinite(before).all()) or not bool(torch.isfinite(after).all()):
         raise ValueError(f"JumpTable: {name} holds conductances that are not finite; leave those pulses out")
+    if bool(((before - 0.5 * (g_max + reset)).abs() > 1.5 * (g_max - reset)).any()):
+        raise ValueError(
+            f"JumpTable: {name} begins at {before.min().item():g} to {before.max().item():g} S, far beyond the range "
+            f"of {reset:g} to {g_max:g} S; give conductances in siemens, and leave outliers out"
+        )
     return before, after
 
 
