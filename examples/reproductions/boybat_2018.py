@@ -19,10 +19,15 @@ def multi_memristive(pairs: int, lr: float) -> Method:
 EXPERIMENT = Experiment(
     published="Boybat et al., Nat. Commun. 9:2514 (2018): the accuracy of a network of multi-memristive synapses rises "
     "with the number N of PCM devices a weight",
-    chosen="the learning rate, of 0.006, 0.012 and 0.025 for N = 1 and N = 7 and of the first two for N = 2 and N = 4, by "
-    "the accuracy on the last 10,000 training images, which are not trained on, after 5 epochs of seed 0",
+    chosen="the learning rate of each N, of 0.003, 0.006, 0.012 and 0.025, by the accuracy on the last 10,000 training "
+    "images, which are not trained on, after 5 epochs of seed 0; from N = 4 on the four are within a point",
     layers=(784, 250, 10),
-    methods=tuple(multi_memristive(pairs, lr=0.012) for pairs in (1, 2, 4, 7)),
+    methods=(
+        multi_memristive(1, lr=0.006),
+        multi_memristive(2, lr=0.003),
+        multi_memristive(4, lr=0.012),
+        multi_memristive(7, lr=0.012),
+    ),
     activation=nn.Tanh,
     images=10_000,
     epochs=5,

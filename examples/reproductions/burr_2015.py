@@ -16,8 +16,7 @@ def pcm_pair(weight_max: float, refresh: int = 100) -> Hardware:
     """Steps drawn from a histogram by conductance, over trains of SET pulses from RESET."""
     table = JumpTable.from_law(nandakumar_2018(), g_max=12e-6, trains=4000)
     device = ideal_device(g_max=12e-6, steps=table)
-    # Where the mean step vanishes, devices are full: 0.880 / 0.084 uS.
-    cell = DifferentialPair(device=device, refresh=refresh, reach=10.5e-6)
+    cell = DifferentialPair(device=device, refresh=refresh, reach=10.5e-6)  # where the mean step vanishes
     return Hardware(cell=cell, scale=weight_max, update=Pulses())
 
 

@@ -33,7 +33,8 @@ def draw(runs: dict[str, list[Curves]], path: Path) -> None:
             axes.set(xlabel="epoch", ylabel=f"accuracy on {title} (%)")
         _last(last, {m: [(c.train or c.test)[-1] for c in curves] for m, curves in runs.items()})
         last.set(xlabel="last epoch, seed by seed", ylabel=by_epoch[0].get_ylabel())
-        by_epoch[0].legend(frameon=False, fontsize=9)
+        handles, labels = by_epoch[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
         figure.savefig(path)
 
 
