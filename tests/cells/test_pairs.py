@@ -63,3 +63,18 @@ class TestOneOfAny(CellContract):
 def test_significances_are_finite_and_above_zero(bad: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"significances = \(.*\); give one or more finite numbers above 0"):
         SignificancePairs(device=ideal_device(), significances=bad)
+
+
+def test_pairs_are_saturated_where_little_is_left_of_their_reach() -> None:
+    g = torch.tensor([[9.1, 8.9, 9.1, 3.1, 2.9], [3.1, 3.1, 2.9, 9.1, 9.1]]) * 1e-6
+    pair = DifferentialPair(device=ideal_device(g_max=12e-6))
+    assert pair.saturated(g).tolist() == [True, False, False, True, False]
+    shorter = dataclasses.replace(pair, reach=10.5e-6)  # 7.875 and 2.625 uS
+    assert shorter.saturated(g).tolist() == [True] * 5
+    assert not shorter.saturated(torch.tensor([[7.8, 7.9], [2.7, 2.6]]) * 1e-6).any()
+
+
+@pytest.mark.parametrize("reach", [0.0, 13e-6, float("nan")])
+def test_a_reach_lies_in_the_range_of_the_device(reach: float) -> None:
+    with pytest.raises(ValueError, match="reach = "):
+        DifferentialPair(device=ideal_device(g_max=12e-6), reach=reach)

@@ -25,6 +25,6 @@ class TestReferencedDevice(ConfigurationContract):
         torch.testing.assert_close(cell.weight(state.conductance), w, rtol=1e-6, atol=1e-6)
 
     def test_one_device_takes_pulses_of_both_signs(self) -> None:
-        assert self.configuration().pulsed == (0, 0)
+        assert self.configuration().pulsed(3) == (0, 0)
         assert self.configuration().refresh_every == 0
         assert not self.configuration().saturated(torch.rand(1, 4)).any()

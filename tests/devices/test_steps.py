@@ -168,10 +168,6 @@ def test_configurations_travel(law: Steps) -> None:
         (lambda: PowerSteps(size=1e-8, gamma_up=1.0, gamma_down=math.nan), "gamma_down = nan"),
         (lambda: PiecewiseSteps(size=1e-8, up=(1.0,), down=(1.0,)), "two or more"),
         (lambda: PiecewiseSteps(size=1e-8, up=(1.0, -0.1), down=(1.0, 1.0)), "not below 0"),
-        (lambda: JumpTable(size=1e-8, up=((0.0, 1.0),), down=((0.0, 1.0),)), "two or more"),
-        (lambda: JumpTable(size=1e-8, up=((0.0, 1.0), (1.0, 0.5)), down=TABLE), "quantiles; give"),
-        (lambda: JumpTable(size=1e-8, up=((0.0, 1.0), (1.0, 0.5)), down=((0.0, 1.0), (0.0, 1.0))), "no inverse CDF"),
-        (lambda: JumpTable(size=1e-8, up=TABLE, down=TABLE, noise=0.1), "noise = 0.1"),
     ],
 )
 def test_refuses(make: object, message: str) -> None:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.contracts.op import threads
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-_data, mnist_in_memory, reproduce = (importlib.import_module(m) for m in ("_data", "mnist_in_memory", "reproduce"))
+_data, mnist_in_memory, reproduce, experiment = (
+    importlib.import_module(m) for m in ("_data", "mnist_in_memory", "reproduce", "reproductions.experiment")
+)
 
 
 def made_up(n: int = 300):
@@ -40,16 +43,68 @@ def test_trains_beside_float(
 
 @pytest.mark.parametrize("name", reproduce.EXPERIMENTS)
 def test_a_reproduction_keeps_figures_and_picture(name: str, tmp_path: Path) -> None:
-    experiment = replace(reproduce.EXPERIMENTS[name], layers=(784, 16, 10), epochs=2)
+    whole = reproduce.EXPERIMENTS[name]
+    experiment = replace(whole, layers=(whole.layers[0], 16, 10), epochs=2)
     reproduce.run(name, experiment, made_up(), [0, 1], tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert [row["method"] for row in result["rows"]] == ["float", experiment.method]
+    assert [row["method"] for row in result["rows"]] == ["float", *(m.name for m in experiment.methods)]
+    assert result["float"] == result["rows"][0]["mean"]
     assert all(len(row["accuracies"]) == 2 for row in result["rows"])
+    assert all(("train" in row) == experiment.on_training for row in result["rows"])
+    assert result["chosen"]
     assert (tmp_path / "result.png").stat().st_size > 0
 
 
-def test_an_unknown_experiment_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["x", "no-such"])
+def small(**fields: object):
+    return replace(reproduce.EXPERIMENTS["gokmen-vlasov-2016"], layers=(784, 16, 10), epochs=2, **fields)
+
+
+def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
+    with threads(1):
+        for jobs in (1, 2):
+            reproduce.run("x", small(), made_up(), [0, 1], tmp_path / str(jobs), jobs)
+    one, two = (json.loads((tmp_path / jobs / "result.json").read_text()) for jobs in "12")
+    assert one == two
+
+
+def test_a_crop_is_the_middle_of_an_image() -> None:
+    images = torch.arange(28 * 28).view(1, 28, 28).remainder(256).to(torch.uint8)
+    pixels = small(crop=(24, 22)).pixels(images) * 255.0
+    torch.testing.assert_close(pixels, images[:, 2:26, 3:25].float())
+
+
+def test_each_method_has_its_own_rate_and_the_images_are_the_first() -> None:
+    seen = []
+
+    def optimiser(parameters: object, lr: float) -> torch.optim.Optimizer:
+        seen.append(lr)
+        return torch.optim.SGD(parameters, lr=lr)  # type: ignore[arg-type]
+
+    method = replace(experiment.FLOAT, optimiser=optimiser)
+    data = made_up()
+    spoilt = data._replace(train_images=torch.cat((data.train_images[:100], 255 - data.train_images[100:])))
+    runs = [
+        experiment.train(small(images=100, on_training=True), m, 0, d)
+        for m, d in ((method, data), (method, spoilt), (replace(method, lr=0.7), data))
+    ]
+    assert seen == [0.1, 0.1, 0.7]
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_held_out_images_are_the_last_of_the_training_images() -> None:
+    data = made_up()
+    held = reproduce.held_out(data, 50)
+    assert torch.equal(held.test_images, data.train_images[250:])
+    assert torch.equal(held.train_labels, data.train_labels[:250])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"), [("x no-such", "no experiment no-such"), ("x --jobs 0", "--jobs 0: one at least")]
+)
+def test_an_impossible_command_is_named(
+    line: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", line.split())
     with pytest.raises(SystemExit):
         reproduce.parse()
-    assert "no experiment no-such" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

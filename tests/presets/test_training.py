@@ -18,3 +18,18 @@ def test_pcm_pair_is_forty_microsiemens_a_unit_weight() -> None:
     assert hardware.cell.device.g_max / hardware.scale == pytest.approx(40e-6)
     layer = pg.nn.AnalogLinear(8, 4, hardware=hardware)
     assert layer.devices.granularity == pytest.approx(0.88e-6 / 40e-6)
+
+
+@pytest.mark.parametrize("pairs", [1, 7])
+def test_more_pairs_are_finer_and_hold_the_same_weight(pairs: int) -> None:
+    hardware = pg.presets.multi_memristive_training(pairs=pairs)
+    layer = pg.nn.AnalogLinear(8, 4, hardware=hardware)
+    assert layer.devices.conductance.shape[0] == 2 * pairs
+    assert layer.devices.granularity == pytest.approx(0.88e-6 / 40e-6 / pairs)
+
+
+@pytest.mark.parametrize("preset", [pg.presets.pcm_pair_training, pg.presets.multi_memristive_training])
+def test_pcm_is_full_where_its_mean_step_vanishes(preset) -> None:
+    cell = preset().cell
+    m_g, m_0, _ = cell.device.steps.mean
+    assert cell.reach == pytest.approx(-m_0 * cell.device.steps.size / m_g, rel=5e-3)

@@ -1,7 +1,8 @@
 """How devices make one weight."""
 
 from phasegrad.cells.base import Cell
+from phasegrad.cells.multi_memristive import MultiMemristive
 from phasegrad.cells.pairs import DifferentialPair, SignificancePairs
 from phasegrad.cells.single import ReferencedDevice
 
-__all__ = ["Cell", "DifferentialPair", "ReferencedDevice", "SignificancePairs"]
+__all__ = ["Cell", "DifferentialPair", "MultiMemristive", "ReferencedDevice", "SignificancePairs"]

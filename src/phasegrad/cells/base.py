@@ -26,10 +26,9 @@ class Cell(Configuration, ABC):
     def factors(self) -> tuple[float, ...]:
         """What each device's ``G / g_max`` contributes to the weight."""
 
-    @property
     @abstractmethod
-    def pulsed(self) -> tuple[int, int]:
-        """The devices that are pulsed where the weight must grow, and where it must shrink."""
+    def pulsed(self, update: int) -> tuple[int, int]:
+        """The devices that an update, counted from 0, pulses where the weight must grow, and where it must shrink."""
 
     @property
     def offset(self) -> float:
@@ -42,8 +41,16 @@ class Cell(Configuration, ABC):
         return 0
 
     def saturated(self, conductance: Tensor) -> Tensor:
-        """Cells ``[*shape]`` of conductances ``[devices, *shape]`` that must be written anew to be able to move."""
+        """What of conductances ``[devices, *shape]`` must be written anew to be able to move.
+
+        Returns:
+            Cells ``[*shape]``, or devices ``[devices, *shape]``.
+        """
         return torch.zeros_like(conductance[0], dtype=torch.bool)
+
+    def renewed(self, conductance: Tensor) -> Tensor:
+        """Targets ``[devices, *shape]`` [S] of what is written anew: the weight as it stands."""
+        return self.targets(self.weight(conductance))
 
     @abstractmethod
     def targets(self, weight: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells.base import Cell
-from phasegrad.configuration import check_integer
+from phasegrad.configuration import check_integer, check_number
 
 
 def _pair_targets(weight: Tensor, g_max: float) -> Tensor:
@@ -24,11 +24,12 @@ class DifferentialPair(Cell):
     """Two devices: ``w = (G+ - G-) / g_max``.
 
     Trained in the memory, each device takes pulses in its growing direction alone, so both fill up; from time to time
-    a pair of which one exceeds 0.75 and the other 0.25 of ``g_max`` is RESET, and its difference written back.
+    a pair of which one exceeds 0.75 and the other 0.25 of ``reach`` is RESET, and its difference written back.
 
     Args:
         device: of both.
         refresh: updates from one such look to the next; 0: never.
+        reach: the conductance that pulses bring a device to on average [S], if that is less than ``g_max``.
 
     Examples:
         >>> from phasegrad.devices import ideal_device
@@ -39,13 +40,15 @@ class DifferentialPair(Cell):
     """
 
     refresh: int = 0
+    reach: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer(self, "refresh", 0, 1 << 40)
+        if self.reach is not None:
+            check_number(self, "reach", 0.0, self.device.g_max, above=True)
 
-    @property
-    def pulsed(self) -> tuple[int, int]:
+    def pulsed(self, update: int) -> tuple[int, int]:
         """Each device for one direction."""
         return (0, 1)
 
@@ -57,7 +60,8 @@ class DifferentialPair(Cell):
     def saturated(self, conductance: Tensor) -> Tensor:
         """Pairs with little left to grow."""
         smaller, larger = torch.aminmax(conductance, dim=0)
-        return (larger > 0.75 * self.device.g_max) & (smaller > 0.25 * self.device.g_max)
+        reach = self.reach or self.device.g_max
+        return (larger > 0.75 * reach) & (smaller > 0.25 * reach)
 
     @property
     def factors(self) -> tuple[float, ...]:
@@ -85,8 +89,7 @@ class SignificancePairs(Cell):
 
     significances: tuple[float, ...]
 
-    @property
-    def pulsed(self) -> tuple[int, int]:
+    def pulsed(self, update: int) -> tuple[int, int]:
         """The pair of least significance."""
         least = self.significances.index(min(self.significances))
         return (2 * least, 2 * least + 1)

@@ -30,6 +30,7 @@ class ReferencedDevice(Cell):
         """The whole range stands for -1 to 1."""
         return (2.0,)
 
+<<<<<<< HEAD
     @property
     def offset(self) -> float:
         """The reference."""
@@ -37,6 +38,9 @@ class ReferencedDevice(Cell):
 
     @property
     def pulsed(self) -> tuple[int, int]:
+=======
+    def pulsed(self, update: int) -> tuple[int, int]:
+>>>>>>> reproductions
         """The same device, up and down."""
         return (0, 0)
 

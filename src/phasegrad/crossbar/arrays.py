@@ -129,7 +129,7 @@ class DeviceArray(nn.Module):
         if steps is None or self.step_parameters is None:
             return
         if not bool(self.step_parameters.any()):
-            up, down = cell.pulsed
+            up, down = cell.pulsed(0)
             shape = tuple(self.conductance.shape)
             self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
         self.conductance.clamp_(*self.step_parameters[2:])
@@ -144,7 +144,7 @@ class DeviceArray(nn.Module):
         cell = self.cell
         assert cell.device.steps is not None
         assert self.full is not None
-        return self.full * abs(cell.factors[cell.pulsed[0]]) * cell.device.steps.size / cell.device.g_max
+        return self.full * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
 
     def settle(self, now: Tensor) -> None:
         """Take the drift up to now into the conductance, where a device does not remember when it was written."""
@@ -184,13 +184,14 @@ class DeviceArray(nn.Module):
         """The devices that are pulsed, and their step law, as the ops take them."""
         steps = self.cell.device.steps
         assert steps is not None
-        return self.cell.pulsed, steps.family, _coefficients(self.cell.device, self.conductance.device)
+        assert self.updates is not None
+        return self.cell.pulsed(int(self.updates)), steps.family, _coefficients(self.cell.device, self.conductance.device)
 
-    def reset(self, where: Tensor, relative: Tensor, now: Tensor, seed: Tensor) -> None:
-        """RESET cells ``[out, in]`` and write weights in [-1, 1] to them."""
+    def reset(self, where: Tensor, targets: Tensor, now: Tensor, seed: Tensor) -> None:
+        """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and program them to targets [S]."""
         parameters = self.step_parameters
         assert parameters is not None
-        state = self.cell.program(relative, seed, streams.PROGRAMMING)
+        state = self.cell.device.program(targets, seed, streams.PROGRAMMING)
         written = state.conductance.clamp(*parameters[2:])
         self.conductance.copy_(torch.where(where, written, self.conductance))
         self.nu.copy_(torch.where(where, state.nu, self.nu))
@@ -200,14 +201,14 @@ class DeviceArray(nn.Module):
             self.history.masked_fill_(where, 1.0)
 
     def count_update(self, now: Tensor, seed: Tensor) -> bool:
-        """Count an update, and look for saturated cells when it is time to; whether any was written anew."""
+        """Count an update, and look for saturated cells when it is time to; whether it was."""
         assert self.updates is not None
         self.updates += 1
         every = self.cell.refresh_every
         if not every or int(self.updates) % every:
             return False
         where = self.cell.saturated(self.conductance)
-        self.reset(where, self.cell.weight(self.present(now)), now, seed)
+        self.reset(where, self.cell.renewed(self.conductance), now, seed)
         return True
 
 

@@ -91,7 +91,7 @@ class Hardware(Configuration):
         steps = self.cell.device.steps
         if steps is None:
             raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
-        up, down = self.cell.pulsed
+        up, down = self.cell.pulsed(0)
         if up == down and not steps.two_sided:
             raise ValueError(
                 f"Hardware: {type(steps).__name__} only raises a conductance, but {type(self.cell).__name__} lowers it "

@@ -1,12 +1,12 @@
 """What one memory device does."""
 
 from phasegrad.devices.base import Device, DeviceState
+from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.pcm import PCM, hermes_one, hermes_two, ideal_device, joshi_2020
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
-    JumpTable,
     LinearSteps,
     PiecewiseSteps,
     PowerSteps,

@@ -6,13 +6,11 @@ every time. Laws of two directions serve cells of one device against a reference
 its growing direction alone.
 
 Sources: Gokmen and Vlasov, Front. Neurosci. 10:333 (2016) for constant steps; Gong et al., Nat. Commun. 9:2102 (2018)
-for the exponential law; Nandakumar et al., J. Appl. Phys. 124, 152135 (2018) for PCM; Burr et al., IEEE TED 62:3498
-(2015) for jump tables.
+for the exponential law; Nandakumar et al., J. Appl. Phys. 124, 152135 (2018) for PCM. Jump tables are next door.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -69,6 +67,11 @@ class Steps(Configuration, ABC):
         """Whether a device keeps a history beside its conductance."""
         return False
 
+    @property
+    def lowest(self) -> float:
+        """Nominal lowest conductance [S]."""
+        return 0.0
+
     @abstractmethod
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Numbers of the law as :func:`phasegrad.ops.pulses.pulsed_update` takes them."""
@@ -93,7 +96,7 @@ class Steps(Configuration, ABC):
             (
                 size * root * moves,
                 size / root * moves,
-                g_max * self.bound_spread * low if two_sided else torch.zeros_like(low),
+                self.lowest + g_max * self.bound_spread * low * two_sided,
                 g_max * (1.0 + self.bound_spread * high).clamp(min=0.1),
             )
         )
@@ -237,47 +240,6 @@ class PiecewiseSteps(Steps):
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class JumpTable(Steps):
-    """Steps drawn from measured distributions: at even conductances, the quantiles of the step.
-
-    ``size`` is the unit of the quantiles and the nominal step; ``noise`` has no meaning here and must be 0.
-
-    Args:
-        up: for each of two or more conductances from lowest to highest, even quantiles (0 to 1, two or more, rising)
-            of the step up over ``size``.
-        down: the same of the step down, counted positive when the conductance falls.
-    """
-
-    up: tuple[tuple[float, ...], ...]
-    down: tuple[tuple[float, ...], ...]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        rows = (*self.up, *self.down)
-        if len(self.up) < 2 or len(self.up) != len(self.down) or len({len(row) for row in rows}) != 1:
-            raise ValueError(
-                f"JumpTable: {len(self.up)} rows up and {len(self.down)} down of {sorted({len(r) for r in rows})} "
-                "quantiles; give as many rows in both, two or more, of one length"
-            )
-        rising = (-math.inf < a <= b < math.inf for row in rows for a, b in itertools.pairwise(row))
-        if len(rows[0]) < 2 or not all(rising):
-            raise ValueError("JumpTable: a row is no inverse CDF; its two or more quantiles must be finite and rising")
-        if self.noise != 0.0:
-            raise ValueError(f"JumpTable: noise = {self.noise}; the table holds all of the noise, so it must be 0")
-
-    @property
-    def family(self) -> int:
-        """Number of the law."""
-        return pulses.TABLE
-
-    def coefficients(self, g_max: float) -> tuple[float, ...]:
-        """The tables' size, then both."""
-        tables = (q for table in (self.up, self.down) for row in table for q in row)
-        return (0.0, float(len(self.up)), float(len(self.up[0])), *tables)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
 class SetPulses(Steps):
     """SET pulses on phase-change memory, which grows only: mean and spread of a step depend on conductance and past.
 
@@ -320,11 +282,10 @@ class SetPulses(Steps):
         """The history ``P``."""
         return True
 
-    def draw(self, shape: tuple[int, ...], g_max: float, two_sided: bool, seed: Tensor, offset: int) -> Tensor:
-        """What each device is for life; none falls below RESET."""
-        drawn = super().draw(shape, g_max, two_sided, seed, offset)
-        drawn[2] = self.reset
-        return drawn
+    @property
+    def lowest(self) -> float:
+        """``reset``; none falls below it."""
+        return self.reset
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """The op counts a step in units of ``size``, and conductance in siemens."""

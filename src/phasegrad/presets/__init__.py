@@ -1,12 +1,18 @@
 """Named Hardware, each a function that cites its source."""
 
 from phasegrad.presets.inference import hermes_inference, ideal_inference, pcm_inference
-from phasegrad.presets.training import constant_step_training, pcm_pair_training, soft_bounds_training
+from phasegrad.presets.training import (
+    constant_step_training,
+    multi_memristive_training,
+    pcm_pair_training,
+    soft_bounds_training,
+)
 
 __all__ = [
     "constant_step_training",
     "hermes_inference",
     "ideal_inference",
+    "multi_memristive_training",
     "pcm_inference",
     "pcm_pair_training",
     "soft_bounds_training",

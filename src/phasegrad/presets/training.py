@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from phasegrad.cells import DifferentialPair, ReferencedDevice
+from phasegrad.cells import DifferentialPair, MultiMemristive, ReferencedDevice
 from phasegrad.crossbar import Hardware, Pulses
 from phasegrad.devices import ConstantSteps, SoftBoundsSteps, ideal_device, nandakumar_2018
+
+_PCM_REACH = 10.5e-6
+"""Where the mean step of ``nandakumar_2018`` vanishes [S]."""
 
 
 def constant_step_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardware:
@@ -41,12 +44,29 @@ def soft_bounds_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardw
 def pcm_pair_training(*, weight_max: float = 0.3, refresh: int = 100) -> Hardware:
     """Two PCM devices a weight, pulsed as Nandakumar et al., J. Appl. Phys. 124, 152135 (2018) measured.
 
-    ``g_max`` is 12 uS, so the default is 40 uS per unit of weight. Devices do not drift while they are trained.
-    Exact periphery.
+    ``g_max`` is 12 uS, so the default is 40 uS per unit of weight. The mean step vanishes at 10.5 uS, of which the
+    thresholds of the occasional RESET are parts. Devices do not drift while they are trained. Exact periphery.
 
     Args:
         weight_max: weight of a pair at 12 and 0 uS.
         refresh: updates between two looks for pairs to RESET.
     """
     device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
-    return Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=weight_max, update=Pulses())
+    cell = DifferentialPair(device=device, refresh=refresh, reach=_PCM_REACH)
+    return Hardware(cell=cell, scale=weight_max, update=Pulses())
+
+
+def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refresh: int = 100) -> Hardware:
+    """Several pairs of PCM devices a weight, pulsed in turn: Boybat et al., Nat. Commun. 9:2514 (2018).
+
+    Devices and periphery are those of :func:`pcm_pair_training`, which is the case of one pair. A pulse moves the
+    weight by ``1 / pairs`` of a pair's step.
+
+    Args:
+        pairs: of a weight; each holds the whole weight, and the weight is their mean.
+        weight_max: weight at 12 and 0 uS in every pair.
+        refresh: updates between two looks for pairs to RESET.
+    """
+    device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
+    cell = MultiMemristive(device=device, pairs=pairs, refresh=refresh, reach=_PCM_REACH)
+    return Hardware(cell=cell, scale=weight_max, update=Pulses())

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from tests.contracts.cell import CellContract
+
+import phasegrad as pg
+from phasegrad.cells import Cell, MultiMemristive
+from phasegrad.crossbar import Pulses
+from phasegrad.devices import ConstantSteps, Device, ideal_device, nandakumar_2018
+
+PCM = ideal_device(g_max=12e-6, steps=nandakumar_2018())
+
+
+class TestFourPairs(CellContract):
+    devices = 8
+    averaging = 1.0 / 4.0
+
+    def cell(self, device: Device) -> Cell:
+        return MultiMemristive(device=device, pairs=4)
+
+    def test_a_counter_chooses_the_pair(self) -> None:
+        cell = self.configuration()
+        assert [cell.pulsed(update) for update in range(6)] == [(0, 1), (2, 3), (4, 5), (6, 7), (0, 1), (2, 3)]
+
+
+class TestOnePair(CellContract):
+    """The case of one pair is a pair."""
+
+    devices = 2
+    averaging = 1.0
+
+    def cell(self, device: Device) -> Cell:
+        return MultiMemristive(device=device, pairs=1)
+
+
+def layer(pairs: int, refresh: int = 0, device: Device = PCM, shape: tuple[int, int] = (30, 40)) -> pg.nn.AnalogLinear:
+    cell = MultiMemristive(device=device, pairs=pairs, refresh=refresh)
+    return pg.nn.AnalogLinear(*shape, hardware=pg.Hardware(cell=cell, scale=0.3, update=Pulses()))
+
+
+def test_every_update_pulses_the_next_pair_alone() -> None:
+    devices = layer(3).devices
+    for update in range(7):
+        before = devices.conductance.clone()
+        devices.update(torch.ones(2, 30), torch.ones(2, 40) * (-1.0) ** update, 1.0, torch.tensor([update]))
+        moved = (devices.conductance != before).flatten(1).any(1).nonzero().flatten().tolist()
+        # One sign grows G+ of the pair whose turn it is, the other its G-.
+        assert moved == [2 * (update % 3) + (1 if update % 2 == 0 else 0)]
+    assert int(devices.updates) == 7
+
+
+def test_counted_pulses_turn_too() -> None:
+    devices = layer(2).devices
+    for update in range(3):
+        before = devices.conductance.clone()
+        devices.send(torch.ones(40, 30, dtype=torch.int32), torch.tensor([update]))
+        assert (devices.conductance != before).flatten(1).any(1).nonzero().flatten().tolist() == [2 * (update % 2)]
+
+
+@pytest.mark.parametrize("pairs", [1, 4, 7])
+def test_a_pulse_moves_the_weight_by_its_granularity(pairs: int) -> None:
+    devices = layer(pairs, device=ideal_device(g_max=12e-6, steps=ConstantSteps(size=0.1e-6))).devices
+    assert devices.granularity == pytest.approx(0.3 * 0.1 / 12.0 / pairs)
+    before = devices.logical_weight()
+    devices.send(torch.full((40, 30), 5, dtype=torch.int32), torch.tensor([0]))
+    inside = devices.conductance[0] < 11.9e-6
+    change = (devices.logical_weight() - before)[inside]
+    torch.testing.assert_close(change, torch.full_like(change, 5.0 * devices.granularity), rtol=1e-4, atol=1e-7)
+
+
+def test_an_update_descends_by_the_learning_rate_whatever_the_number_of_pairs() -> None:
+    for pairs in (1, 5):
+        steps = ConstantSteps(size=0.1e-6)
+        devices = layer(pairs, device=ideal_device(g_max=12e-6, steps=steps), shape=(200, 100)).devices
+        devices.conductance.fill_(3e-6)
+        before = devices.logical_weight()
+        devices.update(torch.ones(1, 200), torch.full((1, 100), -1.0), 0.0113, torch.tensor([3]))
+        change = (devices.logical_weight() - before).double()
+        # Coincidences of a train are binomial in each weight, and correlated along the lines: their mean over 100 and
+        # 200 lines has at most the spread of 100 weights.
+        pulses = 0.0113 / devices.granularity
+        assert abs(change.mean().item() / 0.0113 - 1.0) < 5.0 / (pulses * 100) ** 0.5
+        assert change.std().item() < 2.0 * devices.granularity * pulses**0.5
+
+
+def test_refresh_keeps_every_pairs_difference_and_makes_room() -> None:
+    devices = layer(3, refresh=1).devices
+    devices.conductance.uniform_(0.1e-6, 12e-6, generator=torch.Generator().manual_seed(0))
+    before, weight = devices.conductance.clone(), devices.logical_weight()
+    where = devices.hardware.cell.saturated(before)
+    assert where.shape == before.shape
+    assert torch.equal(where[0::2], where[1::2])
+    assert 0.2 < where.double().mean().item() < 0.6
+    assert not torch.equal(where[0], where[2])  # pair by pair
+    devices.update(torch.zeros(1, 30), torch.zeros(1, 40), 0.1, torch.tensor([1]))  # no pulse: the look alone
+    after = devices.conductance
+    assert torch.equal(after[~where], before[~where])
+    assert (torch.minimum(after[0::2], after[1::2])[where[0::2]] == 0.1e-6).all()
+    difference = (after[0::2] - after[1::2]) - (before[0::2] - before[1::2])
+    # A device cannot go below its RESET state, 0.1 uS.
+    assert difference.abs().max().item() < 0.101e-6
+    assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.101 / 12
+    assert (devices.history[where] == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"pairs": 0}, "pairs = 0"), ({"pairs": 65}, "pairs = 65"), ({"refresh": -1}, "refresh = -1"),
+     ({"reach": 13e-6}, "reach = 1.3e-05")],
+)  # fmt: skip
+def test_impossible_cells(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(MultiMemristive(device=PCM, pairs=4), **fields)  # type: ignore[arg-type]
