@@ -30,17 +30,12 @@ class ReferencedDevice(Cell):
         """The whole range stands for -1 to 1."""
         return (2.0,)
 
-<<<<<<< HEAD
     @property
     def offset(self) -> float:
         """The reference."""
         return -1.0
 
-    @property
-    def pulsed(self) -> tuple[int, int]:
-=======
     def pulsed(self, update: int) -> tuple[int, int]:
->>>>>>> reproductions
         """The same device, up and down."""
         return (0, 0)
 
