@@ -98,8 +98,8 @@ class DeviceArray(nn.Module):
         return device.drift(self.state, self.since_written(now)) if device.drifts else self.conductance
 
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
-        """Cells ``[out, in]``, in [-1, 1], as one read sees them."""
-        return self.cell.weight(self.cell.device.read(self.state, self.since_written(now), seed, offset))
+        """Conductances ``[devices, out, in]`` [S] as one read sees them."""
+        return self.cell.device.read(self.state, self.since_written(now), seed, offset)
 
     @property
     def factors(self) -> list[float]:
@@ -184,8 +184,13 @@ class DeviceArray(nn.Module):
         """The devices that are pulsed, and their step law, as the ops take them."""
         steps = self.cell.device.steps
         assert steps is not None
+        return self.pulsed_planes, steps.family, _coefficients(self.cell.device, self.conductance.device)
+
+    @property
+    def pulsed_planes(self) -> tuple[int, int]:
+        """The devices that the next update pulses where the weight must grow, and where it must shrink."""
         assert self.updates is not None
-        return self.cell.pulsed(int(self.updates)), steps.family, _coefficients(self.cell.device, self.conductance.device)
+        return self.cell.pulsed(int(self.updates))
 
     def reset(self, where: Tensor, targets: Tensor, now: Tensor, seed: Tensor) -> None:
         """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and program them to targets [S]."""

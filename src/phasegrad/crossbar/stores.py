@@ -18,6 +18,7 @@ from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
+from phasegrad.crossbar.transfer import move
 from phasegrad.ops.pulses import read_out
 
 
@@ -67,12 +68,17 @@ class Devices(DeviceArray):
 
     Attributes:
         fast: cells that take the update first, if the hardware has them.
+        polarity: sign with which these count, 0-d, or ``None``.
+        samples: samples that have been updated by, or ``None``.
         clock: the present [s since the chip was programmed first], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
     """
 
+    fast: DeviceArray | None
+    polarity: Tensor | None
+    samples: Tensor | None
     clock: Tensor
     scale: Tensor
     gain: Tensor
@@ -82,8 +88,12 @@ class Devices(DeviceArray):
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
     ) -> None:
         full = None if isinstance(hardware.scale, str) else float(hardware.scale)
-        super().__init__(hardware.cell, hardware.update, full, (out_features, in_features), device)
+        shape, fast = (out_features, in_features), hardware.fast
+        super().__init__(hardware.cell, hardware.update, full, shape, device)
         self.hardware = hardware
+        self.fast = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
+        self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
+        self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
         self.columns = columns
         self.register_buffer("clock", torch.zeros((), dtype=torch.float64, device=device))
         tile_columns = (row_tiles(in_features, hardware), out_features)
@@ -102,6 +112,8 @@ class Devices(DeviceArray):
         """
         divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
         self.program(weight.float() / spread_scale(divisor, weight.shape[1], self.hardware), self.clock, seed)
+        if self.fast is not None:
+            self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
@@ -119,29 +131,79 @@ class Devices(DeviceArray):
         Raises:
             ValueError: an input or gradient is not finite; the devices were not touched by its part.
         """
-        readout, offset = self._readout(weight), streams.UPDATE
+        readout, offset, count, target = self._readout(weight), streams.UPDATE, 0, self.fast or self
+        target.settle(self.clock)
         for x, d in samples:
-            self.coincide(x, d, lr, self.clock, seed, offset, readout)
+            directed = d if self.polarity is None else d * self.polarity
+            target.coincide(x, directed, lr, self.clock, seed, offset, readout)
             offset += streams.of_update(len(x))
-        self._finish_update(seed, weight, readout)
+            count += len(x)
+        self._finish_update(seed, weight, readout, count)
 
     @torch.no_grad()
     def send_counts(self, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow; ``weight`` follows."""
-        readout = self._readout(weight)
-        self.send(counts, self.clock, seed, streams.UPDATE, readout)
-        self._finish_update(seed, weight, readout)
+        readout, target = self._readout(weight), self.fast or self
+        target.settle(self.clock)
+        directed = counts if self.polarity is None else counts * self.polarity.to(torch.int32)
+        target.send(directed, self.clock, seed, streams.UPDATE, readout)
+        self._finish_update(seed, weight, readout, 1)
 
-    def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout) -> None:
-        if self.count_update(self.clock, seed) or readout.weight is None:
+    def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout, count: int) -> None:
+        assert self.hardware.update is not None
+        if self.hardware.update.sample_time:
+            self.clock += count * self.hardware.update.sample_time
+        written = (self.fast or self).count_update(self.clock, seed)
+        if self._count_samples(count):
+            self.transfer(seed)
+            written = True
+        if written or readout.weight is None:
             weight.copy_(self.logical_weight())
+
+    def _count_samples(self, count: int) -> bool:
+        """Count what was updated by; whether that makes a transfer due."""
+        if self.samples is None or self.hardware.fast is None:
+            return False
+        before = int(self.samples)
+        self.samples += count
+        rule = self.hardware.fast.transfer
+        return rule is not None and before // rule.every != (before + count) // rule.every
+
+    @torch.no_grad()
+    def transfer(self, seed: Tensor) -> None:
+        """Move what the fast devices hold to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
+        assert self.hardware.fast is not None
+        assert self.hardware.fast.transfer is not None
+        assert self.fast is not None
+        assert self.polarity is not None
+        move(self, self.fast, self.polarity, self.hardware.fast.transfer, self.clock, seed)
+
+    @property
+    def pulse_size(self) -> float:
+        """Change of the weight that a nominal pulse of an update makes."""
+        return (self.fast or self).granularity
 
     def _readout(self, weight: Tensor) -> Readout:
         """The weight as pulses can keep it in step themselves: where nothing but pulses moves it."""
-        plain = weight.dtype == torch.float32 and weight.is_contiguous() and not self.cell.device.drifts
-        if not plain or self._compensated:
+        plain = weight.dtype == torch.float32 and weight.is_contiguous()
+        if not plain or self._moves or self._compensated:
             return UNREAD
-        return Readout(weight, None, self.factors)
+        return Readout(weight, None if self.fast is None else self.conductance, self._factors)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the weight may change while nothing is done to the devices."""
+        return self.cell.device.drifts or (self.fast is not None and self.fast.cell.device.drifts)
+
+    @property
+    def _factors(self) -> list[float]:
+        """Offset, and the factors of the pulsed planes and of those beside them."""
+        slow = self.factors
+        if self.fast is None or self.polarity is None or self.hardware.fast is None:
+            return slow
+        sign = float(self.polarity) * self.hardware.fast.gain
+        offset, *fast = (sign * f for f in self.fast.factors)
+        return [slow[0] + offset, *fast, *slow[1:]]
 
     @property
     def _compensated(self) -> bool:
@@ -156,7 +218,16 @@ class Devices(DeviceArray):
         """The drifted weights ``[out, in]``, without read noise and without gain."""
         return self._weight(self.present(self.clock))
 
-    def _weight(self, conductance: Tensor) -> Tensor:
+    @property
+    def reads_are_noisy(self) -> bool:
+        """Whether two reads differ."""
+        fast = self.fast is not None and self.fast.cell.device.reads_are_noisy
+        return self.cell.device.reads_are_noisy or fast
+
+    def _weight(self, conductance: Tensor, fast: Tensor | None = None) -> Tensor:
+        if self.fast is not None:
+            fast = self.fast.present(self.clock) if fast is None else fast
+            return read_out(fast, conductance, self._factors)
         if self.full is not None:
             return read_out(conductance, None, self.factors)
         relative = self.cell.weight(conductance)
@@ -169,7 +240,8 @@ class Devices(DeviceArray):
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""
-        return self._weight(self.cell.device.read(self.state, self.age, seed, streams.DEVICES))
+        fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
+        return self._weight(self.read(self.clock, seed), fast)
 
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""

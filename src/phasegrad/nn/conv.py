@@ -84,7 +84,7 @@ class _AnalogConv(AnalogLayer, ABC):
 
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
         # A tile is driven by the gradients of one position at a time, as it was by one patch.
-        weights, patches = self.weight.detach().flatten(1).chunk(self.groups), self.patches
+        weights, patches = self._held(seed).chunk(self.groups), self.patches
         images = d.movedim(1, -1).unflatten(-1, (self.groups, -1))
         folded = []
         together = max(1, _TOGETHER // (patches.number(d[:1]) * self.in_features))

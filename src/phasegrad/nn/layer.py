@@ -179,12 +179,19 @@ class AnalogLayer(nn.Module, ABC):
 
     def _matrix(self, seed: Tensor) -> Matrix:
         if self.hardware.update is not None:
-            return master_matrix(self.weight.detach().flatten(1), self.hardware, None, None, self._columns)
+            return master_matrix(self._held(seed), self.hardware, None, None, self._columns)
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
         weight = self.weight.flatten(1)
         return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
+
+    @torch.no_grad()
+    def _held(self, seed: Tensor) -> Tensor:
+        """The weight ``[out, in]`` as a read finds it while it is trained in the memory."""
+        if self.devices is None or not self.devices.reads_are_noisy:
+            return self.weight.detach().flatten(1)
+        return self.devices.read_weight(seed).to(self.weight.dtype)
 
     @torch.no_grad()
     def clipped_weight(self) -> Tensor:
@@ -246,9 +253,14 @@ class AnalogLayer(nn.Module, ABC):
 
     def multiply(self, rows: Tensor) -> Tensor:
         """The product of tiles trained in the memory, of inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
-        if self.hardware.exact:  # nothing is drawn
+        if self._exact:  # nothing is drawn
             return self._tiles.whole(rows, self.weight.flatten(1))
         return self._multiply_noisily(rows)
+
+    @property
+    def _exact(self) -> bool:
+        """Whether a product in the memory is what arithmetic gives for ``weight``."""
+        return self.hardware.exact and self.devices is not None and not self.devices.reads_are_noisy
 
     def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
         """The product of the same tiles driven from the other side, which carries gradients back.
@@ -257,7 +269,7 @@ class AnalogLayer(nn.Module, ABC):
             d: gradients of the outputs.
             shape: of the inputs.
         """
-        if self.hardware.exact:
+        if self._exact:
             return self._transposed_exactly(d, shape)
         return self._transposed_by_tiles(d, shape, draw_seed(d.device))
 

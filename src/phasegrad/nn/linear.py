@@ -62,7 +62,7 @@ class AnalogLinear(AnalogLayer):
         return d @ self.weight.detach()
 
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
-        return self._turned_product(d, self.weight.detach(), seed)
+        return self._turned_product(d, self._held(seed), seed)
 
     def _digital(self) -> nn.Module:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

@@ -48,7 +48,7 @@ class MixedPrecision(PulsedOptimizer):
         state = self.state[weight]
         if "chi" not in state:
             state["chi"] = torch.zeros_like(weight.devices.conductance[0])
-        chi, epsilon = state["chi"], group["epsilon"] or weight.devices.granularity
+        chi, epsilon = state["chi"], group["epsilon"] or weight.devices.pulse_size
         for x, d in weight.staged():
             chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
         steps = (chi / epsilon).trunc_()
