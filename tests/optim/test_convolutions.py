@@ -178,7 +178,7 @@ def test_counted_pulses_are_the_dense_gradient(space: int, options: dict[str, An
 @spaces
 @options
 def test_trains_descend_the_dense_gradient(space: int, options: dict[str, Any]) -> None:
-    change, expected, sent = pulsed(space, options, pg.optim.AnalogSGD, 40)
+    change, expected, sent = pulsed(space, options, pg.optim.AnalogSGD, 100)
     error = 5.0 * 1e-4 * (sent + 1.0).sqrt()  # a train's pulses count as a binomial number
     assert ((change - expected).abs() < error + 1e-3 * expected.abs()).all()
     assert (expected.abs() > 2.0 * error).double().mean() > 0.2  # so that it could have failed
