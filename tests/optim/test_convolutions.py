@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from tests.contracts.op import threads
 from tests.optim.test_analog_sgd import fine, preset, same, state
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import phasegrad as pg
 from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
@@ -148,6 +149,32 @@ def test_an_update_holds_a_part_of_the_patches_at_a_time() -> None:
     sizes = [patches.numel() + d.numel() for patches, d in conv.weight.staged()]
     assert len(sizes) > 2
     assert max(sizes) <= 1 << 20
+
+
+class Largest(TorchDispatchMode):
+    """Size of the largest storage that anything makes [bytes]."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, Tensor)]
+        self.size = max(self.size, *(t.untyped_storage().nbytes() for t in made), 0)
+        return out
+
+
+@pytest.mark.parametrize("fields", [{}, {"dac": Dac(range=AbsMaxRange())}], ids=["exact", "converters"])
+@pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
+def test_no_buffer_holds_all_patches(fields: dict[str, Any], optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg.nn.conv, "_TOGETHER", 1 << 16)
+    conv = pg.nn.AnalogConv2d(4, 4, 7, padding=3, hardware=fine(**fields))
+    x = torch.randn(64, 4, 16, 16, requires_grad=True)
+    with Largest() as largest:
+        conv(x).square().sum().backward()
+        optimizer(conv.parameters(), lr=1e-6).step()
+    everything = 64 * 16 * 16 * 4 * 49 * 4
+    assert conv.weight.grad.samples[0].x.data_ptr() == x.data_ptr()
+    assert 4 * x.numel() <= largest.size < everything / 2
 
 
 # --- it is SGD ------------------------------------------------------------------------------------------------
