@@ -30,7 +30,7 @@ class Transfer(Configuration):
     """
 
     every: int = 8000
-    reads: int = 8
+    reads: int = 32
     attempts: int = 40
     limit: float = 1.0
     inversion: bool = True

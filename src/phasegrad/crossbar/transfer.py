@@ -9,6 +9,9 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.arrays import DeviceArray
 from phasegrad.crossbar.fast import Transfer
 
+_ROUNDS = 3
+"""Times that the residual is sent as counted pulses, each time what is missing still."""
+
 
 def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
     """Move all of ``slow + polarity * fast`` to the slow devices, and what they miss to the fast ones, in place.
@@ -31,8 +34,9 @@ def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer,
     if rule.inversion:
         polarity.neg_()
     fast.program(torch.zeros_like(wanted), now, seed)
-    pulses = (residual * polarity / fast.granularity).round_().to(torch.int32)
-    fast.send(pulses, now, seed, streams.TRANSFER + 4)
+    for i in range(_ROUNDS):  # steps differ from cell to cell, so what was sent is looked at
+        missing = residual * polarity - fast.cell.weight(fast.present(now)) * fast.full
+        fast.send((missing / fast.granularity).round_().to(torch.int32), now, seed, streams.TRANSFER + 4 + i)
 
 
 def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:

@@ -71,6 +71,7 @@ class Capacitor(Device):
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] after a time [s]."""
         kept = torch.exp(-age / self.tau).to(state.conductance.dtype)
+        kept = kept.reshape(()) if kept.numel() == 1 else kept
         rest = self.rest * self.g_max
         return rest + (state.conductance - rest) * kept
 

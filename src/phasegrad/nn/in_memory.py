@@ -151,12 +151,21 @@ class InMemoryWeight(nn.Parameter):
     @torch.no_grad()
     def update(self, lr: float, seed: Tensor) -> None:
         """Pulse the devices by what is staged, sample after sample."""
-        self.devices.update(self.staged(), lr, seed, self.data.flatten(1))
+        held = self.data.flatten(1)
+        self.devices.update(self.staged(), lr, seed, held)
+        self._take(held)
 
     @torch.no_grad()
     def send_counts(self, counts: Tensor, seed: Tensor) -> None:
         """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        self.devices.send_counts(counts, seed, self.data.flatten(1))
+        held = self.data.flatten(1)
+        self.devices.send_counts(counts, seed, held)
+        self._take(held)
+
+    def _take(self, held: Tensor) -> None:
+        """Take over a matrix that followed the devices: a copy where this tensor's layout has no such view."""
+        if held.data_ptr() != self.data_ptr():
+            self.copy_(held.view(self.shape))
 
     @torch.no_grad()
     def refresh(self) -> None:
