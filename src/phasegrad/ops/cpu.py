@@ -160,15 +160,14 @@ def noisy_weights(
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
     if not _floats(grad, w, clip):
         return reference.noisy_weights_backward(grad, w, clip)
-    grad, w, clip = grad.contiguous(), w.contiguous(), clip.contiguous()
-    out = torch.empty_like(w)
-    _straight_through(out, grad, w, clip)
+    out = grad.clone(memory_format=torch.contiguous_format)
+    _straight_through(out, w.contiguous(), clip.contiguous())
     return out
 
 
-def _straight_through(out: Tensor, grad: Tensor, w: Tensor, clip: Tensor) -> None:
-    """``out`` may be ``grad``."""
-    _call("noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
+def _straight_through(grad: Tensor, w: Tensor, clip: Tensor) -> None:
+    """Take from a gradient, in place, what would push clipped weights further out."""
+    _call("noisy_weights_backward", grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
 
 
 def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
@@ -196,6 +195,14 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
         torch.mm(a[0], b[0], out=out[0])
     else:
         torch.bmm(a, b, out=out)
+
+
+def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """For small products side by side in one matrix: as a batch of its own they run at once, there one by one."""
+    if len(out) == 1:
+        torch.mm(a[0], b[0], out=out[0])
+    else:
+        out.copy_(torch.bmm(a, b))
 
 
 def tile_linear(
@@ -268,11 +275,11 @@ def tile_linear_backward(
         if not alike:
             _unclipped(part, grad, code[group], None if gain is None else gain[group])
         if wanted[0]:
-            _multiply(part, _by_tile(read, group, rows), _by_tile(grad_x, group, rows))
+            _multiply_into(_by_tile(grad_x, group, rows), part, _by_tile(read, group, rows))
         if wanted[1]:
             _multiply(part.transpose(1, 2), _by_tile(x, group, rows), _by_tile(grad_w, group, rows))
     if wanted[1] and w is not None and clip is not None:
-        _straight_through(grad_w, grad_w, w.contiguous(), clip.contiguous())
+        _straight_through(grad_w, w.contiguous(), clip.contiguous())
     return grad_x, grad_w
 
 
