@@ -267,3 +267,16 @@ def test_without_converter_the_gradient_is_exact() -> None:
     a = {**named(call), "noise": (0.0, 0.0, 0.0), "clip": torch.full((4,), 9.0, dtype=torch.float64)}
     x, w = a["x"].requires_grad_(), a["w"].requires_grad_()
     assert torch.autograd.gradcheck(lambda x, w: fused((x, w, *list(a.values())[2:]))[0], (x, w))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
+    call = linear(perturbed=True, gain=True)
+    before = fused(call)
+    torch.set_default_dtype(dtype)
+    try:
+        after = fused(call)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for a, b in zip(before, after, strict=True):
+        assert same_bits(a, b)

@@ -17,6 +17,7 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.converters import LearnedRange
 from phasegrad.crossbar.hardware import Hardware
+from phasegrad.ops.direct import call
 
 
 class Periphery(NamedTuple):
@@ -58,9 +59,7 @@ class Matrix(NamedTuple):
         if self.draw is None:
             return self.weight
         clip, level, *noise = self.draw
-        return torch.ops.phasegrad.noisy_weights(
-            self.weight, self.scale, clip, level, seed, streams.WEIGHTS, rows, *noise
-        )
+        return call("noisy_weights", self.weight, self.scale, clip, level, seed, streams.WEIGHTS, rows, *noise)
 
 
 class Tiles(Protocol):
@@ -141,7 +140,7 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
         return x, input_range
     learned = hardware.dac.range
     decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
-    return torch.ops.phasegrad.dac(x, input_range, hardware.dac.half, decay, keep), input_range
+    return call("dac", x, input_range, hardware.dac.half, decay, keep), input_range
 
 
 def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardware: Hardware, seed: Tensor) -> Tensor:
@@ -166,9 +165,10 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
     input_range = input_range.detach()
     if isinstance(tiles, LinearTiles) and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
-        return torch.ops.phasegrad.tile_linear(
-            driven, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range, periphery.output_range, seed,
-            streams.WEIGHTS, streams.OUTPUT, tiles.rows, *noise, *_conversion(matrix, hardware),
+        return call(
+            "tile_linear", driven, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range,
+            periphery.output_range, seed, streams.WEIGHTS, streams.OUTPUT, tiles.rows, *noise,
+            *_conversion(matrix, hardware),
         )[0]  # fmt: skip
     weight = matrix.read(seed, hardware.rows)
     outputs = tiles.each(driven, weight)
@@ -193,8 +193,8 @@ def convert_outputs(
     seed: Tensor,
 ) -> Tensor:
     """Noise, ADC, gain and digital sum of the tiles' outputs ``[rows, channels]``."""
-    return torch.ops.phasegrad.adc(
-        outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT,
+    return call(
+        "adc", outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT,
         *_conversion(matrix, hardware),
     )[0]  # fmt: skip
 

@@ -19,6 +19,7 @@ from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
+from phasegrad.ops.direct import call
 
 
 def master_matrix(
@@ -45,7 +46,8 @@ def master_matrix(
     if not isinstance(hardware.scale, str):
         tiles = row_tiles(weight.shape[1], hardware)
         return Matrix(weight, weight.new_full((tiles, len(weight)), hardware.scale), None, hardware.read_noise)
-    scale, clip = torch.ops.phasegrad.weight_scale(
+    scale, clip = call(
+        "weight_scale",
         weight.detach(),
         hardware.rows,
         columns or hardware.columns,

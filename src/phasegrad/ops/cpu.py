@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses, reference
+from phasegrad.ops import memory, pulses, reference
 from phasegrad.ops.native import library
 
 
@@ -148,11 +148,17 @@ def noisy_weights(
 ) -> Tensor:
     if not _floats(w, scale, clip):
         return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop)
+    return _perturbed(w.new_empty(w.shape), w, scale, clip, float(level), int(seed), offset, rows, noise, drop)
+
+
+def _perturbed(
+    out: Tensor, w: Tensor, scale: Tensor, clip: Tensor, level: float, seed: int, offset: int, rows: int,
+    noise: Sequence[float], drop: float,
+) -> Tensor:  # fmt: skip
     w, scale, clip = w.contiguous(), scale.contiguous(), clip.contiguous()
-    out = torch.empty_like(w)
     _call(
-        "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows,
-        float(level), *noise, drop, int(seed), offset,
+        "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows, level,
+        *noise, drop, seed, offset,
     )  # fmt: skip
     return out
 
@@ -160,15 +166,14 @@ def noisy_weights(
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
     if not _floats(grad, w, clip):
         return reference.noisy_weights_backward(grad, w, clip)
-    grad, w, clip = grad.contiguous(), w.contiguous(), clip.contiguous()
-    out = torch.empty_like(w)
-    _straight_through(out, grad, w, clip)
+    out = grad.clone(memory_format=torch.contiguous_format)
+    _straight_through(out, w.contiguous(), clip.contiguous())
     return out
 
 
-def _straight_through(out: Tensor, grad: Tensor, w: Tensor, clip: Tensor) -> None:
-    """``out`` may be ``grad``."""
-    _call("noisy_weights_backward", out.data_ptr(), grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
+def _straight_through(grad: Tensor, w: Tensor, clip: Tensor) -> None:
+    """Take from a gradient, in place, what would push clipped weights further out."""
+    _call("noisy_weights_backward", grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)
 
 
 def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
@@ -198,6 +203,14 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
         torch.bmm(a, b, out=out)
 
 
+def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """For small products side by side in one matrix: as a batch of its own they run at once, there one by one."""
+    if len(out) == 1:
+        torch.mm(a[0], b[0], out=out[0])
+    else:
+        out.copy_(torch.bmm(a, b))
+
+
 def tile_linear(
     x: Tensor,
     w: Tensor,
@@ -224,13 +237,15 @@ def tile_linear(
         return reference.tile_linear(*arguments, *settings)
     read = w
     if clip is not None and level is not None:
-        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+        strength = float(level)
+        room = memory.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
+        read = _perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
     conversion = (output_noise, read_noise, float(bound), mode, half, int(seed))
-    tiles, out = len(scale), torch.empty(x.shape[0], w.shape[0])
-    code = torch.empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
+    tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
+    code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
     groups = _together(tiles, w.shape[1] // rows, out.numel())
-    y = torch.empty(groups[0].stop, *out.shape)
+    y = x.new_empty(groups[0].stop, *out.shape)
     v = torch.empty_like(y) if read_noise > 0 else y[:0]
     for group in groups:
         count = group.stop - group.start
@@ -239,7 +254,7 @@ def tile_linear(
         if read_noise > 0:
             _multiply(inputs.square(), weights.abs(), v[:count])
         _convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset)
-    return out, code, torch.empty(0) if clip is None else read
+    return out, code, x.new_empty(0) if clip is None else read
 
 
 def tile_linear_backward(
@@ -256,23 +271,23 @@ def tile_linear_backward(
     if not _floats(grad, x, read, *(t for t in (w, clip, gain) if t is not None)):
         return reference.tile_linear_backward(grad, code, x, read, w, clip, gain, rows, wanted)
     grad, code = grad.contiguous(), code.contiguous()
-    grad_x = torch.empty(x.shape if wanted[0] else (0,))
-    grad_w = torch.empty(read.shape if wanted[1] else (0,))
+    grad_x = x.new_empty(x.shape if wanted[0] else (0,))
+    grad_w = read.new_empty(read.shape if wanted[1] else (0,))
     tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
     alike = not len(code) and gain is None  # every tile's outputs have the same gradient
     groups = [slice(0, 1)] if alike else _together(tiles, whole, grad.numel())
     rows = read.shape[1] if alike else rows
-    g = grad.unsqueeze(0) if alike else torch.empty(groups[0].stop, *grad.shape)
+    g = grad.unsqueeze(0) if alike else grad.new_empty(groups[0].stop, *grad.shape)
     for group in groups:
         part = g[: group.stop - group.start]
         if not alike:
             _unclipped(part, grad, code[group], None if gain is None else gain[group])
         if wanted[0]:
-            _multiply(part, _by_tile(read, group, rows), _by_tile(grad_x, group, rows))
+            _multiply_into(_by_tile(grad_x, group, rows), part, _by_tile(read, group, rows))
         if wanted[1]:
             _multiply(part.transpose(1, 2), _by_tile(x, group, rows), _by_tile(grad_w, group, rows))
     if wanted[1] and w is not None and clip is not None:
-        _straight_through(grad_w, grad_w, w.contiguous(), clip.contiguous())
+        _straight_through(grad_w, w.contiguous(), clip.contiguous())
     return grad_x, grad_w
 
 

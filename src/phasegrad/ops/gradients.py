@@ -7,17 +7,14 @@ kernels take for a small layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def _below(op: Any, *arguments: Any) -> Any:
-    with torch._C._AutoDispatchBelowAutograd():
-        return op(*arguments)
+from phasegrad.ops.direct import GRADIENTS, Kernel, call
 
 
 def _recorded(*tensors: Tensor) -> bool:
@@ -28,17 +25,17 @@ class _Dac(torch.autograd.Function):
     """Inside the range the gradient passes; a clipped value's belongs to the range."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+    def forward(ctx: Any, run: Kernel, x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
         ctx.save_for_backward(x, range)
         ctx.rule = (decay, keep)
-        return _below(torch.ops.phasegrad.dac, x, range, half, decay, keep)
+        return run(x, range, half, decay, keep)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, range = ctx.saved_tensors
-        grad_x, grad_range = torch.ops.phasegrad.dac_backward(grad, x, range, *ctx.rule)
-        return grad_x, grad_range, None, None, None
+        grad_x, grad_range = call("dac_backward", grad, x, range, *ctx.rule)
+        return None, grad_x, grad_range, None, None, None
 
 
 def _bound_gradient(
@@ -55,105 +52,108 @@ class _Adc(torch.autograd.Function):
     """A clipped output passes no gradient to its tile; its gradient belongs to the bound."""
 
     @staticmethod
-    def forward(ctx: Any, settings: tuple[Any, ...], bound: Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, run: Kernel, settings: tuple[Any, ...], bound: Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
         v, scale, gain, input_range, *rest = settings
-        out, code = _below(torch.ops.phasegrad.adc, list(y), v, scale, gain, input_range, bound, *rest)
+        out, code = run(list(y), v, scale, gain, input_range, bound, *rest)
         ctx.save_for_backward(code, scale, gain, input_range, bound)
         ctx.tiles = len(y)
         ctx.mark_non_differentiable(code)
+        ctx.set_materialize_grads(False)
         return out, code
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        if grad is None:
+            return (None,) * (3 + ctx.tiles)
         code, scale, gain, input_range, bound = ctx.saved_tensors
         grads: Sequence[Tensor] = [grad] * ctx.tiles
         grad_bound = None
         if len(code):
-            grads = torch.ops.phasegrad.adc_backward(grad, code).unbind(0)
-            if ctx.needs_input_grad[1]:
+            grads = call("adc_backward", grad, code).unbind(0)
+            if ctx.needs_input_grad[2]:
                 grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
         if gain is not None:
             columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
             grads = [g * k for g, k in zip(grads, gain.view(columns).unbind(0), strict=True)]
-        return (None, grad_bound, *grads)
+        return (None, None, grad_bound, *grads)
 
 
 class _NoisyWeights(torch.autograd.Function):
     """Noise is a constant, and dropping too; a step down never pushes a clipped weight further out."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, scale: Tensor, clip: Tensor, *rest: Any) -> Tensor:
+    def forward(ctx: Any, run: Kernel, w: Tensor, scale: Tensor, clip: Tensor, *rest: Any) -> Tensor:
         ctx.save_for_backward(w, clip)
         ctx.others = 1 + len(rest)
-        return _below(torch.ops.phasegrad.noisy_weights, w, scale, clip, *rest)
+        return run(w, scale, clip, *rest)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         w, clip = ctx.saved_tensors
-        grad_w = torch.ops.phasegrad.noisy_weights_backward(grad, w, clip)
-        return (grad_w, *[None] * (1 + ctx.others))
+        grad_w = call("noisy_weights_backward", grad, w, clip)
+        return (None, grad_w, *[None] * (1 + ctx.others))
 
 
 class _TileLinear(torch.autograd.Function):
     """The product's gradient is exact, the converter's as in :class:`_Adc`, the noise's in :class:`_NoisyWeights`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, bound: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, run: Kernel, x: Tensor, w: Tensor, bound: Tensor, rest: tuple[Any, ...]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         scale, clip, level, gain, input_range, seed, *settings = rest
-        arguments = (scale, clip, level, gain, input_range, bound, seed, *settings)
-        out, code, read = _below(torch.ops.phasegrad.tile_linear, x, w, *arguments)
-        perturbed = clip is not None
-        ctx.save_for_backward(
-            code, x, read if perturbed else w, w if perturbed else None, clip, gain, scale, input_range, bound
-        )
-        ctx.rows, ctx.others = settings[2], len(rest)
+        out, code, read = run(x, w, scale, clip, level, gain, input_range, bound, seed, *settings)
+        if clip is None:
+            ctx.save_for_backward(code, x, w, None, None, gain, scale, input_range, bound)
+        else:
+            ctx.save_for_backward(code, x, read, w, clip, gain, scale, input_range, bound)
+        ctx.rows = settings[2]
         ctx.mark_non_differentiable(code, read)
+        ctx.set_materialize_grads(False)  # or zeros for the gradients of code and read, of their size, at each step
         return out, code, read
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        _, wants_x, wants_w, wants_bound, _ = ctx.needs_input_grad
+        if grad is None:
+            return None, None, None, None, None
         code, x, read, w, clip, gain, scale, input_range, bound = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        grads = torch.ops.phasegrad.tile_linear_backward(grad, code, x, read, w, clip, gain, ctx.rows, wanted[:2])
-        grad_x, grad_w = (g if asked else None for g, asked in zip(grads, wanted, strict=False))
+        wanted = (wants_x, wants_w)
+        grad_x, grad_w = call("tile_linear_backward", grad, code, x, read, w, clip, gain, ctx.rows, wanted)
         grad_bound = None
-        if wanted[2] and len(code):
+        if wants_bound and len(code):
             grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
-        return (grad_x, grad_w, grad_bound, *[None] * ctx.others)
+        return None, grad_x if wants_x else None, grad_w if wants_w else None, grad_bound, None
 
 
-def _dac(x: Tensor, range: Tensor, *rest: Any) -> Tensor:
+def _dac(run: Kernel, x: Tensor, range: Tensor, *rest: Any) -> Tensor:
     if _recorded(x, range):
-        return _Dac.apply(x, range, *rest)  # type: ignore[return-value]
-    return _below(torch.ops.phasegrad.dac, x, range, *rest)
+        return _Dac.apply(run, x, range, *rest)  # type: ignore[return-value]
+    return run(x, range, *rest)
 
 
-def _adc(y: Sequence[Tensor], v: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+def _adc(run: Kernel, y: Sequence[Tensor], v: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     scale, gain, input_range, bound, *settings = rest
     if _recorded(*y, bound):
-        return _Adc.apply((v, scale, gain, input_range, *settings), bound, *y)  # type: ignore[return-value]
-    return _below(torch.ops.phasegrad.adc, y, v, *rest)
+        return _Adc.apply(run, (v, scale, gain, input_range, *settings), bound, *y)  # type: ignore[return-value]
+    return run(y, v, *rest)
 
 
-def _noisy_weights(w: Tensor, *rest: Any) -> Tensor:
+def _noisy_weights(run: Kernel, w: Tensor, *rest: Any) -> Tensor:
     if _recorded(w):
-        return _NoisyWeights.apply(w, *rest)  # type: ignore[return-value]
-    return _below(torch.ops.phasegrad.noisy_weights, w, *rest)
+        return _NoisyWeights.apply(run, w, *rest)  # type: ignore[return-value]
+    return run(w, *rest)
 
 
-def _tile_linear(x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _tile_linear(run: Kernel, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     scale, clip, level, gain, input_range, bound, *settings = rest
     if _recorded(x, w, bound):
-        return _TileLinear.apply(x, w, bound, scale, clip, level, gain, input_range, *settings)  # type: ignore[return-value]
-    return _below(torch.ops.phasegrad.tile_linear, x, w, *rest)
+        others = (scale, clip, level, gain, input_range, *settings)
+        return _TileLinear.apply(run, x, w, bound, others)  # type: ignore[return-value]
+    return run(x, w, *rest)
 
 
-GRADIENTS: dict[str, Callable[..., Any]] = {
-    "dac": _dac,
-    "adc": _adc,
-    "noisy_weights": _noisy_weights,
-    "tile_linear": _tile_linear,
-}
+GRADIENTS.update(dac=_dac, adc=_adc, noisy_weights=_noisy_weights, tile_linear=_tile_linear)

@@ -34,7 +34,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "noisy_weights": (
         *(_POINTER,) * 4, *(_SIZE,) * 3, _FLOAT, *(_DOUBLE,) * 4, _SEED, _SEED, _INT,
     ),
-    "noisy_weights_backward": (*(_POINTER,) * 4, _SIZE, _SIZE, _INT),
+    "noisy_weights_backward": (*(_POINTER,) * 3, _SIZE, _SIZE, _INT),
     "pcm_program": (
         *(_POINTER,) * 3, _SIZE, _DOUBLE, _POINTER, _INT, _POINTER, _POINTER, _SEED, _SEED, _INT,
     ),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import cpu, pulses, reference
+from phasegrad.ops.direct import KERNELS, dispatched
 from phasegrad.ops.gradients import GRADIENTS
 from phasegrad.ops.native import library
 
@@ -520,10 +521,11 @@ def _register(name: str, schema: str) -> None:
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd")(_checked(name, getattr(reference, name)))
     if library is not None and name in cpu.KERNELS:
-        torch.library.impl(qualified, "CPU")(_checked(name, cpu.KERNELS[name]))
+        KERNELS[name] = _checked(name, cpu.KERNELS[name])
+        torch.library.impl(qualified, "CPU")(KERNELS[name])
     torch.library.register_fake(qualified)(_checked(name, _FAKES[name]))
     if name in GRADIENTS:
-        torch.library.impl(qualified, "Autograd")(GRADIENTS[name])
+        torch.library.impl(qualified, "Autograd")(dispatched(name))
     if not schema.endswith("()"):  # what returns nothing changes its arguments, and cannot run element by element
         torch.library.register_vmap(qualified, _vmap_rule(getattr(torch.ops.phasegrad, name)))
     if "_backward" not in name:

@@ -35,9 +35,8 @@
      int threads),                                                                                                     \
     (out, w, scale, clip, rows_out, cols_in, tile_rows, level, c0, c1, c2, drop, seed, offset, threads))               \
   X(noisy_weights_backward,                                                                                            \
-    (float* out, const float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in,              \
-     int threads),                                                                                                     \
-    (out, grad, w, clip, rows_out, cols_in, threads))                                                                  \
+    (float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in, int threads),                  \
+    (grad, w, clip, rows_out, cols_in, threads))                                                                       \
   X(pcm_program,                                                                                                       \
     (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly, int degree,      \
      const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads),                         \

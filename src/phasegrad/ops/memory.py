@@ -1,0 +1,38 @@
+"""Memory of matrices as read, kept from one training step to the next.
+
+A matrix as read is as large as the weight and lives from forward to backward. Asked for anew at each step, it and the
+weight's gradient make the C library's heap grow and shrink by turns, and the fresh pages cost as much time as all
+converters. So a weight that trains keeps the memory of its last read, as an optimiser keeps its momentum; it goes when
+the weight goes.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_kept = WeakTensorKeyDictionary()  # of each weight, a tensor that only this dictionary holds while it is not in use
+_lock = threading.Lock()
+
+
+def _holders(tensor: Tensor) -> int:
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+
+
+_FREE = _holders(torch.empty(1))  # a tensor of its own and the question
+
+
+def for_read(weight: Tensor) -> Tensor:
+    """Room for a weight as read; a graph that still holds the last one's, as a layer used twice, gets its own."""
+    if type(weight) is not nn.Parameter:
+        return weight.detach().new_empty(weight.shape)
+    with _lock:
+        kept = _kept.get(weight)
+        if kept is None or kept.shape != weight.shape:
+            kept = _kept[weight] = weight.detach().new_empty(weight.shape)
+        elif _holders(kept) != _FREE:
+            return weight.detach().new_empty(weight.shape)
+        return kept.new_empty(0).set_(kept.untyped_storage(), 0, kept.shape, kept.stride())

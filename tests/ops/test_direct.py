@@ -1,0 +1,123 @@
+"""Calls past the dispatcher: they give what the dispatcher gives, and leave to it whatever it would look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import phasegrad as pg
+from phasegrad.ops import direct
+
+pytestmark = pytest.mark.skipif(not direct.KERNELS, reason="the reference runs behind the dispatcher alone")
+
+
+class Noting(TorchDispatchMode):
+    """Notes the ops that the dispatcher sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class Marked(Tensor):
+    """A subclass without any behaviour of its own."""
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels that were called past the dispatcher."""
+    names: list[str] = []
+
+    def noted(name: str, run: Callable[..., object]) -> Callable[..., object]:
+        def kernel(*arguments: object) -> object:
+            names.append(name)
+            return run(*arguments)
+
+        return kernel
+
+    monkeypatch.setattr(direct, "KERNELS", {name: noted(name, run) for name, run in direct.KERNELS.items()})
+    return names
+
+
+def step(layer: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    torch.manual_seed(1)
+    y = layer(x)
+    return (y, *torch.autograd.grad(y.square().sum(), (x, layer.weight, layer.input_range)))
+
+
+def trained_layer() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layer = pg.convert(nn.Linear(40, 24), pg.presets.pcm_inference())
+    pg.hwa.Recipe().apply(layer)
+    return layer, torch.randn(7, 40, requires_grad=True)
+
+
+def test_a_step_goes_past_the_dispatcher_and_gives_the_same(runs: list[str]) -> None:
+    layer, x = trained_layer()
+    past = step(layer, x)
+    assert runs == ["weight_scale", "dac", "tile_linear", "tile_linear_backward", "dac_backward"]
+    with Noting() as noting:
+        dispatched = step(layer, x)
+    assert "phasegrad::tile_linear" in noting.seen
+    assert len(runs) == 5
+    for a, b in zip(past, dispatched, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [Noting, lambda: torch.device("cpu"), lambda: torch.autocast("cpu", dtype=torch.bfloat16), nullcontext],
+    ids=["a dispatch mode", "a function mode", "autocast", "nothing"],
+)
+def test_modes_are_seen(around: Callable[[], AbstractContextManager[object]], runs: list[str]) -> None:
+    with around():
+        direct.call("dac", torch.randn(3, 4), torch.ones(1), 127.0, 0.0, 1.0)
+    assert runs == (["dac"] if around is nullcontext else [])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.as_subclass(Marked),
+        lambda x: x.to_sparse(),
+        lambda x: x._neg_view(),
+        lambda x: x.to("meta"),
+    ],
+    ids=["a subclass", "sparse", "negated on reading", "another device"],
+)
+def test_tensors_that_are_not_plain_are_seen(make: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(3, 4)
+    assert direct._plain([x, nn.Parameter(x), [x, x], 1.0, None])
+    assert not direct._plain([x, make(x)])
+    assert not direct._plain([x, [x, make(x)]])
+
+
+def test_transforms_are_seen(runs: list[str]) -> None:
+    def loss(x: Tensor) -> Tensor:
+        return direct.call("dac", x, torch.ones(1), 127.0, 0.0, 1.0).sum()
+
+    x = torch.tensor([0.5, 2.0])
+    assert torch.equal(torch.func.vmap(lambda row: direct.call("dac", row, torch.ones(1), 127.0, 0.0, 1.0))(x[None]),
+                       direct.call("dac", x[None], torch.ones(1), 127.0, 0.0, 1.0))  # fmt: skip
+    assert runs == ["dac"]
+    leaf = x.clone().requires_grad_()
+    loss(leaf).backward()
+    assert torch.equal(leaf.grad, torch.tensor([1.0, 0.0]))
+
+
+def test_no_zeros_are_made_for_results_without_a_gradient() -> None:
+    layer, x = trained_layer()
+    y = layer(x).sum()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as profile:
+        y.backward()
+    filled = [e.input_shapes[0] for e in profile.events() if e.name in ("aten::fill_", "aten::zero_")]
+    assert [24, 40] not in filled

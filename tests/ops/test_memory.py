@@ -1,0 +1,78 @@
+"""A weight that trains keeps the memory of its last read; whoever still holds that read is not disturbed."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import phasegrad as pg
+from phasegrad.ops import memory
+from phasegrad.ops.native import library
+
+
+def address(weight: Tensor) -> int:
+    return memory.for_read(weight).data_ptr()
+
+
+def test_memory_is_taken_again_once_nobody_holds_it() -> None:
+    weight = nn.Parameter(torch.randn(5, 7))
+    first = memory.for_read(weight)
+    assert first.shape == weight.shape
+    held = first.data_ptr()
+    view = first[1:]
+    del first
+    assert address(weight) != held
+    del view
+    assert address(weight) == held
+
+
+def test_weights_and_shapes_do_not_share() -> None:
+    a, b = nn.Parameter(torch.randn(5, 7)), nn.Parameter(torch.randn(5, 7))
+    assert address(a) == address(a)
+    assert address(a) != address(b)
+    a.data = torch.randn(3, 2)
+    assert memory.for_read(a).shape == a.shape
+
+
+def test_memory_goes_with_the_weight() -> None:
+    weight = nn.Parameter(torch.randn(5, 7))
+    address(weight)
+    kept = weakref.ref(memory._kept[weight])
+    del weight
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_tensor_that_is_no_parameter_keeps_nothing() -> None:
+    weight = torch.randn(5, 7)
+    memory.for_read(weight)
+    assert weight not in memory._kept
+
+
+def layer_and_input() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    layer = pg.convert(nn.Linear(20, 20), pg.presets.pcm_inference())
+    pg.hwa.Recipe().apply(layer)
+    return layer, torch.randn(4, 20, requires_grad=True)
+
+
+@pytest.mark.skipif(library is None, reason="the reference allocates")
+def test_training_keeps_and_evaluation_does_not() -> None:
+    layer, x = layer_and_input()
+    layer.eval()(x)
+    assert layer.weight not in memory._kept
+    layer.train()(x)
+    assert layer.weight in memory._kept
+
+
+def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
+    layer, x = layer_and_input()
+    y = layer(x).sum()
+    first = torch.autograd.grad(y, (x, layer.weight), retain_graph=True)
+    layer(x).sum().backward()  # another read of the same weight, in between
+    for a, b in zip(first, torch.autograd.grad(y, (x, layer.weight)), strict=True):
+        assert torch.equal(a, b)
