@@ -24,7 +24,7 @@ def devices(hardware: pg.Hardware, size: int) -> Devices:
     """Programmed to small weights."""
     made = Devices(hardware, size, size, hardware.columns)
     scale = torch.full_like(made.scale, float(hardware.scale))
-    made.program(0.02 * torch.randn(size, size), scale, torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    made.program_weight(0.02 * torch.randn(size, size), scale, torch.ones(1), torch.zeros(1, dtype=torch.int64))
     return made
 
 
@@ -35,9 +35,9 @@ def figure(law: str, size: int, batch: int, load: float, target: str = "-") -> F
     x, d = torch.rand(batch, size) * 2.0 - 1.0, torch.randn(batch, size)
     lr = load * made.granularity / (0.5 * (2.0 / torch.pi) ** 0.5)
     seed = torch.zeros(1, dtype=torch.int64)
-    dense = torch.zeros(size, size)
+    weight, dense = made.logical_weight(), torch.zeros(size, size)
     pulsed, outer, ratio = side_by_side(
-        lambda: made.update(x, d, lr, seed), lambda: dense.addmm_(d.t(), x, alpha=-lr), 9
+        lambda: made.update([(x, d)], lr, seed, weight), lambda: dense.addmm_(d.t(), x, alpha=-lr), 9
     )
     per = 1e9 / (size * size * batch)
     name = f"{law} {size}x{size} B{batch}, {load:g} pulses"

@@ -13,7 +13,7 @@ from phasegrad.ops.native import library
 
 STEP = 1e-3
 NAMES = (
-    "conductance", "history", "pulsed_at", "parameters", "x", "d", "lr", "granularity", "length", "adaptive",
+    "conductance", "history", "pulsed_at", "weight", "others", "readout", "parameters", "x", "d", "lr", "granularity", "length", "adaptive",
     "managed", "kind", "now", "planes", "family", "coefficients", "seed", "offset",
 )  # fmt: skip
 SOFT_BOUNDS = (0.3, 1.0, 1.0, 0.0)
@@ -44,6 +44,9 @@ def update(
         "conductance": g,
         "history": draw(*shape, seed=3).abs() if family == pulses.HISTORY else None,
         "pulsed_at": torch.zeros(shape, dtype=torch.float64),
+        "weight": None,
+        "others": None,
+        "readout": [],
         "parameters": parameters,
         "x": draw(batch, features, seed=4),
         "d": 0.1 * draw(batch, out, seed=5),
@@ -71,7 +74,7 @@ def run(call: dict[str, Any], op: Any = None) -> list[Tensor]:
 
 
 def trains(call: dict[str, Any]) -> Call:
-    return tuple(call[n] for n in (*NAMES[4:12], "seed", "offset"))
+    return tuple(call[n] for n in (*NAMES[7:15], "seed", "offset"))
 
 
 def bits(words: Tensor) -> Tensor:
@@ -363,8 +366,8 @@ def test_refuses_and_leaves_the_state(changes: dict[str, Any], message: str) -> 
 def counted(call: dict[str, Any], counts: Tensor, op: Any = None) -> list[Tensor]:
     """The state after pulses of the given numbers."""
     state = [None if call[n] is None else call[n].clone() for n in NAMES[:3]]
-    rest = [call[n] for n in NAMES[12:]]
-    (op or torch.ops.phasegrad.pulse_counts)(*state, call["parameters"], counts, *rest)
+    rest = [call[n] for n in NAMES[15:]]
+    (op or torch.ops.phasegrad.pulse_counts)(*state, *(call[n] for n in NAMES[3:7]), counts, *rest)
     return [t for t in state if t is not None]
 
 

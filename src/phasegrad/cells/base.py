@@ -31,6 +31,11 @@ class Cell(Configuration, ABC):
         """The devices that an update, counted from 0, pulses where the weight must grow, and where it must shrink."""
 
     @property
+    def offset(self) -> float:
+        """The weight where no device conducts."""
+        return 0.0
+
+    @property
     def refresh_every(self) -> int:
         """Updates after which saturated cells are looked for; 0: never."""
         return 0
@@ -61,4 +66,4 @@ class Cell(Configuration, ABC):
         total = conductance[0] * scaled[0]
         for factor, g in zip(scaled[1:], conductance[1:], strict=True):
             total = torch.add(total, g, alpha=factor)
-        return total
+        return total + self.offset if self.offset else total

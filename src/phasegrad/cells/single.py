@@ -30,6 +30,11 @@ class ReferencedDevice(Cell):
         """The whole range stands for -1 to 1."""
         return (2.0,)
 
+    @property
+    def offset(self) -> float:
+        """The reference."""
+        return -1.0
+
     def pulsed(self, update: int) -> tuple[int, int]:
         """The same device, up and down."""
         return (0, 0)
@@ -37,7 +42,3 @@ class ReferencedDevice(Cell):
     def targets(self, weight: Tensor) -> Tensor:
         """Half the range is 0."""
         return ((weight + 1.0) * (0.5 * self.device.g_max)).unsqueeze(0)
-
-    def weight(self, conductance: Tensor) -> Tensor:
-        """The difference to the reference, in [-1, 1]."""
-        return super().weight(conductance) - 1.0

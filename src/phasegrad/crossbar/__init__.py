@@ -9,6 +9,7 @@ from phasegrad.crossbar.converters import (
     FullScaleRange,
     LearnedRange,
 )
+from phasegrad.crossbar.fast import Fast, Transfer
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.pulses import Pulses
@@ -18,10 +19,12 @@ __all__ = [
     "Adc",
     "CalibratedRange",
     "Dac",
+    "Fast",
     "FixedRange",
     "FullScaleRange",
     "Hardware",
     "LearnedRange",
     "Perturbation",
     "Pulses",
+    "Transfer",
 ]

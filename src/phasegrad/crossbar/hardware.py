@@ -20,6 +20,7 @@ from phasegrad.configuration import (
     from_json,
 )
 from phasegrad.crossbar.converters import Adc, Dac
+from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
 
 
@@ -42,6 +43,7 @@ class Hardware(Configuration):
             ``sigma_w sqrt(sum_j |w_ij| x_j^2)`` in normalised units. It stands for devices while the weights are
             digital; programmed devices have their own read noise in its place, unless they read noiselessly.
         update: how pulses train the weights in the memory; ``None`` for weights that are trained digitally.
+        fast: cells beside the others that take the update first, in the memory; ``None`` where it goes to the cells.
 
     Raises:
         ValueError, TypeError: a field is impossible; the message names it.
@@ -56,20 +58,29 @@ class Hardware(Configuration):
     output_noise: float = 0.0
     read_noise: float = 0.0
     update: Pulses | None = None
+    fast: Fast | None = None
 
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
         check_integer(self, "rows", 1, 1 << 20)
         check_integer(self, "columns", 1, 1 << 20)
         check_type(self, "update", (Pulses, type(None)))
+        check_type(self, "fast", (Fast, type(None)))
         if self.update is None:
             check_choice(self, "scale", ("column", "tile"))
+            if self.fast is not None:
+                raise ValueError("Hardware: fast is given without update; fast cells take pulses, so say how: Pulses()")
         else:
             self._check_training()
         check_type(self, "dac", (Dac, type(None)))
         check_type(self, "adc", (Adc, type(None)))
         check_number(self, "output_noise", 0.0)
         check_number(self, "read_noise", 0.0)
+
+    @functools.cached_property
+    def exact(self) -> bool:
+        """Whether a product is what arithmetic gives, but for what devices add: no converter, no noise."""
+        return self.dac is None and self.adc is None and self.output_noise == 0 and self.read_noise == 0
 
     @functools.cached_property
     def turned(self) -> Hardware:
@@ -83,15 +94,21 @@ class Hardware(Configuration):
                 "programmed cell stands for, because weights that are trained outgrow a scale taken from them"
             )
         check_number(self, "scale", 0.0, above=True)
-        steps = self.cell.device.steps
-        if steps is None:
-            raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
-        up, down = self.cell.pulsed(0)
-        if up == down and not steps.two_sided:
-            raise ValueError(
-                f"Hardware: {type(steps).__name__} only raises a conductance, but {type(self.cell).__name__} lowers it "
-                "too; use a DifferentialPair"
-            )
+        _check_pulsed(self.cell)
+        if self.fast is not None:
+            _check_pulsed(self.fast.cell)
+
+
+def _check_pulsed(cell: Cell) -> None:
+    steps = cell.device.steps
+    if steps is None:
+        raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
+    up, down = cell.pulsed(0)
+    if up == down and not steps.two_sided:
+        raise ValueError(
+            f"Hardware: {type(steps).__name__} only raises a conductance, but {type(cell).__name__} lowers it too; use "
+            "a DifferentialPair"
+        )
 
 
 def to_tensor(configuration: Configuration) -> Tensor:

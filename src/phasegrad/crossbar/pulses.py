@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from phasegrad.configuration import Configuration, check_choice, check_integer, check_type
+from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
 from phasegrad.ops import pulses
 
 _KINDS = {
@@ -30,6 +30,7 @@ class Pulses(Configuration):
         kind: ``"stochastic"``; ``"deterministic"``: evenly spread slots, whose coincidences are the product,
             rounded; ``"mean-count"``: the expected number of coincidences, rounded up or down at random, which no
             wires carry and which serves as a reference.
+        sample_time: time that a sample takes in training [s]; the devices' clock moves by it, after each update.
 
     Examples:
         >>> Pulses(length=10).code
@@ -40,11 +41,13 @@ class Pulses(Configuration):
     adaptive: bool = True
     managed: bool = True
     kind: str = "stochastic"
+    sample_time: float = 0.0
 
     def __post_init__(self) -> None:
         check_integer(self, "length", 1, pulses.LONGEST)
         check_type(self, "adaptive", bool)
         check_type(self, "managed", bool)
+        check_number(self, "sample_time", 0.0)
         check_choice(self, "kind", tuple(_KINDS))
 
     @property

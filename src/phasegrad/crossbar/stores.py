@@ -6,18 +6,20 @@ with the noise that the hardware would add; programmed weights are device state,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phasegrad.crossbar import streams
+from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Readout
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
-from phasegrad.devices import DeviceState
+from phasegrad.crossbar.transfer import move
+from phasegrad.ops.pulses import read_out
 
 
 def master_matrix(
@@ -60,79 +62,46 @@ def master_matrix(
     return Matrix(weight, scale, None, hardware.read_noise, draw)
 
 
-class Devices(nn.Module):
-    """Programmed devices of one weight: the truth of which the layer's ``weight`` is a copy.
-
-    Buffers, float32 and float64, in the state dict; ``.half()`` and ``.to(dtype)`` never round them.
+@final
+class Devices(DeviceArray):
+    """The devices of one weight: the truth of which the layer's ``weight`` is a copy.
 
     Attributes:
-        conductance: ``[devices, out, in]`` right after programming [S].
-        nu: drift exponents, the same shape.
-        programmed_at: time of programming [s], float64, one for all.
+        fast: cells that take the update first, if the hardware has them.
+        polarity: sign with which these count, 0-d, or ``None``.
+        samples: samples that have been updated by, or ``None``.
         clock: the present [s since the chip was programmed first], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
-        step_parameters: ``[4, devices, out, in]``, what each device is for life: step up, step down, lowest, highest
-            conductance [S]; ``None`` where no pulse is sent.
-        history: ``[devices, out, in]``, what devices whose steps depend on their past remember, or ``None``.
-        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices that drift [s], float64, or ``None``.
-        updates: how many updates the devices have had, or ``None``.
     """
 
-    conductance: Tensor
-    nu: Tensor
-    programmed_at: Tensor
+    fast: DeviceArray | None
+    polarity: Tensor | None
+    samples: Tensor | None
     clock: Tensor
     scale: Tensor
     gain: Tensor
     baseline: Tensor
-    step_parameters: Tensor | None
-    history: Tensor | None
-    pulsed_at: Tensor | None
-    updates: Tensor | None
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
     ) -> None:
-        super().__init__()
+        full = None if isinstance(hardware.scale, str) else float(hardware.scale)
+        shape, fast = (out_features, in_features), hardware.fast
+        super().__init__(hardware.cell, hardware.update, full, shape, device)
         self.hardware = hardware
+        self.fast = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
+        self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
+        self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
         self.columns = columns
-        cells = (len(hardware.cell.factors), out_features, in_features)
+        self.register_buffer("clock", torch.zeros((), dtype=torch.float64, device=device))
         tile_columns = (row_tiles(in_features, hardware), out_features)
-        for name in ("conductance", "nu"):
-            self.register_buffer(name, torch.zeros(cells, dtype=torch.float32, device=device))
-        for name in ("programmed_at", "clock"):
-            self.register_buffer(name, torch.zeros((), dtype=torch.float64, device=device))
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
-        steps = hardware.cell.device.steps if hardware.update is not None else None
-        blank = torch.zeros(cells, dtype=torch.float32, device=device)
-        self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
-        self.register_buffer("history", blank if steps and steps.remembers else None)
-        drifts = steps is not None and hardware.cell.device.drifts
-        self.register_buffer("pulsed_at", blank.double() if drifts else None)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Devices:
-        def move(buffer: Tensor) -> Tensor:
-            target = fn(buffer)
-            return target if target.dtype == buffer.dtype else buffer.to(target.device)
-
-        return super()._apply(move, recurse)
-
-    @property
-    def state(self) -> DeviceState:
-        """What the devices remember."""
-        return DeviceState(self.conductance, self.nu)
-
-    @property
-    def age(self) -> Tensor:
-        """Time since programming [s], or since each device's last pulse."""
-        return self.clock - (self.programmed_at if self.pulsed_at is None else self.pulsed_at)
 
     @torch.no_grad()
-    def program(self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor) -> None:
+    def program_weight(self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor) -> None:
         """Program every cell at the present time, and take the baseline of drift compensation.
 
         Args:
@@ -142,129 +111,142 @@ class Devices(nn.Module):
             seed: seed of the draws.
         """
         divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
-        relative = weight.float() / spread_scale(divisor, weight.shape[1], self.hardware)
-        state = self.hardware.cell.program(relative, seed, streams.PROGRAMMING)
-        self.conductance.copy_(state.conductance)
-        self.nu.copy_(state.nu)
-        self.programmed_at.copy_(self.clock)
-        self._make_trainable(seed)
+        self.program(weight.float() / spread_scale(divisor, weight.shape[1], self.hardware), self.clock, seed)
+        if self.fast is not None:
+            self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
 
-    def _make_trainable(self, seed: Tensor) -> None:
-        """Draw what the devices are for life, if they have not been used yet, and forget their past."""
-        cell, steps = self.hardware.cell, self.hardware.cell.device.steps
-        if steps is None or self.step_parameters is None:
-            return
-        if not bool(self.step_parameters.any()):
-            up, down = cell.pulsed(0)
-            shape = tuple(self.conductance.shape)
-            self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
-        self.conductance.clamp_(*self.step_parameters[2:])
-        if self.pulsed_at is not None:
-            self.pulsed_at.copy_(self.clock)
-        if self.history is not None:
-            self.history.fill_(1.0)
-
-    @property
-    def granularity(self) -> float:
-        """Change of the weight that a nominal pulse makes."""
-        cell, scale = self.hardware.cell, self.hardware.scale
-        assert cell.device.steps is not None
-        assert not isinstance(scale, str)
-        return scale * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
-
     @torch.no_grad()
-    def update(self, x: Tensor, d: Tensor, lr: float, seed: Tensor) -> None:
+    def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
         """Send pulses for ``weight -= lr d^T x``, sample after sample.
 
         Args:
-            x: inputs ``[samples, in]``.
-            d: gradients of the outputs ``[samples, out]``.
+            samples: inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, part after part.
             lr: learning rate.
             seed: seed of trains and steps.
+            weight: the layer's copy ``[out, in]``, which follows.
 
         Raises:
-            ValueError: ``x`` or ``d`` is not finite; no device was touched.
+            ValueError: an input or gradient is not finite; the devices were not touched by its part.
         """
-        pulses = self.hardware.update
-        assert pulses is not None
-        torch.ops.phasegrad.pulsed_update(
-            *self._trained, x.float(), d.float(), lr, self.granularity, pulses.length, pulses.adaptive, pulses.managed,
-            pulses.code, *self._law, seed, streams.UPDATE,
-        )  # fmt: skip
-        self._count_update(seed)
+        readout, offset, count, target = self._readout(weight), streams.UPDATE, 0, self.fast or self
+        target.settle(self.clock)
+        for x, d in samples:
+            directed = d if self.polarity is None else d * self.polarity
+            target.coincide(x, directed, lr, self.clock, seed, offset, readout)
+            offset += streams.of_update(len(x))
+            count += len(x)
+        self._finish_update(seed, weight, readout, count)
 
     @torch.no_grad()
-    def send(self, counts: Tensor, seed: Tensor) -> None:
-        """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        torch.ops.phasegrad.pulse_counts(*self._trained, counts, *self._law, seed, streams.UPDATE)
-        self._count_update(seed)
+    def send_counts(self, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
+        """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow; ``weight`` follows."""
+        readout, target = self._readout(weight), self.fast or self
+        target.settle(self.clock)
+        directed = counts if self.polarity is None else counts * self.polarity.to(torch.int32)
+        target.send(directed, self.clock, seed, streams.UPDATE, readout)
+        self._finish_update(seed, weight, readout, 1)
+
+    def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout, count: int) -> None:
+        assert self.hardware.update is not None
+        if self.hardware.update.sample_time:
+            self.clock += count * self.hardware.update.sample_time
+        written = (self.fast or self).count_update(self.clock, seed)
+        if self._count_samples(count):
+            self.transfer(seed)
+            written = True
+        if written or readout.weight is None:
+            weight.copy_(self.logical_weight())
+
+    def _count_samples(self, count: int) -> bool:
+        """Count what was updated by; whether that makes a transfer due."""
+        if self.samples is None or self.hardware.fast is None:
+            return False
+        before = int(self.samples)
+        self.samples += count
+        rule = self.hardware.fast.transfer
+        return rule is not None and before // rule.every != (before + count) // rule.every
+
+    @torch.no_grad()
+    def transfer(self, seed: Tensor) -> None:
+        """Move what the fast devices hold to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
+        assert self.hardware.fast is not None
+        assert self.hardware.fast.transfer is not None
+        assert self.fast is not None
+        assert self.polarity is not None
+        move(self, self.fast, self.polarity, self.hardware.fast.transfer, self.clock, seed)
 
     @property
-    def _trained(self) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-        """State and parameters, as the ops take them."""
-        assert self.step_parameters is not None
-        return self.conductance, self.history, self.pulsed_at, self.step_parameters
+    def pulse_size(self) -> float:
+        """Change of the weight that a nominal pulse of an update makes."""
+        return (self.fast or self).granularity
+
+    def _readout(self, weight: Tensor) -> Readout:
+        """The weight as pulses can keep it in step themselves: where nothing but pulses moves it."""
+        plain = weight.dtype == torch.float32 and weight.is_contiguous()
+        if not plain or self._moves or self._compensated:
+            return UNREAD
+        return Readout(weight, None if self.fast is None else self.conductance, self._factors)
 
     @property
-    def _law(self) -> tuple[float, tuple[int, int], int, Tensor]:
-        """The present time, the devices that are pulsed, and their step law, as the ops take them."""
-        cell = self.hardware.cell
-        assert cell.device.steps is not None
-        assert self.updates is not None
-        coefficients = torch.tensor(cell.device.steps.coefficients(cell.device.g_max), dtype=torch.float32)
-        planes = cell.pulsed(int(self.updates))
-        return float(self.clock), planes, cell.device.steps.family, coefficients.to(self.conductance.device)
+    def _moves(self) -> bool:
+        """Whether the weight may change while nothing is done to the devices."""
+        return self.cell.device.drifts or (self.fast is not None and self.fast.cell.device.drifts)
 
-    def _count_update(self, seed: Tensor) -> None:
-        assert self.updates is not None
-        self.updates += 1
-        every = self.hardware.cell.refresh_every
-        if every and int(self.updates) % every == 0:
-            self._refresh(seed)
+    @property
+    def _factors(self) -> list[float]:
+        """Offset, and the factors of the pulsed planes and of those beside them."""
+        slow = self.factors
+        if self.fast is None or self.polarity is None or self.hardware.fast is None:
+            return slow
+        sign = float(self.polarity) * self.hardware.fast.gain
+        offset, *fast = (sign * f for f in self.fast.factors)
+        return [slow[0] + offset, *fast, *slow[1:]]
 
-    def _refresh(self, seed: Tensor) -> None:
-        """RESET what is saturated, and write its weight back."""
-        cell, parameters = self.hardware.cell, self.step_parameters
-        assert parameters is not None
-        where = cell.saturated(self.conductance)
-        state = cell.device.program(cell.renewed(self.conductance), seed, streams.PROGRAMMING)
-        written = state.conductance.clamp(*parameters[2:])
-        self.conductance.copy_(torch.where(where, written, self.conductance))
-        self.nu.copy_(torch.where(where, state.nu, self.nu))
-        if self.pulsed_at is not None:
-            self.pulsed_at.copy_(torch.where(where, self.clock, self.pulsed_at))
-        if self.history is not None:
-            self.history.masked_fill_(where, 1.0)
+    @property
+    def _compensated(self) -> bool:
+        return not bool((self.gain == 1.0).all())
 
-    def _weight(self, conductance: Tensor) -> Tensor:
-        relative = self.hardware.cell.weight(conductance)
-        if not isinstance(self.hardware.scale, str):
-            return relative.mul_(self.hardware.scale)
-        return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
+    @property
+    def age(self) -> Tensor:
+        """Time since programming [s], or since each device's last pulse."""
+        return self.since_written(self.clock)
 
     def mean_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, without read noise and without gain."""
-        device = self.hardware.cell.device
-        return self._weight(device.drift(self.state, self.age) if device.drifts else self.conductance)
+        return self._weight(self.present(self.clock))
+
+    @property
+    def reads_are_noisy(self) -> bool:
+        """Whether two reads differ."""
+        fast = self.fast is not None and self.fast.cell.device.reads_are_noisy
+        return self.cell.device.reads_are_noisy or fast
+
+    def _weight(self, conductance: Tensor, fast: Tensor | None = None) -> Tensor:
+        if self.fast is not None:
+            fast = self.fast.present(self.clock) if fast is None else fast
+            return read_out(fast, conductance, self._factors)
+        if self.full is not None:
+            return read_out(conductance, None, self.factors)
+        relative = self.cell.weight(conductance)
+        return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
         weight = self.mean_weight()
-        if bool((self.gain == 1.0).all()):
-            return weight
-        return weight * spread_scale(self.gain, weight.shape[1], self.hardware)
+        return weight * spread_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
 
-    def read(self, seed: Tensor) -> Tensor:
+    def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""
-        return self._weight(self.hardware.cell.device.read(self.state, self.age, seed, streams.DEVICES))
+        fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
+        return self._weight(self.read(self.clock, seed), fast)
 
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""
-        noise = 0.0 if self.hardware.cell.device.reads_are_noisy else self.hardware.read_noise
-        return Matrix(self.read(seed).to(dtype), self.scale, self.gain, noise)
+        noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
+        return Matrix(self.read_weight(seed).to(dtype), self.scale, self.gain, noise)
 
     @torch.no_grad()
     def calibration_read(self, output_range: Tensor, seed: Tensor) -> Tensor:

@@ -8,14 +8,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from phasegrad.ops import pulses
+
 WEIGHTS = 0  # and the next one, for dropped weights
 OUTPUT = 1 << 32
 DEVICES = 2 << 32
 PROGRAMMING = 3 << 32  # and the next one, for drift exponents
 LIFE = 4 << 32  # and the next four: what a device is for life
-UPDATE = 5 << 32  # trains and steps: seventeen for every 1,024 samples
+UPDATE = 5 << 32  # trains and steps; see of_update
+TRANSFER = 6 << 32  # pulses and reads of a transfer
+FAST = 7 << 32  # what fast cells draw when they are made
 
 
 def draw_seed(device: torch.device) -> Tensor:
     """A seed from torch's generator: ``torch.manual_seed`` governs it, vmap splits it, compile traces it."""
     return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)
+
+
+def of_update(samples: int) -> int:
+    """Streams that an update by so many samples takes."""
+    return (pulses.STREAMS + 1) * -(-samples // pulses.TOGETHER)

@@ -1,9 +1,10 @@
 """What one memory device does."""
 
 from phasegrad.devices.base import Device, DeviceState
+from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power, Table
-from phasegrad.devices.pcm import PCM, hermes_one, hermes_two, ideal_device, joshi_2020
+from phasegrad.devices.pcm import PCM, hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
@@ -18,6 +19,7 @@ from phasegrad.devices.steps import (
 
 __all__ = [
     "PCM",
+    "Capacitor",
     "ConstantSteps",
     "Curve",
     "Device",
@@ -39,4 +41,5 @@ __all__ = [
     "ideal_device",
     "joshi_2020",
     "nandakumar_2018",
+    "nandakumar_2018_device",
 ]

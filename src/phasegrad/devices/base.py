@@ -40,6 +40,11 @@ class Device(Configuration, ABC):
         """Whether a conductance may change while nothing is done to the device; if not, training need not ask."""
         return True
 
+    @property
+    def forgets(self) -> bool:
+        """Whether the conductance alone tells how a device drifts on, and not when it was written."""
+        return False
+
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices towards a target conductance [S]; any shape."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power
-from phasegrad.devices.steps import Steps
+from phasegrad.devices.steps import Steps, nandakumar_2018
 
 
 @final
@@ -24,7 +24,8 @@ class PCM(Device):
     ``G = max(G_target + programming_sd(g) xi, 0)`` and drifts as ``G(t) = G ((t + t0) / t0) ** -nu``, where
     ``nu = |nu_mean(g) + nu_sd(g) xi|`` is drawn once. A read adds noise of standard deviation
     ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))`` (1/f noise integrated over the bandwidth
-    of a read of a device of that age) and stays at or above zero. Each read redraws the whole noise.
+    of a read of a device of that age), then ``read_sd(G(t)) xi``, and stays at or above zero. Each read redraws the
+    whole noise.
 
     Args:
         g_max: conductance of the largest weight [S].
@@ -33,7 +34,11 @@ class PCM(Device):
         programming_sd: coefficients of powers of ``g`` from 0 [S]; all zero for exact programming.
         nu_mean: mean drift exponent.
         nu_sd: its spread from device to device.
-        read_noise: relative 1/f noise ``Q``; ``None`` for noiseless reads.
+        read_noise: relative 1/f noise ``Q``; ``None`` for no such noise.
+        read_sd: coefficients of powers of the drifted ``G`` from 0 [S]: noise of a read, whatever its duration and age;
+            empty for none.
+        t_min: least time since the last pulse or programming that drift counts [s]; the law is then
+            ``G(t) = G (max(t, t_min) / t0) ** -nu``. ``None`` for the law above.
         steps: how the device answers pulses when it is trained in the memory; ``None`` if it never is.
 
     Raises:
@@ -55,6 +60,8 @@ class PCM(Device):
     nu_mean: Law
     nu_sd: Law
     read_noise: Law | None
+    read_sd: tuple[float, ...] = ()
+    t_min: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("g_max", "t0", "t_read"):
@@ -63,6 +70,10 @@ class PCM(Device):
             raise ValueError(f"PCM: t_read = {self.t_read} s; it must not exceed t0 = {self.t0} s, when reading begins")
         if not self.programming_sd or not all(math.isfinite(c) for c in self.programming_sd):
             raise ValueError(f"PCM: programming_sd = {self.programming_sd}; it must be one or more finite numbers")
+        if not all(math.isfinite(c) for c in self.read_sd):
+            raise ValueError(f"PCM: read_sd = {self.read_sd}; it must be finite numbers, or none")
+        if self.t_min is not None:
+            check_number(self, "t_min", 0.0, above=True)
         check_type(self, "nu_mean", Law)
         check_type(self, "nu_sd", Law)
         check_type(self, "read_noise", (Law, type(None)))
@@ -71,7 +82,7 @@ class PCM(Device):
     @property
     def reads_are_noisy(self) -> bool:
         """Whether there is a law of read noise."""
-        return self.read_noise is not None
+        return self.read_noise is not None or any(self.read_sd)
 
     @property
     def drifts(self) -> bool:
@@ -91,10 +102,18 @@ class PCM(Device):
         return self._read(state, age, seed, 0, ())
 
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
-        """Conductance [S] that one read at an age [s] sees; draws from stream ``offset``."""
-        return self._read(state, age, seed, offset, self.read_noise.encode() if self.read_noise else ())
+        """Conductance [S] that one read at an age [s] sees; draws from streams ``offset`` and ``offset + 1``."""
+        g = self._read(state, age, seed, offset, self.read_noise.encode() if self.read_noise else ())
+        if not any(self.read_sd):
+            return g
+        sd = torch.full_like(g, self.read_sd[-1])
+        for coefficient in self.read_sd[-2::-1]:
+            sd = sd * g + coefficient
+        return (g + sd * torch.ops.phasegrad.normal(seed, offset + 1, g.shape)).clamp_(min=0.0)
 
     def _read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, noise: tuple[float, ...]) -> Tensor:
+        if self.t_min is not None:  # the op counts from t0 after
+            age = age.clamp(min=self.t_min) - self.t0
         return torch.ops.phasegrad.pcm_read(*state, age, seed, offset, self.g_max, self.t0, self.t_read, noise)
 
 
@@ -169,6 +188,23 @@ def _hermes_nu_mean() -> Piecewise:
         below=Curve(log_slope=-0.0387, polynomial=(-0.0182,), low=0.072, high=0.13),
         above=Curve(polynomial=(0.0736, -0.0126, -0.0436)),
     )
+
+
+def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, spread: float = 0.0) -> PCM:
+    """Doped-GST mushroom cells, 90 nm, that are pulsed: Nandakumar et al., J. Appl. Phys. 124, 152135 (2018).
+
+    ``G(t) = G (max(t - t_p, T0) / T0) ** -nu`` after a pulse at ``t_p``, with ``T0 = 38.6 s``; a read has the standard
+    deviation ``0.03 G + 0.13 uS``.
+
+    Args:
+        g_max: conductance that no pulse exceeds [S]: 12 uS in training, 20 uS for the whole range.
+        nu: drift exponent of every device; 0.031 in the paper, 0.04 in a published implementation.
+        spread: relative spread of the step from device to device.
+    """
+    return PCM(
+        g_max=g_max, t0=38.6, t_read=250e-9, programming_sd=(0.0,), nu_mean=Curve(polynomial=(nu,)), nu_sd=Curve(),
+        read_noise=None, read_sd=(0.13e-6, 0.03), t_min=38.6, steps=nandakumar_2018(spread=spread),
+    )  # fmt: skip
 
 
 def ideal_device(*, g_max: float = 25e-6, steps: Steps | None = None) -> PCM:

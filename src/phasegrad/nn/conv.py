@@ -6,6 +6,7 @@ from abc import ABC
 from collections.abc import Callable
 from typing import Any, ClassVar, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import tile_count
 from phasegrad.crossbar.product import ConvolutionTiles
 from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.patches import Patches
+
+_TOGETHER = 1 << 22  # gradients of patches that are folded at a time, unless an image has more
 
 
 class _AnalogConv(AnalogLayer, ABC):
@@ -67,6 +71,32 @@ class _AnalogConv(AnalogLayer, ABC):
             groups=self.groups,
             rows=self.hardware.rows,
         )
+
+    @property
+    def patches(self) -> Patches:
+        """One for each position and group of every image."""
+        # Padding that is not of zeros is put around the rows themselves.
+        edges = self._edges if self.padding_mode == "zeros" else (0,) * len(self._edges)
+        return Patches(self.kernel_size, self.stride, self.dilation, self.groups, edges)
+
+    def _transposed_exactly(self, d: Tensor, shape: torch.Size) -> Tensor:
+        return self.patches.transposed(d, self.weight.detach(), shape)
+
+    def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
+        # A tile is driven by the gradients of one position at a time, as it was by one patch.
+        weights, patches = self._held(seed).chunk(self.groups), self.patches
+        images = d.movedim(1, -1).unflatten(-1, (self.groups, -1))
+        folded = []
+        together = max(1, _TOGETHER // (patches.number(d[:1]) * self.in_features))
+        for i, some in enumerate(images.split(together)):
+            by_group = some.flatten(0, -3).unbind(1)
+            parts = [
+                self._turned_product(rows, weight, seed + i * self.groups + group)
+                for group, (rows, weight) in enumerate(zip(by_group, weights, strict=True))
+            ]
+            seen = torch.stack(parts, 1).view(*some.shape[:-1], -1, *self.kernel_size)
+            folded.append(patches.fold(seen, shape))
+        return torch.cat(folded)
 
     def _to_rows(self, x: Tensor) -> Tensor:
         space = len(self.kernel_size)

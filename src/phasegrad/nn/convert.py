@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -15,6 +15,8 @@ from phasegrad.nn.linear import AnalogLinear
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
 """Names of modules (each with all that it contains), or a predicate of name and module."""
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _TWINS: dict[type[nn.Module], type[AnalogLayer]] = {
     nn.Linear: AnalogLinear,
@@ -67,14 +69,9 @@ def convert(
         found = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({found})")
     if hardware.update is not None:
-        _check_untied(model, [name for name, why in reasons.items() if why is None])
+        _check_ties(model, reasons)
     net = copy.deepcopy(model)
-    twins = {
-        id(net.get_submodule(name)): _twin(net.get_submodule(name), hardware)
-        for name, why in reasons.items()
-        if why is None
-    }
-    net = _replace(net, twins)
+    net = _replace(net, _twins(net, [name for name, why in reasons.items() if why is None], hardware))
     left = {name: why for name, why in reasons.items() if why is not None}
     setattr(net, _REASONS, left)
     net.register_load_state_dict_pre_hook(_check_state_dict)
@@ -128,16 +125,17 @@ def _check(model: nn.Module, hardware: Hardware) -> None:
         )
 
 
-def _check_untied(model: nn.Module, names: list[str]) -> None:
-    first: dict[int, str] = {}
-    for name in names:
-        weight = model.get_submodule(name).weight
-        other = first.setdefault(id(weight), name)
-        if other != name:
-            raise ValueError(
-                f"convert: {other} and {name} share their weight; weights that are tied are not trained in the memory "
-                "yet. Skip one of the layers, or use hardware without update"
-            )
+def _check_ties(model: nn.Module, reasons: dict[str, str | None]) -> None:
+    """A weight in the memory cannot be digital elsewhere."""
+    moved = {id(model.get_submodule(name).weight): name for name, why in reasons.items() if why is None}
+    for name in [name for name, why in reasons.items() if why is not None]:
+        for key, parameter in model.get_submodule(name)._parameters.items():
+            if id(parameter) in moved:
+                raise ValueError(
+                    f"convert: {moved[id(parameter)]} and {name or 'the model itself'} share a weight ({key}), which "
+                    f"would be trained in the memory there and stay digital here ({reasons[name]}). Skip "
+                    f"{moved[id(parameter)]} too, or untie them"
+                )
 
 
 def _selected(model: nn.Module, selection: Selection, argument: str) -> list[tuple[str, nn.Module]]:
@@ -183,11 +181,25 @@ def _why_digital(module: nn.Module) -> str | None:
     return f"no analog twin of {kind.__name__}"
 
 
-def _twin(digital: nn.Module, hardware: Hardware) -> nn.Module:
+def _twins(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
+    """The analog layers that take the places of digital ones, by the digital one's id."""
+    twins: dict[int, nn.Module] = {}
+    first: dict[int, AnalogLayer] = {}
+    for name in names:
+        digital = net.get_submodule(name)
+        tied, weight = first.get(id(digital.weight)), id(digital.weight)
+        if tied is not None:  # in the memory the parameter has become another object
+            digital.register_parameter("weight", tied.weight)
+        twins[id(digital)] = twin = _twin(digital, hardware)
+        first.setdefault(weight, twin)
+    return twins
+
+
+def _twin(digital: nn.Module, hardware: Hardware) -> AnalogLayer:
     return _keep_hooks(digital, _TWINS[type(digital)].from_digital(digital, hardware))
 
 
-def _keep_hooks(old: nn.Module, new: nn.Module) -> nn.Module:
+def _keep_hooks(old: nn.Module, new: Module) -> Module:
     """A user's hooks stay with the place in the net that they were put on."""
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         getattr(new, name).update(getattr(old, name))

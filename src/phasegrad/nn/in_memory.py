@@ -7,8 +7,8 @@ pass stages inputs and output gradients, and :class:`phasegrad.optim.AnalogSGD` 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, final
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from phasegrad.crossbar.stores import Devices
+from phasegrad.nn.patches import Patches
+from phasegrad.ops.pulses import TOGETHER
 
 _ADVICE = (
     "This weight lives on devices, which take pulses and no additions. Train it with "
@@ -23,17 +25,41 @@ _ADVICE = (
 )
 
 
+_TOGETHER = 1 << 20  # numbers that are unfolded at a time, unless 1,024 samples are more
+
+
+class Samples(NamedTuple):
+    """What one backward pass through one layer leaves for the update."""
+
+    x: Tensor
+    """Inputs ``[samples, in]``, or a convolution's images ``[batch, channels, ...]``."""
+    d: Tensor
+    """Gradients of the outputs, ``[samples, out]`` or ``[batch, channels, ...]``."""
+    patches: Patches | None = None
+    """How images are samples; ``None`` where each row is one."""
+
+    @property
+    def number(self) -> int:
+        """How many samples these are."""
+        return len(self.x) if self.patches is None else self.patches.number(self.d)
+
+    def take(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Some of them: ``[last - first, in]`` and ``[last - first, out]``."""
+        if self.patches is None:
+            return self.x[first:last], self.d[first:last]
+        return self.patches.take(self.x, self.d, first, last)
+
+
 @final
 class Staged:
-    """What a backward pass leaves for the update: inputs and output gradients, in place of a gradient.
+    """What backward passes leave for the update: inputs and output gradients, in place of a gradient.
 
     Attributes:
-        samples: pairs of inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, in the order of
-            the backward passes.
+        samples: what each pass left, in the order of the passes.
     """
 
     def __init__(self) -> None:
-        self.samples: list[tuple[Tensor, Tensor]] = []
+        self.samples: list[Samples] = []
 
     def zero_(self) -> None:
         """Forget the samples, as ``zero_grad(set_to_none=False)`` asks."""
@@ -90,22 +116,42 @@ class InMemoryWeight(nn.Parameter):
             raise RuntimeError(f"an in-memory weight takes no gradient. {_ADVICE}")
         self._staged = None
 
-    def stage(self, x: Tensor, d: Tensor) -> None:
-        """Keep samples for the next update: ``x`` ``[samples, in]``, ``d`` ``[samples, out]``."""
+    def stage(self, x: Tensor, d: Tensor, patches: Patches | None = None) -> None:
+        """Keep the samples of a backward pass for the next update; see :class:`Samples`."""
         if self._staged is None:
             self._staged = Staged()
-        self._staged.samples.append((x, d))
+        self._staged.samples.append(Samples(x, d, patches))
+
+    def staged(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All samples that are staged, part after part: ``[samples, in]`` and ``[samples, out]``.
+
+        Images are unfolded here, a part at a time. Where the parts end does not show in an update: each but the last is
+        a multiple of the samples whose trains are made together.
+        """
+        assert self._staged is not None
+        samples = self._staged.samples
+        if len(samples) == 1 and samples[0].patches is None:
+            yield samples[0].x, samples[0].d
+            return
+        lines = self.numel() // len(self) + len(self)
+        size = TOGETHER * max(1, _TOGETHER // (TOGETHER * lines))
+        for first in range(0, sum(s.number for s in samples), size):
+            yield _part(samples, first, first + size)
+
+    @torch.no_grad()
+    def update(self, lr: float, seed: Tensor) -> None:
+        """Pulse the devices by what is staged, sample after sample."""
+        self.devices.update(self.staged(), lr, seed, self.data.flatten(1))
+
+    @torch.no_grad()
+    def send_counts(self, counts: Tensor, seed: Tensor) -> None:
+        """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
+        self.devices.send_counts(counts, seed, self.data.flatten(1))
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over what the devices hold."""
         self.copy_(self.devices.logical_weight().view_as(self))
-
-    def staged(self) -> tuple[Tensor, Tensor]:
-        """All samples that are staged, ``[samples, in]`` and ``[samples, out]``."""
-        assert self._staged is not None
-        x, d = zip(*self._staged.samples, strict=True)
-        return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:
         """A copy with devices of its own and nothing staged."""
@@ -116,42 +162,78 @@ class InMemoryWeight(nn.Parameter):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Value and devices; nothing staged."""
-        return InMemoryWeight, (self.detach(), self.devices)
+        return _restored, (self.detach(), self.devices, self.requires_grad)
 
 
-def in_memory_product(
-    x: Tensor, weight: InMemoryWeight, forward: Callable[[Tensor], Tensor], transposed: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """The tile's product, and in the backward pass its transpose; what the update needs is staged.
+def _part(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor]:
+    """Samples by their number in all that is staged."""
+    taken, start = [], 0
+    for some in samples:
+        low, high = max(first - start, 0), min(last - start, some.number)
+        if low < high:
+            taken.append(some.take(low, high))
+        start += some.number
+    x, d = zip(*taken, strict=True)
+    return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))
+
+
+def _restored(data: Tensor, devices: Devices, requires_grad: bool) -> InMemoryWeight:
+    return InMemoryWeight(data, devices).requires_grad_(requires_grad)  # type: ignore[return-value]
+
+
+class Tiled(Protocol):
+    """A layer as the product in the memory needs it."""
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The product of the tiles."""
+        ...
+
+    def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
+        """The product of the same tiles driven from the other side: gradients of inputs of a shape."""
+        ...
+
+    @property
+    def patches(self) -> Patches | None:
+        """How images are samples; ``None`` where each row is one."""
+        ...
+
+
+def in_memory_product(x: Tensor, weight: InMemoryWeight, bias: Tensor | None, layer: Tiled) -> Tensor:
+    """The product of a layer's tiles and a digital bias; in the backward pass what the update needs is staged.
 
     Args:
-        x: inputs ``[samples, in]``.
+        x: inputs ``[samples, in]`` or ``[batch, channels, ...]``.
         weight: where to stage.
-        forward: the product.
-        transposed: ``[samples, out]`` back to ``[samples, in]``.
+        bias: ``[out]``, or ``None``.
+        layer: forward and transposed product.
     """
-    return _InMemoryProduct.apply(x, weight, forward, transposed)  # type: ignore[return-value]
+    return _InMemoryProduct.apply(x, weight, bias, layer)  # type: ignore[return-value]
 
 
 class _InMemoryProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: InMemoryWeight, forward: Callable[[Tensor], Tensor],
-        transposed: Callable[[Tensor], Tensor],
-    ) -> Tensor:  # fmt: skip
+    def forward(ctx: Any, x: Tensor, weight: InMemoryWeight, bias: Tensor | None, layer: Tiled) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.transposed = weight, transposed
-        return forward(x)
+        ctx.weight, ctx.layer = weight, layer
+        y = layer.multiply(x)
+        return y if bias is None else y + (bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2)))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        if ctx.needs_input_grad[1]:
-            ctx.weight.stage(x.detach(), grad.detach())
-        if not ctx.needs_input_grad[0]:
-            return None, None, None, None
-        return ctx.transposed(grad.to(ctx.weight.dtype)).to(x.dtype), None, None, None  # autocast's may differ
+        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        grad_x = grad_bias = None
+        if wants_weight:
+            ctx.weight.stage(x.detach(), grad.detach(), ctx.layer.patches)
+        if wants_x:
+            dtype = ctx.weight.dtype
+            d = grad if grad.dtype == dtype else grad.to(dtype)  # autocast's may differ
+            grad_x = ctx.layer.transposed(d, x.shape)
+            grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
+        if wants_bias:
+            grad_bias = grad.sum(0) if grad.dim() == 2 else grad.sum([0, *range(2, grad.dim())])
+        return grad_x, None, grad_bias, None
 
 
 def _refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:

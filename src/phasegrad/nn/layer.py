@@ -19,6 +19,7 @@ from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, pr
 from phasegrad.crossbar.stores import Devices, master_matrix
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
+from phasegrad.nn.patches import Patches
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -83,17 +84,13 @@ class AnalogLayer(nn.Module, ABC):
             self._move_into_memory()
 
     def _move_into_memory(self) -> None:
-        """Program the weight, which is trained there from now on."""
-        self._check_trainable()
+        """Program the weight, which is trained there from now on, unless a layer that it is tied to has done so."""
+        if isinstance(self.weight, InMemoryWeight):
+            self.devices = self.weight.devices
+            return
         trained = self.weight.requires_grad
         self.program(draw_seed(self.weight.device))
         self.weight.requires_grad_(trained)
-
-    def _check_trainable(self) -> None:
-        raise ValueError(
-            f"{type(self).__name__}: Hardware with an update by pulses; layers of this kind are not trained in the "
-            "memory yet. Skip them: pg.convert(model, hardware, skip=...), or use hardware without update"
-        )
 
     def _make_input_range(self, like: dict[str, Any]) -> None:
         kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
@@ -134,6 +131,19 @@ class AnalogLayer(nn.Module, ABC):
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
         """The output in the shape that belongs to input ``x``."""
 
+    @property
+    @abstractmethod
+    def patches(self) -> Patches | None:
+        """How images are samples of an update in the memory; ``None`` where each row is one."""
+
+    @abstractmethod
+    def _transposed_exactly(self, d: Tensor, shape: torch.Size) -> Tensor:
+        """Gradients of rows of a shape, as arithmetic gives them."""
+
+    @abstractmethod
+    def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
+        """The same, through tiles driven from the side of their outputs."""
+
     @abstractmethod
     def _digital(self) -> nn.Module:
         """A digital twin with the same options, on the meta device."""
@@ -169,12 +179,19 @@ class AnalogLayer(nn.Module, ABC):
 
     def _matrix(self, seed: Tensor) -> Matrix:
         if self.hardware.update is not None:
-            return master_matrix(self.weight.detach().flatten(1), self.hardware, None, None, self._columns)
+            return master_matrix(self._held(seed), self.hardware, None, None, self._columns)
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
         weight = self.weight.flatten(1)
         return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
+
+    @torch.no_grad()
+    def _held(self, seed: Tensor) -> Tensor:
+        """The weight ``[out, in]`` as a read finds it while it is trained in the memory."""
+        if self.devices is None or not self.devices.reads_are_noisy:
+            return self.weight.detach().flatten(1)
+        return self.devices.read_weight(seed).to(self.weight.dtype)
 
     @torch.no_grad()
     def clipped_weight(self) -> Tensor:
@@ -189,7 +206,7 @@ class AnalogLayer(nn.Module, ABC):
         weight = self.clipped_weight()
         scale = master_matrix(weight, self.hardware, None, None, self._columns).scale
         devices = self.devices or self.make_devices()
-        devices.program(weight, scale, self.output_range, seed)
+        devices.program_weight(weight, scale, self.output_range, seed)
         self.attach(devices)
 
     def attach(self, devices: Devices) -> None:
@@ -221,29 +238,46 @@ class AnalogLayer(nn.Module, ABC):
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, as the hardware gives it."""
         rows = self._to_rows(input)
-        seed = draw_seed(self.weight.device)
-        periphery = Periphery(self.input_range, self.output_range)
-
-        def tile(x: Tensor) -> Tensor:
-            return product(x, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
-
         if isinstance(self.weight, InMemoryWeight):
-            y = in_memory_product(rows, self.weight, tile, self._transposed)
+            y = in_memory_product(rows, self.weight, self.bias, self)
         else:
-            y = tile(rows)
-        if self.bias is not None:
-            y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
+            y = self._multiply_noisily(rows)
+            if self.bias is not None:
+                y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
         return self._from_rows(y, input)
 
-    @torch.no_grad()
-    def _transposed(self, d: Tensor) -> Tensor:
-        """The product of the same tiles driven from the other side, which carries gradients back."""
-        hardware = self.hardware.turned
-        weight = self.weight.detach().flatten(1).t().contiguous()
-        periphery = Periphery(None, self.output_range.detach())
-        seed = draw_seed(weight.device)
-        matrix = master_matrix(weight, hardware, None, None)
-        return product(d, matrix, LinearTiles(hardware.rows), periphery, hardware, seed)
+    def _multiply_noisily(self, rows: Tensor) -> Tensor:
+        seed = draw_seed(self.weight.device)
+        periphery = Periphery(self.input_range, self.output_range)
+        return product(rows, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """The product of tiles trained in the memory, of inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
+        if self._exact:  # nothing is drawn
+            return self._tiles.whole(rows, self.weight.flatten(1))
+        return self._multiply_noisily(rows)
+
+    @property
+    def _exact(self) -> bool:
+        """Whether a product in the memory is what arithmetic gives for ``weight``."""
+        return self.hardware.exact and self.devices is not None and not self.devices.reads_are_noisy
+
+    def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
+        """The product of the same tiles driven from the other side, which carries gradients back.
+
+        Args:
+            d: gradients of the outputs.
+            shape: of the inputs.
+        """
+        if self._exact:
+            return self._transposed_exactly(d, shape)
+        return self._transposed_by_tiles(d, shape, draw_seed(d.device))
+
+    def _turned_product(self, d: Tensor, weight: Tensor, seed: Tensor) -> Tensor:
+        """``[rows, out] @ [out, in]`` as tiles give it that are driven from the side of their outputs."""
+        turned = self.hardware.turned
+        matrix = master_matrix(weight.t().contiguous(), turned, None, None)
+        return product(d, matrix, LinearTiles(turned.rows), Periphery(None, self.output_range.detach()), turned, seed)
 
     # --- state dict -------------------------------------------------------------------------------------------
 

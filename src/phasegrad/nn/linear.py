@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
@@ -38,9 +39,6 @@ class AnalogLinear(AnalogLayer):
     ) -> None:  # fmt: skip
         self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
 
-    def _check_trainable(self) -> None:
-        pass
-
     @property
     def _tiles(self) -> LinearTiles:
         return LinearTiles(self.hardware.rows)
@@ -51,10 +49,20 @@ class AnalogLinear(AnalogLayer):
                 f"AnalogLinear: input has shape {list(x.shape)}; its last dimension must be in_features = "
                 f"{self.in_features}"
             )
-        return x.reshape(-1, x.shape[-1])
+        return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
-        return y.view(*x.shape[:-1], self.out_features)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
+
+    @property
+    def patches(self) -> None:
+        """None: each row is a sample."""
+
+    def _transposed_exactly(self, d: Tensor, shape: torch.Size) -> Tensor:
+        return d @ self.weight.detach()
+
+    def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
+        return self._turned_product(d, self._held(seed), seed)
 
     def _digital(self) -> nn.Module:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")

@@ -361,6 +361,9 @@ def pulsed_update(
     conductance: Tensor,
     history: Tensor | None,
     pulsed_at: Tensor | None,
+    weight: Tensor | None,
+    others: Tensor | None,
+    readout: Sequence[float],
     parameters: Tensor,
     x: Tensor,
     d: Tensor,
@@ -378,28 +381,30 @@ def pulsed_update(
     offset: int,
 ) -> None:
     rule = (lr, granularity, length, adaptive, managed, kind)
+    state = (conductance, history, pulsed_at)
     if not _floats(conductance, x, d):
-        arguments = (conductance, history, pulsed_at, parameters, x, d, *rule, now, planes, family, coefficients)
-        reference.pulsed_update(*arguments, seed, offset)
+        devices = (*state, weight, others, readout, parameters)
+        reference.pulsed_update(*devices, x, d, *rule, now, planes, family, coefficients, seed, offset)
         return
-    pulses.check_finite(x, d)
     pulses.check_tables(family, coefficients)
     parameters, coefficients = parameters.contiguous(), coefficients.contiguous()
-    state = (conductance, history, pulsed_at)
-    key, shared = int(seed), parameters[0].numel() == 1
-    for some_x, some_d, streams in pulses.together(x.contiguous(), d.contiguous(), offset):
-        words_x, words_d = _trains(some_x, some_d, rule, key, streams)
-        _call(
-            "pulsed_update", *(None if t is None else t.data_ptr() for t in state), parameters.data_ptr(),
-            words_x.data_ptr(), words_d.data_ptr(), len(some_x), *conductance.shape[1:], len(conductance), shared, now,
-            *planes, family, coefficients.data_ptr(), kind == pulses.MEAN_COUNT, key, streams + pulses.STREAMS,
-        )  # fmt: skip
+    x, d, refused = x.contiguous(), d.contiguous(), ctypes.c_int32()
+    _call(
+        "pulsed_update", *_optional(*state), parameters.data_ptr(), x.data_ptr(), d.data_ptr(), ctypes.byref(refused),
+        len(x), *conductance.shape[1:], *rule, len(conductance), parameters[0].numel() == 1, now, *planes, family,
+        coefficients.data_ptr(), *_readout(weight, others, readout), int(seed), offset,
+    )  # fmt: skip
+    if refused.value:
+        pulses.check_finite(x, d)
 
 
 def pulse_counts(
     conductance: Tensor,
     history: Tensor | None,
     pulsed_at: Tensor | None,
+    weight: Tensor | None,
+    others: Tensor | None,
+    readout: Sequence[float],
     parameters: Tensor,
     counts: Tensor,
     now: float,
@@ -411,12 +416,20 @@ def pulse_counts(
 ) -> None:
     pulses.check_tables(family, coefficients)
     parameters, coefficients, counts = parameters.contiguous(), coefficients.contiguous(), counts.contiguous()
-    state = (conductance, history, pulsed_at)
     _call(
-        "pulse_counts", *(None if t is None else t.data_ptr() for t in state), parameters.data_ptr(),
-        counts.data_ptr(), *conductance.shape[1:], len(conductance), parameters[0].numel() == 1, now, *planes, family,
-        coefficients.data_ptr(), int(seed), offset,
+        "pulse_counts", *_optional(conductance, history, pulsed_at), parameters.data_ptr(), counts.data_ptr(),
+        *conductance.shape[1:], len(conductance), parameters[0].numel() == 1, now, *planes, family,
+        coefficients.data_ptr(), *_readout(weight, others, readout), int(seed), offset,
     )  # fmt: skip
+
+
+def _optional(*tensors: Tensor | None) -> list[int | None]:
+    return [None if t is None else t.data_ptr() for t in tensors]
+
+
+def _readout(weight: Tensor | None, others: Tensor | None, readout: Sequence[float]) -> tuple[Any, ...]:
+    factors = (ctypes.c_float * len(readout))(*readout)
+    return (*_optional(weight, others), 0 if others is None else len(others), factors)
 
 
 KERNELS: dict[str, Callable[..., Any]] = {

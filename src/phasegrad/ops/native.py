@@ -42,10 +42,12 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         *(_POINTER,) * 4, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SEED, _SEED, _INT,
     ),
     "pulse_counts": (
-        *(_POINTER,) * 5, *(_SIZE,) * 3, _INT, _DOUBLE, _INT, _INT, _INT, _POINTER, _SEED, _SEED, _INT,
+        *(_POINTER,) * 5, *(_SIZE,) * 3, _INT, _DOUBLE, *(_INT,) * 3, *(_POINTER,) * 3, _SIZE, _POINTER, _SEED, _SEED,
+        _INT,
     ),
     "pulsed_update": (
-        *(_POINTER,) * 6, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT, _INT, _POINTER, _INT, _SEED, _SEED, _INT,
+        *(_POINTER,) * 7, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SIZE, _INT, _DOUBLE, *(_INT,) * 3,
+        *(_POINTER,) * 3, _SIZE, _POINTER, _SEED, _SEED, _INT,
     ),
     "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
 }  # fmt: skip

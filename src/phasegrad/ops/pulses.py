@@ -28,6 +28,8 @@ LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
 
 LONGEST = 31
 """Slots of the longest train."""
+SHORT = 4
+"""Slots of trains whose slots have a random word each."""
 STREAMS = 16
 """Offsets that one update takes for its trains."""
 
@@ -113,25 +115,43 @@ def _spread(n: Tensor, slots: Tensor) -> Tensor:
 
 
 def _fire(p: Tensor, slots: Tensor, seed: int, offset: int) -> Tensor:
-    """Words whose bits are set with probability ``p``, to 31 bits.
+    """Words whose bits are set with probability ``p``, to 31 bits: where a uniform number of 31 bits lies below it.
 
-    A slot fires where a uniform number of 31 bits lies below ``p``. The numbers of all slots are compared at once, bit
-    by bit from the top; the random word for bit ``b`` holds that bit of every slot's number.
+    Trains of at most ``SHORT`` slots take a random word for each slot. In longer ones the numbers of all slots are
+    compared at once, bit by bit from the top; the random word for bit ``b`` holds that bit of every slot's number.
     """
     below = torch.floor(p * 2.0**31).long()
     element = torch.arange(p.numel(), dtype=torch.int64, device=p.device).view(p.shape)
-    undecided = ((1 << slots) - 1).expand(p.shape)
-    word = torch.where(below >= _SIGN, undecided, 0)
-    undecided = torch.where(below >= _SIGN, 0, undecided)
+    full = ((1 << slots) - 1).expand(p.shape)
+    return (
+        torch.where(
+            slots <= SHORT, _fire_short(below, element, seed, offset), _fire_long(below, full, element, seed, offset)
+        )
+        & full
+    )
+
+
+def _random_words(element: Tensor, seed: int, offset: int) -> tuple[Tensor, ...]:
+    low, high = (torch.full_like(element, c) for c in (offset & _MASK, offset >> 32))
+    return philox4x32((element & _MASK, element >> 32, low, high), (seed & _MASK, (seed >> 32) & _MASK))
+
+
+def _fire_short(below: Tensor, element: Tensor, seed: int, offset: int) -> Tensor:
+    words = _random_words(element, seed, offset)
+    return sum((((words[t] >> 1) < below).long() << t for t in range(SHORT)), torch.zeros_like(below))
+
+
+def _fire_long(below: Tensor, full: Tensor, element: Tensor, seed: int, offset: int) -> Tensor:
+    word = torch.where(below >= _SIGN, full, 0)
+    undecided = torch.where(below >= _SIGN, 0, full)
     random: tuple[Tensor, ...] = ()
     for t in range(LONGEST):
         if t % 4 == 0:
-            low, high = (torch.full_like(element, c) for c in ((offset + t // 4) & _MASK, (offset + t // 4) >> 32))
-            random = philox4x32((element & _MASK, element >> 32, low, high), (seed & _MASK, (seed >> 32) & _MASK))
+            random = _random_words(element, seed, offset + t // 4)
         bit = torch.where((below >> (30 - t)) & 1 > 0, _SLOTS, 0)
         word |= undecided & ~random[t % 4] & bit
         undecided = undecided & ~(random[t % 4] ^ bit)
-    return word & _SLOTS
+    return word
 
 
 # --- devices --------------------------------------------------------------------------------------------------
@@ -141,6 +161,9 @@ def pulsed_update(
     conductance: Tensor,
     history: Tensor | None,
     pulsed_at: Tensor | None,
+    weight: Tensor | None,
+    others: Tensor | None,
+    readout: Sequence[float],
     parameters: Tensor,
     x: Tensor,
     d: Tensor,
@@ -163,6 +186,9 @@ def pulsed_update(
         conductance: ``[planes, out, in]``, any unit.
         history: what a device with ``HISTORY`` remembers, the same shape.
         pulsed_at: time of each device's last pulse, float64, the same shape.
+        weight: what the devices stand for, ``[out, in]``, kept in step with them; ``None`` where nobody asks.
+        others: ``[planes, out, in]``, devices beside them that belong to the weight too.
+        readout: an offset, then a factor for every plane and for every other plane; see :func:`read_out`.
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
@@ -185,18 +211,32 @@ def pulsed_update(
     check_tables(family, coefficients)
     step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
     n = conductance[0].numel()
-    weight = torch.arange(n, dtype=torch.int64, device=x.device).view(conductance.shape[1:])
+    index = torch.arange(n, dtype=torch.int64, device=x.device).view(conductance.shape[1:])
     trains = (lr, granularity, length, adaptive, managed, kind)
     for some_x, some_d, streams in together(x, d, offset):
         words = pulse_trains(some_x, some_d, *trains, seed, streams)
-        key = _keys(weight, int(seed), streams + STREAMS)
+        key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, kind, pulsed_at, now)
+    if weight is not None:
+        weight.copy_(read_out(conductance, others, readout))
+
+
+def read_out(conductance: Tensor, others: Tensor | None, readout: Sequence[float]) -> Tensor:
+    """The weight ``[out, in]`` that planes of devices stand for: an offset, and each plane times its factor."""
+    planes = (*conductance, *(() if others is None else others))
+    total = planes[0] * readout[1]
+    for plane, factor in zip(planes[1:], readout[2:], strict=True):
+        total = total + plane * factor  # in two roundings, as the kernels do it
+    return total + readout[0]
 
 
 def pulse_counts(
     conductance: Tensor,
     history: Tensor | None,
     pulsed_at: Tensor | None,
+    weight: Tensor | None,
+    others: Tensor | None,
+    readout: Sequence[float],
     parameters: Tensor,
     counts: Tensor,
     now: float,
@@ -213,14 +253,15 @@ def pulse_counts(
     """
     check_tables(family, coefficients)
     step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
-    weight = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
-    key = _keys(weight, int(seed), offset)
+    index = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
+    key = _keys(index, int(seed), offset)
     for i in range(int(counts.abs().max()) if counts.numel() else 0):
-        words = _mix(key + 2 * i * _GOLDEN), _mix(key + (2 * i + 1) * _GOLDEN)
-        step.pulse(counts.abs() > i, counts < 0, *words)
+        step.pulse(counts.abs() > i, counts < 0, key, torch.full_like(key, i))
     if pulsed_at is not None:
         for plane, hit in zip(planes, (counts > 0, counts < 0), strict=True):
             pulsed_at[plane].masked_fill_(hit, now)
+    if weight is not None:
+        weight.copy_(read_out(conductance, others, readout))
 
 
 TOGETHER = 1024
@@ -271,7 +312,7 @@ def _pulse_samples(
         down = (line_x ^ line_d) >= 0  # x d > 0: descend
         for i in range(int(pulses.max())):
             active = pulses > i
-            step.pulse(active, down, _mix(key + 2 * count * _GOLDEN), _mix(key + (2 * count + 1) * _GOLDEN))
+            step.pulse(active, down, key, count)
             count += active
         touched[0] |= (pulses > 0) & ~down
         touched[1] |= (pulses > 0) & down
@@ -312,7 +353,7 @@ def stream_words(seed: int, offset: int) -> tuple[int, int]:
 
 
 def _keys(weight: Tensor, seed: int, offset: int) -> Tensor:
-    """A word for each weight; draw ``i`` of its stream is the hash of ``key + i * golden ratio``."""
+    """A word for each weight; word ``i`` of its stream is the hash of ``key + i * golden ratio``."""
     low, high = stream_words(seed, offset)
     return _mix(_mix((weight & _MASK) + low) ^ high ^ (weight >> 32))
 
@@ -333,7 +374,12 @@ class _Stepper:
         self.steps = parameters.expand(4, *conductance.shape)
         self.family, self.noise, self.coefficients = family, coefficients[0], [float(c) for c in coefficients[1:]]
 
-    def pulse(self, active: Tensor, down: Tensor, a: Tensor, b: Tensor) -> None:
+    def pulse(self, active: Tensor, down: Tensor, key: Tensor, n: Tensor) -> None:
+        """Pulse ``n`` of every weight's stream; pulses 2k and 2k + 1 share words 2k and 2k + 1 of it."""
+        first = n & ~1
+        a, b = _mix(key + first * _GOLDEN), _mix(key + (first + 1) * _GOLDEN)
+        xi = torch.where(n > first, *reversed(box_muller(a, b)))
+        u = (torch.where(n > first, b, a) >> 8).float() * 2.0**-24
         up_plane, down_plane = self.planes
         one_sided = up_plane != down_plane
         for plane, here in ((up_plane, active & ~down), (down_plane, active & down)):
@@ -341,18 +387,17 @@ class _Stepper:
             g = self.conductance[plane]
             up_step, down_step, low, high = (p[plane] for p in self.steps)
             size = torch.where(downward, -down_step, up_step)
-            change = self._change(g, plane, here, downward, low, high, a, b)
+            change = self._change(g, plane, here, downward, low, high, xi, u)
             stepped = torch.minimum(torch.maximum(g + size * change, low), high)
             g.copy_(torch.where(here, stepped, g))
 
     def _change(
-        self, g: Tensor, plane: int, here: Tensor, down: Tensor, low: Tensor, high: Tensor, a: Tensor, b: Tensor
+        self, g: Tensor, plane: int, here: Tensor, down: Tensor, low: Tensor, high: Tensor, xi: Tensor, u: Tensor
     ) -> Tensor:
         """The step in units of the device's step size, noise included; downward steps count as positive."""
         c = self.coefficients
         if self.family == TABLE:
-            return self._jump((g - low) / (high - low), (a >> 8).float() * 2.0**-24, down)
-        xi = box_muller(a, b)[0]
+            return self._jump((g - low) / (high - low), u, down)
         if self.family == HISTORY:
             assert self.history is not None
             kept, mean, spread = c[0], c[1:4], c[4:7]

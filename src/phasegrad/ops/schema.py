@@ -43,11 +43,13 @@ _SCHEMAS = {
     "float t_read, float[] noise) -> Tensor",
     "pulse_trains": "(Tensor x, Tensor d, float lr, float granularity, int length, bool adaptive, bool managed, "
     "int kind, Tensor seed, int offset) -> (Tensor, Tensor)",
-    "pulsed_update": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor parameters, "
-    "Tensor x, Tensor d, float lr, float granularity, int length, bool adaptive, bool managed, int kind, float now, "
-    "int[] planes, int family, Tensor coefficients, Tensor seed, int offset) -> ()",
-    "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor parameters, "
-    "Tensor counts, float now, int[] planes, int family, Tensor coefficients, Tensor seed, int offset) -> ()",
+    "pulsed_update": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
+    "Tensor? others, float[] readout, Tensor parameters, Tensor x, Tensor d, float lr, float granularity, int length, "
+    "bool adaptive, bool managed, int kind, float now, int[] planes, int family, Tensor coefficients, Tensor seed, "
+    "int offset) -> ()",
+    "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
+    "Tensor? others, float[] readout, Tensor parameters, Tensor counts, float now, int[] planes, int family, "
+    "Tensor coefficients, Tensor seed, int offset) -> ()",
 }
 
 
@@ -296,25 +298,46 @@ _COEFFICIENTS = {pulses.LINEAR: 4, pulses.EXPONENTIAL: 7, pulses.POWER: 3, pulse
 
 
 def _check_pulsed_update(
-    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, parameters: Tensor, x: Tensor, d: Tensor,
-    lr: float, granularity: float, length: int, adaptive: bool, managed: bool, kind: int, now: float,
-    planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
+    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, weight: Tensor | None,
+    others: Tensor | None, readout: Sequence[float], parameters: Tensor, x: Tensor, d: Tensor, lr: float,
+    granularity: float, length: int, adaptive: bool, managed: bool, kind: int, now: float, planes: Sequence[int],
+    family: int, coefficients: Tensor, seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
     _check_trains(x, d, lr, granularity, length, adaptive, managed, kind, seed, offset)
     lines = (d.shape[1], x.shape[1])
     devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
     _check_pulsed("pulsed_update", lines, x.device, *devices)
+    _check_readout("pulsed_update", conductance, weight, others, readout)
 
 
 def _check_pulse_counts(
-    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, parameters: Tensor, counts: Tensor,
-    now: float, planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
+    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, weight: Tensor | None,
+    others: Tensor | None, readout: Sequence[float], parameters: Tensor, counts: Tensor, now: float,
+    planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
     if counts.dtype != torch.int32 or counts.dim() != 2:
         raise TypeError(f"pulse_counts: counts are {counts.dtype} {list(counts.shape)}; they must be int32 [out, in]")
     _check_seed("pulse_counts", seed, counts)
     devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
     _check_pulsed("pulse_counts", tuple(counts.shape), counts.device, *devices)
+    _check_readout("pulse_counts", conductance, weight, others, readout)
+
+
+def _check_readout(
+    op: str, conductance: Tensor, weight: Tensor | None, others: Tensor | None, readout: Sequence[float]
+) -> None:
+    if weight is None:
+        return
+    named = {"weight": (weight, conductance[0])} | ({} if others is None else {"others": (others[0], conductance[0])})
+    for name, (t, like) in named.items():
+        if t.dtype != torch.float32 or t.device != like.device or t.shape != like.shape or not t.is_contiguous():
+            raise ValueError(
+                f"{op}: {name} is {t.dtype} {list(t.shape)} on {t.device}; it must be contiguous float32 "
+                f"{list(like.shape)} on {like.device}"
+            )
+    planes = len(conductance) + (0 if others is None else len(others))
+    if len(readout) != 1 + planes:
+        raise ValueError(f"{op}: readout has {len(readout)} numbers; an offset and one for each of {planes} planes")
 
 
 def _check_pulsed(

@@ -41,6 +41,4 @@ class AnalogSGD(PulsedOptimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
-        x, d = weight.staged()
-        weight.devices.update(x, d, float(group["lr"]), draw_seed(weight.device))
-        weight.refresh()
+        weight.update(float(group["lr"]), draw_seed(weight.device))

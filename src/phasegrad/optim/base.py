@@ -83,10 +83,15 @@ class PulsedOptimizer(torch.optim.Optimizer):
             self._check_rate("learning rate lr", float(group["lr"]))
             for parameter in group["params"]:
                 if isinstance(parameter, InMemoryWeight) and parameter.grad is not None:
-                    for x, d in parameter.grad.samples:
-                        if not bool(torch.isfinite(x).all()) or not bool(torch.isfinite(d).all()):
+                    for x, d, _ in parameter.grad.samples:
+                        if not _finite(x) or not _finite(d):
                             raise ValueError(
                                 f"{type(self).__name__}: a staged input or gradient is not finite, so nothing was "
                                 "pulsed; look for a diverged loss, lower the learning rate, and call zero_grad before "
                                 "going on"
                             )
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether every value is: seen from the sum, which is one pass, unless the sum alone overflows."""
+    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())

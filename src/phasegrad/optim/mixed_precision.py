@@ -45,13 +45,12 @@ class MixedPrecision(PulsedOptimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "epsilon": epsilon})
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
-        x, d = weight.staged()
         state = self.state[weight]
         if "chi" not in state:
-            state["chi"] = torch.zeros(d.shape[1], x.shape[1], dtype=torch.float32, device=x.device)
-        chi, epsilon = state["chi"], group["epsilon"] or weight.devices.granularity
-        chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
+            state["chi"] = torch.zeros_like(weight.devices.conductance[0])
+        chi, epsilon = state["chi"], group["epsilon"] or weight.devices.pulse_size
+        for x, d in weight.staged():
+            chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
         steps = (chi / epsilon).trunc_()
         chi.sub_(steps, alpha=epsilon)
-        weight.devices.send(steps.neg_().to(torch.int32), draw_seed(weight.device))
-        weight.refresh()
+        weight.send_counts(steps.neg_().to(torch.int32), draw_seed(weight.device))

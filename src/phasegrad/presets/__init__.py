@@ -4,6 +4,7 @@ from phasegrad.presets.inference import hermes_inference, ideal_inference, pcm_i
 from phasegrad.presets.training import (
     constant_step_training,
     multi_memristive_training,
+    pcm_capacitor_training,
     pcm_pair_training,
     soft_bounds_training,
 )
@@ -13,6 +14,7 @@ __all__ = [
     "hermes_inference",
     "ideal_inference",
     "multi_memristive_training",
+    "pcm_capacitor_training",
     "pcm_inference",
     "pcm_pair_training",
     "soft_bounds_training",

@@ -52,15 +52,18 @@
      int threads),                                                                                                     \
     (words_x, words_d, x, d, batch, in, out, lr, granularity, length, adaptive, managed, kind, seed, offset, threads)) \
   X(pulsed_update,                                                                                                     \
-    (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* words_x,                     \
-     const int32_t* words_d, int64_t batch, int64_t out, int64_t in, int64_t planes, int shared, double now,           \
-     int up_plane, int down_plane, int family, const float* coefficients, int mean_count, uint64_t seed,               \
-     uint64_t offset, int threads),                                                                                    \
-    (g, history, pulsed_at, parameters, words_x, words_d, batch, out, in, planes, shared, now, up_plane, down_plane,   \
-     family, coefficients, mean_count, seed, offset, threads))                                                         \
+    (float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,             \
+     int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double granularity, int length,              \
+     int adaptive, int managed, int kind, int64_t planes, int shared, double now, int up_plane, int down_plane,        \
+     int family, const float* coefficients, float* weight, const float* others, int64_t other_planes,                  \
+     const float* factors, uint64_t seed, uint64_t offset, int threads),                                               \
+    (g, history, pulsed_at, parameters, x, d, refused, batch, out, in, lr, granularity, length, adaptive, managed,     \
+     kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight, others, other_planes, factors,     \
+     seed, offset, threads))                                                                                           \
   X(pulse_counts,                                                                                                      \
     (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts, int64_t out,         \
      int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane, int family,                     \
-     const float* coefficients, uint64_t seed, uint64_t offset, int threads),                                          \
+     const float* coefficients, float* weight, const float* others, int64_t other_planes, const float* factors,        \
+     uint64_t seed, uint64_t offset, int threads),                                                                     \
     (g, history, pulsed_at, parameters, counts, out, in, planes, shared, now, up_plane, down_plane, family,            \
-     coefficients, seed, offset, threads))
+     coefficients, weight, others, other_planes, factors, seed, offset, threads))

@@ -11,10 +11,22 @@ namespace PG_ISA {
 enum Kind { STOCHASTIC, DETERMINISTIC, MEAN_COUNT };
 enum Family { LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY };
 
-constexpr int LONGEST = 31;
+constexpr int LONGEST = 31, SHORT = 4;
 constexpr uint32_t SIGN = 0x80000000u, GOLDEN = 0x9E3779B9u;
 
+// Small functions that GCC would leave outside of the loop over devices, where vectors then pass through memory.
+#define PG_INLINE inline __attribute__((always_inline))
+
 static inline vu usplat(uint32_t x) { return x - vu{}; }
+
+static PG_INLINE vf load_part(const float* p, int64_t count) {
+  if (count == W) return load<vf>(p);
+  vf v{};
+  std::memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+
+static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
 // --- trains ---------------------------------------------------------------------------------------------------------
 
@@ -50,14 +62,29 @@ static uint32_t spread(int64_t n, int64_t slots) {
   return word;
 }
 
-// Words of W elements whose slots fire with probability below / 2^31, compared bit by bit from the top.
-static inline vu fire(const Philox* streams, uint64_t first, vu below, uint32_t slots) {
-  const vu full = usplat(slots), all = usplat(0xffffffffu), zero = usplat(0);
+// Random words of W elements, from one of the streams that a side has.
+static inline void random_words(Philox& g, uint64_t stream, uint64_t first, vu out[1][4]) {
+  g.c2 = (stream & 0xffffffffu) - vq{};
+  g.c3 = (stream >> 32) - vq{};
+  g.words<1>(first, out);
+}
+
+// Words of W elements whose slots fire with probability below / 2^31: short trains from a number for each slot, longer
+// ones compared bit by bit from the top, all slots at once.
+static inline vu fire(Philox& g, uint64_t offset, uint64_t first, vu below, int slots) {
+  const vu full = usplat((1u << slots) - 1), all = usplat(0xffffffffu), zero = usplat(0);
+  vu random[1][4];
+  if (!any((vi)(below != zero))) return zero;
+  if (slots <= SHORT) {
+    random_words(g, offset, first, random);
+    vu word = zero;
+    for (int t = 0; t < slots; ++t) word |= (vu)((random[0][t] >> 1) < below) & usplat(1u << t);
+    return word;
+  }
   const vu surely = (vu)((vi)below < 0);
   vu word = surely & full, undecided = ~surely & full;
   for (int t = 0; t < LONGEST; t += 4) {
-    vu random[1][4];
-    streams[t / 4].words<1>(first, random);
+    random_words(g, offset + t / 4, first, random);
     for (int i = 0; i < 4 && t + i < LONGEST; ++i) {
       const vu bit = (vu)((vi)(below << (t + i + 1)) < 0) ? all : zero;
       word |= undecided & ~random[0][i] & bit;
@@ -68,42 +95,53 @@ static inline vu fire(const Philox* streams, uint64_t first, vu below, uint32_t 
   return word;
 }
 
+typedef double vd __attribute__((vector_size(8 * W)));
+typedef int64_t vl __attribute__((vector_size(8 * W)));
+
+// floor(2^31 min(|v| amplitude, 1)), in double as the definition has it.
+static inline vu threshold(vf v, double amplitude) {
+  const vd p = __builtin_convertvector(vabs(v), vd) * (amplitude - vd{}), one = 1.0 - vd{};
+  return __builtin_convertvector(__builtin_convertvector((p < one ? p : one) * 2147483648.0, vl), vu);
+}
+
+static inline vu scheduled(vf v, const Line& s, double amplitude, bool output, int kind) {
+  vu word{};
+  for (int i = 0; i < W; ++i) {
+    const double p = probability(v[i], amplitude);
+    if (kind == DETERMINISTIC) {
+      const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
+      word[i] = output ? spread(m, s.slots) : (1u << m) - 1;
+    } else {
+      const float mean = (float)(output ? p * s.slots : p);
+      uint32_t bits;
+      std::memcpy(&bits, &mean, sizeof bits);
+      word[i] = bits;
+    }
+  }
+  return word;
+}
+
 // The trains of one side, for `lines` values of every sample.
 static void side(int32_t* words, const float* v, const Line* samples, int64_t batch, int64_t lines, bool output,
                  int kind, uint64_t seed, uint64_t offset, int threads) {
-  const int64_t n = batch * lines;
-  alignas(64) char room[8 * sizeof(Philox)];
-  Philox* streams = (Philox*)room;
-  for (int i = 0; i < 8; ++i) streams[i] = Philox(seed, offset + i);
-  // A vector may hold elements of two samples, whose trains differ in length: slots beyond are cut off.
-#pragma omp parallel for num_threads(threads_for(n, threads)) schedule(static)
-  for (int64_t at = 0; at < n; at += W) {
-    const int64_t count = n - at < W ? n - at : W;
-    vu below{}, cut{}, sign{};
-    int slots = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const Line& s = samples[(at + i) / lines];
-      const float value = v[at + i];
-      const double p = s.slots ? probability(value, output ? s.a : s.b) : 0.0;
-      sign[i] = value < 0.0f ? SIGN : 0;
-      if (kind == STOCHASTIC) {
-        below[i] = (uint32_t)(uint64_t)(p * 2147483648.0);
-        cut[i] = (1u << s.slots) - 1;
-        slots = s.slots > slots ? s.slots : slots;
-      } else if (kind == DETERMINISTIC) {
-        const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
-        cut[i] = output ? spread(m, s.slots) : (1u << m) - 1;
-      } else {
-        const float mean = (float)(output ? p * s.slots : p);
-        uint32_t bits;
-        std::memcpy(&bits, &mean, sizeof bits);
-        cut[i] = bits;
-      }
+  const int64_t pieces = chunks_in(lines);
+#pragma omp parallel for num_threads(threads_for(batch* lines, threads)) schedule(static)
+  for (int64_t piece = 0; piece < batch * pieces; ++piece) {
+    const int64_t sample = piece / pieces, from = piece % pieces * CHUNK;
+    const int64_t to = from + CHUNK < lines ? from + CHUNK : lines;
+    const Line& s = samples[sample];
+    const double amplitude = output ? s.a : s.b;
+    Philox g(seed, offset);
+    for (int64_t i = from; i < to; i += W) {
+      const int64_t at = sample * lines + i, count = to - i < W ? to - i : W;
+      const vf value = load_part(v + at, count);
+      vu word{};
+      if (s.slots)
+        word = kind == STOCHASTIC ? fire(g, offset, (uint64_t)at, threshold(value, amplitude), s.slots)
+                                  : scheduled(value, s, amplitude, output, kind);
+      word |= (vu)(value < splat(0.0f)) & usplat(SIGN);
+      std::memcpy(words + at, &word, count * sizeof(int32_t));
     }
-    vu word = cut;
-    if (kind == STOCHASTIC) word = slots ? fire(streams, (uint64_t)at, below, (1u << slots) - 1) & cut : vu{};
-    word |= sign;
-    std::memcpy(words + at, &word, count * sizeof(int32_t));
   }
 }
 
@@ -170,17 +208,11 @@ struct Lanes {
   vf g, p;             // conductance, history
   vf step, low, high;  // size of the step in the direction of the pulse, bounds
   vi down;             // a downward pulse on a device that takes both
-  vu a, b;             // random words
+  vf xi, u;            // the pulse's normal, or its uniform
 };
 
-static inline vf normal_of(const Lanes& l) {
-  vf z0, z1;
-  box_muller<1>(&l.a, &l.b, &z0, &z1);
-  return z0;
-}
-
-static inline vf noisy(vf m, const Lanes& l, float noise) {
-  return noise != 0.0f ? m * (splat(1.0f) + splat(noise) * normal_of(l)) : m;
+static PG_INLINE vf noisy(vf m, const Lanes& l, float noise) {
+  return noise != 0.0f ? m * (splat(1.0f) + splat(noise) * l.xi) : m;
 }
 
 static inline vf select(vi mask, float a, float b) { return mask ? splat(a) : splat(b); }
@@ -194,10 +226,11 @@ static inline void position(float at, int n, int* left, float* f) {
 
 // Each family gives the change in units of the step, noise included; downward changes count as positive.
 template <int FAMILY>
-static inline vf change(Lanes& l, const float* c) {
+static PG_INLINE vf change(Lanes& l, const float* c) {
   const float noise = c[0];
   const vf one = splat(1.0f), zero = splat(0.0f);
   if constexpr (FAMILY == LINEAR) {
+    if (c[1] == 0.0f && c[2] == 0.0f) return noisy(one, l, noise);
     const vf from = l.g - splat(c[3]);
     const vf slope = l.down ? splat(-c[2]) : splat(c[1]);
     const vf reach = l.down ? splat(c[3]) - l.low : l.high - splat(c[3]);
@@ -225,7 +258,7 @@ static inline vf change(Lanes& l, const float* c) {
     return noisy(m, l, noise);
   } else if constexpr (FAMILY == TABLE) {
     const int n_g = (int)c[1], n_q = (int)c[2];
-    const vf at = (l.g - l.low) / (l.high - l.low), u = uniform(l.a);
+    const vf at = (l.g - l.low) / (l.high - l.low), u = l.u;
     vf jump{};
     for (int i = 0; i < W; ++i) {
       int row, column;
@@ -241,7 +274,7 @@ static inline vf change(Lanes& l, const float* c) {
     l.p = l.p * splat(c[1]);
     const vf mean = splat(c[2]) * l.g + splat(c[3]) + splat(c[4]) * l.p;
     const vf sd = splat(c[5]) * l.g + splat(c[6]) + splat(c[7]) * l.p;
-    return mean + sd * normal_of(l);
+    return mean + sd * l.xi;
   }
 }
 
@@ -250,14 +283,13 @@ struct Devices {
   vf g, p, step, low, high;
 };
 
-static inline vf load_part(const float* p, int64_t count) {
-  if (count == W) return load<vf>(p);
-  vf v{};
-  std::memcpy(&v, p, count * sizeof(float));
-  return v;
-}
-
-static inline void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
+// What the devices stand for: an offset, then a factor for each plane, and for each plane of devices beside them.
+struct Readout {
+  float* weight;  // null where nobody asks
+  const float* others;
+  int64_t other_planes;
+  const float* factors;
+};
 
 struct Update {
   float *g, *history;
@@ -268,15 +300,16 @@ struct Update {
   int64_t out, in, planes;
   int plane[2];
   const float* coefficients;
+  Readout readout;
   Stream stream;
 
-  int64_t at(int which, int64_t weight) const { return plane[which] * out * in + weight; }
+  PG_INLINE int64_t at(int which, int64_t weight) const { return plane[which] * out * in + weight; }
 
-  vf parameter(int kind, int64_t device, int64_t count) const {
+  PG_INLINE vf parameter(int kind, int64_t device, int64_t count) const {
     return shared ? splat(parameters[kind]) : load_part(parameters + kind * planes * out * in + device, count);
   }
 
-  Devices devices(int which, bool down, int64_t weight, int64_t count) const {
+  PG_INLINE Devices devices(int which, bool down, int64_t weight, int64_t count) const {
     const int64_t i = at(which, weight);
     Devices d = {load_part(g + i, count), history ? load_part(history + i, count) : vf{},
                  parameter(down ? 1 : 0, i, count), parameter(2, i, count), parameter(3, i, count)};
@@ -284,12 +317,22 @@ struct Update {
     return d;
   }
 
-  void keep(int which, const Devices& d, vi pulsed, int64_t weight, int64_t count) const {
+  PG_INLINE void keep(int which, const Devices& d, vi pulsed, int64_t weight, int64_t count) const {
     const int64_t i = at(which, weight);
     store_part(g + i, d.g, count);
     if (history) store_part(history + i, d.p, count);
     for (int64_t j = 0; pulsed_at && j < count; ++j)
       if (pulsed[j]) pulsed_at[i + j] = now;
+  }
+
+  PG_INLINE void refresh(int64_t first, int64_t count) const {
+    if (!readout.weight) return;
+    const float* factor = readout.factors + 1;
+    vf w = load_part(g + first, count) * splat(*factor);
+    for (int64_t p = 1; p < planes; ++p) w = w + load_part(g + p * out * in + first, count) * splat(factor[p]);
+    for (int64_t p = 0; p < readout.other_planes; ++p)
+      w = w + load_part(readout.others + p * out * in + first, count) * splat(factor[planes + p]);
+    store_part(readout.weight + first, w + splat(readout.factors[0]), count);
   }
 };
 
@@ -313,13 +356,13 @@ struct Block {
   vi touched[2] = {};
   vu key, done{}, queue{}, waiting{};
 
-  Block(const Update& update, int64_t first, int64_t lanes) : u(update), weight(first), count(lanes) {
+  PG_INLINE Block(const Update& update, int64_t first, int64_t lanes) : u(update), weight(first), count(lanes) {
     up = u.devices(0, false, first, lanes);
     down = PAIR ? u.devices(1, false, first, lanes) : u.devices(0, true, first, lanes);
     key = u.stream.keys((uint64_t)first);
   }
 
-  inline void enqueue(vu pulses, vi downward) {
+  PG_INLINE void enqueue(vu pulses, vi downward) {
     if (any((vi)(waiting + pulses > usplat(32)))) drain();
     const vu signs = ((usplat(1) << pulses) - usplat(1)) & (vu)downward;
     queue |= signs << waiting;
@@ -328,19 +371,31 @@ struct Block {
     touched[1] |= (vi)(pulses > usplat(0)) & downward;
   }
 
-  inline void drain() {
+  // Two pulses of a device share a pair of random words. Devices that have had an odd number take one here.
+  PG_INLINE void drain() {
     for (;;) {
-      const vi active = (vi)(waiting > usplat(0));
+      const vi active = (vi)(waiting > usplat(0)), odd = (vi)((done & usplat(1)) > usplat(0));
       if (!any(active)) return;
-      const vi downward = (vi)((queue & usplat(1)) > usplat(0));
-      step(active, downward);
-      queue >>= 1;
-      waiting -= usplat(1) & (vu)active;
-      done += usplat(1) & (vu)active;
+      const vu even = done & ~usplat(1), draw = key + even * usplat(GOLDEN);
+      const vu a = mix(draw), b = mix(draw + usplat(GOLDEN));
+      vf first[2] = {}, second[2] = {};  // normal, uniform
+      if constexpr (FAMILY == TABLE) {
+        first[1] = uniform(a), second[1] = uniform(b);
+      } else if (FAMILY == HISTORY || u.coefficients[0] != 0.0f) {
+        box_muller<1>(&a, &b, &first[0], &second[0]);
+      }
+      step(active, odd ? second[0] : first[0], odd ? second[1] : first[1]);
+      const vi again = (vi)(waiting > usplat(0)) & ~odd;
+      if (any(again)) step(again, second[0], second[1]);
     }
   }
 
-  inline void step(vi active, vi downward) {
+  PG_INLINE void step(vi active, vf xi, vf uniform) {
+    const vi downward = (vi)((queue & usplat(1)) > usplat(0));
+    const vu one = usplat(1) & (vu)active;
+    queue >>= one;
+    waiting -= one;
+    done += one;
     Lanes l;
     const Devices& other = PAIR ? down : up;
     l.g = PAIR ? (downward ? other.g : up.g) : up.g;
@@ -349,9 +404,8 @@ struct Block {
     l.high = PAIR ? (downward ? other.high : up.high) : up.high;
     l.step = downward ? down.step : up.step;
     l.down = PAIR ? vi{} : downward;
-    const vu draw = key + (done + done) * usplat(GOLDEN);
-    l.a = mix(draw);
-    l.b = mix(draw + usplat(GOLDEN));
+    l.xi = xi;
+    l.u = uniform;
     const vf moved = vclamp(l.g + l.step * change<FAMILY>(l, u.coefficients), l.low, l.high);
     const vi first = PAIR ? active & ~downward : active;
     up.g = first ? moved : up.g;
@@ -362,10 +416,11 @@ struct Block {
     down.p = second ? l.p : down.p;
   }
 
-  inline void finish() {
+  PG_INLINE void finish() {
     drain();
     u.keep(0, up, PAIR ? touched[0] : touched[0] | touched[1], weight, count);
     if (PAIR) u.keep(1, down, touched[1], weight, count);
+    u.refresh(weight, count);
   }
 };
 
@@ -382,31 +437,98 @@ static inline vu coincidences(vu x, vu d, vu key, int64_t sample) {
   }
 }
 
+// The trains of a batch as the update walks them: inputs in blocks of W lines over all samples, outputs as lines over
+// all samples, and for each block and line a bitmap of the samples in which it fires at all. Most do not.
+struct Batch {
+  int64_t samples, across, words;
+  uint32_t *blocks, *lines;
+  uint64_t *block_fires, *line_fires;
+
+  Batch(const int32_t* words_x, const int32_t* words_d, int64_t batch, int64_t in, int64_t out)
+      : samples(batch), across((in + W - 1) / W), words((batch + 63) / 64) {
+    blocks = new uint32_t[across * W * batch + 1]();
+    lines = new uint32_t[out * batch + 1];
+    block_fires = new uint64_t[across * words + 1]();
+    line_fires = new uint64_t[out * words + 1]();
+    for (int64_t s = 0; s < batch; ++s) {
+      for (int64_t j = 0; j < across; ++j) {
+        uint32_t* block = blocks + (j * batch + s) * W;
+        std::memcpy(block, words_x + s * in + j * W, (in - j * W < W ? in - j * W : W) * sizeof(uint32_t));
+        const bool fires = any((vi)((load<vu>(block) & ~usplat(SIGN)) != usplat(0)));
+        block_fires[j * words + s / 64] |= (uint64_t)fires << (s % 64);
+      }
+      for (int64_t o = 0; o < out; ++o) {
+        const uint32_t word = (uint32_t)words_d[s * out + o];
+        lines[o * batch + s] = word;
+        line_fires[o * words + s / 64] |= (uint64_t)((word & ~SIGN) != 0) << (s % 64);
+      }
+    }
+  }
+  ~Batch() {
+    delete[] blocks;
+    delete[] lines;
+    delete[] block_fires;
+    delete[] line_fires;
+  }
+};
+
+// The samples in which both a block and a line fire, one after another.
+struct Meetings {
+  const uint64_t *x, *d;
+  int64_t words, word = 0;
+  uint64_t left;
+
+  Meetings(const uint64_t* block, const uint64_t* line, int64_t count) : x(block), d(line), words(count) {
+    left = x[0] & d[0];
+  }
+  inline int64_t next() {  // -1: none is left
+    while (!left) {
+      if (++word >= words) return -1;
+      left = x[word] & d[word];
+    }
+    const int64_t sample = word * 64 + __builtin_ctzll(left);
+    left &= left - 1;
+    return sample;
+  }
+};
+
+// One output's weights in blocks first to last.
 template <int FAMILY, bool PAIR, bool MEAN>
-static void update_rows(const Update& u, const uint32_t* blocks, const uint32_t* lines, int64_t batch, int threads) {
-  constexpr int64_t ROWS = 16;
-  const int64_t across = (u.in + W - 1) / W, chunks = (u.out + ROWS - 1) / ROWS;
-#pragma omp parallel for num_threads(threads_for(u.out* u.in* batch, threads)) schedule(static)
+static inline void update_row(const Update& u, const Batch& batch, int64_t o, int64_t first, int64_t last) {
+  const uint32_t* d = batch.lines + o * batch.samples;
+  for (int64_t j = first; j < last; ++j) {
+    const uint32_t* x = batch.blocks + j * batch.samples * W;
+    const int64_t count = u.in - j * W < W ? u.in - j * W : W;
+    Meetings meetings(batch.block_fires + j * batch.words, batch.line_fires + o * batch.words, batch.words);
+    const auto pulsed = [&](int64_t s) {
+      return MEAN || any((vi)((load<vu>(x + s * W) & usplat(d[s] & ~SIGN)) != usplat(0)));
+    };
+    int64_t s = meetings.next();
+    while (s >= 0 && !pulsed(s)) s = meetings.next();
+    if (s < 0) continue;  // before the devices are fetched
+    Block<FAMILY, PAIR> block(u, o * u.in + j * W, count);
+    for (; s >= 0; s = meetings.next()) {
+      if (!pulsed(s)) continue;
+      const vu xs = load<vu>(x + s * W), ds = usplat(d[s]);
+      block.enqueue(coincidences<MEAN>(xs, ds, block.key, s), (vi)((vi)(xs ^ ds) >= 0));
+    }
+    block.finish();
+  }
+}
+
+// Strips of inputs whose trains stay in the second-level cache, and in them row by row: the devices, several values
+// each and much more memory, are then fetched in runs that the processor sees coming.
+template <int FAMILY, bool PAIR, bool MEAN>
+static void update_rows(const Update& u, const Batch& batch, int threads) {
+  constexpr int64_t ROWS = 16, STRIP = 1 << 16;
+  const int64_t chunks = (u.out + ROWS - 1) / ROWS;
+  const int64_t strip = STRIP / W / batch.samples > 1 ? STRIP / W / batch.samples : 1;
+#pragma omp parallel for num_threads(threads_for(u.out* u.in* batch.samples, threads)) schedule(static)
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
     const int64_t end = (chunk + 1) * ROWS < u.out ? (chunk + 1) * ROWS : u.out;
-    for (int64_t j = 0; j < across; ++j) {
-      const uint32_t* x = blocks + j * batch * W;
-      const int64_t count = u.in - j * W < W ? u.in - j * W : W;
-      for (int64_t o = chunk * ROWS; o < end; ++o) {
-        const uint32_t* d = lines + o * batch;
-        int64_t s = 0;
-        if (!MEAN)  // find the first coincidence before the devices are fetched
-          while (s < batch && !any((vi)((load<vu>(x + s * W) & usplat(d[s] & ~SIGN)) != usplat(0)))) ++s;
-        if (s == batch) continue;
-        Block<FAMILY, PAIR> block(u, o * u.in + j * W, count);
-        for (; s < batch; ++s) {
-          const vu xs = load<vu>(x + s * W), ds = usplat(d[s]);
-          if (!any((vi)((xs & ds & ~usplat(SIGN)) != usplat(0))) && !MEAN) continue;
-          const vu pulses = coincidences<MEAN>(xs, ds, block.key, s);
-          block.enqueue(pulses, (vi)((vi)(xs ^ ds) >= 0));
-        }
-        block.finish();
-      }
+    for (int64_t first = 0; first < batch.across; first += strip) {
+      const int64_t last = first + strip < batch.across ? first + strip : batch.across;
+      for (int64_t o = chunk * ROWS; o < end; ++o) update_row<FAMILY, PAIR, MEAN>(u, batch, o, first, last);
     }
   }
 }
@@ -435,8 +557,7 @@ static void count_rows(const Update& u, const int32_t* counts, int threads) {
 
 // What is sent: trains on the lines of a batch, or a number to each weight.
 struct Sent {
-  const uint32_t *blocks, *lines;
-  int64_t batch;
+  const Batch* batch;
   bool mean;
   const int32_t* counts;
 };
@@ -447,7 +568,7 @@ static void update_family(const Update& u, const Sent& sent, int threads) {
   if (sent.counts) return (pair ? count_rows<FAMILY, true> : count_rows<FAMILY, false>)(u, sent.counts, threads);
   const auto f = pair ? (sent.mean ? update_rows<FAMILY, true, true> : update_rows<FAMILY, true, false>)
                       : (sent.mean ? update_rows<FAMILY, false, true> : update_rows<FAMILY, false, false>);
-  f(u, sent.blocks, sent.lines, sent.batch, threads);
+  f(u, *sent.batch, threads);
 }
 
 static void send(const Update& u, int family, const Sent& sent, int threads) {
@@ -467,41 +588,52 @@ static void send(const Update& u, int family, const Sent& sent, int threads) {
   }
 }
 
-void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* words_x,
-                   const int32_t* words_d, int64_t batch, int64_t out, int64_t in, int64_t planes, int shared,
-                   double now, int up_plane, int down_plane, int family, const float* coefficients, int mean_count,
-                   uint64_t seed, uint64_t offset, int threads) {
-  // Inputs as blocks of W lines over all samples, outputs as lines over all samples.
-  const int64_t across = (in + W - 1) / W;
-  uint32_t* blocks = new uint32_t[across * W * batch + 1]();
-  uint32_t* lines = new uint32_t[out * batch + 1];
-  for (int64_t j = 0; j < across; ++j) {
-    const int64_t count = in - j * W < W ? in - j * W : W;
-    for (int64_t s = 0; s < batch; ++s)
-      std::memcpy(blocks + (j * batch + s) * W, words_x + s * in + j * W, count * sizeof(uint32_t));
+static bool all_finite(const float* v, int64_t n) {
+  float sum = 0.0f;  // 0 times a number is 0
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += v[i] * 0.0f;
+  return sum == 0.0f;
+}
+
+constexpr int64_t TOGETHER = 1024, STREAMS = 16;  // as in ops/pulses.py
+
+void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,
+                   int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double granularity, int length,
+                   int adaptive, int managed, int kind, int64_t planes, int shared, double now, int up_plane,
+                   int down_plane, int family, const float* coefficients, float* weight, const float* others,
+                   int64_t other_planes, const float* factors, uint64_t seed, uint64_t offset, int threads) {
+  *refused = !all_finite(x, batch * in) || !all_finite(d, batch * out);
+  if (*refused) return;
+  const int64_t most = batch < TOGETHER ? batch : TOGETHER;
+  int32_t *words_x = new int32_t[most * in + W], *words_d = new int32_t[most * out + W];
+  for (int64_t s = 0; s < batch; s += TOGETHER, offset += STREAMS + 1) {
+    const int64_t some = batch - s < TOGETHER ? batch - s : TOGETHER;
+    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, granularity, length, adaptive, managed,
+                 kind, seed, offset, threads);
+    const Batch trains(words_x, words_d, some, in, out);
+    const Update u = {g,
+                      history,
+                      pulsed_at,
+                      now,
+                      parameters,
+                      shared != 0,
+                      out,
+                      in,
+                      planes,
+                      {up_plane, down_plane},
+                      coefficients,
+                      {weight, others, other_planes, factors},
+                      Stream(seed, offset + STREAMS)};
+    send(u, family, {&trains, kind == MEAN_COUNT, nullptr}, threads);
   }
-  for (int64_t o = 0; o < out; ++o)
-    for (int64_t s = 0; s < batch; ++s) lines[o * batch + s] = (uint32_t)words_d[s * out + o];
-  const Update u = {g,
-                    history,
-                    pulsed_at,
-                    now,
-                    parameters,
-                    shared != 0,
-                    out,
-                    in,
-                    planes,
-                    {up_plane, down_plane},
-                    coefficients,
-                    Stream(seed, offset)};
-  send(u, family, {blocks, lines, batch, mean_count != 0, nullptr}, threads);
-  delete[] blocks;
-  delete[] lines;
+  delete[] words_x;
+  delete[] words_d;
 }
 
 void pulse_counts(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts,
                   int64_t out, int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane,
-                  int family, const float* coefficients, uint64_t seed, uint64_t offset, int threads) {
+                  int family, const float* coefficients, float* weight, const float* others, int64_t other_planes,
+                  const float* factors, uint64_t seed, uint64_t offset, int threads) {
   const Update u = {g,
                     history,
                     pulsed_at,
@@ -513,8 +645,9 @@ void pulse_counts(float* g, float* history, double* pulsed_at, const float* para
                     planes,
                     {up_plane, down_plane},
                     coefficients,
+                    {weight, others, other_planes, factors},
                     Stream(seed, offset)};
-  send(u, family, {nullptr, nullptr, 0, false, counts}, threads);
+  send(u, family, {nullptr, false, counts}, threads);
 }
 
 }  // namespace PG_ISA

@@ -1,0 +1,223 @@
+"""Cells of one kind for one matrix: the state of their devices, and the pulses they take."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from phasegrad.cells import Cell
+from phasegrad.crossbar import streams
+from phasegrad.crossbar.pulses import Pulses
+from phasegrad.devices import Device, DeviceState
+
+
+class Readout(NamedTuple):
+    """A weight that an update keeps in step with the devices; see :func:`phasegrad.ops.pulses.read_out`."""
+
+    weight: Tensor | None
+    """``[out, in]``, float32."""
+    others: Tensor | None
+    """Conductances of devices that are not pulsed now and belong to the weight too ``[planes, out, in]`` [S]."""
+    factors: Sequence[float]
+    """An offset, then a factor for every plane of devices [1/S]."""
+
+
+UNREAD = Readout(None, None, ())
+
+
+class DeviceArray(nn.Module):
+    """Devices of one kind. Time is given by the caller, in seconds since the chip was programmed first.
+
+    Buffers, float32 and float64, in the state dict; ``.half()`` and ``.to(dtype)`` never round them.
+
+    Attributes:
+        cell: how they make a weight.
+        pulses: how they are pulsed, or ``None``.
+        full: the weight that a fully programmed cell stands for; ``None`` where scales differ from column to column.
+        conductance: ``[devices, out, in]`` right after programming, or after the last pulse [S].
+        nu: drift exponents, the same shape.
+        programmed_at: time of programming [s], float64, one for all.
+        step_parameters: ``[4, devices, out, in]``, what each device is for life: step up, step down, lowest, highest
+            conductance [S]; ``None`` where no pulse is sent.
+        history: ``[devices, out, in]``, what devices whose steps depend on their past remember, or ``None``.
+        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64,
+            or ``None``.
+        updates: how many updates the devices have had, or ``None``.
+    """
+
+    conductance: Tensor
+    nu: Tensor
+    programmed_at: Tensor
+    step_parameters: Tensor | None
+    history: Tensor | None
+    pulsed_at: Tensor | None
+    updates: Tensor | None
+
+    def __init__(
+        self, cell: Cell, pulses: Pulses | None, full: float | None, shape: tuple[int, int], device: Any = None
+    ) -> None:
+        super().__init__()
+        self.cell, self.pulses, self.full = cell, pulses, full
+        cells = (len(cell.factors), *shape)
+        blank = torch.zeros(cells, dtype=torch.float32, device=device)
+        for name in ("conductance", "nu"):
+            self.register_buffer(name, blank.clone())
+        self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
+        steps = cell.device.steps if pulses is not None else None
+        self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
+        self.register_buffer("history", blank if steps and steps.remembers else None)
+        restarts = steps is not None and cell.device.drifts and not cell.device.forgets
+        self.register_buffer("pulsed_at", blank.double() if restarts else None)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeviceArray:
+        def move(buffer: Tensor) -> Tensor:
+            target = fn(buffer)
+            return target if target.dtype == buffer.dtype else buffer.to(target.device)
+
+        return super()._apply(move, recurse)
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> DeviceState:
+        """What the devices remember."""
+        return DeviceState(self.conductance, self.nu)
+
+    def since_written(self, now: Tensor) -> Tensor:
+        """Time since programming [s], or since each device's last pulse."""
+        return now - (self.programmed_at if self.pulsed_at is None else self.pulsed_at)
+
+    def present(self, now: Tensor) -> Tensor:
+        """Conductances ``[devices, out, in]`` [S], drifted, without read noise."""
+        device = self.cell.device
+        return device.drift(self.state, self.since_written(now)) if device.drifts else self.conductance
+
+    def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
+        """Conductances ``[devices, out, in]`` [S] as one read sees them."""
+        return self.cell.device.read(self.state, self.since_written(now), seed, offset)
+
+    @property
+    def factors(self) -> list[float]:
+        """Weight over conductance of each plane [1/S], and before them the weight where nothing conducts."""
+        assert self.full is not None
+        scaled = [self.full * f / self.cell.device.g_max for f in self.cell.factors]
+        return [self.full * self.cell.offset, *scaled]
+
+    # --- programming ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def program(self, relative: Tensor, now: Tensor, seed: Tensor) -> None:
+        """Program every cell to a weight in [-1, 1]."""
+        self._write(self.cell.program(relative, seed, streams.PROGRAMMING), now)
+        self._make_trainable(seed)
+
+    def _write(self, state: DeviceState, now: Tensor) -> None:
+        self.conductance.copy_(state.conductance)
+        self.nu.copy_(state.nu)
+        self.programmed_at.copy_(now)
+        if self.pulsed_at is not None:
+            self.pulsed_at.copy_(now)
+
+    def _make_trainable(self, seed: Tensor) -> None:
+        """Draw what the devices are for life, if they have not been used yet, and forget their past."""
+        cell, steps = self.cell, self.cell.device.steps
+        if steps is None or self.step_parameters is None:
+            return
+        if not bool(self.step_parameters.any()):
+            up, down = cell.pulsed(0)
+            shape = tuple(self.conductance.shape)
+            self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
+        self.conductance.clamp_(*self.step_parameters[2:])
+        if self.history is not None:
+            self.history.fill_(1.0)
+
+    # --- pulses -----------------------------------------------------------------------------------------------
+
+    @property
+    def granularity(self) -> float:
+        """Change of the weight that a nominal pulse makes."""
+        cell = self.cell
+        assert cell.device.steps is not None
+        assert self.full is not None
+        return self.full * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
+
+    def settle(self, now: Tensor) -> None:
+        """Take the drift up to now into the conductance, where a device does not remember when it was written."""
+        if self.cell.device.forgets and bool(now > self.programmed_at):
+            self.conductance.copy_(self.present(now))
+            self.programmed_at.copy_(now)
+
+    def coincide(
+        self, x: Tensor, d: Tensor, lr: float, now: Tensor, seed: Tensor, offset: int = streams.UPDATE,
+        readout: Readout = UNREAD,
+    ) -> None:  # fmt: skip
+        """Send trains of pulses for ``weight -= lr d^T x``, sample after sample.
+
+        Raises:
+            ValueError: ``x`` or ``d`` is not finite; no device was touched.
+        """
+        pulses = self.pulses
+        assert pulses is not None
+        torch.ops.phasegrad.pulsed_update(
+            *self._pulsed(readout), x.float(), d.float(), lr, self.granularity, pulses.length, pulses.adaptive,
+            pulses.managed, pulses.code, float(now), *self._law, seed, offset,
+        )  # fmt: skip
+
+    def send(
+        self, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE, readout: Readout = UNREAD
+    ) -> None:
+        """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
+        torch.ops.phasegrad.pulse_counts(*self._pulsed(readout), counts, float(now), *self._law, seed, offset)
+
+    def _pulsed(self, readout: Readout) -> tuple[Any, ...]:
+        """State and parameters, as the ops take them."""
+        assert self.step_parameters is not None
+        return self.conductance, self.history, self.pulsed_at, *readout, self.step_parameters
+
+    @property
+    def _law(self) -> tuple[tuple[int, int], int, Tensor]:
+        """The devices that are pulsed, and their step law, as the ops take them."""
+        steps = self.cell.device.steps
+        assert steps is not None
+        return self.pulsed_planes, steps.family, _coefficients(self.cell.device, self.conductance.device)
+
+    @property
+    def pulsed_planes(self) -> tuple[int, int]:
+        """The devices that the next update pulses where the weight must grow, and where it must shrink."""
+        assert self.updates is not None
+        return self.cell.pulsed(int(self.updates))
+
+    def reset(self, where: Tensor, targets: Tensor, now: Tensor, seed: Tensor) -> None:
+        """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and program them to targets [S]."""
+        parameters = self.step_parameters
+        assert parameters is not None
+        state = self.cell.device.program(targets, seed, streams.PROGRAMMING)
+        written = state.conductance.clamp(*parameters[2:])
+        self.conductance.copy_(torch.where(where, written, self.conductance))
+        self.nu.copy_(torch.where(where, state.nu, self.nu))
+        if self.pulsed_at is not None:
+            self.pulsed_at.copy_(torch.where(where, now, self.pulsed_at))
+        if self.history is not None:
+            self.history.masked_fill_(where, 1.0)
+
+    def count_update(self, now: Tensor, seed: Tensor) -> bool:
+        """Count an update, and look for saturated cells when it is time to; whether it was."""
+        assert self.updates is not None
+        self.updates += 1
+        every = self.cell.refresh_every
+        if not every or int(self.updates) % every:
+            return False
+        where = self.cell.saturated(self.conductance)
+        self.reset(where, self.cell.renewed(self.conductance), now, seed)
+        return True
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficients(device: Device, place: torch.device) -> Tensor:
+    assert device.steps is not None
+    return torch.tensor(device.steps.coefficients(device.g_max), dtype=torch.float32, device=place)

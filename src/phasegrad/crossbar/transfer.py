@@ -1,0 +1,72 @@
+"""Closed-loop transfer of a weight from its fast devices to its slow ones."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar import streams
+from phasegrad.crossbar.arrays import DeviceArray
+from phasegrad.crossbar.fast import Transfer
+
+
+def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
+    """Move all of ``slow + polarity * fast`` to the slow devices, and what they miss to the fast ones, in place.
+
+    Args:
+        slow: written anew.
+        fast: starts from rest, with the residual on it.
+        polarity: 1 or -1, 0-d; changes its sign if the rule inverts.
+        rule: how.
+        now: time [s].
+        seed: of all draws.
+    """
+    assert slow.full is not None
+    assert fast.full is not None
+    held = fast.cell.weight(fast.present(now)) * (fast.full * polarity)
+    wanted = measured(slow, rule.reads, now, seed, streams.TRANSFER) * slow.full + held
+    limit = rule.limit * slow.full
+    write(slow, wanted.clamp(-limit, limit) / slow.full, rule, now, seed)
+    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2 * rule.reads) * slow.full
+    if rule.inversion:
+        polarity.neg_()
+    fast.program(torch.zeros_like(wanted), now, seed)
+    pulses = (residual * polarity / fast.granularity).round_().to(torch.int32)
+    fast.send(pulses, now, seed, streams.TRANSFER + 4 * rule.reads)
+
+
+def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
+    """RESET cells, and pulse and read them in turn until they hold weights in [-1, 1].
+
+    A device is pulsed while it is more than half a nominal step off, so that it ends about as often above its target
+    as below.
+    """
+    steps = array.cell.device.steps
+    assert steps is not None
+    targets = array.cell.targets(relative)
+    array.reset(torch.ones_like(targets, dtype=torch.bool), torch.zeros_like(targets), now, seed)
+    up, down = array.pulsed_planes
+    offset = streams.TRANSFER + (1 << 31)
+    for _ in range(rule.attempts):
+        gap = targets - _read(array, rule.reads, now, seed, offset)
+        grows = (gap > 0.5 * steps.size).to(torch.int32)
+        counts = grows[up] - (grows[down] if up != down else (gap[up] < -0.5 * steps.size).to(torch.int32))
+        if not bool(counts.any()):
+            return
+        array.send(counts, now, seed, offset + 2 * rule.reads)
+        offset += 2 * rule.reads + 1
+
+
+def measured(array: DeviceArray, reads: int, now: Tensor, seed: Tensor, offset: int) -> Tensor:
+    """Cells ``[out, in]``, in [-1, 1], as the mean of some reads finds them; two streams a read."""
+    return array.cell.weight(_read(array, reads, now, seed, offset))
+
+
+def _read(array: DeviceArray, reads: int, now: Tensor, seed: Tensor, offset: int) -> Tensor:
+    """Mean of some reads of every device [S]."""
+    if not array.cell.device.reads_are_noisy:
+        return array.present(now)
+    total = array.read(now, seed, offset)
+    for i in range(1, reads):
+        total = total + array.read(now, seed, offset + 2 * i)
+    return total / reads
