@@ -49,8 +49,8 @@ def pulse(
     coefficients = torch.tensor(law.coefficients(G_MAX))
     x, d = torch.ones(count, n), torch.full((count, 1), -1.0 if up else 1.0)
     torch.ops.phasegrad.pulsed_update(
-        state, past, None, None, None, [], parameters, x, d, 1.0, 1.0, 1, True, True, pulses.DETERMINISTIC, 0.0, planes, law.family,
-        coefficients, key, 100,
+        state, past, None, None, None, [], parameters, x, d, 1.0, 1.0, 1, True, True, pulses.DETERMINISTIC, 0.0,
+        planes, law.family, coefficients, key, 100,
     )  # fmt: skip
     return state[0, 0].double()
 

@@ -13,8 +13,8 @@ from phasegrad.ops.native import library
 
 STEP = 1e-3
 NAMES = (
-    "conductance", "history", "pulsed_at", "weight", "others", "readout", "parameters", "x", "d", "lr", "granularity", "length", "adaptive",
-    "managed", "kind", "now", "planes", "family", "coefficients", "seed", "offset",
+    "conductance", "history", "pulsed_at", "weight", "others", "readout", "parameters", "x", "d", "lr", "granularity",
+    "length", "adaptive", "managed", "kind", "now", "planes", "family", "coefficients", "seed", "offset",
 )  # fmt: skip
 SOFT_BOUNDS = (0.3, 1.0, 1.0, 0.0)
 EXPONENTIAL = (0.3, 0.00081, 12.44625, 0.36833, 12.78785, 0.244, 0.2425)

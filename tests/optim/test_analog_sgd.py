@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -356,11 +356,51 @@ def test_torchs_optimizers_are_sent_to_analog_sgd(optimizer: type[torch.optim.Op
     assert same(state(module), before)
 
 
-def test_clipping_a_gradient_that_does_not_exist_raises() -> None:
-    module = net(fine())
+def unscale(parameters: Iterable[nn.Parameter]) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))
+    scaler.unscale_(pg.optim.AnalogSGD(parameters, lr=0.1))
+
+
+def step_scaled(parameters: Iterable[nn.Parameter]) -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))
+    scaler.step(pg.optim.AnalogSGD(parameters, lr=0.1))
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        lambda p: nn.utils.clip_grad_norm_(p, 1e-3),
+        lambda p: nn.utils.clip_grad_norm_(p, 1e-3, foreach=False),
+        lambda p: nn.utils.clip_grad_value_(p, 1e-3),
+        lambda p: nn.utils.clip_grad_value_(p, 1e-3, foreach=False),
+        unscale,
+        step_scaled,
+    ],
+    ids=["norm", "norm, one by one", "value", "value, one by one", "unscale", "scaler's step"],
+)
+@pytest.mark.parametrize("digital_first", [False, True])
+def test_what_wants_dense_gradients_is_advised_and_changes_nothing(
+    handle: Callable[[Iterable[nn.Parameter]], object], digital_first: bool
+) -> None:
+    module = nn.Sequential(nn.Linear(12, 12), net(fine())) if digital_first else net(fine())
     backward(module)
-    with pytest.raises((RuntimeError, TypeError)):
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    before = state(module)
+    dense = {n: p.grad.clone() for n, p in module.named_parameters() if isinstance(p.grad, Tensor)}
+    with pytest.raises((RuntimeError, TypeError), match=r"AnalogSGD[\s\S]*[Cc]lip[\s\S]*GradScaler"):
+        handle(module.parameters())
+    assert same(state(module), before)
+    assert all(torch.equal(module.get_parameter(n).grad, grad) for n, grad in dense.items())
+    plain = [p for p in module.parameters() if not isinstance(p, pg.nn.InMemoryWeight)]
+    nn.utils.clip_grad_norm_(plain, 1e-3)  # as advised
+
+
+def test_a_penalty_on_the_weight_is_not_lost_without_a_word() -> None:
+    module = net(fine())
+    x, y = batch()
+    with pytest.raises(RuntimeError, match=r"outside of its layer.*AnalogSGD.*detach"):
+        (F.cross_entropy(module(x), y) + module[0].weight.square().sum()).backward()
 
 
 def test_a_dense_gradient_is_refused() -> None:
@@ -393,13 +433,6 @@ def test_impossible_rates(lr: float) -> None:
     with pytest.raises(ValueError, match="learning rate"):
         optimizer.step()
     assert same(state(module), before)
-
-
-def test_what_cannot_be_trained_in_memory_says_so() -> None:
-    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    tied[1].weight = tied[0].weight
-    with pytest.raises(ValueError, match="0 and 1 share their weight"):
-        pg.convert(tied, fine())
 
 
 @pytest.mark.parametrize(

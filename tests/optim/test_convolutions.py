@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from tests.contracts.op import threads
 from tests.optim.test_analog_sgd import fine, preset, same, state
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import phasegrad as pg
 from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
@@ -149,6 +151,32 @@ def test_an_update_holds_a_part_of_the_patches_at_a_time() -> None:
     assert max(sizes) <= 1 << 20
 
 
+class Largest(TorchDispatchMode):
+    """Size of the largest storage that anything makes [bytes]."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        made = [t for t in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(t, Tensor)]
+        self.size = max(self.size, *(t.untyped_storage().nbytes() for t in made), 0)
+        return out
+
+
+@pytest.mark.parametrize("fields", [{}, {"dac": Dac(range=AbsMaxRange())}], ids=["exact", "converters"])
+@pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
+def test_no_buffer_holds_all_patches(fields: dict[str, Any], optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg.nn.conv, "_TOGETHER", 1 << 16)
+    conv = pg.nn.AnalogConv2d(4, 4, 7, padding=3, hardware=fine(**fields))
+    x = torch.randn(64, 4, 16, 16, requires_grad=True)
+    with Largest() as largest:
+        conv(x).square().sum().backward()
+        optimizer(conv.parameters(), lr=1e-6).step()
+    everything = 64 * 16 * 16 * 4 * 49 * 4
+    assert conv.weight.grad.samples[0].x.data_ptr() == x.data_ptr()
+    assert 4 * x.numel() <= largest.size < everything / 2
+
+
 # --- it is SGD ------------------------------------------------------------------------------------------------
 
 
@@ -178,10 +206,10 @@ def test_counted_pulses_are_the_dense_gradient(space: int, options: dict[str, An
 @spaces
 @options
 def test_trains_descend_the_dense_gradient(space: int, options: dict[str, Any]) -> None:
-    change, expected, sent = pulsed(space, options, pg.optim.AnalogSGD, 40)
+    change, expected, sent = pulsed(space, options, pg.optim.AnalogSGD, 100)
     error = 5.0 * 1e-4 * (sent + 1.0).sqrt()  # a train's pulses count as a binomial number
     assert ((change - expected).abs() < error + 1e-3 * expected.abs()).all()
-    assert (expected.abs() > 2.0 * error).double().mean() > 0.2  # so that it could have failed
+    assert (expected.abs() > 2.0 * error).double().mean() > 0.1  # so that it could have failed
 
 
 def cnn(hardware: pg.Hardware | None, seed: int = 0) -> nn.Sequential:
@@ -215,21 +243,32 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int | range) 
     return losses
 
 
-def test_a_network_learns_as_in_float() -> None:
-    digital, analog = cnn(None), cnn(fine(steps=200_000))
-    theirs = train(digital, torch.optim.SGD(digital.parameters(), lr=0.03), 60)
-    mine = train(analog, pg.optim.AnalogSGD(analog.parameters(), lr=0.03), 60)
-    assert theirs[-1] < 0.7 * theirs[0]
-    # Steps of 1e-5: trains of 31 carry the largest product of a sample of up to lr |d x| = 3e-4, and all do here.
-    assert max(abs(a - b) for a, b in zip(mine, theirs, strict=True)) < 0.03 * theirs[0]
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "tolerance"),
+    [(pg.optim.AnalogSGD, 1_500, 0.15), (pg.optim.MixedPrecision, 20_000, 0.01)],
+    ids=["trains", "counted"],
+)
+def test_a_network_learns_as_in_float(optimizer: Any, steps: int, tolerance: float) -> None:
+    digital, analog = cnn(None), cnn(fine(steps=steps))
+    theirs = train(digital, torch.optim.SGD(digital.parameters(), lr=0.1), 80)
+    mine = train(analog, optimizer(analog.parameters(), lr=0.1), 80)
+    assert theirs[-1] < 0.3 * theirs[0]
+    assert max(abs(a - b) for a, b in zip(mine, theirs, strict=True)) < tolerance
 
 
-@preset
-@pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
+@pytest.mark.parametrize(
+    ("preset", "optimizer"),
+    [
+        (pg.presets.constant_step_training, pg.optim.AnalogSGD),
+        (pg.presets.soft_bounds_training, pg.optim.AnalogSGD),
+        (pg.presets.soft_bounds_training, pg.optim.MixedPrecision),
+        (pg.presets.pcm_pair_training, pg.optim.MixedPrecision),
+    ],
+)
 def test_training_lowers_the_loss(preset: Callable[[], pg.Hardware], optimizer: Any) -> None:
     net = cnn(preset())
-    losses = train(net, optimizer(net.parameters(), lr=0.03), 120)
-    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+    losses = train(net, optimizer(net.parameters(), lr=0.1), 120)
+    assert sum(losses[-8:]) < 0.85 * sum(losses[:8])
 
 
 def test_accumulated_backward_passes_are_one_longer_batch() -> None:
@@ -323,7 +362,12 @@ def test_gradients_go_back_through_converters(space: int, options: dict[str, Any
     for rows in (512, 5):
         digital, analog = twins(space, replace(hardware, rows=rows, columns=rows), **options)
         x = images(space, 2)
-        torch.testing.assert_close(backward(analog, x), backward(digital, x), rtol=1e-2, atol=5e-3)
+        mine, theirs = backward(analog, x), backward(digital, x)
+        # Both sides have one ADC; it rounds each row-tile's part at each position that an input is seen from.
+        parts = math.prod(analog.kernel_size) * math.ceil(8 / rows)
+        rounding = float(analog.output_range) / 32767.0 / math.sqrt(12.0) * math.sqrt(parts)
+        assert (mine - theirs).square().mean().sqrt() < 1.2 * rounding + 1e-4
+        assert theirs.square().mean().sqrt() > 12.0 * rounding  # so that it could have failed
 
 
 def test_a_coarse_converter_shows_in_the_gradient_position_by_position() -> None:

@@ -94,8 +94,11 @@ class DeviceArray(nn.Module):
 
     def present(self, now: Tensor) -> Tensor:
         """Conductances ``[devices, out, in]`` [S], drifted, without read noise."""
-        device = self.cell.device
-        return device.drift(self.state, self.since_written(now)) if device.drifts else self.conductance
+        return self.cell.device.drift(self.state, self.since_written(now)) if self.drifted(now) else self.conductance
+
+    def drifted(self, now: Tensor) -> bool:
+        """Whether a conductance may differ by now from what was written."""
+        return self.cell.device.drifts and self.cell.device.drifts_within(float(now - self.programmed_at))
 
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""
@@ -148,7 +151,7 @@ class DeviceArray(nn.Module):
 
     def settle(self, now: Tensor) -> None:
         """Take the drift up to now into the conductance, where a device does not remember when it was written."""
-        if self.cell.device.forgets and bool(now > self.programmed_at):
+        if self.cell.device.forgets and self.drifted(now):
             self.conductance.copy_(self.present(now))
             self.programmed_at.copy_(now)
 

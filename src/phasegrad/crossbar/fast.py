@@ -21,7 +21,7 @@ class Transfer(Configuration):
 
     Args:
         every: samples from one transfer to the next.
-        reads: reads that are averaged in a measurement.
+        reads: how many reads long a measurement integrates; its noise is a read's over the square root.
         attempts: pulses and reads in turn, at most.
         limit: highest conductance that is aimed at, over ``g_max`` of the slow devices. SET pulses stop growing a PCM
             device on average well below its range; what lies beyond stays on the fast devices.

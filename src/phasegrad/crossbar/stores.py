@@ -6,7 +6,7 @@ with the noise that the hardware would add; programmed weights are device state,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -19,7 +19,6 @@ from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
-from phasegrad.ops.pulses import read_out
 
 
 def master_matrix(
@@ -153,6 +152,7 @@ class Devices(DeviceArray):
         assert self.hardware.update is not None
         if self.hardware.update.sample_time:
             self.clock += count * self.hardware.update.sample_time
+            (self.fast or self).settle(self.clock)
         written = (self.fast or self).count_update(self.clock, seed)
         if self._count_samples(count):
             self.transfer(seed)
@@ -186,14 +186,15 @@ class Devices(DeviceArray):
     def _readout(self, weight: Tensor) -> Readout:
         """The weight as pulses can keep it in step themselves: where nothing but pulses moves it."""
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
-        if not plain or self._moves or self._compensated:
+        if not plain or self._moves() or self._compensated:
             return UNREAD
         return Readout(weight, None if self.fast is None else self.conductance, self._factors)
 
-    @property
     def _moves(self) -> bool:
-        """Whether the weight may change while nothing is done to the devices."""
-        return self.cell.device.drifts or (self.fast is not None and self.fast.cell.device.drifts)
+        """Whether the weight may change while nothing is done to the devices, in the time that an update takes."""
+        assert self.hardware.update is not None
+        leaks = self.fast is not None and self.fast.cell.device.drifts and self.hardware.update.sample_time > 0.0
+        return leaks or self.drifted(self.clock) or (self.fast is not None and self.fast.drifted(self.clock))
 
     @property
     def _factors(self) -> list[float]:
@@ -227,11 +228,16 @@ class Devices(DeviceArray):
     def _weight(self, conductance: Tensor, fast: Tensor | None = None) -> Tensor:
         if self.fast is not None:
             fast = self.fast.present(self.clock) if fast is None else fast
-            return read_out(fast, conductance, self._factors)
+            return self._sum(fast, conductance, self._factors)
         if self.full is not None:
-            return read_out(conductance, None, self.factors)
+            return self._sum(conductance, None, self.factors)
         relative = self.cell.weight(conductance)
         return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
+
+    def _sum(self, planes: Tensor, others: Tensor | None, factors: Sequence[float]) -> Tensor:
+        return torch.ops.phasegrad.read_out(
+            planes, others, factors, (), torch.zeros(1, dtype=torch.int64, device=planes.device), 0
+        )
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
@@ -240,8 +246,19 @@ class Devices(DeviceArray):
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""
+        sd = self.cell.device.read_sd_alone
+        exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
+        if self.full is not None and exact and sd is not None and not self.drifted(self.clock):
+            return self._read_in_one_pass(sd, seed)
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
         return self._weight(self.read(self.clock, seed), fast)
+
+    def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
+        offset, *factors = self._factors
+        beside = 0 if self.fast is None else len(self.fast.conductance)
+        others = None if self.fast is None else self.fast.present(self.clock)
+        readout = (offset, *factors[beside:], *factors[:beside])
+        return torch.ops.phasegrad.read_out(self.conductance, others, readout, sd, seed, streams.DEVICES)
 
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""

@@ -27,12 +27,12 @@ def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer,
     wanted = measured(slow, rule.reads, now, seed, streams.TRANSFER) * slow.full + held
     limit = rule.limit * slow.full
     write(slow, wanted.clamp(-limit, limit) / slow.full, rule, now, seed)
-    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2 * rule.reads) * slow.full
+    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2) * slow.full
     if rule.inversion:
         polarity.neg_()
     fast.program(torch.zeros_like(wanted), now, seed)
     pulses = (residual * polarity / fast.granularity).round_().to(torch.int32)
-    fast.send(pulses, now, seed, streams.TRANSFER + 4 * rule.reads)
+    fast.send(pulses, now, seed, streams.TRANSFER + 4)
 
 
 def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
@@ -48,25 +48,23 @@ def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, see
     up, down = array.pulsed_planes
     offset = streams.TRANSFER + (1 << 31)
     for _ in range(rule.attempts):
-        gap = targets - _read(array, rule.reads, now, seed, offset)
+        gap = targets - _measure(array, rule.reads, now, seed, offset)
         grows = (gap > 0.5 * steps.size).to(torch.int32)
         counts = grows[up] - (grows[down] if up != down else (gap[up] < -0.5 * steps.size).to(torch.int32))
         if not bool(counts.any()):
             return
-        array.send(counts, now, seed, offset + 2 * rule.reads)
-        offset += 2 * rule.reads + 1
+        array.send(counts, now, seed, offset + 2)
+        offset += 3
 
 
 def measured(array: DeviceArray, reads: int, now: Tensor, seed: Tensor, offset: int) -> Tensor:
-    """Cells ``[out, in]``, in [-1, 1], as the mean of some reads finds them; two streams a read."""
-    return array.cell.weight(_read(array, reads, now, seed, offset))
+    """Cells ``[out, in]``, in [-1, 1], as a measurement finds them; draws from two streams."""
+    return array.cell.weight(_measure(array, reads, now, seed, offset))
 
 
-def _read(array: DeviceArray, reads: int, now: Tensor, seed: Tensor, offset: int) -> Tensor:
-    """Mean of some reads of every device [S]."""
+def _measure(array: DeviceArray, reads: int, now: Tensor, seed: Tensor, offset: int) -> Tensor:
+    """Every device [S], integrated as long as so many reads take, which leaves a part of one read's noise."""
+    present = array.present(now)
     if not array.cell.device.reads_are_noisy:
-        return array.present(now)
-    total = array.read(now, seed, offset)
-    for i in range(1, reads):
-        total = total + array.read(now, seed, offset + 2 * i)
-    return total / reads
+        return present
+    return torch.lerp(present, array.read(now, seed, offset), reads**-0.5)

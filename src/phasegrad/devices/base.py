@@ -40,6 +40,15 @@ class Device(Configuration, ABC):
         """Whether a conductance may change while nothing is done to the device; if not, training need not ask."""
         return True
 
+    def drifts_within(self, seconds: float) -> bool:
+        """Whether a conductance may change within so much time after it was written."""
+        return self.drifts and seconds > 0.0
+
+    @property
+    def read_sd_alone(self) -> tuple[float, ...] | None:
+        """Coefficients of powers of the conductance that give the noise of a read, where they are all of it."""
+        return None if self.reads_are_noisy else ()
+
     @property
     def forgets(self) -> bool:
         """Whether the conductance alone tells how a device drifts on, and not when it was written."""

@@ -89,6 +89,15 @@ class PCM(Device):
         """Whether a device can have an exponent other than 0."""
         return self.nu_mean != Curve() or self.nu_sd != Curve()
 
+    def drifts_within(self, seconds: float) -> bool:
+        """Whether a conductance may change within so much time after it was written."""
+        return self.drifts and (self.t_min is None or seconds > self.t_min or self.t_min != self.t0)
+
+    @property
+    def read_sd_alone(self) -> tuple[float, ...] | None:
+        """``read_sd``, where there is no 1/f noise."""
+        return self.read_sd if self.read_noise is None and len(self.read_sd) <= 3 else None
+
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices; draws from streams ``offset`` and ``offset + 1``."""
         state = torch.ops.phasegrad.pcm_program(

@@ -25,6 +25,11 @@ _ADVICE = (
 )
 
 
+_AROUND = (
+    "Clip the other parameters alone, [p for p in net.parameters() if not isinstance(p, phasegrad.nn.InMemoryWeight)]; "
+    "for mixed precision use bfloat16, which needs no GradScaler"
+)
+
 _TOGETHER = 1 << 20  # numbers that are unfolded at a time, unless 1,024 samples are more
 
 
@@ -75,12 +80,16 @@ class Staged:
 
     grad_fn = None
 
+    def __repr__(self) -> str:
+        """What is staged, and what to do: torch shows it where clipping meets no tensor."""
+        return f"<samples of {len(self.samples)} backward passes, and no dense gradient. {_ADVICE}. {_AROUND}>"
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
         raise RuntimeError(
-            f"an in-memory weight has no dense gradient, so .grad.{name} does not exist. {_ADVICE}; and call zero_grad "
-            "before you move, cast or compile a net that has samples staged"
+            f"an in-memory weight has no dense gradient, so .grad.{name} does not exist. {_ADVICE}. {_AROUND}. Call "
+            "zero_grad before you move, cast or compile a net that has samples staged"
         )
 
 
@@ -100,6 +109,7 @@ class InMemoryWeight(nn.Parameter):
         """Wrap ``data``, the value that the devices hold now."""
         weight = torch.Tensor._make_subclass(cls, data.detach(), True)
         weight.devices, weight._staged = devices, None
+        weight.register_hook(_refuse_dense)
         return weight
 
     def __init__(self, data: Tensor, devices: Devices) -> None:
@@ -175,6 +185,15 @@ def _part(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor
         start += some.number
     x, d = zip(*taken, strict=True)
     return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))
+
+
+def _refuse_dense(grad: Tensor | None) -> None:
+    """The layer's product gives ``None``; anything else would be lost without a word."""
+    if grad is not None:
+        raise RuntimeError(
+            "an in-memory weight was used outside of its layer, as by a penalty on weights, and got a dense gradient. "
+            f"{_ADVICE}. Leave the weight out of the loss, or detach it there"
+        )
 
 
 def _restored(data: Tensor, devices: Devices, requires_grad: bool) -> InMemoryWeight:

@@ -251,11 +251,11 @@ class AnalogLayer(nn.Module, ABC):
         periphery = Periphery(self.input_range, self.output_range)
         return product(rows, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
 
-    def multiply(self, rows: Tensor) -> Tensor:
+    def multiply(self, x: Tensor) -> Tensor:
         """The product of tiles trained in the memory, of inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
         if self._exact:  # nothing is drawn
-            return self._tiles.whole(rows, self.weight.flatten(1))
-        return self._multiply_noisily(rows)
+            return self._tiles.whole(x, self.weight.flatten(1))
+        return self._multiply_noisily(x)
 
     @property
     def _exact(self) -> bool:

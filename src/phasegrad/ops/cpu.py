@@ -423,13 +423,29 @@ def pulse_counts(
     )  # fmt: skip
 
 
+def read_out(
+    conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
+) -> Tensor:
+    conductance, others = conductance.contiguous(), None if others is None else others.contiguous()
+    out = torch.empty(conductance.shape[1:], dtype=torch.float32)
+    _call(
+        "read_out", out.data_ptr(), conductance.data_ptr(), len(conductance),
+        *_optional(others), 0 if others is None else len(others), out.numel(), _floats_of(readout),
+        _floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
+    )  # fmt: skip
+    return out
+
+
+def _floats_of(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
+    return (ctypes.c_float * len(values))(*values)
+
+
 def _optional(*tensors: Tensor | None) -> list[int | None]:
     return [None if t is None else t.data_ptr() for t in tensors]
 
 
 def _readout(weight: Tensor | None, others: Tensor | None, readout: Sequence[float]) -> tuple[Any, ...]:
-    factors = (ctypes.c_float * len(readout))(*readout)
-    return (*_optional(weight, others), 0 if others is None else len(others), factors)
+    return (*_optional(weight, others), 0 if others is None else len(others), _floats_of(readout))
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -451,5 +467,6 @@ KERNELS: dict[str, Callable[..., Any]] = {
         pulse_counts,
         pulse_trains,
         pulsed_update,
+        read_out,
     )
 }

@@ -49,6 +49,9 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         *(_POINTER,) * 7, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SIZE, _INT, _DOUBLE, *(_INT,) * 3,
         *(_POINTER,) * 3, _SIZE, _POINTER, _SEED, _SEED, _INT,
     ),
+    "read_out": (
+        _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SEED, _SEED, _INT,
+    ),
     "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
 }  # fmt: skip
 

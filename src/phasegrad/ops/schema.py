@@ -47,6 +47,7 @@ _SCHEMAS = {
     "Tensor? others, float[] readout, Tensor parameters, Tensor x, Tensor d, float lr, float granularity, int length, "
     "bool adaptive, bool managed, int kind, float now, int[] planes, int family, Tensor coefficients, Tensor seed, "
     "int offset) -> ()",
+    "read_out": "(Tensor conductance, Tensor? others, float[] readout, float[] sd, Tensor seed, int offset) -> Tensor",
     "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
     "Tensor? others, float[] readout, Tensor parameters, Tensor counts, float now, int[] planes, int family, "
     "Tensor coefficients, Tensor seed, int offset) -> ()",
@@ -340,6 +341,21 @@ def _check_readout(
         raise ValueError(f"{op}: readout has {len(readout)} numbers; an offset and one for each of {planes} planes")
 
 
+def _check_read_out(
+    conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
+) -> None:
+    planes = len(conductance) + (0 if others is None else len(others))
+    for name, t in {"conductance": conductance, "others": conductance if others is None else others}.items():
+        if t.dtype != torch.float32 or t.dim() != 3 or t.shape[1:] != conductance.shape[1:]:
+            raise ValueError(f"read_out: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
+    if len(readout) != 1 + planes or len(sd) > 3:
+        raise ValueError(
+            f"read_out: readout has {len(readout)} numbers and sd {len(sd)}; an offset and one for each of {planes} "
+            "planes, and three at most"
+        )
+    _check_seed("read_out", seed, conductance)
+
+
 def _check_pulsed(
     op: str, lines: Sequence[int], device: torch.device, conductance: Tensor, history: Tensor | None,
     pulsed_at: Tensor | None, parameters: Tensor, planes: Sequence[int], family: int, coefficients: Tensor,
@@ -397,6 +413,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "pulse_trains": _check_trains,
     "pulsed_update": _check_pulsed_update,
     "pulse_counts": _check_pulse_counts,
+    "read_out": _check_read_out,
 }
 
 
@@ -454,6 +471,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pulse_trains": lambda x, d, *_: (x.new_empty(x.shape, dtype=torch.int32), d.new_empty(d.shape, dtype=torch.int32)),
     "pulsed_update": lambda *_: None,
     "pulse_counts": lambda *_: None,
+    "read_out": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
 }
 
 

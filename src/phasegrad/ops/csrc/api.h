@@ -66,4 +66,8 @@
      const float* coefficients, float* weight, const float* others, int64_t other_planes, const float* factors,        \
      uint64_t seed, uint64_t offset, int threads),                                                                     \
     (g, history, pulsed_at, parameters, counts, out, in, planes, shared, now, up_plane, down_plane, family,            \
-     coefficients, weight, others, other_planes, factors, seed, offset, threads))
+     coefficients, weight, others, other_planes, factors, seed, offset, threads))                                      \
+  X(read_out,                                                                                                          \
+    (float* out, const float* g, int64_t planes, const float* others, int64_t other_planes, int64_t n,                 \
+     const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads),                              \
+    (out, g, planes, others, other_planes, n, factors, sd, seed, offset, threads))
