@@ -91,7 +91,7 @@ bench: $(RUN)
 
 reproduce: $(RUN)
 	$(BIN)/python examples/mnist.py --out docs/results/mnist_pcm_inference $(ARGS)
-	$(BIN)/python examples/reproduce.py --out docs/results
+	$(BIN)/python examples/reproduce.py --out docs/results --jobs 2
 
 install: $(RUN)
 develop: .venv/.stamp-dev .venv/.stamp-docs

@@ -22,8 +22,10 @@ Runs = dict[str, list[Curves]]
 """Of each method, every seed's."""
 
 
-def run(name: str, experiment: Experiment, data: Mnist, seeds: list[int], folder: Path, jobs: int = 1) -> None:
-    """Train every method and seed; keep figures and picture."""
+def run(
+    name: str, experiment: Experiment, data: Mnist, seeds: list[int], folder: Path, jobs: int = 1, trial: str = ""
+) -> None:
+    """Train every method and seed; keep figures and picture. ``trial`` is what the command says beside the seeds."""
     print(name, flush=True)
     tasks = [(method, seed) for seed in seeds for method in experiment.all_methods]
     finished = _train_all(experiment, tasks, data, jobs)
@@ -31,6 +33,7 @@ def run(name: str, experiment: Experiment, data: Mnist, seeds: list[int], folder
     for (method, _), curves in zip(tasks, finished, strict=True):
         runs[method.name].append(curves)
     result = summary(name, experiment, seeds, runs)
+    result["command"] = f"python examples/reproduce.py {name} --seeds {' '.join(map(str, seeds))}{trial}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(_compact(json.dumps(result, indent=2)) + "\n")
     draw(runs, folder / "result.png")
@@ -51,7 +54,7 @@ def _train_all(experiment: Experiment, tasks: list[tuple[Method, int]], data: Mn
 
 
 def summary(name: str, experiment: Experiment, seeds: list[int], runs: Runs) -> dict[str, Any]:
-    """What ``result.json`` holds."""
+    """What ``result.json`` holds, but for the command."""
     rows = []
     for method, curves in runs.items():
         row = {"method": method, **_moments([c.test[-1] for c in curves])}
@@ -72,7 +75,6 @@ def summary(name: str, experiment: Experiment, seeds: list[int], runs: Runs) -> 
         "hardware": {m.name: json.loads(m.preset().to_json()) for m in used if m.preset is not None},
         "settings": {k: getattr(experiment, k) for k in ("layers", "crop", "images", "epochs", "batch", "lr", "decay")},
         "versions": {"phasegrad": pg.__version__, "torch": torch.__version__, "python": platform.python_version()},
-        "command": f"python examples/reproduce.py {name} --seeds {' '.join(map(str, seeds))}",
     }
 
 

@@ -122,7 +122,7 @@ def test_a_table_of_a_device_that_only_grows_trains_in_a_pair() -> None:
     devices = layer.devices
     assert (devices.conductance >= table.reset * (1.0 - 1e-6)).all()
     before = devices.conductance.clone()
-    devices.update(torch.ones(5, 20), -torch.ones(5, 10), 0.1, torch.tensor([1]))
+    devices.update([(torch.ones(5, 20), -torch.ones(5, 10))], 0.1, torch.tensor([1]), torch.zeros(10, 20))
     grown = devices.conductance - before
     assert grown[0].mean() > 0.5e-6
     assert (grown[1] == 0.0).all()  # a weight that grows is not pulsed on its second device

@@ -98,8 +98,25 @@ def test_held_out_images_are_the_last_of_the_training_images() -> None:
     assert torch.equal(held.train_labels, data.train_labels[:250])
 
 
+def test_a_trial_is_kept_apart_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "mnist", lambda folder: made_up())
+    monkeypatch.setattr(reproduce, "EXPERIMENTS", {"small": small()})
+    monkeypatch.setattr(sys, "argv", "x small --seeds 3 --hold-out 50 --lr 0.02".split())
+    reproduce.main()
+    result = json.loads((tmp_path / "out/held_out/small/result.json").read_text())
+    assert result["command"] == "python examples/reproduce.py small --seeds 3 --hold-out 50 --lr 0.02"
+    assert result["learning_rates"] == {"float": 0.1, "stochastic pulses": 0.02}
+    assert not (tmp_path / "docs").exists()
+
+
 @pytest.mark.parametrize(
-    ("line", "message"), [("x no-such", "no experiment no-such"), ("x --jobs 0", "--jobs 0: one at least")]
+    ("line", "message"),
+    [
+        ("x no-such", "no experiment no-such"),
+        ("x --jobs 0", "--jobs 0: one at least"),
+        ("x --lr 0.1", "not on the test images"),
+    ],
 )
 def test_an_impossible_command_is_named(
     line: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

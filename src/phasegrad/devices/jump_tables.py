@@ -250,8 +250,8 @@ def _simulate(law: Steps, g_max: float, trains: int, length: int, seed: int) -> 
         readings = [conductance[0, 0].clone()]
         for i in range(length):
             torch.ops.phasegrad.pulse_counts(
-                conductance, history, None, parameters, counts, 0.0, planes, law.family, coefficients, key,
-                side * length + i,
+                conductance, history, None, None, None, [], parameters, counts, 0.0, planes, law.family, coefficients,
+                key, side * length + i,
             )  # fmt: skip
             readings.append(conductance[0, 0].clone())
         seen.append((torch.cat(readings[:-1]), torch.cat(readings[1:])))
