@@ -208,6 +208,15 @@ class DeviceArray(nn.Module):
         if self.history is not None:
             self.history.masked_fill_(where, 1.0)
 
+    def clear(self, where: Tensor, now: Tensor) -> None:
+        """RESET devices ``[devices, out, in]``."""
+        assert self.step_parameters is not None
+        self.conductance.copy_(torch.where(where, self.step_parameters[2], self.conductance))
+        if self.pulsed_at is not None:
+            self.pulsed_at.masked_fill_(where, float(now))
+        if self.history is not None:
+            self.history.masked_fill_(where, 1.0)
+
     def count_update(self, now: Tensor, seed: Tensor) -> bool:
         """Count an update, and look for saturated cells when it is time to; whether it was."""
         assert self.updates is not None

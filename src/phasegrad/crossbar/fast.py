@@ -22,7 +22,9 @@ class Transfer(Configuration):
     Args:
         every: samples from one transfer to the next.
         reads: how many reads long a measurement integrates; its noise is a read's over the square root.
-        attempts: pulses and reads in turn, at most.
+        attempts: reads and pulses in turn, at most.
+        tolerance: how far a device may be off at the end, over the nominal step. What it is off stays on the fast
+            devices, which leak.
         limit: highest conductance that is aimed at, over ``g_max`` of the slow devices. SET pulses stop growing a PCM
             device on average well below its range; what lies beyond stays on the fast devices.
         inversion: whether the fast devices' part of the weight changes its sign after every transfer, and the update
@@ -31,7 +33,8 @@ class Transfer(Configuration):
 
     every: int = 8000
     reads: int = 32
-    attempts: int = 40
+    attempts: int = 60
+    tolerance: float = 0.5
     limit: float = 1.0
     inversion: bool = True
 
@@ -39,6 +42,7 @@ class Transfer(Configuration):
         check_integer(self, "every", 1, 1 << 40)
         check_integer(self, "reads", 1, 1 << 20)
         check_integer(self, "attempts", 1, 10_000)
+        check_number(self, "tolerance", 0.0, above=True)
         check_number(self, "limit", 0.0, 1.0, above=True)
         check_type(self, "inversion", bool)
 

@@ -40,22 +40,25 @@ def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer,
 
 
 def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
-    """RESET cells, and pulse and read them in turn until they hold weights in [-1, 1].
+    """RESET cells, and read and pulse them in turn until they hold weights in [-1, 1].
 
-    A device is pulsed while it is more than half a nominal step off, so that it ends about as often above its target
-    as below.
+    A device that was pulsed past its target and cannot be pulsed back is RESET and tried again; in the last third of
+    the attempts it stays where it is, since a RESET needs pulses after it.
     """
-    steps = array.cell.device.steps
+    steps, parameters = array.cell.device.steps, array.step_parameters
     assert steps is not None
-    targets = array.cell.targets(relative)
-    array.reset(torch.ones_like(targets, dtype=torch.bool), torch.zeros_like(targets), now, seed)
+    assert parameters is not None
+    targets = torch.maximum(array.cell.targets(relative), parameters[2])
     up, down = array.pulsed_planes
-    offset = streams.TRANSFER + (1 << 31)
-    for _ in range(rule.attempts):
+    tolerance, offset = rule.tolerance * steps.size, streams.TRANSFER + (1 << 31)
+    array.clear(torch.ones_like(targets, dtype=torch.bool), now)
+    for attempt in range(rule.attempts):
         gap = targets - _measure(array, rule.reads, now, seed, offset)
-        grows = (gap > 0.5 * steps.size).to(torch.int32)
-        counts = grows[up] - (grows[down] if up != down else (gap[up] < -0.5 * steps.size).to(torch.int32))
-        if not bool(counts.any()):
+        below, above = gap > tolerance, gap < -tolerance
+        counts = below[up].to(torch.int32) - (below[down] if up != down else above[up]).to(torch.int32)
+        if up != down and 3 * attempt < 2 * rule.attempts:
+            array.clear(above, now)
+        elif not bool(counts.any()):
             return
         array.send(counts, now, seed, offset + 2)
         offset += 3
