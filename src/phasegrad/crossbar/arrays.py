@@ -13,6 +13,7 @@ from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.devices import Device, DeviceState
+from phasegrad.ops.direct import call
 
 
 class Readout(NamedTuple):
@@ -98,7 +99,7 @@ class DeviceArray(nn.Module):
 
     def drifted(self, now: Tensor) -> bool:
         """Whether a conductance may differ by now from what was written."""
-        return self.cell.device.drifts and self.cell.device.drifts_within(float(now - self.programmed_at))
+        return self.cell.device.drifts and self.cell.device.drifts_within(float(now) - float(self.programmed_at))
 
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""
@@ -166,16 +167,16 @@ class DeviceArray(nn.Module):
         """
         pulses = self.pulses
         assert pulses is not None
-        torch.ops.phasegrad.pulsed_update(
-            *self._pulsed(readout), x.float(), d.float(), lr, self.granularity, pulses.length, pulses.adaptive,
-            pulses.managed, pulses.code, float(now), *self._law, seed, offset,
+        call(
+            "pulsed_update", *self._pulsed(readout), x.float(), d.float(), lr, self.granularity, pulses.length,
+            pulses.adaptive, pulses.managed, pulses.code, float(now), *self._law, seed, offset,
         )  # fmt: skip
 
     def send(
         self, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE, readout: Readout = UNREAD
     ) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        torch.ops.phasegrad.pulse_counts(*self._pulsed(readout), counts, float(now), *self._law, seed, offset)
+        call("pulse_counts", *self._pulsed(readout), counts, float(now), *self._law, seed, offset)
 
     def _pulsed(self, readout: Readout) -> tuple[Any, ...]:
         """State and parameters, as the ops take them."""

@@ -92,6 +92,7 @@ class Devices(DeviceArray):
         shape, fast = (out_features, in_features), hardware.fast
         super().__init__(hardware.cell, hardware.update, full, shape, device)
         self.hardware = hardware
+        self._gains_seen: tuple[tuple[int, int], bool] = ((0, 0), False)
         self.fast = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
@@ -210,7 +211,12 @@ class Devices(DeviceArray):
 
     @property
     def _compensated(self) -> bool:
-        return not bool((self.gain == 1.0).all())
+        """Whether a gain is not 1; looked at again only when the gains were written to."""
+        gain = self.gain
+        seen = (id(gain), gain._version)
+        if self._gains_seen[0] != seen:
+            self._gains_seen = (seen, not bool((gain == 1.0).all()))
+        return self._gains_seen[1]
 
     @property
     def age(self) -> Tensor:
@@ -260,7 +266,7 @@ class Devices(DeviceArray):
         beside = 0 if self.fast is None else len(self.fast.conductance)
         others = None if self.fast is None else self.fast.present(self.clock)
         readout = (offset, *factors[beside:], *factors[:beside])
-        return torch.ops.phasegrad.read_out(self.conductance, others, readout, sd, seed, streams.DEVICES)
+        return call("read_out", self.conductance, others, readout, sd, seed, streams.DEVICES)
 
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""
