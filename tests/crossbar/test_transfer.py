@@ -113,7 +113,7 @@ def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> 
 
 
 def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
-    """The weight before and the residual after: ``sd^2 = (0.45 / 12 uS)^2 sum (0.03 G + 0.13 uS)^2 / reads``, over both.
+    """The weight before, the residual after: ``sd^2 = (0.45 / 12 uS)^2 sum (0.03 G + 0.13 uS)^2 / reads`` over both.
 
     A mean over all cells of each cell's own variance, so that clipping at zero, which can only lower it, bounds it.
     """

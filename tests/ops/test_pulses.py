@@ -392,6 +392,38 @@ def test_counted_pulses_step_so_many_times() -> None:
         counted(call, counts.float())
 
 
+@pytest.mark.parametrize("beside", [0, 2])
+@pytest.mark.parametrize("name", ["soft bounds", "pair with history", "one row", "long", "more samples than are kept"])
+def test_the_weight_follows_to_the_bit(name: str, beside: int) -> None:
+    call = CALLS[name]
+    g = call["conductance"].clone()
+    others = draw(beside, *g.shape[1:], seed=8) if beside else None
+    readout = [0.3, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
+    weight = torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0)
+    call = {**call, "conductance": g, "weight": weight, "others": others, "readout": readout}
+    held = [None if call[n] is None else call[n].clone() for n in NAMES[1:3]]
+    torch.ops.phasegrad.pulsed_update(g, *held, *(call[n] for n in NAMES[3:]))
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+    counts = (3.0 * draw(*g.shape[1:], seed=9)).to(torch.int32)
+    torch.ops.phasegrad.pulse_counts(g, *held, *(call[n] for n in NAMES[3:7]), counts, *(call[n] for n in NAMES[15:]))
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"readout": [0.0]}, "readout has 1 numbers"),
+        ({"weight": torch.zeros(21, 36)}, r"weight is torch.float32 \[21, 36\]"),
+        ({"weight": torch.zeros(37, 21).t()}, "contiguous float32"),
+        ({"others": torch.zeros(1, 3, 3), "readout": [0.0, 1.0, 1.0]}, r"others is torch.float32 \[3, 3\]"),
+    ],
+)
+def test_refuses_a_weight_that_cannot_follow(changes: dict[str, Any], message: str) -> None:
+    call = {**update(), "weight": torch.zeros(21, 37), "readout": [0.0, 1.0], **changes}
+    with pytest.raises(ValueError, match=message):
+        run(call)
+
+
 def test_zero_gradients_and_a_learning_rate_of_zero_pulse_nothing() -> None:
     for changes in ({"lr": 0.0}, {"x": torch.zeros(6, 37)}, {"d": torch.zeros(6, 21)}):
         for kind in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):

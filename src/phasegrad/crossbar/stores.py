@@ -120,7 +120,6 @@ class Devices(DeviceArray):
         self.gain.fill_(1.0)
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
 
-    @torch.no_grad()
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
         """Send pulses for ``weight -= lr d^T x``, sample after sample.
 
@@ -142,7 +141,6 @@ class Devices(DeviceArray):
             count += len(x)
         self._finish_update(seed, weight, readout, count)
 
-    @torch.no_grad()
     def send_counts(self, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow; ``weight`` follows."""
         readout, target = self._readout(weight), self.fast or self
