@@ -139,14 +139,29 @@ class InMemoryWeight(nn.Parameter):
             yield _part(samples, first, first + size)
 
     @torch.no_grad()
-    def update(self, lr: float, seed: Tensor) -> None:
-        """Pulse the devices by what is staged, sample after sample."""
-        self.devices.update(self.staged(), lr, seed, self.data.flatten(1))
+    def update(self, lr: float, seed: Tensor, signs: Tensor | None = None) -> None:
+        """Pulse the devices by what is staged, sample after sample; ``signs`` ``[in]`` turn input lines."""
+        samples = self.staged() if signs is None else ((x * signs, d) for x, d in self.staged())
+        self.devices.update(samples, lr, seed, self.data.flatten(1))
 
     @torch.no_grad()
     def send_counts(self, counts: Tensor, seed: Tensor) -> None:
         """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
         self.devices.send_counts(counts, seed, self.data.flatten(1))
+
+    def read_fast(self, lines: Tensor, seed: Tensor) -> Tensor:
+        """What one read of some input lines, given by their numbers, finds on the fast cells: ``[out, lines]``."""
+        return self.devices.read_fast(lines, seed)
+
+    @torch.no_grad()
+    def send_to_slow(self, counts: Tensor, lines: Tensor, seed: Tensor) -> None:
+        """Send the slow cells of some input lines counted pulses: int32 ``[out, lines]``, above 0 to grow."""
+        self.devices.send_to_slow(counts, lines, seed, self.data.flatten(1))
+
+    @torch.no_grad()
+    def coincide_on_slow(self, d: Tensor, lr: float, lines: Tensor, seed: Tensor) -> None:
+        """Send trains to the slow cells of some input lines, for ``slow -= lr d^T``; ``d`` is ``[lines, out]``."""
+        self.devices.coincide_on_slow(d, lr, lines, seed, self.data.flatten(1))
 
     @torch.no_grad()
     def refresh(self) -> None:
