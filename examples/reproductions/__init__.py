@@ -1,10 +1,11 @@
 """Published results of training in the memory; a module each, which says what is run and nothing of how."""
 
-from reproductions import boybat_2018, burr_2015, gokmen_vlasov_2016, nandakumar_2020
+from reproductions import boybat_2018, burr_2015, gokmen_vlasov_2016, nandakumar_2020, rasch_2024
 
 EXPERIMENTS = {
     "boybat-2018": boybat_2018.EXPERIMENT,
     "burr-2015": burr_2015.EXPERIMENT,
     "gokmen-vlasov-2016": gokmen_vlasov_2016.EXPERIMENT,
     "nandakumar-2020": nandakumar_2020.EXPERIMENT,
+    "rasch-2024": rasch_2024.EXPERIMENT,
 }

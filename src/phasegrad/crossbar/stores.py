@@ -170,12 +170,12 @@ class Devices(DeviceArray):
 
     def _finish_slow(self, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
         assert self.fast is not None
-        written = self.count_update(self.clock, seed)
-        if written or self._readout(weight).weight is None:
+        readout, written = self._readout(weight), self.count_update(self.clock, seed)
+        if written or readout.weight is None:
             weight.copy_(self.logical_weight())
             return
         fast, slow = (a.conductance.index_select(-1, lines) for a in (self.fast, self))
-        weight.index_copy_(1, lines, read_out(fast, slow, self._factors))
+        weight.index_copy_(1, lines, read_out(fast, slow, readout.factors))
 
     def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout, count: int) -> None:
         assert self.hardware.update is not None

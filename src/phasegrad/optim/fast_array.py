@@ -146,7 +146,8 @@ class FastArrayOptimizer(PulsedOptimizer):
         hidden = state["hidden"].index_select(1, due.lines).add_(found, alpha=due.rate)
         steps = (hidden / threshold).trunc_()
         state["hidden"].index_copy_(1, due.lines, hidden.sub_(steps, alpha=threshold))
-        weight.send_to_slow(steps.to(torch.int32), due.lines, due.seed)
+        if bool(steps.any()):
+            weight.send_to_slow(steps.to(torch.int32), due.lines, due.seed)
 
     def _check_positive(self, name: str, value: float) -> None:
         if not 0.0 < value < math.inf:
