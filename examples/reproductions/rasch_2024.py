@@ -21,8 +21,8 @@ EXPERIMENT = Experiment(
     "without a calibrated symmetric point, on which plain pulsed SGD fails",
     chosen="each method's learning rate, by the accuracy on the last 10,000 training images, which are not trained on, "
     "after 3 epochs of seed 0: of 0.02, 0.05 and 0.1 for float, of 0.005, 0.01, 0.02, 0.05 and 0.1 for plain pulses, "
-    "where the first three are alike, of 0.01, 0.02 and 0.05 for TTv2, of 0.02, 0.05 and 0.1 for c-TTv2, of 0.01, 0.02, "
-    "0.05 and 0.1 for AGAD; and 0.3 pulses, of 0.1, 0.3 and 1, for c-TTv2 and AGAD",
+    "where the first three are alike, of 0.01, 0.02 and 0.05 for TTv2, of 0.02, 0.05 and 0.1 for c-TTv2, of 0.01, "
+    "0.02, 0.05 and 0.1 for AGAD; and 0.3 pulses, of 0.1, 0.3 and 1, for c-TTv2 and AGAD",
     layers=(784, 250, 10),
     methods=(
         Method("AnalogSGD", one_array, lr=0.01),

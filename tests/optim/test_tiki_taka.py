@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.contracts.op import threads
-from tests.optim.test_analog_sgd import backward, fine, net, run, same, state
+from tests.optim.test_analog_sgd import backward, batch, fine, net, run, same, state
 from torch import Tensor, nn
 
 import phasegrad as pg
@@ -270,22 +270,32 @@ def options(algorithm: Any) -> dict[str, Any]:
     return {"pulses": 2.0, "transfer_every": 3, "lines": 2} | ({"period": 2} if algorithm is pg.optim.AGAD else {})
 
 
+def run_in(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    """Train in the dtype of the net."""
+    for i in steps:
+        optimizer.zero_grad()
+        x, y = batch(seed=i)
+        F.cross_entropy(module(x.to(module[0].weight.dtype)), y).backward()  # type: ignore[index]
+        optimizer.step()
+
+
 @family
-def test_a_resumed_run_gives_the_same_bits(algorithm: Any) -> None:
-    module = net(pg.presets.tiki_taka_training())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_resumed_run_gives_the_same_bits(algorithm: Any, dtype: torch.dtype) -> None:
+    module = net(pg.presets.tiki_taka_training()).to(dtype)
     optimizer = algorithm(module.parameters(), lr=0.1, momentum=0.5, **options(algorithm))
-    run(module, optimizer, range(7))
+    run_in(module, optimizer, range(7))
     file = io.BytesIO()
     torch.save((module.state_dict(), optimizer.state_dict(), torch.get_rng_state()), file)
-    run(module, optimizer, range(7, 14))
+    run_in(module, optimizer, range(7, 14))
     file.seek(0)
-    resumed = net(pg.presets.tiki_taka_training(), seed=5)
+    resumed = net(pg.presets.tiki_taka_training(), seed=5).to(dtype)
     again = algorithm(resumed.parameters(), lr=0.7)
     weights, rest, random = torch.load(file, weights_only=True)
     resumed.load_state_dict(weights)
     again.load_state_dict(rest)
     torch.set_rng_state(random)
-    run(resumed, again, range(7, 14))
+    run_in(resumed, again, range(7, 14))
     assert same(state(module), state(resumed))
     a, b = optimizer.state[module[0].weight], again.state[resumed[0].weight]
     assert a.keys() == b.keys()
