@@ -345,7 +345,7 @@ def test_the_weight_follows_its_devices(algorithm: Any, kind: str) -> None:
 def test_convolutions_train(algorithm: Any) -> None:
     torch.manual_seed(0)
     digital = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3))
-    module = pg.convert(digital, pg.presets.tiki_taka_training(weight_max=1.0))
+    module = pg.convert(digital, pg.presets.tiki_taka_training(weight_max=1.0, states=100))
     optimizer = algorithm(module.parameters(), lr=0.02, transfer_every=8, lines=8)
     y = torch.randint(0, 3, (96,))
     x = 0.5 * torch.randn(96, 1, 6, 6)
@@ -358,7 +358,7 @@ def test_convolutions_train(algorithm: Any) -> None:
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    assert sum(losses[-12:]) < 0.7 * sum(losses[:12])
+    assert sum(losses[-12:]) < 0.3 * sum(losses[:12])
     assert optimizer.state[module[0].weight].get("hidden", torch.empty(6, 9)).shape == (6, 9)
 
 
