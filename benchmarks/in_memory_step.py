@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -16,6 +17,12 @@ DEVICES = {
     "constant": (pg.presets.constant_step_training, "at most 2.5"),
     "soft-bounds": (pg.presets.soft_bounds_training, "-"),
     "pcm-pair": (pg.presets.pcm_pair_training, "at most 3"),
+}
+ALGORITHMS = {
+    "Tiki-Taka": pg.optim.TikiTaka,
+    "TTv2": pg.optim.TikiTakaV2,
+    "c-TTv2": pg.optim.ChoppedTikiTakaV2,
+    "AGAD": pg.optim.AGAD,
 }
 
 
@@ -38,15 +45,25 @@ def step(net: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: t
 
 
 def figures() -> list[Figure]:
-    """Measure every device. A fifth of the pixels is not zero, as in MNIST."""
+    """Measure every device and algorithm. A fifth of the pixels is not zero, as in MNIST."""
+    plain = [figure(name, preset(), pg.optim.AnalogSGD, 0.1, target) for name, (preset, target) in DEVICES.items()]
+    two_arrays = pg.presets.tiki_taka_training()
+    family = [
+        figure(name, two_arrays, functools.partial(algorithm, pulses=0.3), 0.02, "at most 4")
+        for name, algorithm in ALGORITHMS.items()
+    ]
+    return plain + family
+
+
+def figure(
+    name: str, hardware: pg.Hardware, optimiser: Callable[..., torch.optim.Optimizer], lr: float, target: str
+) -> Figure:
+    """One network beside its float twin."""
     torch.manual_seed(0)
     x, y = torch.rand(10, 784) * (torch.rand(10, 784) < 0.2), torch.randint(0, 10, (10,))
-    result = []
-    for name, (preset, target) in DEVICES.items():
-        digital = network()
-        analog = pg.convert(digital, preset())
-        ours = step(analog, pg.optim.AnalogSGD(analog.parameters(), lr=0.1), x, y)
-        theirs = step(digital, torch.optim.SGD(digital.parameters(), lr=0.1), x, y)
-        a, b, ratio = side_by_side(ours, theirs, 200)
-        result.append(Figure(f"in-memory step {name}", a * 1e6, "us", "float SGD", b * 1e6, ratio, target))
-    return result
+    digital = network()
+    analog = pg.convert(digital, hardware)
+    ours = step(analog, optimiser(analog.parameters(), lr=lr), x, y)
+    theirs = step(digital, torch.optim.SGD(digital.parameters(), lr=0.1), x, y)
+    a, b, ratio = side_by_side(ours, theirs, 200)
+    return Figure(f"in-memory step {name}", a * 1e6, "us", "float SGD", b * 1e6, ratio, target)

@@ -1,6 +1,6 @@
 """Published results of training in the memory; a module each, which says what is run and nothing of how."""
 
-from reproductions import ambrogio_2018, boybat_2018, burr_2015, gokmen_vlasov_2016, nandakumar_2020
+from reproductions import ambrogio_2018, boybat_2018, burr_2015, gokmen_vlasov_2016, nandakumar_2020, rasch_2024
 
 EXPERIMENTS = {
     "ambrogio-2018": ambrogio_2018.EXPERIMENT,
@@ -8,4 +8,5 @@ EXPERIMENTS = {
     "burr-2015": burr_2015.EXPERIMENT,
     "gokmen-vlasov-2016": gokmen_vlasov_2016.EXPERIMENT,
     "nandakumar-2020": nandakumar_2020.EXPERIMENT,
+    "rasch-2024": rasch_2024.EXPERIMENT,
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import phasegrad as pg
 
@@ -33,3 +34,18 @@ def test_pcm_is_full_where_its_mean_step_vanishes(preset) -> None:
     cell = preset().cell
     m_g, m_0, _ = cell.device.steps.mean
     assert cell.reach == pytest.approx(-m_0 * cell.device.steps.size / m_g, rel=5e-3)
+
+
+def test_symmetric_points_spread_as_stated() -> None:
+    hardware = pg.presets.tiki_taka_training()
+    layer = pg.nn.AnalogLinear(100, 100, hardware=hardware)
+    assert layer.devices.fast is not None
+    for array in (layer.devices, layer.devices.fast):
+        assert array.granularity == pytest.approx(2 * 0.6 / 20)
+        up, down, low, high = array.step_parameters[:, 0].double()
+        half = 12.5e-6  # where u (1 - (G - half) / (high - half)) = d (1 - (half - G) / (half - low))
+        point = (up - down) / (up / (high - half) + down / (half - low)) / half
+        assert point.std().item() == pytest.approx(0.3, rel=0.1)
+        assert hardware.fast.gain == 0.0
+    own = (a.step_parameters[0] / a.step_parameters[1] for a in (layer.devices, layer.devices.fast))
+    assert abs(float(torch.corrcoef(torch.stack([r.flatten() for r in own]))[0, 1])) < 5.0 / 100

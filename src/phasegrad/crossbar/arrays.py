@@ -178,6 +178,54 @@ class DeviceArray(nn.Module):
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
         call("pulse_counts", *self._pulsed(readout), counts, float(now), *self._law, seed, offset)
 
+    # --- some input lines alone -------------------------------------------------------------------------------
+
+    def read_lines(self, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
+        """Weights ``[out, lines]`` of some input lines, given by their numbers, as one read sees them."""
+        assert self.full is not None
+        device = self.cell.device
+        if not device.reads_are_noisy and not device.drifts:
+            return self.cell.weight(self.conductance.index_select(-1, lines)) * self.full
+        conductance, nu, pulsed_at = self._taken(lines, self.conductance, self.nu, self.pulsed_at)
+        assert conductance is not None
+        assert nu is not None
+        since = now - (self.programmed_at if pulsed_at is None else pulsed_at)
+        read = device.read(DeviceState(conductance, nu), since, seed, offset)
+        return self.cell.weight(read) * self.full
+
+    def send_to_lines(
+        self, counts: Tensor, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
+    ) -> None:
+        """Send every cell of some input lines pulses of its own number: int32 ``[out, lines]``, above 0 to grow."""
+        state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        call("pulse_counts", *state[:3], *UNREAD, state[3], counts, float(now), *self._law, seed, offset)
+        self._put(lines, *state[:3])
+
+    def coincide_on_lines(
+        self, d: Tensor, lr: float, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
+    ) -> None:
+        """Drive one input line after another fully, and the outputs with ``d`` ``[lines, out]``: ``w -= lr d^T``."""
+        pulses = self.pulses
+        assert pulses is not None
+        state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        call(
+            "pulsed_update", *state[:3], *UNREAD, state[3], torch.eye(len(lines), device=d.device), d, lr,
+            self.granularity, pulses.length, pulses.adaptive, pulses.managed, pulses.code, float(now), *self._law, seed,
+            offset,
+        )  # fmt: skip
+        self._put(lines, *state[:3])
+
+    def _taken(self, lines: Tensor, *buffers: Tensor | None) -> list[Tensor | None]:
+        """Copies of what belongs to some input lines: a transfer then costs what they cost, not what the array does."""
+        return [None if b is None else b.index_select(-1, lines) for b in buffers]
+
+    def _put(self, lines: Tensor, *taken: Tensor | None) -> None:
+        for buffer, part in zip((self.conductance, self.history, self.pulsed_at), taken, strict=True):
+            if buffer is not None and part is not None:
+                buffer.index_copy_(-1, lines, part)
+
+    # --- what the ops take ------------------------------------------------------------------------------------
+
     def _pulsed(self, readout: Readout) -> tuple[Any, ...]:
         """State and parameters, as the ops take them."""
         assert self.step_parameters is not None

@@ -149,6 +149,34 @@ class Devices(DeviceArray):
         target.send(directed, self.clock, seed, streams.UPDATE, readout)
         self._finish_update(seed, weight, readout, 1)
 
+    def read_fast(self, lines: Tensor, seed: Tensor) -> Tensor:
+        """What one read of some input lines finds on the fast cells: ``[out, lines]``, before gain and polarity."""
+        assert self.fast is not None
+        return self.fast.read_lines(lines, self.clock, seed, streams.TRANSFER)
+
+    @torch.no_grad()
+    def send_to_slow(self, counts: Tensor, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+        """Send the slow cells of some input lines counted pulses; see :meth:`send_to_lines`; ``weight`` follows."""
+        self.settle(self.clock)
+        self.send_to_lines(counts, lines, self.clock, seed)
+        self._finish_slow(lines, seed, weight)
+
+    @torch.no_grad()
+    def coincide_on_slow(self, d: Tensor, lr: float, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+        """Send the slow cells of some input lines trains; see :meth:`coincide_on_lines`; ``weight`` follows."""
+        self.settle(self.clock)
+        self.coincide_on_lines(d, lr, lines, self.clock, seed)
+        self._finish_slow(lines, seed, weight)
+
+    def _finish_slow(self, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+        assert self.fast is not None
+        readout, written = self._readout(weight), self.count_update(self.clock, seed)
+        if written or readout.weight is None:
+            weight.copy_(self.logical_weight())
+            return
+        fast, slow = (a.conductance.index_select(-1, lines) for a in (self.fast, self))
+        weight.index_copy_(1, lines, self._sum(fast, slow, readout.factors))
+
     def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout, count: int) -> None:
         assert self.hardware.update is not None
         if self.hardware.update.sample_time:

@@ -18,6 +18,7 @@ LIFE = 4 << 32  # and the next four: what a device is for life
 UPDATE = 5 << 32  # trains and steps; see of_update
 TRANSFER = 6 << 32  # pulses and reads of a transfer
 FAST = 7 << 32  # what fast cells draw when they are made
+CHOPPER = 8 << 32  # which choppers flip
 
 
 def draw_seed(device: torch.device) -> Tensor:

@@ -149,10 +149,11 @@ class InMemoryWeight(nn.Parameter):
             yield _part(samples, first, first + size)
 
     @torch.no_grad()
-    def update(self, lr: float, seed: Tensor) -> None:
-        """Pulse the devices by what is staged, sample after sample."""
+    def update(self, lr: float, seed: Tensor, signs: Tensor | None = None) -> None:
+        """Pulse the devices by what is staged, sample after sample; ``signs`` ``[in]`` turn input lines."""
+        samples = self.staged() if signs is None else ((x * signs, d) for x, d in self.staged())
         held = self.data.flatten(1)
-        self.devices.update(self.staged(), lr, seed, held)
+        self.devices.update(samples, lr, seed, held)
         self._take(held)
 
     @torch.no_grad()
@@ -166,6 +167,24 @@ class InMemoryWeight(nn.Parameter):
         """Take over a matrix that followed the devices: a copy where this tensor's layout has no such view."""
         if held.data_ptr() != self.data_ptr():
             self.copy_(held.view(self.shape))
+
+    def read_fast(self, lines: Tensor, seed: Tensor) -> Tensor:
+        """What one read of some input lines, given by their numbers, finds on the fast cells: ``[out, lines]``."""
+        return self.devices.read_fast(lines, seed)
+
+    @torch.no_grad()
+    def send_to_slow(self, counts: Tensor, lines: Tensor, seed: Tensor) -> None:
+        """Send the slow cells of some input lines counted pulses: int32 ``[out, lines]``, above 0 to grow."""
+        held = self.data.flatten(1)
+        self.devices.send_to_slow(counts, lines, seed, held)
+        self._take(held)
+
+    @torch.no_grad()
+    def coincide_on_slow(self, d: Tensor, lr: float, lines: Tensor, seed: Tensor) -> None:
+        """Send trains to the slow cells of some input lines, for ``slow -= lr d^T``; ``d`` is ``[lines, out]``."""
+        held = self.data.flatten(1)
+        self.devices.coincide_on_slow(d, lr, lines, seed, held)
+        self._take(held)
 
     @torch.no_grad()
     def refresh(self) -> None:

@@ -2,5 +2,6 @@
 
 from phasegrad.optim.analog_sgd import AnalogSGD
 from phasegrad.optim.mixed_precision import MixedPrecision
+from phasegrad.optim.tiki_taka import AGAD, ChoppedTikiTakaV2, TikiTaka, TikiTakaV2
 
-__all__ = ["AnalogSGD", "MixedPrecision"]
+__all__ = ["AGAD", "AnalogSGD", "ChoppedTikiTakaV2", "MixedPrecision", "TikiTaka", "TikiTakaV2"]

@@ -61,6 +61,20 @@ class PulsedOptimizer(torch.optim.Optimizer):
                     parameter.add_(self._direction(parameter, group["momentum"]), alpha=-float(group["lr"]))
         return loss
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Load, as in torch, but keep to the bit what is remembered of weights in the memory.
+
+        Torch rounds it to the dtype of the weight, which may be coarser than the devices are.
+        """
+        super().load_state_dict(state_dict)
+        saved = (number for group in state_dict["param_groups"] for number in group["params"])
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                kept = state_dict["state"].get(next(saved), {})
+                if isinstance(parameter, InMemoryWeight):
+                    tensors = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
+                    self.state[parameter].update({k: v.to(parameter.device, copy=True) for k, v in tensors.items()})
+
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient = parameter.grad
         assert gradient is not None

@@ -7,6 +7,7 @@ from phasegrad.presets.training import (
     pcm_capacitor_training,
     pcm_pair_training,
     soft_bounds_training,
+    tiki_taka_training,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "pcm_inference",
     "pcm_pair_training",
     "soft_bounds_training",
+    "tiki_taka_training",
 ]

@@ -113,3 +113,27 @@ def pcm_capacitor_training(
             transfer=Transfer(every=every, limit=10.0 / 12.0, inversion=inversion),
         ),
     )
+
+
+def tiki_taka_training(
+    *, weight_max: float = 0.6, states: int = 20, imbalance: float = 0.5, gain: float = 0.0
+) -> Hardware:
+    """Two arrays of soft-bounds devices of few states, whose symmetric points differ from device to device, as ReRAM.
+
+    Few states follow Gong et al., IEDM (2022): the nominal step of their ReRAM array, as a published simulator fits it,
+    is 0.095 of half the range, 21 states. The other figures are round, stated here and fitted to no array: 30 % of
+    spread from device to device and from pulse to pulse, bounds that spread by 20 % of half the range. Steps up and
+    down differ by a ratio of mean 1 and standard deviation ``imbalance``; where they are equal, the symmetric point, is
+    then off the middle by about half of that, in units of half the range (0.3 at the default), and nobody has looked
+    for it. Exact periphery, noiseless reads.
+
+    Args:
+        weight_max: weight at the upper bound, of both arrays.
+        states: nominal pulses from one bound to the other, at the step of half the range.
+        imbalance: standard deviation of the ratio of steps up and down.
+        gain: how much of the fast array counts in the weight, ``gamma`` of Tiki-Taka.
+    """
+    g_max = 25e-6
+    law = SoftBoundsSteps(size=g_max / states, noise=0.3, spread=0.3, imbalance=imbalance, bound_spread=0.1)
+    cell = ReferencedDevice(device=ideal_device(g_max=g_max, steps=law))
+    return Hardware(cell=cell, scale=weight_max, update=Pulses(), fast=Fast(cell=cell, scale=weight_max, gain=gain))
