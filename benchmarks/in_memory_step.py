@@ -24,6 +24,8 @@ ALGORITHMS = {
     "c-TTv2": pg.optim.ChoppedTikiTakaV2,
     "AGAD": pg.optim.AGAD,
 }
+# A line a sample, in both.
+TRANSFERS = {"": {}, " 40 lines at a time": {"transfer_every": 40, "lines": 40}}
 
 
 def network() -> nn.Sequential:
@@ -49,7 +51,8 @@ def figures() -> list[Figure]:
     plain = [figure(name, preset(), pg.optim.AnalogSGD, 0.1, target) for name, (preset, target) in DEVICES.items()]
     two_arrays = pg.presets.tiki_taka_training()
     family = [
-        figure(name, two_arrays, functools.partial(algorithm, pulses=0.3), 0.02, "at most 4")
+        figure(f"{name}{case}", two_arrays, functools.partial(algorithm, pulses=0.3, **when), 0.02, "at most 4")
+        for case, when in TRANSFERS.items()
         for name, algorithm in ALGORITHMS.items()
     ]
     return plain + family
