@@ -17,6 +17,8 @@ DEVICES = {
     "constant": (pg.presets.constant_step_training, "at most 2.5"),
     "soft-bounds": (pg.presets.soft_bounds_training, "-"),
     "pcm-pair": (pg.presets.pcm_pair_training, "at most 3"),
+    "pcm-capacitor": (pg.presets.pcm_capacitor_training, "at most 4"),
+    "multi-memristive": (pg.presets.multi_memristive_training, "at most 4"),
 }
 ALGORITHMS = {
     "Tiki-Taka": pg.optim.TikiTaka,
@@ -55,7 +57,8 @@ def figures() -> list[Figure]:
         for case, when in TRANSFERS.items()
         for name, algorithm in ALGORITHMS.items()
     ]
-    return plain + family
+    mixed = figure("mixed precision", pg.presets.pcm_pair_training(), pg.optim.MixedPrecision, 0.1, "at most 4")
+    return [*plain, mixed, *family]
 
 
 def figure(

@@ -25,9 +25,19 @@ PRESETS = {
     "constant": pg.presets.constant_step_training,
     "soft-bounds": pg.presets.soft_bounds_training,
     "pcm-pair": pg.presets.pcm_pair_training,
+    "multi-memristive": pg.presets.multi_memristive_training,
+    "pcm-capacitor": pg.presets.pcm_capacitor_training,
+    "two-arrays": pg.presets.tiki_taka_training,
 }
 
-OPTIMISERS = {"sgd": pg.optim.AnalogSGD, "mixed-precision": pg.optim.MixedPrecision}
+OPTIMISERS = {
+    "sgd": pg.optim.AnalogSGD,
+    "mixed-precision": pg.optim.MixedPrecision,
+    "tiki-taka": pg.optim.TikiTaka,
+    "ttv2": pg.optim.TikiTakaV2,
+    "c-ttv2": pg.optim.ChoppedTikiTakaV2,
+    "agad": pg.optim.AGAD,
+}
 
 
 def main() -> None:
@@ -104,7 +114,12 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", choices=list(PRESETS), default="constant", help="what the weights live on")
-    parser.add_argument("--algorithm", choices=list(OPTIMISERS), default="sgd", help="how pulses are decided on")
+    parser.add_argument(
+        "--algorithm",
+        choices=list(OPTIMISERS),
+        default="sgd",
+        help="how pulses are decided on; from tiki-taka on, on two-arrays alone",
+    )
     parser.add_argument("--layers", type=int, nargs="+", default=[784, 256, 128, 10], help="sizes of the layers")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=10, help="images a step")
