@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from torch import nn
 
 import phasegrad as pg
 from reproductions.experiment import Experiment, Method
 
-with_capacitor = pg.presets.pcm_capacitor_training
+
+def with_capacitor(name: str, **options: Any) -> Method:
+    """Pairs and capacitors; the last layer's weights are the largest."""
+    preset = pg.presets.pcm_capacitor_training
+    hidden, last = (functools.partial(preset, weight_max=weight_max, **options) for weight_max in (0.3, 1.2))
+    return Method(name, hidden, last=last)
+
 
 EXPERIMENT = Experiment(
     published="Ambrogio et al., Nature 558:60 (2018): 528-250-125-10 on PCM pairs and capacitors, with polarity "
     "inversion, is as accurate as software on MNIST (97.95 % against 97.94 %)",
-    chosen="to be said",
+    chosen="on the last 10,000 training images, which were not trained on, by runs of 5 to 7 epochs of seed 0 with "
+    "inversion: the closed loop's tolerance and number of attempts; the weight range of the hidden layers, of 0.3, 0.45, "
+    "0.67 and 0.9, and of the last, of 0.3, 0.45, 0.67, 0.9 and 1.2. The PCM pair's rate an image is Burr's. "
+    "Batches of 10: the images of a batch pulse the devices one after another, but are read with the same weights",
     layers=(528, 250, 125, 10),
     methods=(
-        Method("PCM pair", pg.presets.pcm_pair_training, lr=0.012),
-        Method("+ ideal capacitor", functools.partial(with_capacitor, mismatch=0.0, spread=0.0, inversion=False)),
-        Method("+ CMOS variability", functools.partial(with_capacitor, inversion=False)),
-        Method("+ polarity inversion", with_capacitor),
+        Method("PCM pair", pg.presets.pcm_pair_training, lr=0.024),
+        with_capacitor("+ ideal capacitor", mismatch=0.0, spread=0.0, inversion=False),
+        with_capacitor("+ CMOS variability", inversion=False),
+        with_capacitor("+ polarity inversion"),
     ),
     activation=nn.Tanh,
     crop=(24, 22),
     epochs=20,
-    batch=5,
-    lr=0.05,
 )

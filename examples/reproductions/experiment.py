@@ -27,6 +27,16 @@ class Method:
     optimiser: Callable[..., torch.optim.Optimizer] = pg.optim.AnalogSGD
     lr: float | None = None
     """Learning rate of the mean loss of a batch; ``None`` for the experiment's."""
+    last: Callable[[], pg.Hardware] | None = None
+    """What the last layer's weights live on; ``None`` for the same as the others'."""
+
+    def convert(self, net: nn.Sequential) -> nn.Sequential:
+        """The net that is trained."""
+        if self.preset is None:
+            return net
+        *layers, last = net
+        converted = [pg.convert(m, self.preset()) if isinstance(m, nn.Linear) else m for m in layers]
+        return nn.Sequential(*converted, pg.convert(last, (self.last or self.preset)()))
 
 
 FLOAT = Method("float", None, torch.optim.SGD)
@@ -84,9 +94,7 @@ class Curves(NamedTuple):
 def train(experiment: Experiment, method: Method, seed: int, data: Mnist) -> Curves:
     """One run. All methods of a seed start from the same weights and see the same batches."""
     torch.manual_seed(seed)
-    net = experiment.network()
-    if method.preset is not None:
-        net = pg.convert(net, method.preset())
+    net = method.convert(experiment.network())
     images, labels = experiment.pixels(data.train_images[: experiment.images]), data.train_labels[: experiment.images]
     test_images = experiment.pixels(data.test_images)
     step = method.optimiser(net.parameters(), lr=method.lr or experiment.lr)

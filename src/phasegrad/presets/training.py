@@ -81,36 +81,36 @@ def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refres
 
 
 def pcm_capacitor_training(
-    *, mismatch: float = 0.15, spread: float = 0.15, inversion: bool = True, tau: float = 5e-3, every: int = 8000
-) -> Hardware:
+    *, weight_max: float = 0.45, mismatch: float = 0.15, spread: float = 0.15, inversion: bool = True,
+    tau: float = 5e-3, every: int = 8000,
+) -> Hardware:  # fmt: skip
     """A pair of PCM devices beside a capacitor: Ambrogio et al., Nature 558:60 (2018).
 
-    ``w = 3 (G+ - G-) + s (g - g_ref)`` at 80 uS per unit of weight, so a pair full at 12 uS stands for 0.45 and the
-    capacitor's 80 uS for -0.5 to 0.5. Every update goes to the capacitor, in about 1,000 steps whose size depends
-    weakly on its voltage; it leaks, and every 8,000 images its content is written to the pair, closed loop, aiming at
-    10 uS and below. PCM after Nandakumar et al. (2018), drift and read noise included; 240 ns an image. The factor 3
-    and the capacitor's constants are widely reported figures, each an argument or a field to change.
+    ``w = F (G+ - G-) + s (g - g_ref)``, ``F = 3``; by default at 80 uS per unit of weight, so that a pair of 12 and 0 uS
+    stands for 0.45, and the capacitor's 80 uS for -0.5 to 0.5. Every update goes to the capacitor, in about 1,000 steps
+    whose size depends weakly on its voltage; it leaks, and every 8,000 images its content is written to the pair,
+    closed loop, aiming at 10 uS and below. PCM after Nandakumar et al. (2018), drift and read noise included; 240 ns an
+    image. ``F`` and the capacitor's constants are widely reported figures, each an argument or a field to change.
 
     Args:
+        weight_max: weight of a pair of 12 and 0 uS; the capacitor's range goes with it. Noise does too, so a layer is
+            best given the range that its weights need.
         mismatch: standard deviation of the ratio of steps up and down from cell to cell, fixed for life.
         spread: relative standard deviation of the step from cell to cell.
         inversion: whether the capacitor's polarity is inverted after every transfer.
         tau: time constant of the leak [s].
         every: samples from one transfer to the next.
     """
-    capacitor = Capacitor(
-        g_max=80e-6,
-        tau=tau,
-        steps=LinearSteps(size=80e-9, slope_up=0.2, slope_down=0.2, noise=0.05, spread=spread, imbalance=mismatch),
-    )
+    factor, g_max = 3.0, 12e-6
+    steps = LinearSteps(size=80e-9, slope_up=0.2, slope_down=0.2, noise=0.05, spread=spread, imbalance=mismatch)
     return Hardware(
-        cell=DifferentialPair(device=nandakumar_2018_device()),
-        scale=3 * 12e-6 / 80e-6,
+        cell=DifferentialPair(device=nandakumar_2018_device(g_max=g_max)),
+        scale=weight_max,
         update=Pulses(sample_time=240e-9),
         fast=Fast(
-            cell=ReferencedDevice(device=capacitor),
-            scale=0.5,
-            transfer=Transfer(every=every, limit=10.0 / 12.0, inversion=inversion),
+            cell=ReferencedDevice(device=Capacitor(g_max=80e-6, tau=tau, steps=steps)),
+            scale=weight_max * 40e-6 / (factor * g_max),
+            transfer=Transfer(every=every, limit=10e-6 / g_max, inversion=inversion),
         ),
     )
 
