@@ -22,8 +22,8 @@ EXPERIMENT = Experiment(
     published="Ambrogio et al., Nature 558:60 (2018): 528-250-125-10 on PCM pairs and capacitors, with polarity "
     "inversion, is as accurate as software on MNIST (97.95 % against 97.94 %)",
     chosen="on the last 10,000 training images, which were not trained on, by runs of 5 to 7 epochs of seed 0 with "
-    "inversion: the closed loop's tolerance and number of attempts; the weight range of the hidden layers, of 0.3, 0.45, "
-    "0.67 and 0.9, and of the last, of 0.3, 0.45, 0.67, 0.9 and 1.2. The PCM pair's rate an image is Burr's. "
+    "inversion: the closed loop's tolerance and number of attempts; the weight range of the hidden layers, of 0.3, "
+    "0.45, 0.67 and 0.9, and of the last, of 0.3, 0.45, 0.67, 0.9 and 1.2. The PCM pair's rate an image is Burr's. "
     "Batches of 10: the images of a batch pulse the devices one after another, but are read with the same weights",
     layers=(528, 250, 125, 10),
     methods=(

@@ -86,11 +86,12 @@ def pcm_capacitor_training(
 ) -> Hardware:  # fmt: skip
     """A pair of PCM devices beside a capacitor: Ambrogio et al., Nature 558:60 (2018).
 
-    ``w = F (G+ - G-) + s (g - g_ref)``, ``F = 3``; by default at 80 uS per unit of weight, so that a pair of 12 and 0 uS
-    stands for 0.45, and the capacitor's 80 uS for -0.5 to 0.5. Every update goes to the capacitor, in about 1,000 steps
-    whose size depends weakly on its voltage; it leaks, and every 8,000 images its content is written to the pair,
-    closed loop, aiming at 10 uS and below. PCM after Nandakumar et al. (2018), drift and read noise included; 240 ns an
-    image. ``F`` and the capacitor's constants are widely reported figures, each an argument or a field to change.
+    ``w = F (G+ - G-) + s (g - g_ref)``, ``F = 3``; by default at 80 uS per unit of weight, so that a pair of 12 and
+    0 uS stands for 0.45, and the capacitor's 80 uS for -0.5 to 0.5. Every update goes to the capacitor, in about 1,000
+    steps whose size depends weakly on its voltage; it leaks, and every 8,000 images its content is written to the
+    pair, closed loop, aiming at 10 uS and below. PCM after Nandakumar et al. (2018), drift and read noise included;
+    240 ns an image. ``F`` and the capacitor's constants are widely reported figures, each an argument or a field to
+    change.
 
     Args:
         weight_max: weight of a pair of 12 and 0 uS; the capacitor's range goes with it. Noise does too, so a layer is
