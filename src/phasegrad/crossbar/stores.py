@@ -275,7 +275,13 @@ class Devices(DeviceArray):
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
-        weight = self.mean_weight()
+        return self._corrected(self.mean_weight())
+
+    def read_logical_weight(self, seed: Tensor) -> Tensor:
+        """The weights ``[out, in]`` as one read sees them, corrected by the gain."""
+        return self._corrected(self.read_weight(seed))
+
+    def _corrected(self, weight: Tensor) -> Tensor:
         return weight * spread_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
 
     def read_weight(self, seed: Tensor) -> Tensor:

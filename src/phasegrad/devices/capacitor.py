@@ -70,10 +70,10 @@ class Capacitor(Device):
 
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] after a time [s]."""
-        kept = torch.exp(-age / self.tau).to(state.conductance.dtype)
-        kept = kept.reshape(()) if kept.numel() == 1 else kept
-        rest = self.rest * self.g_max
-        return rest + (state.conductance - rest) * kept
+        g = state.conductance
+        lost = -torch.expm1(-age / self.tau).to(g.dtype)
+        lost = lost.reshape(()) if lost.numel() == 1 else lost
+        return torch.lerp(g, torch.full((), self.rest * self.g_max, dtype=g.dtype, device=g.device), lost)
 
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
         """Conductance [S] after a time [s]."""

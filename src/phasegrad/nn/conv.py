@@ -79,8 +79,8 @@ class _AnalogConv(AnalogLayer, ABC):
         edges = self._edges if self.padding_mode == "zeros" else (0,) * len(self._edges)
         return Patches(self.kernel_size, self.stride, self.dilation, self.groups, edges)
 
-    def _transposed_exactly(self, d: Tensor, shape: torch.Size) -> Tensor:
-        return self.patches.transposed(d, self.weight.detach(), shape)
+    def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
+        return self.patches.transposed(d, weight.view(self.weight.shape), shape)
 
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
         # A tile is driven by the gradients of one position at a time, as it was by one patch.

@@ -137,8 +137,8 @@ class AnalogLayer(nn.Module, ABC):
         """How images are samples of an update in the memory; ``None`` where each row is one."""
 
     @abstractmethod
-    def _transposed_exactly(self, d: Tensor, shape: torch.Size) -> Tensor:
-        """Gradients of rows of a shape, as arithmetic gives them."""
+    def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
+        """Gradients of rows of a shape, as arithmetic gives them for a weight ``[out, in]``."""
 
     @abstractmethod
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
@@ -187,11 +187,12 @@ class AnalogLayer(nn.Module, ABC):
         return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
 
     @torch.no_grad()
-    def _held(self, seed: Tensor) -> Tensor:
+    def _held(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory."""
         if self.devices is None or not self.devices.reads_are_noisy:
             return self.weight.detach().flatten(1)
-        return self.devices.read_weight(seed).to(self.weight.dtype)
+        seed = draw_seed(self.weight.device) if seed is None else seed
+        return self.devices.read_logical_weight(seed).to(self.weight.dtype)
 
     @torch.no_grad()
     def clipped_weight(self) -> Tensor:
@@ -253,14 +254,9 @@ class AnalogLayer(nn.Module, ABC):
 
     def multiply(self, x: Tensor) -> Tensor:
         """The product of tiles trained in the memory, of inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
-        if self._exact:  # nothing is drawn
-            return self._tiles.whole(x, self.weight.flatten(1))
+        if self.hardware.exact:  # nothing is drawn but what devices read noisily add
+            return self._tiles.whole(x, self._held())
         return self._multiply_noisily(x)
-
-    @property
-    def _exact(self) -> bool:
-        """Whether a product in the memory is what arithmetic gives for ``weight``."""
-        return self.hardware.exact and self.devices is not None and not self.devices.reads_are_noisy
 
     def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
         """The product of the same tiles driven from the other side, which carries gradients back.
@@ -269,8 +265,8 @@ class AnalogLayer(nn.Module, ABC):
             d: gradients of the outputs.
             shape: of the inputs.
         """
-        if self._exact:
-            return self._transposed_exactly(d, shape)
+        if self.hardware.exact:
+            return self._transposed_exactly(d, shape, self._held())
         return self._transposed_by_tiles(d, shape, draw_seed(d.device))
 
     def _turned_product(self, d: Tensor, weight: Tensor, seed: Tensor) -> Tensor:

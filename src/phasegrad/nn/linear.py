@@ -58,8 +58,8 @@ class AnalogLinear(AnalogLayer):
     def patches(self) -> None:
         """None: each row is a sample."""
 
-    def _transposed_exactly(self, d: Tensor, shape: torch.Size) -> Tensor:
-        return d @ self.weight.detach()
+    def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
+        return d @ weight
 
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
         return self._turned_product(d, self._held(seed), seed)
