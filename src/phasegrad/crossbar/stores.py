@@ -269,9 +269,8 @@ class Devices(DeviceArray):
         return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
 
     def _sum(self, planes: Tensor, others: Tensor | None, factors: Sequence[float]) -> Tensor:
-        return torch.ops.phasegrad.read_out(
-            planes, others, factors, (), torch.zeros(1, dtype=torch.int64, device=planes.device), 0
-        )
+        nothing = torch.zeros(1, dtype=torch.int64, device=planes.device)  # is drawn
+        return call("read_out", planes, others, factors, (), nothing, 0)
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
