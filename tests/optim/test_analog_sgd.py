@@ -333,6 +333,23 @@ def test_the_device_that_is_trained_also_ages_and_a_pulse_restarts_its_drift() -
     torch.testing.assert_close(present[pulsed], devices.conductance[pulsed])
 
 
+def test_a_compensated_net_trains_on_with_its_gain() -> None:
+    module = net(fine())
+    devices = module[0].devices
+    with torch.inference_mode():
+        copy.deepcopy(module)[0].refresh()
+    devices.gain.fill_(1.25)
+    run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(2))
+    assert torch.equal(module[0].weight, 1.25 * devices.mean_weight())
+    devices.gain = torch.ones_like(devices.gain)
+    run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(2))
+    assert torch.equal(module[0].weight, devices.mean_weight())
+    other = copy.deepcopy(module)
+    other[0].devices.gain.fill_(2.0)
+    other[0].refresh()
+    assert torch.equal(other[0].weight, 2.0 * devices.mean_weight())
+
+
 def test_a_history_is_kept_for_each_device() -> None:
     module = net(pg.presets.pcm_pair_training())
     assert isinstance(module[0].hardware.cell.device.steps, SetPulses)

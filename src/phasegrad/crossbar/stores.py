@@ -92,7 +92,7 @@ class Devices(DeviceArray):
         shape, fast = (out_features, in_features), hardware.fast
         super().__init__(hardware.cell, hardware.update, full, shape, device)
         self.hardware = hardware
-        self._gains_seen: tuple[tuple[int, int], bool] = ((0, 0), False)
+        self._gain_seen: tuple[Tensor, int, bool] | None = None
         self.fast = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
@@ -238,11 +238,11 @@ class Devices(DeviceArray):
     @property
     def _compensated(self) -> bool:
         """Whether a gain is not 1; looked at again only when the gains were written to."""
-        gain = self.gain
-        seen = (id(gain), gain._version)
-        if self._gains_seen[0] != seen:
-            self._gains_seen = (seen, not bool((gain == 1.0).all()))
-        return self._gains_seen[1]
+        gain, seen = self.gain, self._gain_seen
+        version = -1 if gain.is_inference() else gain._version  # which inference mode does not count
+        if seen is None or seen[0] is not gain or version != seen[1] or version < 0:
+            seen = self._gain_seen = (gain, version, not bool((gain == 1.0).all()))
+        return seen[2]
 
     @property
     def age(self) -> Tensor:
