@@ -23,11 +23,12 @@ EXPERIMENT = Experiment(
     "inversion, is as accurate as software on MNIST (97.95 % against 97.94 %)",
     chosen="on the last 10,000 training images, which were not trained on, by runs of 5 to 7 epochs of seed 0 with "
     "inversion: the closed loop's tolerance and number of attempts; the weight range of the hidden layers, of 0.3, "
-    "0.45, 0.67 and 0.9, and of the last, of 0.3, 0.45, 0.67, 0.9 and 1.2. The PCM pair's rate an image is Burr's. "
+    "0.45, 0.67 and 0.9, and of the last, of 0.3, 0.45, 0.67, 0.9 and 1.2. The PCM pair's learning "
+    "rate, of 0.0015, 0.003, 0.006, 0.012 and 0.024, by 8 epochs, which end between 83 and 86 % at all of them. "
     "Batches of 10: the images of a batch pulse the devices one after another, but are read with the same weights",
     layers=(528, 250, 125, 10),
     methods=(
-        Method("PCM pair", pg.presets.pcm_pair_training, lr=0.024),
+        Method("PCM pair", pg.presets.pcm_pair_training, lr=0.003),
         with_capacitor("+ ideal capacitor", mismatch=0.0, spread=0.0, inversion=False),
         with_capacitor("+ CMOS variability", inversion=False),
         with_capacitor("+ polarity inversion"),
