@@ -11,6 +11,9 @@ from reproductions.experiment import Curves
 # Okabe and Ito's colours, which all eyes tell apart; the first is the float net's.
 COLOURS = ("#404040", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
+_LETTERS = 50
+"""Of labels in a row of the legend."""
+
 
 def draw(runs: dict[str, list[Curves]], path: Path) -> None:
     """Accuracy by epoch, mean over the seeds and their range; and every seed after the last epoch.
@@ -34,7 +37,9 @@ def draw(runs: dict[str, list[Curves]], path: Path) -> None:
         _last(last, {m: [(c.train or c.test)[-1] for c in curves] for m, curves in runs.items()})
         last.set(xlabel="last epoch, seed by seed", ylabel=by_epoch[0].get_ylabel())
         handles, labels = by_epoch[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
+        rows = 1 + sum(map(len, labels)) // _LETTERS
+        columns = -(-len(labels) // rows)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
         figure.savefig(path)
 
 
