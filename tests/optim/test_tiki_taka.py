@@ -217,7 +217,7 @@ def test_lines_are_read_in_turn_as_samples_come(monkeypatch: pytest.MonkeyPatch)
 
 def test_choppers_flip_with_their_probability() -> None:
     made, flips, reads = layer(beside(fine()), 200, 3), 0, 100
-    optimizer = pg.optim.ChoppedTikiTakaV2([made.weight], lr=0.1, lines=None)
+    optimizer = pg.optim.ChoppedTikiTakaV2([made.weight], lr=1e-6, lines=None)
     before = torch.ones(200)
     for _ in range(reads):
         push(made, torch.ones(1, 200), torch.ones(1, 3))
