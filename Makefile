@@ -8,8 +8,8 @@
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
-# 0 is pytest's own process, with all cores for torch; a worker repeats the import of torch.
-WORKERS ?= 0
+# auto: one for each core; 0 is pytest's own process, with all cores for torch.
+WORKERS ?= auto
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
