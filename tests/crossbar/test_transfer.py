@@ -222,6 +222,10 @@ def test_a_resumed_run_gives_the_same_bits() -> None:
         assert same(state(again), state(module))
 
 
+def test_capacitors_count_as_devices() -> None:
+    assert pg.summary(net()).devices == 3 * (12 * 9 + 9 * 4)
+
+
 def test_threads_do_not_show() -> None:
     found = []
     for count in (1, 2, 3):

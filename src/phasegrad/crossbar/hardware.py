@@ -77,6 +77,11 @@ class Hardware(Configuration):
         check_number(self, "output_noise", 0.0)
         check_number(self, "read_noise", 0.0)
 
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every cell that a weight has."""
+        return (self.cell,) if self.fast is None else (self.cell, self.fast.cell)
+
     @functools.cached_property
     def exact(self) -> bool:
         """Whether a product is what arithmetic gives, but for what devices add: no converter, no noise."""
@@ -94,9 +99,8 @@ class Hardware(Configuration):
                 "programmed cell stands for, because weights that are trained outgrow a scale taken from them"
             )
         check_number(self, "scale", 0.0, above=True)
-        _check_pulsed(self.cell)
-        if self.fast is not None:
-            _check_pulsed(self.fast.cell)
+        for cell in self.cells:
+            _check_pulsed(cell)
 
 
 def _check_pulsed(cell: Cell) -> None:
