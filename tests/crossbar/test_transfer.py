@@ -89,6 +89,17 @@ def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
     torch.testing.assert_close((weight - slow).double(), kept * before, rtol=0.0, atol=1e-6)
 
 
+def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
+    steps = LinearSteps(size=80e-9, slope_up=0.0, slope_down=0.0)
+    cell = ReferencedDevice(device=Capacitor(g_max=80e-6, tau=5e-3, steps=steps))
+    made = devices(Hardware(cell=cell, scale=0.45, update=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
+    weight = made.logical_weight()
+    made.update([(torch.ones(10_000, SHAPE[1]), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
+    expected = torch.full(SHAPE, 0.3 * math.exp(-10_000 * 240e-9 / 5e-3))
+    torch.testing.assert_close(weight, expected, rtol=0.0, atol=1e-6)
+    assert torch.equal(weight, made.logical_weight())
+
+
 # --- the transfer ---------------------------------------------------------------------------------------------
 
 

@@ -415,7 +415,7 @@ def test_the_weight_follows_to_the_bit(name: str, beside: int) -> None:
         ({"readout": [0.0]}, "readout has 1 numbers"),
         ({"weight": torch.zeros(21, 36)}, r"weight is torch.float32 \[21, 36\]"),
         ({"weight": torch.zeros(37, 21).t()}, "contiguous float32"),
-        ({"others": torch.zeros(1, 3, 3), "readout": [0.0, 1.0, 1.0]}, r"others is torch.float32 \[3, 3\]"),
+        ({"others": torch.zeros(1, 3, 3), "readout": [0.0, 1.0, 1.0]}, r"others is torch.float32 \[1, 3, 3\]"),
     ],
 )
 def test_refuses_a_weight_that_cannot_follow(changes: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Readout
+from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found, Readout
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
@@ -77,13 +77,13 @@ class Devices(DeviceArray):
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
     """
 
-    fast: DeviceArray | None
-    polarity: Tensor | None
-    samples: Tensor | None
-    clock: Tensor
-    scale: Tensor
-    gain: Tensor
-    baseline: Tensor
+    fast = Found["DeviceArray | None"]("_modules")
+    polarity = Found["Tensor | None"]()
+    samples = Found["Tensor | None"]()
+    clock = Found[Tensor]()
+    scale = Found[Tensor]()
+    gain = Found[Tensor]()
+    baseline = Found[Tensor]()
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -93,7 +93,11 @@ class Devices(DeviceArray):
         super().__init__(hardware.cell, hardware.update, full, shape, device)
         self.hardware = hardware
         self._gain_seen: tuple[Tensor, int, bool] | None = None
-        self.fast = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
+        second = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
+        self.register_module("fast", second)
+        self._factors_by_polarity = {} if full is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
+        self._sample_time = hardware.update.sample_time if hardware.update else 0.0
+        self._leaks = self._sample_time > 0.0 and (second or self).leaks
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
         self.columns = columns
@@ -132,8 +136,9 @@ class Devices(DeviceArray):
         Raises:
             ValueError: an input or gradient is not finite; the devices were not touched by its part.
         """
-        readout, offset, count, target = self._readout(weight), streams.UPDATE, 0, self.fast or self
+        target, offset, count = self.fast or self, streams.UPDATE, 0
         target.settle(self.clock)
+        readout = self._readout(weight)
         for x, d in samples:
             directed = d if self.polarity is None else d * self.polarity
             target.coincide(x, directed, lr, self.clock, seed, offset, readout)
@@ -143,8 +148,9 @@ class Devices(DeviceArray):
 
     def send_counts(self, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow; ``weight`` follows."""
-        readout, target = self._readout(weight), self.fast or self
+        target = self.fast or self
         target.settle(self.clock)
+        readout = self._readout(weight)
         directed = counts if self.polarity is None else counts * self.polarity.to(torch.int32)
         target.send(directed, self.clock, seed, streams.UPDATE, readout)
         self._finish_update(seed, weight, readout, 1)
@@ -178,15 +184,17 @@ class Devices(DeviceArray):
         weight.index_copy_(1, lines, self._sum(fast, slow, readout.factors))
 
     def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout, count: int) -> None:
-        assert self.hardware.update is not None
-        if self.hardware.update.sample_time:
-            self.clock += count * self.hardware.update.sample_time
-            (self.fast or self).settle(self.clock)
-        written = (self.fast or self).count_update(self.clock, seed)
+        target, in_step = self.fast or self, readout.weight is not None
+        if self._sample_time:
+            self.clock.add_(count * self._sample_time)
+            if self._leaks:
+                readout = self._readout_now(weight)
+                in_step = target.settle(self.clock, readout) and readout.weight is not None
+        written = target.count_update(self.clock, seed)
         if self._count_samples(count):
             self.transfer(seed)
             written = True
-        if written or readout.weight is None:
+        if written or not in_step:
             weight.copy_(self.logical_weight())
 
     def _count_samples(self, count: int) -> bool:
@@ -194,7 +202,7 @@ class Devices(DeviceArray):
         if self.samples is None or self.hardware.fast is None:
             return False
         before = int(self.samples)
-        self.samples += count
+        self.samples.add_(count)
         rule = self.hardware.fast.transfer
         return rule is not None and before // rule.every != (before + count) // rule.every
 
@@ -213,27 +221,28 @@ class Devices(DeviceArray):
         return (self.fast or self).granularity
 
     def _readout(self, weight: Tensor) -> Readout:
-        """The weight as pulses can keep it in step themselves: where nothing but pulses moves it."""
+        """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
+        return UNREAD if self._leaks else self._readout_now(weight)
+
+    def _readout_now(self, weight: Tensor) -> Readout:
+        """The weight as an op can keep it in step: where conductances are what was written, and no gain counts."""
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
-        if not plain or self._moves() or self._compensated:
+        drifted = not self._leaks and (self.fast or self).drifted(self.clock)
+        if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
             return UNREAD
         return Readout(weight, None if self.fast is None else self.conductance, self._factors)
-
-    def _moves(self) -> bool:
-        """Whether the weight may change while nothing is done to the devices, in the time that an update takes."""
-        assert self.hardware.update is not None
-        leaks = self.fast is not None and self.fast.cell.device.drifts and self.hardware.update.sample_time > 0.0
-        return leaks or self.drifted(self.clock) or (self.fast is not None and self.fast.drifted(self.clock))
 
     @property
     def _factors(self) -> list[float]:
         """Offset, and the factors of the pulsed planes and of those beside them."""
-        slow = self.factors
-        if self.fast is None or self.polarity is None or self.hardware.fast is None:
+        return self._factors_by_polarity[1.0 if self.polarity is None else float(self.polarity)]
+
+    def _factors_with(self, polarity: float) -> list[float]:
+        slow, fast = self.factors, self.hardware.fast
+        if fast is None or self.fast is None:
             return slow
-        sign = float(self.polarity) * self.hardware.fast.gain
-        offset, *fast = (sign * f for f in self.fast.factors)
-        return [slow[0] + offset, *fast, *slow[1:]]
+        offset, *factors = (polarity * fast.gain * f for f in self.fast.factors)
+        return [slow[0] + offset, *factors, *slow[1:]]
 
     @property
     def _compensated(self) -> bool:

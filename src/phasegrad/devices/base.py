@@ -49,10 +49,14 @@ class Device(Configuration, ABC):
         """Coefficients of powers of the conductance that give the noise of a read, where they are all of it."""
         return None if self.reads_are_noisy else ()
 
-    @property
-    def forgets(self) -> bool:
-        """Whether the conductance alone tells how a device drifts on, and not when it was written."""
-        return False
+    def leak(self, seconds: float) -> tuple[float, float] | None:
+        """What a time does to devices whose conductance alone tells how they drift on.
+
+        Returns:
+            The conductance that all of them tend to [S], and the part of the way that they go; ``None`` where drift
+            depends on more, as on when a device was written.
+        """
+        return None
 
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:

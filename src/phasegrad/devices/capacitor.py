@@ -59,10 +59,9 @@ class Capacitor(Device):
         """Whether it leaks."""
         return math.isfinite(self.tau)
 
-    @property
-    def forgets(self) -> bool:
-        """The charge is all there is to know."""
-        return True
+    def leak(self, seconds: float) -> tuple[float, float]:
+        """Towards ``rest``, by ``1 - exp(-t / tau)``: the charge is all there is to know."""
+        return self.rest * self.g_max, -math.expm1(-seconds / self.tau)
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Charge capacitors, exactly."""

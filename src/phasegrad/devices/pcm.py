@@ -14,6 +14,8 @@ from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power
 from phasegrad.devices.steps import Steps, nandakumar_2018
 
+_NONE = Curve()
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +89,7 @@ class PCM(Device):
     @property
     def drifts(self) -> bool:
         """Whether a device can have an exponent other than 0."""
-        return self.nu_mean != Curve() or self.nu_sd != Curve()
+        return self.nu_mean != _NONE or self.nu_sd != _NONE
 
     def drifts_within(self, seconds: float) -> bool:
         """Whether a conductance may change within so much time after it was written."""

@@ -186,13 +186,13 @@ class AnalogLayer(nn.Module, ABC):
         weight = self.weight.flatten(1)
         return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
 
-    @torch.no_grad()
     def _held(self, seed: Tensor | None = None) -> Tensor:
-        """The weight ``[out, in]`` as a read finds it while it is trained in the memory."""
-        if self.devices is None or not self.devices.reads_are_noisy:
-            return self.weight.detach().flatten(1)
-        seed = draw_seed(self.weight.device) if seed is None else seed
-        return self.devices.read_logical_weight(seed).to(self.weight.dtype)
+        """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
+        devices, weight = self.devices, self.weight
+        if devices is None or not devices.reads_are_noisy:
+            return weight.detach().flatten(1)
+        seed = draw_seed(weight.device) if seed is None else seed
+        return devices.read_logical_weight(seed).to(weight.dtype)
 
     @torch.no_grad()
     def clipped_weight(self) -> Tensor:

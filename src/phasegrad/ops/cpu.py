@@ -451,6 +451,16 @@ def read_out(
     return out
 
 
+def leak(
+    conductance: Tensor, level: float, lost: float, weight: Tensor | None, others: Tensor | None,
+    readout: Sequence[float],
+) -> None:  # fmt: skip
+    _call(
+        "leak", conductance.data_ptr(), len(conductance), conductance[0].numel(), level, lost,
+        *_readout(weight, None if others is None else others.contiguous(), readout),
+    )  # fmt: skip
+
+
 def _floats_of(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * len(values))(*values)
 
@@ -470,6 +480,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
         uniform,
         dac,
         dac_backward,
+        leak,
         adc,
         adc_backward,
         tile_linear,

@@ -52,6 +52,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "read_out": (
         _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SEED, _SEED, _INT,
     ),
+    "leak": (_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _POINTER, _POINTER, _SIZE, _POINTER, _INT),
     "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
 }  # fmt: skip
 

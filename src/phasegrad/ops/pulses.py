@@ -21,7 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phasegrad.ops.philox import box_muller, normal, philox4x32
+from phasegrad.ops.philox import box_muller, philox4x32
+from phasegrad.ops.readout import read_out
 
 STOCHASTIC, DETERMINISTIC, MEAN_COUNT = 0, 1, 2
 LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
@@ -219,34 +220,6 @@ def pulsed_update(
         _pulse_samples(step, words, key, kind, pulsed_at, now)
     if weight is not None:
         weight.copy_(read_out(conductance, others, readout, (), seed, offset))
-
-
-def read_out(
-    conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
-) -> Tensor:
-    """The weight ``[out, in]`` that planes of devices stand for, as a read finds it.
-
-    Args:
-        conductance: ``[planes, out, in]``, float32.
-        others: ``[planes, out, in]``, devices beside them, read without noise; or ``None``.
-        readout: an offset, then a factor for every plane and for every other plane.
-        sd: coefficients of powers of the conductance from 0, three at most: standard deviation of a read, which stays
-            at or above 0. Empty for no noise.
-        seed: of the noise.
-        offset: first of its streams, one a plane.
-    """
-    noisy = [_noisy_read(plane, sd, seed, offset + i) if sd else plane for i, plane in enumerate(conductance)]
-    planes = (*noisy, *(() if others is None else others))
-    total = planes[0] * readout[1]
-    for plane, factor in zip(planes[1:], readout[2:], strict=True):
-        total = total + plane * factor  # in two roundings, as the kernels do it
-    return total + readout[0]
-
-
-def _noisy_read(plane: Tensor, sd: Sequence[float], seed: Tensor, offset: int) -> Tensor:
-    c0, c1, c2 = (*sd, 0.0, 0.0)[:3]
-    z = normal(int(seed), offset, plane.numel(), plane.device).view(plane.shape)
-    return torch.clamp(plane + (c0 + plane * (c1 + plane * c2)) * z, min=0.0)
 
 
 def pulse_counts(

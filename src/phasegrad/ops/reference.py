@@ -15,7 +15,8 @@ from phasegrad.ops import philox
 from phasegrad.ops.pulses import pulse_counts as pulse_counts
 from phasegrad.ops.pulses import pulse_trains as pulse_trains
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
-from phasegrad.ops.pulses import read_out as read_out
+from phasegrad.ops.readout import leak as leak
+from phasegrad.ops.readout import read_out as read_out
 
 NO_CONVERTER, END_POINT, MID_RISE = 0, 1, 2
 

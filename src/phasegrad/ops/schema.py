@@ -49,6 +49,8 @@ _SCHEMAS = {
     "bool adaptive, bool managed, int kind, float now, int[] planes, int family, Tensor coefficients, Tensor seed, "
     "int offset) -> ()",
     "read_out": "(Tensor conductance, Tensor? others, float[] readout, float[] sd, Tensor seed, int offset) -> Tensor",
+    "leak": "(Tensor(a!) conductance, float level, float lost, Tensor(b!)? weight, Tensor? others, float[] readout) "
+    "-> ()",
     "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
     "Tensor? others, float[] readout, Tensor parameters, Tensor counts, float now, int[] planes, int family, "
     "Tensor coefficients, Tensor seed, int offset) -> ()",
@@ -330,12 +332,14 @@ def _check_readout(
 ) -> None:
     if weight is None:
         return
-    named = {"weight": (weight, conductance[0])} | ({} if others is None else {"others": (others[0], conductance[0])})
-    for name, (t, like) in named.items():
-        if t.dtype != torch.float32 or t.device != like.device or t.shape != like.shape or not t.is_contiguous():
+    shape = conductance.shape[1:]
+    for name, t, has in (("weight", weight, weight.shape), ("others", others, others is not None and others.shape[1:])):
+        if t is None:
+            continue
+        if t.dtype != torch.float32 or t.device != conductance.device or has != shape or not t.is_contiguous():
             raise ValueError(
                 f"{op}: {name} is {t.dtype} {list(t.shape)} on {t.device}; it must be contiguous float32 "
-                f"{list(like.shape)} on {like.device}"
+                f"{list(shape) if t is weight else ['planes', *shape]} on {conductance.device}"
             )
     planes = len(conductance) + (0 if others is None else len(others))
     if len(readout) != 1 + planes:
@@ -346,7 +350,7 @@ def _check_read_out(
     conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
 ) -> None:
     planes = len(conductance) + (0 if others is None else len(others))
-    for name, t in {"conductance": conductance, "others": conductance if others is None else others}.items():
+    for name, t in (("conductance", conductance), ("others", conductance if others is None else others)):
         if t.dtype != torch.float32 or t.dim() != 3 or t.shape[1:] != conductance.shape[1:]:
             raise ValueError(f"read_out: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
     if len(readout) != 1 + planes or len(sd) > 3:
@@ -355,6 +359,20 @@ def _check_read_out(
             "planes, and three at most"
         )
     _check_seed("read_out", seed, conductance)
+
+
+def _check_leak(
+    conductance: Tensor, level: float, lost: float, weight: Tensor | None, others: Tensor | None,
+    readout: Sequence[float],
+) -> None:  # fmt: skip
+    if conductance.dtype != torch.float32 or conductance.dim() != 3 or not conductance.is_contiguous():
+        raise ValueError(
+            f"leak: conductance is {conductance.dtype} {list(conductance.shape)}; it must be contiguous float32 "
+            "[planes, out, in]"
+        )
+    if not (math.isfinite(level) and 0.0 <= lost <= 1.0):
+        raise ValueError(f"leak: level = {level} and lost = {lost}; the level must be finite, and lost in [0, 1]")
+    _check_readout("leak", conductance, weight, others, readout)
 
 
 def _check_pulsed(
@@ -415,6 +433,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "pulsed_update": _check_pulsed_update,
     "pulse_counts": _check_pulse_counts,
     "read_out": _check_read_out,
+    "leak": _check_leak,
 }
 
 
@@ -472,6 +491,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pulse_trains": lambda x, d, *_: (x.new_empty(x.shape, dtype=torch.int32), d.new_empty(d.shape, dtype=torch.int32)),
     "pulsed_update": lambda *_: None,
     "pulse_counts": lambda *_: None,
+    "leak": lambda *_: None,
     "read_out": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
 }
 

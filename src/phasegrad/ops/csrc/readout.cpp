@@ -35,5 +35,29 @@ void read_out(float* out, const float* g, int64_t planes, const float* others, i
   });
 }
 
+// One pass: the devices go a part of the way to their level, and the weight, unless nobody asks, follows.
+void leak(float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* others,
+          int64_t other_planes, const float* factors, int threads) {
+  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+    Room total, room;
+    for (int64_t i = 0; weight && i < length; i += W) store(total.v + i, vf{});
+    for (int64_t p = 0; p < planes; ++p) {
+      float* plane = g + p * n + first;
+      const float* from = padded(plane, length, room.v);
+      for (int64_t i = 0; i < length; i += W) {
+        const vf v = load<vf>(from + i);
+        store(room.v + i, v + (splat(level) - v) * splat(lost));
+      }
+      std::memcpy(plane, room.v, length * sizeof(float));
+      if (weight) add_plane(total.v, room.v, nullptr, length, factors[1 + p], nullptr);
+    }
+    if (!weight) return;
+    for (int64_t p = 0; p < other_planes; ++p)
+      add_plane(total.v, part(others + p * n, first, length, room), nullptr, length, factors[1 + planes + p], nullptr);
+    for (int64_t i = 0; i < length; i += W) store(total.v + i, load<vf>(total.v + i) + splat(factors[0]));
+    std::memcpy(weight + first, total.v, length * sizeof(float));
+  });
+}
+
 }  // namespace PG_ISA
 }  // namespace pg
