@@ -69,7 +69,7 @@
   X(read_out,                                                                                                          \
     (float* out, const float* g, int64_t planes, const float* others, int64_t other_planes, int64_t n,                 \
      const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads),                              \
-    (out, g, planes, others, other_planes, n, factors, sd, seed, offset, threads))                     \
+    (out, g, planes, others, other_planes, n, factors, sd, seed, offset, threads))                                     \
   X(leak,                                                                                                              \
     (float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* others,                 \
      int64_t other_planes, const float* factors, int threads),                                                         \
