@@ -1,4 +1,4 @@
-"""A training step in the memory against the same step of float SGD: 784-256-128-10, batch 10, sparse inputs."""
+"""A training step in the memory against float SGD's, and aihwkit's: 784-256-128-10, batch 10, sparse inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import phasegrad as pg
+from benchmarks import aihwkit_twins
 from benchmarks.harness import Figure, side_by_side
 
 DEVICES = {
@@ -26,6 +27,7 @@ ALGORITHMS = {
     "c-TTv2": pg.optim.ChoppedTikiTakaV2,
     "AGAD": pg.optim.AGAD,
 }
+TWINS = ("constant", "pcm-pair")
 # A line a sample, in both.
 TRANSFERS = {"": {}, " 40 lines at a time": {"transfer_every": 40, "lines": 40}}
 
@@ -48,8 +50,13 @@ def step(net: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: t
     return run
 
 
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Ten images and their classes. A fifth of the pixels is not zero, as in MNIST."""
+    return torch.rand(10, 784) * (torch.rand(10, 784) < 0.2), torch.randint(0, 10, (10,))
+
+
 def figures() -> list[Figure]:
-    """Measure every device and algorithm. A fifth of the pixels is not zero, as in MNIST."""
+    """Measure every device and algorithm."""
     plain = [figure(name, preset(), pg.optim.AnalogSGD, 0.1, target) for name, (preset, target) in DEVICES.items()]
     two_arrays = pg.presets.tiki_taka_training()
     family = [
@@ -58,7 +65,7 @@ def figures() -> list[Figure]:
         for name, algorithm in ALGORITHMS.items()
     ]
     mixed = figure("mixed precision", pg.presets.pcm_pair_training(), pg.optim.MixedPrecision, 0.1, "at most 4")
-    return [*plain, mixed, *family]
+    return [*plain, mixed, *family, *(map(twin, TWINS) if aihwkit_twins.AVAILABLE else ())]
 
 
 def figure(
@@ -66,10 +73,21 @@ def figure(
 ) -> Figure:
     """One network beside its float twin."""
     torch.manual_seed(0)
-    x, y = torch.rand(10, 784) * (torch.rand(10, 784) < 0.2), torch.randint(0, 10, (10,))
+    x, y = batch()
     digital = network()
     analog = pg.convert(digital, hardware)
     ours = step(analog, optimiser(analog.parameters(), lr=lr), x, y)
     theirs = step(digital, torch.optim.SGD(digital.parameters(), lr=0.1), x, y)
     a, b, ratio = side_by_side(ours, theirs, 200)
     return Figure(f"in-memory step {name}", a * 1e6, "us", "float SGD", b * 1e6, ratio, target)
+
+
+def twin(name: str) -> Figure:
+    """One network beside the same in aihwkit, at the same learning rate."""
+    torch.manual_seed(0)
+    x, y = batch()
+    digital = network()
+    analog = pg.convert(digital, DEVICES[name][0]())
+    ours = step(analog, pg.optim.AnalogSGD(analog.parameters(), lr=0.1), x, y)
+    a, b, ratio = side_by_side(ours, aihwkit_twins.step(name, digital, x, y, 0.1), 50)
+    return Figure(f"in-memory step {name}, beside aihwkit", a * 1e6, "us", "aihwkit", b * 1e6, ratio, "below 1")

@@ -1,22 +1,54 @@
-"""The pulsed update against torch's dense outer product, and its growth with samples and weights.
+"""The pulsed update against torch's dense outer product and aihwkit's update, and its growth with samples and weights.
 
 A figure's load is the mean number of pulses that a weight gets from a sample: ``lr E|x| E|d| / granularity``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
 import torch
 
 import phasegrad as pg
+from benchmarks import aihwkit_twins
 from benchmarks.harness import Figure, side_by_side
+from phasegrad.cells import DifferentialPair
+from phasegrad.crossbar import Pulses
 from phasegrad.crossbar.stores import Devices
+from phasegrad.devices import ExponentialSteps, ideal_device
+
+
+def exponential() -> pg.Hardware:
+    """The preset of soft bounds with exponential steps in their place, 0.001 of weights of -0.6 to 0.6."""
+    law = ExponentialSteps(size=25e-6 / 1200, noise=0.3, spread=0.3, imbalance=0.02, bound_spread=0.15)
+    preset = pg.presets.soft_bounds_training()
+    device = ideal_device(g_max=25e-6, steps=law)
+    return dataclasses.replace(preset, cell=dataclasses.replace(preset.cell, device=device))
+
+
+def exponential_pair() -> pg.Hardware:
+    """The PCM preset of aihwkit: pairs of exponential devices, 200 nominal steps each, looked at after every update."""
+    law = ExponentialSteps(
+        size=12e-6 / 200, a_up=-27.235, a_down=-2.235, gamma_up=2.5, gamma_down=2.5, scale=-1.0, shift=-1.0,
+        noise=0.6, spread=0.2, imbalance=0.05, bound_spread=0.1,
+    )  # fmt: skip
+    cell = DifferentialPair(device=ideal_device(g_max=12e-6, steps=law), refresh=1)
+    return pg.Hardware(cell=cell, scale=2.0, update=Pulses())
+
 
 LAWS = {
     "soft-bounds": pg.presets.soft_bounds_training,
     "constant": pg.presets.constant_step_training,
     "pcm-pair": pg.presets.pcm_pair_training,
 }
-LOADS = (0.01, 0.04, 0.4)
+# What both libraries have, and how much faster phasegrad is meant to be.
+TWINS = {
+    "soft-bounds": (pg.presets.soft_bounds_training, 10),
+    "exponential": (exponential, 10),
+    "pair with refresh": (exponential_pair, 20),
+}
+LOADS = (0.01, 0.04, 0.15, 0.4)
 SIZES = ((256, 64), (1024, 1), (1024, 16), (1024, 64), (1024, 256), (2048, 64), (4096, 64))
 
 
@@ -31,17 +63,38 @@ def devices(hardware: pg.Hardware, size: int) -> Devices:
 def figure(law: str, size: int, batch: int, load: float, target: str = "-") -> Figure:
     """Time an update; nanoseconds a weight and sample."""
     torch.manual_seed(0)
-    made = devices(LAWS[law](), size)
-    x, d = torch.rand(batch, size) * 2.0 - 1.0, torch.randn(batch, size)
-    lr = load * made.granularity / (0.5 * (2.0 / torch.pi) ** 0.5)
-    seed = torch.zeros(1, dtype=torch.int64)
-    weight, dense = made.logical_weight(), torch.zeros(size, size)
-    pulsed, outer, ratio = side_by_side(
-        lambda: made.update([(x, d)], lr, seed, weight), lambda: dense.addmm_(d.t(), x, alpha=-lr), 9
-    )
+    x, d = samples(size, batch)
+    dense = torch.zeros(size, size)
+    pulsed, outer, ratio = side_by_side(update(LAWS[law](), x, d, load), lambda: dense.addmm_(d.t(), x, alpha=-1e-3), 9)
     per = 1e9 / (size * size * batch)
     name = f"{law} {size}x{size} B{batch}, {load:g} pulses"
     return Figure(name, pulsed * per, "ns a weight and sample", "dense outer product", outer * per, ratio, target)
+
+
+def samples(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and gradients of the outputs."""
+    return torch.rand(batch, size) * 2.0 - 1.0, torch.randn(batch, size)
+
+
+def update(hardware: pg.Hardware, x: torch.Tensor, d: torch.Tensor, load: float) -> Callable[[], object]:
+    """A pulsed update whose weights get so many pulses from a sample on average."""
+    made = devices(hardware, x.shape[1])
+    lr = load * made.granularity / float(x.abs().mean() * d.abs().mean())
+    seed, weight = torch.zeros(1, dtype=torch.int64), made.logical_weight()
+    return lambda: made.update([(x, d)], lr, seed, weight)
+
+
+def twin(law: str, load: float) -> Figure:
+    """Time an update of 1024 x 1024 weights by 64 samples beside aihwkit's."""
+    torch.manual_seed(0)
+    make, times = TWINS[law]
+    x, d = samples(1024, 64)
+    theirs = aihwkit_twins.update(law, x, d, load)
+    pulsed, other, ratio = side_by_side(update(make(), x, d, load), theirs, 9)
+    per = 1e9 / (1024 * 1024 * 64)
+    name = f"{law} 1024x1024 B64, {load:g} pulses, beside aihwkit"
+    target = f"at most 1/{times}"
+    return Figure(name, pulsed * per, "ns a weight and sample", "aihwkit's", other * per, ratio, target)
 
 
 def figures() -> list[Figure]:
@@ -49,4 +102,6 @@ def figures() -> list[Figure]:
     target = {("soft-bounds", 0.04): "at most 0.2 ns"}
     result = [figure(law, 1024, 64, load, target.get((law, load), "-")) for law in LAWS for load in LOADS]
     result += [figure("soft-bounds", size, batch, 0.04) for size, batch in SIZES if (size, batch) != (1024, 64)]
+    if aihwkit_twins.AVAILABLE:
+        result += [twin(law, load) for law in TWINS for load in LOADS]
     return result

@@ -59,9 +59,9 @@ class DifferentialPair(Cell):
 
     def saturated(self, conductance: Tensor) -> Tensor:
         """Pairs with little left to grow."""
-        smaller, larger = torch.aminmax(conductance, dim=0)
+        up, down = conductance
         reach = self.reach or self.device.g_max
-        return (larger > 0.75 * reach) & (smaller > 0.25 * reach)
+        return (torch.maximum(up, down) > 0.75 * reach) & (torch.minimum(up, down) > 0.25 * reach)
 
     @property
     def factors(self) -> tuple[float, ...]:

@@ -275,18 +275,24 @@ class DeviceArray(nn.Module):
         assert self.updates is not None
         return self.cell.pulsed(int(self.updates))
 
-    def reset(self, where: Tensor, targets: Tensor, now: Tensor, seed: Tensor) -> None:
-        """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and program them to targets [S]."""
-        parameters = self.step_parameters
-        assert parameters is not None
-        state = self.cell.device.program(targets, seed, streams.PROGRAMMING)
-        written = state.conductance.clamp(*parameters[2:])
-        self.conductance.copy_(torch.where(where, written, self.conductance))
-        self.nu.copy_(torch.where(where, state.nu, self.nu))
-        if self.pulsed_at is not None:
-            self.pulsed_at.copy_(torch.where(where, now, self.pulsed_at))
-        if self.history is not None:
-            self.history.masked_fill_(where, 1.0)
+    def renew(self, where: Tensor, now: Tensor, seed: Tensor) -> None:
+        """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and write what their cells stand for."""
+        assert self.step_parameters is not None
+        cells = (where if where.dim() == 2 else where.any(0)).flatten().nonzero().squeeze(1)  # few of all
+
+        def taken(buffer: Tensor) -> Tensor:
+            return buffer.flatten(-2)[..., cells]
+
+        held, chosen = taken(self.conductance), None if where.dim() == 2 else taken(where)
+        state = self.cell.device.program(self.cell.renewed(held), seed, streams.PROGRAMMING)
+        written = state.conductance.clamp(*taken(self.step_parameters[2:]))
+        for buffer, value in (
+            (self.conductance, written), (self.nu, state.nu), (self.history, torch.ones_like(held)),
+            (self.pulsed_at, now.expand_as(held)),
+        ):  # fmt: skip
+            if buffer is not None:
+                value = value if chosen is None else torch.where(chosen, value, taken(buffer))
+                buffer.flatten(-2)[..., cells] = value
 
     def clear(self, where: Tensor, now: Tensor) -> None:
         """RESET devices ``[devices, out, in]``."""
@@ -304,7 +310,9 @@ class DeviceArray(nn.Module):
         if not every or int(updates) % every:
             return False
         where = self.cell.saturated(self.conductance)
-        self.reset(where, self.cell.renewed(self.conductance), now, seed)
+        if not bool(where.any()):
+            return False
+        self.renew(where, now, seed)
         return True
 
 

@@ -207,6 +207,7 @@ static inline vf uniform(vu word) { return to_float((vi)(word >> 8)) * splat(0x1
 struct Lanes {
   vf g, p;             // conductance, history
   vf step, low, high;  // size of the step in the direction of the pulse, bounds
+  vf rate;             // see rate_of
   vi down;             // a downward pulse on a device that takes both
   vf xi, u;            // the pulse's normal, or its uniform
 };
@@ -224,6 +225,16 @@ static inline void position(float at, int n, int* left, float* f) {
   *f = scaled - (float)*left;
 }
 
+// What a family would otherwise divide by at every pulse: how the step shrinks over a conductance, or one over the
+// range.
+template <int FAMILY>
+static PG_INLINE vf rate_of(vf low, vf high, bool down, const float* c) {
+  if constexpr (FAMILY == LINEAR)
+    return down ? splat(-c[2]) / (splat(c[3]) - low) : splat(c[1]) / (high - splat(c[3]));
+  else
+    return splat(1.0f) / (high - low);
+}
+
 // Each family gives the change in units of the step, noise included; downward changes count as positive.
 template <int FAMILY>
 static PG_INLINE vf change(Lanes& l, const float* c) {
@@ -231,22 +242,19 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
   const vf one = splat(1.0f), zero = splat(0.0f);
   if constexpr (FAMILY == LINEAR) {
     if (c[1] == 0.0f && c[2] == 0.0f) return noisy(one, l, noise);
-    const vf from = l.g - splat(c[3]);
-    const vf slope = l.down ? splat(-c[2]) : splat(c[1]);
-    const vf reach = l.down ? splat(c[3]) - l.low : l.high - splat(c[3]);
-    return noisy(vmax(one - slope * from / reach, zero), l, noise);
+    return noisy(vmax(one - l.rate * (l.g - splat(c[3])), zero), l, noise);
   } else if constexpr (FAMILY == EXPONENTIAL) {
-    const vf z = splat(2.0f * c[5]) * l.g / (l.high - l.low) + splat(c[6]);
+    const vf z = splat(2.0f * c[5]) * l.g * l.rate + splat(c[6]);
     const vf e = vexp(l.down ? splat(-c[4]) * z : splat(c[2]) * z);
     return noisy(vmax(one - select(l.down, c[3], c[1]) * e, zero), l, noise);
   } else if constexpr (FAMILY == POWER) {
-    const vf left = (l.down ? l.g - l.low : l.high - l.g) / (l.high - l.low);
+    const vf left = (l.down ? l.g - l.low : l.high - l.g) * l.rate;
     const vf safe = vmax(left, splat(1.17549435e-38f));
     const vf power = vexp(select(l.down, c[2], c[1]) * vlog(safe));
     return noisy(left > zero ? power : (select(l.down, c[2], c[1]) > zero ? zero : one), l, noise);
   } else if constexpr (FAMILY == PIECEWISE) {
     const int n = (int)c[1];
-    const vf at = (l.g - l.low) / (l.high - l.low);
+    const vf at = (l.g - l.low) * l.rate;
     vf m{};
     for (int i = 0; i < W; ++i) {
       int left;
@@ -258,7 +266,7 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
     return noisy(m, l, noise);
   } else if constexpr (FAMILY == TABLE) {
     const int n_g = (int)c[1], n_q = (int)c[2];
-    const vf at = (l.g - l.low) / (l.high - l.low), u = l.u;
+    const vf at = (l.g - l.low) * l.rate, u = l.u;
     vf jump{};
     for (int i = 0; i < W; ++i) {
       int row, column;
@@ -280,7 +288,7 @@ static PG_INLINE vf change(Lanes& l, const float* c) {
 
 // One side of a block of weights: the devices that are pulsed up, or down.
 struct Devices {
-  vf g, p, step, low, high;
+  vf g, p, step, low, high, rate;
 };
 
 // What the devices stand for: an offset, then a factor for each plane, and for each plane of devices beside them.
@@ -309,10 +317,16 @@ struct Update {
     return shared ? splat(parameters[kind]) : load_part(parameters + kind * planes * out * in + device, count);
   }
 
+  template <int FAMILY>
   PG_INLINE Devices devices(int which, bool down, int64_t weight, int64_t count) const {
     const int64_t i = at(which, weight);
-    Devices d = {load_part(g + i, count), history ? load_part(history + i, count) : vf{},
-                 parameter(down ? 1 : 0, i, count), parameter(2, i, count), parameter(3, i, count)};
+    Devices d = {load_part(g + i, count),
+                 history ? load_part(history + i, count) : vf{},
+                 parameter(down ? 1 : 0, i, count),
+                 parameter(2, i, count),
+                 parameter(3, i, count),
+                 vf{}};
+    d.rate = rate_of<FAMILY>(d.low, d.high, down, coefficients);
     if (down) d.step = -d.step;
     return d;
   }
@@ -357,8 +371,8 @@ struct Block {
   vu key, done{}, queue{}, waiting{};
 
   PG_INLINE Block(const Update& update, int64_t first, int64_t lanes) : u(update), weight(first), count(lanes) {
-    up = u.devices(0, false, first, lanes);
-    down = PAIR ? u.devices(1, false, first, lanes) : u.devices(0, true, first, lanes);
+    up = u.devices<FAMILY>(0, false, first, lanes);
+    down = PAIR ? u.devices<FAMILY>(1, false, first, lanes) : u.devices<FAMILY>(0, true, first, lanes);
     key = u.stream.keys((uint64_t)first);
   }
 
@@ -403,6 +417,7 @@ struct Block {
     l.low = PAIR ? (downward ? other.low : up.low) : up.low;
     l.high = PAIR ? (downward ? other.high : up.high) : up.high;
     l.step = downward ? down.step : up.step;
+    l.rate = downward ? down.rate : up.rate;
     l.down = PAIR ? vi{} : downward;
     l.xi = xi;
     l.u = uniform;

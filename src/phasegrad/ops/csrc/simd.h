@@ -126,13 +126,12 @@ static inline vf vexp(vf x) {
   x = vclamp(x, splat(-87.0f), splat(88.0f));
   vf n = vround(x * splat(1.44269504088896341f));
   vf r = x - n * splat(0.693359375f) - n * splat(-2.12194440e-4f);
-  vf y = splat(1.9875691500e-4f);
-  y = y * r + splat(1.3981999507e-3f);
-  y = y * r + splat(8.3334519073e-3f);
-  y = y * r + splat(4.1665795894e-2f);
-  y = y * r + splat(1.6666665459e-1f);
-  y = y * r + splat(5.0000001201e-1f);
-  y = y * (r * r) + r + splat(1.0f);
+  // The polynomial by pairs: a device that steps waits for the result, and a chain of ten operations is long.
+  vf r2 = r * r;
+  vf low = splat(5.0000001201e-1f) + splat(1.6666665459e-1f) * r;
+  vf mid = splat(4.1665795894e-2f) + splat(8.3334519073e-3f) * r;
+  vf high = splat(1.3981999507e-3f) + splat(1.9875691500e-4f) * r;
+  vf y = (low + (mid + high * r2) * r2) * r2 + (r + splat(1.0f));
   vi e = __builtin_convertvector(n, vi);
   return (vf)((vi)y + (e << 23)) + (x - x);
 }
