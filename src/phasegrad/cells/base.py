@@ -24,7 +24,7 @@ class Cell(Configuration, ABC):
     @property
     @abstractmethod
     def factors(self) -> tuple[float, ...]:
-        """What each device's ``G / g_max`` contributes to the weight."""
+        """What each device's conductance, in its window, contributes to the weight."""
 
     @abstractmethod
     def pulsed(self, update: int) -> tuple[int, int]:
@@ -62,7 +62,7 @@ class Cell(Configuration, ABC):
 
     def weight(self, conductance: Tensor) -> Tensor:
         """The weights that conductances ``[devices, *shape]`` [S] stand for; about [-1, 1]."""
-        scaled = [c / self.device.g_max for c in self.factors]
+        scaled = [c / self.device.window for c in self.factors]
         total = conductance[0] * scaled[0]
         for factor, g in zip(scaled[1:], conductance[1:], strict=True):
             total = torch.add(total, g, alpha=factor)

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from phasegrad.cells.base import Cell
 from phasegrad.configuration import check_integer, check_number
+from phasegrad.devices import Device
 
 
-def _pair_targets(weight: Tensor, g_max: float) -> Tensor:
+def _pair_targets(weight: Tensor, device: Device) -> Tensor:
     """A positive weight lives on the first device, a negative one on the second; the other is at RESET."""
-    return torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))) * g_max
+    above = torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))) * device.window
+    return above + device.lowest if device.lowest else above
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class DifferentialPair(Cell):
-    """Two devices: ``w = (G+ - G-) / g_max``.
+    """Two devices: ``w = (G+ - G-) / (g_max - g_min)``.
 
     Trained in the memory, each device takes pulses in its growing direction alone, so both fill up; from time to time
     a pair of which one exceeds 0.75 and the other 0.25 of ``reach`` is RESET, and its difference written back.
@@ -70,13 +72,13 @@ class DifferentialPair(Cell):
 
     def targets(self, weight: Tensor) -> Tensor:
         """One device at the weight's size, the other at RESET."""
-        return _pair_targets(weight, self.device.g_max)
+        return _pair_targets(weight, self.device)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class SignificancePairs(Cell):
-    """Several pairs of different significance: ``w = sum_k f_k (G+_k - G-_k) / (g_max sum_k f_k)``.
+    """Several pairs of different significance: ``w = sum_k f_k (G+_k - G-_k) / ((g_max - g_min) sum_k f_k)``.
 
     Every pair is programmed to the same fraction, so independent errors average: by ``sum f^2 / (sum f)^2`` in
     variance. Equal significances give N devices a weight; ``(2, 1)`` is the four-PCM cell with the factor 2 that
@@ -109,4 +111,4 @@ class SignificancePairs(Cell):
 
     def targets(self, weight: Tensor) -> Tensor:
         """One device at the weight's size, the other at RESET."""
-        return _pair_targets(weight, self.device.g_max).repeat(len(self.significances), *[1] * weight.dim())
+        return _pair_targets(weight, self.device).repeat(len(self.significances), *[1] * weight.dim())

@@ -13,7 +13,7 @@ from phasegrad.cells.base import Cell
 @final
 @dataclass(frozen=True, kw_only=True)
 class ReferencedDevice(Cell):
-    """One device and a reference of half its range: ``w = 2 G / g_max - 1``.
+    """One device and a reference in the middle of its window: ``w = 2 (G - g_min) / (g_max - g_min) - 1``.
 
     For devices that pulses move in both directions. The reference is exact, and subtracted in the periphery.
 
@@ -33,7 +33,7 @@ class ReferencedDevice(Cell):
     @property
     def offset(self) -> float:
         """The reference."""
-        return -1.0
+        return -1.0 - 2.0 * self.device.lowest / self.device.window
 
     def pulsed(self, update: int) -> tuple[int, int]:
         """The same device, up and down."""
@@ -41,4 +41,5 @@ class ReferencedDevice(Cell):
 
     def targets(self, weight: Tensor) -> Tensor:
         """Half the range is 0."""
-        return ((weight + 1.0) * (0.5 * self.device.g_max)).unsqueeze(0)
+        above = (weight + 1.0) * (0.5 * self.device.window)
+        return (above + self.device.lowest if self.device.lowest else above).unsqueeze(0)

@@ -69,6 +69,9 @@ class DeviceArray(nn.Module):
         pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64,
             or ``None``.
         updates: how many updates the devices have had, or ``None``.
+        noise: ``[planes, devices, out, in]``, what noise remembers, or ``None``.
+        noise_seed: of all that happens to it, int64 ``[1]``, or ``None``.
+        heat: temperature and what it has done to drift, see :class:`phasegrad.devices.DeviceState`, or ``None``.
     """
 
     conductance = Found[Tensor]()
@@ -78,6 +81,9 @@ class DeviceArray(nn.Module):
     history = Found["Tensor | None"]()
     pulsed_at = Found["Tensor | None"]()
     updates = Found["Tensor | None"]()
+    noise = Found["Tensor | None"]()
+    noise_seed = Found["Tensor | None"]()
+    heat = Found["Tensor | None"]()
 
     def __init__(
         self, cell: Cell, pulses: Pulses | None, full: float | None, shape: tuple[int, int], device: Any = None
@@ -95,6 +101,10 @@ class DeviceArray(nn.Module):
         restarts = steps is not None and cell.device.drifts and not self.leaks
         self.register_buffer("pulsed_at", blank.double() if restarts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
+        planes, heat = cell.device.planes, cell.device.heat()
+        self.register_buffer("noise", blank.expand(planes, *cells).clone() if planes else None)
+        self.register_buffer("noise_seed", torch.zeros(1, dtype=torch.int64, device=device) if planes else None)
+        self.register_buffer("heat", None if heat is None else heat.to(device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeviceArray:
         def move(buffer: Tensor) -> Tensor:
@@ -113,7 +123,7 @@ class DeviceArray(nn.Module):
     @property
     def state(self) -> DeviceState:
         """What the devices remember."""
-        return DeviceState(self.conductance, self.nu)
+        return DeviceState(self.conductance, self.nu, self.noise, self.heat)
 
     def since_written(self, now: Tensor) -> Tensor:
         """Time since programming [s], or since each device's last pulse."""
@@ -125,7 +135,9 @@ class DeviceArray(nn.Module):
 
     def drifted(self, now: Tensor) -> bool:
         """Whether a conductance may differ by now from what was written."""
-        return self.cell.device.drifts and self.cell.device.drifts_within(float(now) - float(self.programmed_at))
+        device = self.cell.device
+        since = float(now) - float(self.programmed_at)
+        return self.heat is not None or (device.drifts and device.drifts_within(since))
 
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""
@@ -135,8 +147,28 @@ class DeviceArray(nn.Module):
     def factors(self) -> list[float]:
         """Weight over conductance of each plane [1/S], and before them the weight where nothing conducts."""
         assert self.full is not None
-        scaled = [self.full * f / self.cell.device.g_max for f in self.cell.factors]
+        scaled = [self.full * f / self.cell.device.window for f in self.cell.factors]
         return [self.full * self.cell.offset, *scaled]
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def grow_older(self, now: Tensor, until: float, temperature: float | None = None) -> None:
+        """Let noise and heat do to the devices what they do until a time [s], at a temperature [K] or the present one.
+
+        Noise is a function of the seed that the devices were programmed with and of the times that were stopped at.
+
+        Raises:
+            ValueError: the devices' laws do not reach that temperature; nothing was changed.
+        """
+        device, written = self.cell.device, float(self.programmed_at)
+        if temperature is not None:
+            device.check_temperature(temperature)
+            assert self.heat is not None
+            self.heat[0] = temperature
+        if device.remembers:
+            seed = torch.zeros(1, dtype=torch.int64) if self.noise_seed is None else self.noise_seed
+            seed = seed + torch.tensor(until, dtype=torch.float64).view(torch.int64).to(seed.device)
+            device.advance(self.state, float(now) - written, until - written, seed, streams.NOISE)
 
     # --- programming ------------------------------------------------------------------------------------------
 
@@ -144,9 +176,15 @@ class DeviceArray(nn.Module):
     def program(self, relative: Tensor, now: Tensor, seed: Tensor) -> None:
         """Program every cell to a weight in [-1, 1]."""
         self._write(self.cell.program(relative, seed, streams.PROGRAMMING), now)
+        if self.noise_seed is not None:
+            self.noise_seed.copy_(seed)
         self._make_trainable(seed)
 
     def _write(self, state: DeviceState, now: Tensor) -> None:
+        if self.noise is not None and state.noise is not None:
+            self.noise.copy_(state.noise)
+        if self.heat is not None:
+            self.heat[1] = 0.0
         self.conductance.copy_(state.conductance)
         self.nu.copy_(state.nu)
         self.programmed_at.copy_(now)

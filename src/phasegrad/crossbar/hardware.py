@@ -107,6 +107,12 @@ def _check_pulsed(cell: Cell) -> None:
     steps = cell.device.steps
     if steps is None:
         raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
+    remembers = (*cell.device.remembers, *(("g_min",) if cell.device.lowest else ()))
+    if remembers:
+        raise ValueError(
+            f"Hardware: update is given, but the cell's device has {', '.join(remembers)}, which only devices that are "
+            "programmed and not pulsed may have; train with dataclasses.replace(device, ...) without it"
+        )
     up, down = cell.pulsed(0)
     if up == down and not steps.two_sided:
         raise ValueError(

@@ -124,6 +124,11 @@ class Devices(DeviceArray):
         self.gain.fill_(1.0)
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
 
+    def advance(self, until: float, temperature: float | None = None) -> None:
+        """Move the clock on to a time [s], at a temperature [K] or the present one; see :meth:`grow_older`."""
+        self.grow_older(self.clock, until, temperature)
+        self.clock.fill_(until)
+
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
         """Send pulses for ``weight -= lr d^T x``, sample after sample.
 

@@ -19,6 +19,7 @@ UPDATE = 5 << 32  # trains and steps; see of_update
 TRANSFER = 6 << 32  # pulses and reads of a transfer
 FAST = 7 << 32  # what fast cells draw when they are made
 CHOPPER = 8 << 32  # which choppers flip
+NOISE = 9 << 32  # what noise that remembers takes up as time passes
 
 
 def draw_seed(device: torch.device) -> Tensor:

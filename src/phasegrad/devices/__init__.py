@@ -4,7 +4,9 @@ from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power, Table
+from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.pcm import PCM, hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
+from phasegrad.devices.projected import projected
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
@@ -16,11 +18,14 @@ from phasegrad.devices.steps import (
     Steps,
     nandakumar_2018,
 )
+from phasegrad.devices.thermal import Thermal
+from phasegrad.devices.trace import trace
 
 __all__ = [
     "PCM",
     "Capacitor",
     "ConstantSteps",
+    "CorrelatedNoise",
     "Curve",
     "Device",
     "DeviceState",
@@ -36,10 +41,14 @@ __all__ = [
     "SoftBoundsSteps",
     "Steps",
     "Table",
+    "Telegraph",
+    "Thermal",
     "hermes_one",
     "hermes_two",
     "ideal_device",
     "joshi_2020",
     "nandakumar_2018",
     "nandakumar_2018_device",
+    "projected",
+    "trace",
 ]

@@ -13,12 +13,16 @@ from phasegrad.devices.steps import Steps
 
 
 class DeviceState(NamedTuple):
-    """What a device remembers: tensors of one shape, float32."""
+    """What a device remembers: tensors of one shape, float32, and what belongs to time for devices that ask for it."""
 
     conductance: Tensor
     """Conductance right after programming [S]."""
     nu: Tensor
     """Drift exponent, drawn once, when the device is programmed."""
+    noise: Tensor | None = None
+    """What noise remembers, ``[planes, *shape]``, the first the relative deviation of the conductance now."""
+    heat: Tensor | None = None
+    """Present temperature [K], and by how many e-folds of age heat has advanced drift so far: float64 ``[2]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +37,41 @@ class Device(Configuration, ABC):
     @property
     @abstractmethod
     def reads_are_noisy(self) -> bool:
-        """Whether two reads of a device differ."""
+        """Whether a read finds anything but the drifted conductance."""
+
+    @property
+    def lowest(self) -> float:
+        """The conductance that stands for no weight, of a device at RESET [S]."""
+        return 0.0
+
+    @property
+    def window(self) -> float:
+        """From that conductance to the one that stands for the largest weight [S]."""
+        return self.g_max - self.lowest
+
+    @property
+    def remembers(self) -> tuple[str, ...]:
+        """The fields that make time leave more on a device than its age tells; none for most."""
+        return ()
+
+    @property
+    def planes(self) -> int:
+        """Numbers that the noise of one device remembers."""
+        return 0
+
+    def heat(self) -> Tensor | None:
+        """Heat of a new device, see :class:`DeviceState`; ``None`` if it is the same at every temperature."""
+        return None
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise unless the device has laws for a temperature [K]."""
+        raise ValueError(
+            f"temperature = {temperature!r} K, but {type(self).__name__} is the same at every temperature; give the "
+            "device its laws, as in PCM(..., thermal=Thermal())"
+        )
+
+    def advance(self, state: DeviceState, before: float, after: float, seed: Tensor, offset: int) -> None:
+        """Let what noise and heat leave on devices live from one age [s] to another, in place."""
 
     @property
     def drifts(self) -> bool:

@@ -12,7 +12,9 @@ from torch import Tensor
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power
+from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.steps import Steps, nandakumar_2018
+from phasegrad.devices.thermal import Thermal
 
 _NONE = Curve()
 
@@ -27,7 +29,8 @@ class PCM(Device):
     ``nu = |nu_mean(g) + nu_sd(g) xi|`` is drawn once. A read adds noise of standard deviation
     ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))`` (1/f noise integrated over the bandwidth
     of a read of a device of that age), then ``read_sd(G(t)) xi``, and stays at or above zero. Each read redraws the
-    whole noise.
+    whole noise, unless ``memory`` says that 1/f noise is a process in time: then reads at one age find the same
+    deviation, and :meth:`advance` moves it on.
 
     Args:
         g_max: conductance of the largest weight [S].
@@ -42,9 +45,14 @@ class PCM(Device):
         t_min: least time since the last pulse or programming that drift counts [s]; the law is then
             ``G(t) = G (max(t, t_min) / t0) ** -nu``. ``None`` for the law above.
         steps: how the device answers pulses when it is trained in the memory; ``None`` if it never is.
+        g_min: conductance at RESET [S]: what no device is programmed below, and what stands for no weight.
+        memory: how 1/f noise remembers; ``None`` for noise that each read draws afresh.
+        telegraph: random telegraph noise beside it, or ``None``.
+        thermal: what temperature does; ``None`` for devices that are the same at every temperature.
 
     Raises:
-        ValueError: a number is not finite or not positive where it must be.
+        ValueError: a number is not finite or not positive where it must be, or ``memory`` is given without
+            ``read_noise``.
 
     Examples:
         A device of one's own, with a table of drift exponents:
@@ -64,6 +72,10 @@ class PCM(Device):
     read_noise: Law | None
     read_sd: tuple[float, ...] = ()
     t_min: float | None = None
+    g_min: float = 0.0
+    memory: CorrelatedNoise | None = None
+    telegraph: Telegraph | None = None
+    thermal: Thermal | None = None
 
     def __post_init__(self) -> None:
         for name in ("g_max", "t0", "t_read"):
@@ -80,11 +92,46 @@ class PCM(Device):
         check_type(self, "nu_sd", Law)
         check_type(self, "read_noise", (Law, type(None)))
         check_type(self, "steps", (Steps, type(None)))
+        check_number(self, "g_min", 0.0)
+        if self.g_min >= self.g_max:
+            raise ValueError(f"PCM: g_min = {self.g_min} S; it must be below g_max = {self.g_max} S")
+        check_type(self, "memory", (CorrelatedNoise, type(None)))
+        check_type(self, "telegraph", (Telegraph, type(None)))
+        check_type(self, "thermal", (Thermal, type(None)))
+        if self.memory is not None:
+            self._check_memory(self.memory)
+
+    def _check_memory(self, memory: CorrelatedNoise) -> None:
+        if self.read_noise is None:
+            raise ValueError("PCM: memory is given without read_noise; give the law of the 1/f noise that it remembers")
+        first = self._since(0.0)
+        if not max(10.0 * memory.shortest, 40.0 * self.t_read) <= first <= memory.longest:
+            raise ValueError(
+                f"PCM: memory = {memory} with a first read {first} s after programming; that must be at least 10 "
+                f"shortest and 40 t_read = {40.0 * self.t_read} s, and at most longest"
+            )
+
+    @property
+    def lowest(self) -> float:
+        """``g_min``."""
+        return self.g_min
 
     @property
     def reads_are_noisy(self) -> bool:
         """Whether there is a law of read noise."""
-        return self.read_noise is not None or any(self.read_sd)
+        return self.read_noise is not None or any(self.read_sd) or self.telegraph is not None
+
+    @property
+    def remembers(self) -> tuple[str, ...]:
+        """Which of ``memory``, ``telegraph`` and ``thermal`` are given."""
+        return tuple(name for name in ("memory", "telegraph", "thermal") if getattr(self, name) is not None)
+
+    @property
+    def planes(self) -> int:
+        """The present deviation, modes of 1/f noise, and two for telegraph noise."""
+        modes = len(self.memory.modes(self.t_read)) if self.memory else 0
+        held = modes + (2 if self.telegraph else 0)
+        return held + 1 if held else 0
 
     @property
     def drifts(self) -> bool:
@@ -98,23 +145,100 @@ class PCM(Device):
     @property
     def read_sd_alone(self) -> tuple[float, ...] | None:
         """``read_sd``, where there is no 1/f noise."""
-        return self.read_sd if self.read_noise is None and len(self.read_sd) <= 3 else None
+        alone = self.read_noise is None and self.telegraph is None
+        return self.read_sd if alone and len(self.read_sd) <= 3 else None
+
+    # --- time -------------------------------------------------------------------------------------------------
+
+    def _since(self, age: float) -> float:
+        """Time from programming or the last pulse that drift and noise count at an age [s]."""
+        return age + self.t0 if self.t_min is None else max(age, self.t_min)
+
+    def heat(self) -> Tensor | None:
+        """At the temperature of the laws, if there is ``thermal``."""
+        return None if self.thermal is None else self.thermal.at_rest()
+
+    def check_temperature(self, temperature: float) -> None:
+        """Raise unless there is ``thermal`` and it holds at a temperature [K]."""
+        if self.thermal is None:
+            return super().check_temperature(temperature)
+        return self.thermal.check(temperature)
+
+    @torch.no_grad()
+    def advance(self, state: DeviceState, before: float, after: float, seed: Tensor, offset: int) -> None:
+        """Let what noise and heat leave on devices live from one age [s] to another, in place.
+
+        Exact over any span. Draws a stream for each of ``planes``.
+
+        Args:
+            state: of devices of one age.
+            before: that age [s].
+            after: the age to arrive at [s].
+            seed: of the draws; another for each call.
+            offset: the first stream.
+        """
+        first, last = self._since(before), self._since(after)
+        if state.noise is not None and last > first:
+            self._live(state, last - first, seed, offset)
+        if self.thermal is not None and state.heat is not None:
+            self.thermal.spend(state.heat, math.log(last / first))
+
+    def _live(self, state: DeviceState, seconds: float, seed: Tensor, offset: int) -> None:
+        assert state.noise is not None
+        if self.memory is not None:
+            self.memory.advance(state.noise[1:], seconds, self.t_read, seed, offset)
+        if self.telegraph is not None:
+            self.telegraph.advance(state.noise[-2:], seconds, seed, offset + self.planes)
+        self._sum_up(state)
+
+    def _sum_up(self, state: DeviceState) -> None:
+        """Set the present deviation; mode after mode, so that the sum is the same for any number of threads."""
+        assert state.noise is not None
+        deviation, held = state.noise[0].zero_(), state.noise[1:]
+        if self.memory is not None and self.read_noise is not None:
+            for k in range(len(self.memory.modes(self.t_read))):
+                deviation.add_(held[k])
+            deviation.mul_(self.read_noise(state.conductance / self.g_max))
+        if self.telegraph is not None:
+            deviation.add_(held[-1] * self.telegraph.amplitude)
+
+    # --- programming and reading ------------------------------------------------------------------------------
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
-        """Program devices; draws from streams ``offset`` and ``offset + 1``."""
-        state = torch.ops.phasegrad.pcm_program(
+        """Program devices; draws from streams ``offset`` and ``offset + 1``, and those after them for ``memory``."""
+        conductance, nu = torch.ops.phasegrad.pcm_program(
             target, seed, offset, self.g_max, self.programming_sd, self.nu_mean.encode(), self.nu_sd.encode()
         )
-        return DeviceState(*state)
+        if self.g_min:
+            conductance.clamp_(min=self.g_min)
+        state = DeviceState(conductance, nu, self._blank(conductance))
+        if state.noise is not None:
+            if self.telegraph is not None:
+                self.telegraph.start(state.noise[-2:], seed, offset + 2)
+            # Modes are 0 when the device is programmed, and it is first read a while after.
+            self._live(state, self._since(0.0), seed, offset + 5)
+        return state
+
+    def _blank(self, like: Tensor) -> Tensor | None:
+        return torch.zeros(self.planes, *like.shape, dtype=like.dtype, device=like.device) if self.planes else None
 
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] at an age [s], without read noise."""
         seed = torch.zeros(1, dtype=torch.int64, device=age.device)  # nothing is drawn
-        return self._read(state, age, seed, 0, ())
+        return self._heated(self._read(state, age, seed, 0, ()), state)
 
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
-        """Conductance [S] that one read at an age [s] sees; draws from streams ``offset`` and ``offset + 1``."""
-        g = self._read(state, age, seed, offset, self.read_noise.encode() if self.read_noise else ())
+        """Conductance [S] that one read at an age [s] sees; draws from streams ``offset`` and ``offset + 1``.
+
+        Raises:
+            ValueError: the noise remembers, and the state has nothing of what it does.
+        """
+        law = self.read_noise.encode() if self.read_noise and self.memory is None else ()
+        g = self._read(state, age, seed, offset, law)
+        if self.planes:
+            drifted = self._read(state, age, seed, offset, ()) if law else g
+            g = (g + drifted * self._deviation(state, seed, offset)).clamp_(min=0.0)
+        g = self._heated(g, state)
         if not any(self.read_sd):
             return g
         sd = torch.full_like(g, self.read_sd[-1])
@@ -122,10 +246,29 @@ class PCM(Device):
             sd = sd * g + coefficient
         return (g + sd * torch.ops.phasegrad.normal(seed, offset + 1, g.shape)).clamp_(min=0.0)
 
+    def _deviation(self, state: DeviceState, seed: Tensor, offset: int) -> Tensor:
+        """How far a read lies from the drifted conductance, over that."""
+        if state.noise is None:
+            raise ValueError(
+                "PCM: noise = None in the state of a device with memory or telegraph; read the state that program "
+                "returned, after advance to the age of the read"
+            )
+        fresh = self.memory.fresh_variance(self.t_read) if self.memory else 0.0
+        if fresh == 0.0 or self.read_noise is None:
+            return state.noise[0]
+        q = self.read_noise(state.conductance / self.g_max)
+        drawn = torch.ops.phasegrad.normal(seed, offset, state.conductance.shape)
+        return state.noise[0] + q * drawn.mul_(math.sqrt(fresh))
+
+    def _heated(self, g: Tensor, state: DeviceState) -> Tensor:
+        if self.thermal is None or state.heat is None:
+            return g
+        return g * self.thermal.factor(state.conductance / self.g_max, state.nu, state.heat)
+
     def _read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, noise: tuple[float, ...]) -> Tensor:
         if self.t_min is not None:  # the op counts from t0 after
             age = age.clamp(min=self.t_min) - self.t0
-        return torch.ops.phasegrad.pcm_read(*state, age, seed, offset, self.g_max, self.t0, self.t_read, noise)
+        return torch.ops.phasegrad.pcm_read(*state[:2], age, seed, offset, self.g_max, self.t0, self.t_read, noise)
 
 
 def joshi_2020(*, g_max: float = 25e-6) -> PCM:

@@ -68,7 +68,7 @@ class PCMNoise(WeightNoise):
         check_number(self, "strength", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """The device's polynomial over ``g_max``, averaged over the pairs of a cell."""
+        """The device's polynomial over its window, averaged over the pairs of a cell."""
         device = hardware.cell.device
         if not isinstance(device, PCM):
             raise TypeError(
@@ -79,9 +79,12 @@ class PCMNoise(WeightNoise):
             c0, c1, c2 = _quadratic(device.programming_sd)
         else:
             c0, c1, c2 = (*device.programming_sd, *(0.0,) * (3 - len(device.programming_sd)))
+        # A weight of 0 is at g_min, from where its size takes the rest of the range.
+        start, rest = device.lowest / device.g_max, device.window / device.g_max
+        c0, c1, c2 = c0 + start * (c1 + start * c2), rest * (c1 + 2.0 * start * c2), rest * rest * c2
         # Pairs with independent errors average.
         factors = torch.tensor(hardware.cell.factors[::2])
-        scale = self.strength / device.g_max * float(factors.square().sum().sqrt())
+        scale = self.strength / device.window * float(factors.square().sum().sqrt())
         return (c0 * scale, c1 * scale, c2 * scale)
 
 

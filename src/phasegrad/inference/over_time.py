@@ -108,6 +108,7 @@ def accuracy_over_time(
     chips: int = 25,
     seed: int = 0,
     compensation: str | None = "tile",
+    temperature: float | None = None,
     progress: bool = True,
 ) -> Report:
     """Program many chips, age each, and evaluate it at every time.
@@ -119,6 +120,8 @@ def accuracy_over_time(
         chips: how many chips.
         seed: chip ``i`` is a function of the net, ``seed`` and ``i``.
         compensation: ``"tile"``, ``"column"`` or ``"layer"`` to compensate drift before each evaluation, or ``None``.
+        temperature: where the chips are from the first of the times on [K], and on the way there; ``None`` for where
+            their devices' laws were measured.
         progress: whether to show a progress bar.
 
     Returns:
@@ -138,7 +141,7 @@ def accuracy_over_time(
             chip, seeds = program(net, seed=chip_seed), _Seeds(chip_seed + 1)
             for j, time in enumerate(times):
                 bar.set_description(f"chip {i + 1}/{chips}, {format_time(time)}")
-                advance(chip, time)
+                advance(chip, time, temperature)
                 if compensation:
                     apply_compensation(chip, compensation, seeds)
                 values[j, i] = _value(evaluate(chip), i, time)

@@ -57,19 +57,26 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     return chip
 
 
-def age(chip: nn.Module, seconds: float | None = None, *, until: float | None = None) -> nn.Module:
+def age(
+    chip: nn.Module, seconds: float | None = None, *, until: float | None = None, temperature: float | None = None
+) -> nn.Module:
     """The same chip, later.
+
+    Noise that remembers lives on, exactly, as a function of the chip's seed and of the times that it was aged to.
 
     Args:
         chip: a programmed net; left as it is.
         seconds: how much time passes [s].
         until: or the time since the chip was first programmed at which to arrive [s].
+        temperature: where the chip is meanwhile, and stays [K]; ``None`` for where it is. Its devices need laws of
+            temperature: :class:`phasegrad.devices.Thermal`.
 
     Returns:
         A copy whose devices have drifted, each with its own exponent.
 
     Raises:
-        ValueError: the chip was never programmed; a time is negative, not finite, or before the present one.
+        ValueError: the chip was never programmed; a time is negative, not finite, or before the present one; a
+            temperature is out of the devices' laws, or they have none.
 
     Examples:
         >>> import phasegrad as pg
@@ -84,7 +91,7 @@ def age(chip: nn.Module, seconds: float | None = None, *, until: float | None = 
     if seconds is not None:
         _check_time("age", "seconds", seconds)
     older = copy.deepcopy(chip)
-    advance(older, now(chip) + seconds if seconds is not None else until)  # type: ignore[arg-type]
+    advance(older, now(chip) + seconds if seconds is not None else until, temperature)  # type: ignore[arg-type]
     return older
 
 
@@ -117,14 +124,16 @@ def now(chip: nn.Module) -> float:
     return max(float(d.clock) for d in _devices(chip))
 
 
-def advance(chip: nn.Module, until: float) -> None:
+def advance(chip: nn.Module, until: float, temperature: float | None = None) -> None:
     """Move a chip's clock in place; see :func:`age`."""
     _check_time("age", "until", until)
     present = now(chip)
     if until < present:
         raise ValueError(f"age: until = {until:g} s lies before the chip's present time of {present:g} s")
+    if temperature is not None:
+        _check_temperature(chip, temperature)
     for devices in _devices(chip):
-        devices.clock.fill_(until)
+        devices.advance(until, temperature)
     for layer in analog_layers(chip).values():
         layer.refresh()
 
@@ -196,6 +205,14 @@ def _check_finite(name: str, weight: Tensor) -> None:
             f"program: {name or 'the net'} has {bad} non-finite weight(s) out of {weight.numel()}; a device cannot "
             "be programmed to them; look for a diverged training"
         )
+
+
+def _check_temperature(chip: nn.Module, temperature: float) -> None:
+    for name, layer in analog_layers(chip).items():
+        try:
+            layer.hardware.cell.device.check_temperature(temperature)
+        except ValueError as error:
+            raise ValueError(f"age: {name or 'the net'}: {error}") from error
 
 
 def _check_time(what: str, name: str, seconds: float) -> None:
