@@ -70,6 +70,13 @@ def test_age_leaves_the_chip_and_draws_nothing() -> None:
     assert not torch.equal(noise(old)[0], noise(pg.inference.age(chip, 61.0))[0])
 
 
+def test_each_chip_has_noise_of_its_own() -> None:
+    """A second is long for the fastest mode, which has nothing of what it was left then."""
+    one, other = (noise(pg.inference.age(chip_of(DEVICE, seed=s), 1.0))[1] for s in (0, 1))
+    correlation = torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]
+    assert abs(correlation.item()) < 5.0 / math.sqrt(one.numel())
+
+
 @pytest.mark.parametrize("stops", [(3600.0,), (1e-6, 1.0, 1800.0, 3600.0)])
 def test_a_chip_has_the_published_variance_however_it_was_aged(stops: tuple[float, ...]) -> None:
     """At equal conductances Q is the same everywhere; a pair reads 25 uS beside nothing, which is noiseless."""

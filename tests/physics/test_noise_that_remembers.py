@@ -17,6 +17,7 @@ from scipy.special import exp1
 from tests.contracts.device import SEED, age
 
 from phasegrad.devices import PCM, CorrelatedNoise, DeviceState, Telegraph, ideal_device, joshi_2020, trace
+from phasegrad.devices.trace import _scan
 
 T_READ, T0 = 250e-9, 20.0
 N = 200_000
@@ -119,6 +120,44 @@ def test_a_trace_has_the_same_autocovariance(n: int, lives: int, between: int) -
     seen = (torch.cat(runs, dim=1).double().numpy() / 25e-6 - 1.0) / 0.0088
     for i, lag in enumerate(LAGS):
         check_covariance(seen[0], seen[1 + i], T0, lag)
+
+
+def test_each_mode_is_an_ornstein_uhlenbeck_process() -> None:
+    """From 0: ``var(t) = v (1 - exp(-2 r t))`` and ``cov(t, t + dt) = var(t) exp(-r dt)``, mode by mode."""
+    noise, n, t, dt = CorrelatedNoise(longest=10.0), 1_000_000, 0.3, 0.2
+    held = torch.zeros(len(noise.modes(0.01)), n)
+    noise.advance(held, t, 0.01, SEED, 0)
+    first = held.clone()
+    noise.advance(held, dt, 0.01, SEED + 1, 0)
+    for (rate, variance), one, two in zip(noise.modes(0.01), first.double(), held.double(), strict=True):
+        v1, v2 = (-variance * math.expm1(-2.0 * rate * s) for s in (t, t + dt))
+        c = v1 * math.exp(-rate * dt)
+        assert abs(one.square().mean().item() / v1 - 1.0) < 5.0 * math.sqrt(2.0 / n)
+        assert abs(two.square().mean().item() / v2 - 1.0) < 5.0 * math.sqrt(2.0 / n)
+        assert abs((one * two).mean().item() - c) < 5.0 * math.sqrt((v1 * v2 + c * c) / n)
+
+
+def test_blocks_of_a_trace_are_one_course() -> None:
+    """The scan against the same draws put through the recursion, read after read, in float64."""
+    rate, sd = torch.tensor([[1e3], [1.0], [1e-3], [1e-9]]), torch.tensor([[1.0], [0.5], [2.0], [1.0]])
+    times = torch.rand(7 * 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(18).sub(10).exp()
+    times = times.sort().values.view(7, 40)
+    x = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    seen = _scan(x.float(), torch.tensor(1e-6, dtype=torch.float64), times, rate, sd, SEED, 5)
+    drawn, now = torch.ops.phasegrad.normal(SEED, 5, [40, 4, 7, 3]).double(), 1e-6
+    for block in range(7):
+        for read in range(40):
+            passed = rate.double() * (times[block, read] - now)
+            x = x * torch.exp(-passed) + sd * (-torch.expm1(-2.0 * passed)).sqrt() * drawn[read, :, block]
+            now = times[block, read]
+            torch.testing.assert_close(seen[read, :, block].double(), x, rtol=2e-5, atol=2e-5)
+
+
+def test_a_trace_starts_at_the_age_of_the_first_read() -> None:
+    device, n = remembering(), 400_000
+    state = DeviceState(torch.full((n,), 25e-6), torch.zeros(n))
+    seen = (trace(device, state, torch.zeros(1, dtype=torch.float64), SEED)[0].double() / 25e-6 - 1.0) / 0.0088
+    assert abs(seen.var().item() / math.log(T0 / (2.0 * T_READ)) - 1.0) < 5.0 * math.sqrt(2.0 / n)
 
 
 def test_a_microsecond_apart_reads_agree_and_a_day_apart_they_do_not() -> None:

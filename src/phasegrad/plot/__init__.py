@@ -2,5 +2,7 @@
 
 from phasegrad.inference.figure import draw_over_time as over_time
 from phasegrad.plot.device import device_statistics
+from phasegrad.plot.noise import noise_over_time
+from phasegrad.plot.projection import projection
 
-__all__ = ["device_statistics", "over_time"]
+__all__ = ["device_statistics", "noise_over_time", "over_time", "projection"]

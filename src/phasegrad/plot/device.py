@@ -75,6 +75,7 @@ def _reads(axes: Any, device: Device, samples: int, key: torch.Tensor) -> None:
     target = _levels(device, 40, samples)[1:]
     state = device.program(target, key, 0)
     hour = torch.tensor(3600.0, dtype=torch.float64)
+    device.advance(state, 0.0, 3600.0, key + 1, 0)
     mean = device.drift(state, hour)
     deviation = (device.read(state, hour, key, 2) - mean).square().mean(1).sqrt() / mean.mean(1)
     axes.plot(target[:, 0] * 1e6, deviation * 100, color="#0072B2", lw=1.4)

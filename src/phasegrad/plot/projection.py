@@ -1,0 +1,68 @@
+"""What a liner does to a phase-change device, in one picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from phasegrad.devices import PCM, projected
+
+
+def projection(
+    device: PCM, path: str | os.PathLike[str] | None = None, *, reset: float = 0.1e-6, largest: float = 5e-6
+) -> Any:
+    """Draw drift, noise and window of projected devices.
+
+    Args:
+        device: without a liner, with ``read_noise``.
+        path: where to write the picture, or ``None``.
+        reset: conductance of full RESET without a liner [S].
+        largest: largest conductance of a liner that is drawn [S].
+
+    Returns:
+        The matplotlib figure: drift exponent and relative noise against conductance for four liners, and, against the
+        liner, both at RESET and the window ``g_max / g_min``.
+    """
+    from matplotlib.figure import Figure  # an optional dependency
+
+    figure: Any = Figure(figsize=(10.0, 3.2), layout="constrained", dpi=200)
+    drift, noise, cost = figure.subplots(1, 3)
+    colours = ("#000000", "#0072B2", "#D55E00", "#009E73")
+    for liner, colour in zip((0.0, 0.04 * largest, 0.2 * largest, largest), colours, strict=True):
+        lined = projected(device, liner=liner, reset=reset)
+        g = torch.logspace(0.0, 1.0, 300, base=lined.g_max / lined.g_min) * (lined.g_min / lined.g_max)
+        label = f"{liner * 1e6:.2g} µS" if liner else "no liner"
+        drift.plot(g * lined.g_max * 1e6, lined.nu_mean(g), color=colour, lw=1.4, label=label)
+        if lined.read_noise is not None:
+            noise.plot(g * lined.g_max * 1e6, lined.read_noise(g), color=colour, lw=1.4)
+    drift.set(xscale="log", xlabel="conductance (µS)", ylabel="drift exponent ν", title="drift", ylim=(0.0, None))
+    drift.legend(frameon=False, fontsize=8)
+    noise.set(xscale="log", yscale="log", xlabel="conductance (µS)", ylabel="relative 1/f noise Q", title="noise")
+    _cost(cost, device, reset, largest)
+    for axes in (drift, noise, cost):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92", lw=0.8)
+        axes.set_axisbelow(True)
+    if path is not None:
+        figure.savefig(Path(path), dpi=200)
+    return figure
+
+
+def _cost(axes: Any, device: PCM, reset: float, largest: float) -> None:
+    """Everything at RESET over what it is without a liner."""
+    liners = torch.linspace(0.0, largest, 101).tolist()
+    lined = [projected(device, liner=liner, reset=reset) for liner in liners]
+    at_reset = [torch.tensor(d.g_min / d.g_max) for d in lined]
+    curves = {
+        "ν of RESET": [float(d.nu_mean(g)) for d, g in zip(lined, at_reset, strict=True)],
+        "Q of RESET": [float(d.read_noise(g)) for d, g in zip(lined, at_reset, strict=True) if d.read_noise],
+        "window": [d.g_max / d.g_min for d in lined],
+    }
+    for (label, values), colour in zip(curves.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+        if values:
+            axes.plot([x * 1e6 for x in liners], [v / values[0] for v in values], color=colour, lw=1.4, label=label)
+    axes.set(xlabel="liner (µS)", ylabel="over that without a liner", yscale="log", title="one number")
+    axes.legend(frameon=False, fontsize=8)
