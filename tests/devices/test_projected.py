@@ -17,41 +17,40 @@ import phasegrad as pg
 from phasegrad.cells import DifferentialPair, MultiMemristive, ReferencedDevice, SignificancePairs
 from phasegrad.devices import PCM, Thermal, ideal_device, joshi_2020, projected
 
-LINER, RESET, G_MAX = 1.9e-6, 0.1e-6, 25e-6
-SHARE = 1.0 / (1.0 + LINER * (1.0 / RESET - 1.0 / G_MAX))
-LOWEST = 1.0 / (1.0 / G_MAX + SHARE * (1.0 / RESET - 1.0 / G_MAX))
+LINER, RESET, G_MAX, CRYSTALLINE = 1.9e-6, 0.1e-6, 25e-6, 50e-6
+OF_RESET = 1.0 / RESET - 1.0 / CRYSTALLINE  # resistance of the longest plug [Ohm]
 
 
-def parts(after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of a device that conducts ``after`` [S]: resistance of its plug, and what it conducts without a liner."""
-    plug = (1.0 / after - 1.0 / G_MAX) / SHARE
-    return plug, 1.0 / (1.0 / G_MAX + plug)
+def circuit(plug: np.ndarray, length: np.ndarray, liner: float) -> np.ndarray:
+    """Conductance [S] of the crystalline part, and a plug [Ohm] beside a liner as long as it is."""
+    beside = liner / length
+    return 1.0 / (1.0 / CRYSTALLINE + 1.0 / (1.0 / plug + beside))
 
 
-def circuit(plug: np.ndarray, crystalline: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Conductance [S] of crystalline part, and plug beside a liner of the plug's length; resistances [Ohm]."""
-    liner = length / LINER
-    return 1.0 / (crystalline + plug * liner / (plug + liner))
+LOWEST = float(circuit(np.float64(OF_RESET), np.float64(1.0), LINER))
 
 
-def sensitivities(after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``d ln G / d ln`` of what plug and crystalline part conduct, by differences."""
-    plug, _ = parts(after)
-    length = plug / (1.0 / RESET - 1.0 / G_MAX)  # 1 at full RESET
-    of_set, h = np.full_like(plug, 1.0 / G_MAX), 1e-5
-    assert np.allclose(circuit(plug, of_set, length), after, rtol=1e-12)
-    to_plug = np.log(circuit(plug * (1 - h), of_set, length) / circuit(plug * (1 + h), of_set, length)) / (2 * h)
-    to_set = np.log(circuit(plug, of_set * (1 - h), length) / circuit(plug, of_set * (1 + h), length)) / (2 * h)
-    return to_plug, to_set
+def length_of(g: np.ndarray, liner: float) -> np.ndarray:
+    """Of the plug of a device that conducts ``g`` of ``G_MAX``, over that at RESET; by bisection."""
+    low, high = np.full_like(g, 1e-9), np.ones_like(g)
+    for _ in range(100):
+        middle = 0.5 * (low + high)
+        above = circuit(middle * OF_RESET, middle, liner) > g * G_MAX
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return low
 
 
-def of_circuit(law: Any, g: np.ndarray, power: int = 1) -> np.ndarray:
-    """What a law of the device without a liner becomes, at ``g`` of ``G_MAX``; ``law`` is that at g."""
-    g = np.maximum(np.asarray(g, dtype=np.float64), LOWEST / G_MAX)
-    bare = parts(np.minimum(g, 1 - 1e-9) * G_MAX)[1] / G_MAX
-    to_plug, to_set = sensitivities(np.minimum(g, 1 - 1e-9) * G_MAX)
-    of_plug = (law(bare) ** power - (bare * law(np.float64(1.0))) ** power) / (1 - bare) ** power
-    return ((of_plug * to_plug**power) + (law(np.float64(1.0)) * to_set) ** power) ** (1 / power)
+def sensitivity(length: np.ndarray, liner: float) -> np.ndarray:
+    """``d ln G / d ln G_plug``, by differences."""
+    plug, h = length * OF_RESET, 1e-5
+    return np.log(circuit(plug * (1 - h), length, liner) / circuit(plug * (1 + h), length, liner)) / (2 * h)
+
+
+def of_circuit(law: Any, g: np.ndarray) -> np.ndarray:
+    """What a law of the device without a liner becomes: that of its plug, by what the plug counts in the cell."""
+    length = length_of(np.maximum(np.asarray(g, dtype=np.float64), LOWEST / G_MAX), LINER)
+    bare = circuit(length * OF_RESET, length, 0.0) / G_MAX
+    return law(bare) / sensitivity(length, 0.0) * sensitivity(length, LINER)
 
 
 PROJECTED = PcmLaw(
@@ -61,7 +60,7 @@ PROJECTED = PcmLaw(
     programming_sd=JOSHI_2020.programming_sd,
     nu_mean=lambda g: of_circuit(JOSHI_2020.nu_mean, g),
     nu_sd=lambda g: of_circuit(JOSHI_2020.nu_sd, g),
-    q=lambda g: of_circuit(JOSHI_2020.q, g, 2),
+    q=lambda g: of_circuit(JOSHI_2020.q, g),
 )
 
 
@@ -91,7 +90,7 @@ def test_the_window_is_that_of_the_circuit() -> None:
     device = projected(joshi_2020(), liner=LINER)
     assert device.g_min == pytest.approx(LOWEST, rel=1e-12)
     assert device.g_max == G_MAX
-    assert G_MAX / device.g_min == pytest.approx(13.5, abs=0.05)
+    assert G_MAX / device.g_min == pytest.approx(13.0, abs=0.05)
     assert bool((device.program(torch.zeros(1000), SEED, 0).conductance >= device.g_min).all())
 
 
@@ -115,8 +114,10 @@ def test_one_number_takes_drift_noise_and_window_down_together() -> None:
     assert nu[-1] < 0.01
     for falling in (nu, noise, [d.g_max / d.g_min for d in devices]):
         assert all(b < 0.75 * a for a, b in itertools.pairwise(falling))
-    of_set = [float(d.nu_mean(torch.ones(()))) for d in devices]
-    assert of_set == pytest.approx([0.049] * 4)
+    shares = [1.0 / (1.0 + liner * OF_RESET) for liner in (0.0, 0.3e-6, 0.9e-6, 1.9e-6)]
+    wanted = [0.1 * s * (s * d.g_min / RESET) for s, d in zip(shares, devices, strict=True)]
+    assert nu == pytest.approx(wanted, rel=1e-4)
+    assert wanted == pytest.approx([0.1 * s for s in shares], rel=0.04)  # nearly all of the voltage is the plug's
 
 
 def test_activation_energies_follow() -> None:
@@ -135,6 +136,7 @@ def test_activation_energies_follow() -> None:
         ({"liner": float("inf")}, "liner = inf S"),
         ({"liner": 1e-6, "reset": 0.0}, "reset = 0.0 S; it must be above 0 and below g_max = 2.5e-05 S"),
         ({"liner": 1e-6, "reset": 1.0}, "reset = 1.0 S"),
+        ({"liner": 1e-6, "crystalline": 2e-5}, "crystalline = 2e-05 S; it must be finite and at least g_max"),
     ],
 )
 def test_an_impossible_liner_is_refused(options: dict[str, float], message: str) -> None:

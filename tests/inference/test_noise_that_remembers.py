@@ -60,6 +60,12 @@ def test_what_is_redrawn_at_each_read_is_the_fast_part() -> None:
     assert not same_bits(noise(again)[1], noise(chip)[1])  # the clock alone moves what is remembered
 
 
+def test_such_a_chip_is_vectorised() -> None:
+    chip = pg.inference.age(chip_of(DEVICE), 60.0, temperature=330.0)
+    x = torch.randn(3, 1, 32)
+    torch.testing.assert_close(torch.vmap(chip, randomness="same")(x), chip(x), rtol=1e-5, atol=1e-6)
+
+
 def test_age_leaves_the_chip_and_draws_nothing() -> None:
     chip = chip_of(DEVICE)
     before, generator = noise(chip).clone(), torch.get_rng_state()

@@ -135,9 +135,9 @@ class DeviceArray(nn.Module):
 
     def drifted(self, now: Tensor) -> bool:
         """Whether a conductance may differ by now from what was written."""
-        device = self.cell.device
-        since = float(now) - float(self.programmed_at)
-        return self.heat is not None or (device.drifts and device.drifts_within(since))
+        if self.heat is not None:
+            return True
+        return self.cell.device.drifts and self.cell.device.drifts_within(float(now) - float(self.programmed_at))
 
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""

@@ -237,7 +237,7 @@ class PCM(Device):
         g = self._read(state, age, seed, offset, law)
         if self.planes:
             drifted = self._read(state, age, seed, offset, ()) if law else g
-            g = (g + drifted * self._deviation(state, seed, offset)).clamp_(min=0.0)
+            g = (g + drifted * self._deviation(state, seed, offset)).clamp(min=0.0)
         g = self._heated(g, state)
         if not any(self.read_sd):
             return g

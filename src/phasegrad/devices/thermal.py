@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_number, check_type
 from phasegrad.devices.laws import Curve, Law
+
+Scalar = TypeVar("Scalar", float, Tensor)
 
 BOLTZMANN = 8.617333262e-5
 """[eV/K]"""
@@ -73,7 +75,7 @@ class Thermal(Configuration):
                 "says that its laws hold; kelvin, not degrees Celsius"
             )
 
-    def inverse(self, temperature: float) -> float:
+    def inverse(self, temperature: Scalar) -> Scalar:
         """``(1/reference - 1/temperature) / k`` [1/eV]."""
         return (1.0 / self.reference - 1.0 / temperature) / BOLTZMANN
 
@@ -87,5 +89,5 @@ class Thermal(Configuration):
 
     def factor(self, g: Tensor, nu: Tensor, heat: Tensor) -> Tensor:
         """By what heat multiplies drifted conductances that were programmed to ``g`` of ``g_max``."""
-        temperature, efolds = heat.tolist()
-        return torch.exp(self.conductance_energy(g) * self.inverse(temperature) - nu * efolds)
+        inverse, efolds = self.inverse(heat[0]).to(g.dtype), heat[1].to(g.dtype)
+        return torch.exp(self.conductance_energy(g) * inverse - nu * efolds)

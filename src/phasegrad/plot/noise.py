@@ -27,7 +27,7 @@ def noise_over_time(
         seed: seed of the draws.
 
     Returns:
-        The matplotlib figure: traces of three devices over a millisecond, a second and an hour, with the mean that they
+        The matplotlib figure: traces of two devices over a millisecond, a second and an hour, with the mean that they
         drift along; and the correlation of two reads against the time between them, sampled from 4,000 devices of the
         age of 1e4 s, with ``ln(1 + 2 T / tau)`` over its value at one ``t_read``.
     """
@@ -35,7 +35,7 @@ def noise_over_time(
 
     figure: Any = Figure(figsize=(10.0, 5.4), layout="constrained", dpi=200)
     parts = figure.subplot_mosaic([["ms", "s", "h"], ["lags", "lags", "lags"]])
-    state = DeviceState(torch.full((3,), fraction * device.g_max), torch.zeros(3))
+    state = DeviceState(torch.full((2,), fraction * device.g_max), torch.zeros(2))
     for name, span, unit in (("ms", 1e-3, "ms"), ("s", 1.0, "s"), ("h", 3600.0, "min")):
         _reads(parts[name], device, state, span, unit, torch.tensor([seed]))
     _correlation(parts["lags"], device, fraction, torch.tensor([seed + 1]))
@@ -52,7 +52,7 @@ def _reads(axes: Any, device: PCM, state: DeviceState, span: float, unit: str, k
     since = torch.linspace(0.0, span, 2000, dtype=torch.float64)
     seen = trace(device, state, _START + since, key) * 1e6
     shown = since * {"ms": 1e3, "s": 1.0, "min": 1.0 / 60.0}[unit]
-    for reads, colour in zip(seen.t(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+    for reads, colour in zip(seen.t(), ("#0072B2", "#D55E00"), strict=True):
         axes.plot(shown, reads, color=colour, lw=0.5)
     axes.axhline(float(state.conductance[0]) * 1e6, color="0.4", lw=0.8, ls="--")
     axes.set(xlabel=f"time ({unit})", ylabel="conductance (µS)")

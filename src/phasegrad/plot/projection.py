@@ -61,8 +61,10 @@ def _cost(axes: Any, device: PCM, reset: float, largest: float) -> None:
         "Q of RESET": [float(d.read_noise(g)) for d, g in zip(lined, at_reset, strict=True) if d.read_noise],
         "window": [d.g_max / d.g_min for d in lined],
     }
-    for (label, values), colour in zip(curves.items(), ("#0072B2", "#D55E00", "#009E73"), strict=True):
+    styles = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-"))  # the first two are one curve
+    for (label, values), (colour, ls) in zip(curves.items(), styles, strict=True):
         if values:
-            axes.plot([x * 1e6 for x in liners], [v / values[0] for v in values], color=colour, lw=1.4, label=label)
+            relative = [v / values[0] for v in values]
+            axes.plot([x * 1e6 for x in liners], relative, color=colour, ls=ls, lw=1.4, label=label)
     axes.set(xlabel="liner (µS)", ylabel="over that without a liner", yscale="log", title="one number")
     axes.legend(frameon=False, fontsize=8)
