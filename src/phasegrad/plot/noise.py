@@ -27,9 +27,9 @@ def noise_over_time(
         seed: seed of the draws.
 
     Returns:
-        The matplotlib figure: traces of two devices over a millisecond, a second and an hour, with the mean that they
-        drift along; and the correlation of two reads against the time between them, sampled from 4,000 devices of the
-        age of 1e4 s, with ``ln(1 + 2 T / tau)`` over its value at one ``t_read``.
+        The matplotlib figure: traces of two devices over a millisecond, a second and an hour, and what they were
+        programmed to; and the covariance of two reads against the time between them, sampled from 4,000 devices of the
+        age of 1e4 s, with the law; both over the sampled variance.
     """
     from matplotlib.figure import Figure  # an optional dependency
 
