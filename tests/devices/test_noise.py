@@ -153,9 +153,10 @@ def test_a_constant_part_of_read_noise_comes_on_top() -> None:
         (lambda: dataclasses.replace(TELEGRAPH, fraction=1.1), r"fraction = 1.1; it must be a number in \[0, 1\]"),
         (lambda: dataclasses.replace(TELEGRAPH, amplitude=-0.1), "amplitude = -0.1"),
         (lambda: dataclasses.replace(TELEGRAPH, duty=2.0), "duty = 2.0"),
-        (lambda: dataclasses.replace(TELEGRAPH, rates=(1e3, 1e-3)), r"rates = \(1000.0, 0.001\); give the lowest"),
+        (lambda: dataclasses.replace(TELEGRAPH, rates=(1e3, 1e-3)), r"rates = \(1000.0, 0.001\); give a tuple of the"),
         (lambda: dataclasses.replace(TELEGRAPH, rates=(0.0, 1.0)), r"rates = \(0.0, 1.0\)"),
         (lambda: dataclasses.replace(TELEGRAPH, rates=(1.0,)), r"rates = \(1.0,\)"),
+        (lambda: dataclasses.replace(TELEGRAPH, rates=1.0), r"rates = 1.0; give a tuple"),
         (
             lambda: dataclasses.replace(joshi_2020(), read_noise=None, memory=CorrelatedNoise()),
             "memory is given without read_noise; give the law",
@@ -193,6 +194,13 @@ def test_impossible_ages_of_a_trace_are_refused(ages: torch.Tensor, message: str
     state = device.program(torch.full((1,), 1e-5), SEED, 0)
     with pytest.raises(ValueError, match=message):
         trace(device, state, ages, SEED)
+
+
+def test_ages_of_a_trace_are_a_tensor() -> None:
+    device = joshi_2020()
+    state = device.program(torch.full((1,), 1e-5), SEED, 0)
+    with pytest.raises(TypeError, match="trace: ages are a list; give a tensor"):
+        trace(device, state, [0.0, 1.0], SEED)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("reads", [0, 1, 2, 300, 70_000])

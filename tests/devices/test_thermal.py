@@ -113,8 +113,8 @@ def test_an_energy_is_a_law() -> None:
         Thermal(conductance_energy=0.2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("temperature", [85.0, 500.0, math.nan])
-def test_a_temperature_beyond_the_laws_is_refused(temperature: float) -> None:
+@pytest.mark.parametrize("temperature", [85.0, 500.0, math.nan, "350"])
+def test_a_temperature_beyond_the_laws_is_refused(temperature: Any) -> None:
     with pytest.raises(ValueError, match=r"it must be in \[200, 400\] K.*kelvin, not degrees Celsius"):
         dataclasses.replace(joshi_2020(), thermal=THERMAL).check_temperature(temperature)
 

@@ -130,10 +130,14 @@ class Telegraph(Configuration):
         check_number(self, "fraction", 0.0, 1.0)
         check_number(self, "amplitude", 0.0, 1.0)
         check_number(self, "duty", 0.0, 1.0)
-        valid = len(self.rates) == 2 and all(math.isfinite(r) and r > 0.0 for r in self.rates)
+        valid = (
+            isinstance(self.rates, tuple)
+            and len(self.rates) == 2
+            and all(math.isfinite(r) and r > 0.0 for r in self.rates)
+        )
         if not valid or self.rates[0] > self.rates[1]:
             raise ValueError(
-                f"Telegraph: rates = {self.rates}; give the lowest and the highest, both finite and above 0 [1/s]"
+                f"Telegraph: rates = {self.rates}; give a tuple of the lowest and the highest, finite and above 0 [1/s]"
             )
 
     def start(self, held: Tensor, seed: Tensor, offset: int) -> None:

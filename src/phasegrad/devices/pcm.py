@@ -235,7 +235,7 @@ class PCM(Device):
         """
         law = self.read_noise.encode() if self.read_noise and self.memory is None else ()
         g = self._read(state, age, seed, offset, law)
-        if self.planes:
+        if self.memory is not None or self.telegraph is not None:
             drifted = self._read(state, age, seed, offset, ()) if law else g
             g = (g + drifted * self._deviation(state, seed, offset)).clamp(min=0.0)
         g = self._heated(g, state)

@@ -37,6 +37,7 @@ def trace(device: Device, state: DeviceState, ages: Tensor, seed: Tensor, offset
 
     Raises:
         ValueError: ages are not one dimension of finite float64 numbers that rise from 0.
+        TypeError: ages are no tensor.
 
     Examples:
         >>> from dataclasses import replace
@@ -61,6 +62,8 @@ def trace(device: Device, state: DeviceState, ages: Tensor, seed: Tensor, offset
 
 
 def _check(ages: Tensor) -> None:
+    if not isinstance(ages, Tensor):
+        raise TypeError(f"trace: ages are a {type(ages).__name__}; give a tensor, float64 [reads]")
     if ages.dim() != 1 or ages.dtype != torch.float64:
         raise ValueError(f"trace: ages of shape {list(ages.shape)} and {ages.dtype}; give float64 [reads]")
     if not bool(ages.isfinite().all()) or bool((ages < 0.0).any()) or bool((ages.diff() < 0.0).any()):
