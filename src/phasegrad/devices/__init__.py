@@ -5,8 +5,9 @@ from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
-from phasegrad.devices.pcm import PCM, hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
+from phasegrad.devices.pcm import PCM
 from phasegrad.devices.projected import projected
+from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,

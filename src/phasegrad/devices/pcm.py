@@ -11,9 +11,9 @@ from torch import Tensor
 
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import Device, DeviceState
-from phasegrad.devices.laws import Curve, Law, Piecewise, Power
+from phasegrad.devices.laws import Curve, Law
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
-from phasegrad.devices.steps import Steps, nandakumar_2018
+from phasegrad.devices.steps import Steps
 from phasegrad.devices.thermal import Thermal
 
 _NONE = Curve()
@@ -269,107 +269,3 @@ class PCM(Device):
         if self.t_min is not None:  # the op counts from t0 after
             age = age.clamp(min=self.t_min) - self.t0
         return torch.ops.phasegrad.pcm_read(*state[:2], age, seed, offset, self.g_max, self.t0, self.t_read, noise)
-
-
-def joshi_2020(*, g_max: float = 25e-6) -> PCM:
-    """Doped-GST mushroom cells, 90 nm: Joshi et al., Nat. Commun. 11:2473 (2020), equations of Methods.
-
-    Args:
-        g_max: conductance of the largest weight [S]; the programming spread scales with it.
-    """
-    return PCM(
-        g_max=g_max,
-        t0=20.0,
-        t_read=250e-9,
-        programming_sd=tuple(c * g_max / 25.0 for c in (0.26348, 1.9650, -1.1731)),
-        nu_mean=Curve(log_slope=-0.0155, polynomial=(0.0244,), low=0.049, high=0.1),
-        nu_sd=Curve(log_slope=-0.0125, polynomial=(-0.0059,), low=0.008, high=0.045),
-        read_noise=Power(factor=0.0088, exponent=-0.65, high=0.2),
-    )
-
-
-def hermes_one() -> PCM:
-    """One PCM device of IBM's 14 nm HERMES project chip, by the published statistics of its arrays.
-
-    Conductances are referred to 200 s after programming; reads take 512 ns.
-    """
-    return PCM(
-        g_max=10.35e-6,
-        t0=200.0,
-        t_read=512e-9,
-        programming_sd=tuple(c * 1e-6 for c in (0.15781817, 2.32443916, -2.16310839, 0.68841818)),
-        nu_mean=_hermes_nu_mean(),
-        nu_sd=Piecewise(
-            threshold=0.3039,
-            below=Curve(log_slope=-0.0120, polynomial=(-0.0023,), low=0.0124, high=0.04),
-            above=Curve(polynomial=(0.0104, 0.0116, -0.0165)),
-        ),
-        read_noise=Piecewise(
-            threshold=0.1591,
-            below=Curve(log_slope=-0.0078, polynomial=(0.0038,), low=0.0179, high=0.04),
-            above=Curve(polynomial=(0.0088, 0.0768, -0.1352, 0.0664)),
-        ),
-    )
-
-
-def hermes_two() -> PCM:
-    """Two HERMES devices in parallel, described as one of twice the conductance with one drift exponent.
-
-    Conductances are referred to 300 s after programming; reads take 512 ns.
-    """
-    return PCM(
-        g_max=20.7e-6,
-        t0=300.0,
-        t_read=512e-9,
-        programming_sd=tuple(c * 1e-6 for c in (0.16603222, 4.71806468, -8.48101252, 4.68961419)),
-        nu_mean=_hermes_nu_mean(),
-        nu_sd=Piecewise(
-            threshold=0.3055,
-            below=Curve(log_slope=-0.0117, polynomial=(-0.0057,), low=0.0091, high=0.04),
-            above=Curve(polynomial=(0.0073, 0.0093, -0.0118)),
-        ),
-        read_noise=Piecewise(
-            threshold=0.16,
-            below=Curve(log_slope=-0.0117, polynomial=(-0.0069,), low=0.015, high=0.04),
-            above=Curve(polynomial=(0.0123, 0.0211, -0.0280, 0.0069)),
-        ),
-    )
-
-
-def _hermes_nu_mean() -> Piecewise:
-    return Piecewise(
-        threshold=0.0945,
-        below=Curve(log_slope=-0.0387, polynomial=(-0.0182,), low=0.072, high=0.13),
-        above=Curve(polynomial=(0.0736, -0.0126, -0.0436)),
-    )
-
-
-def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, spread: float = 0.0) -> PCM:
-    """Doped-GST mushroom cells, 90 nm, that are pulsed: Nandakumar et al., J. Appl. Phys. 124, 152135 (2018).
-
-    ``G(t) = G (max(t - t_p, T0) / T0) ** -nu`` after a pulse at ``t_p``, with ``T0 = 38.6 s``; a read has the standard
-    deviation ``0.03 G + 0.13 uS``.
-
-    Args:
-        g_max: conductance that no pulse exceeds [S]: 12 uS in training, 20 uS for the whole range.
-        nu: drift exponent of every device; 0.031 in the paper, 0.04 in a published implementation.
-        spread: relative spread of the step from device to device.
-    """
-    return PCM(
-        g_max=g_max, t0=38.6, t_read=250e-9, programming_sd=(0.0,), nu_mean=Curve(polynomial=(nu,)), nu_sd=Curve(),
-        read_noise=None, read_sd=(0.13e-6, 0.03), t_min=38.6, steps=nandakumar_2018(spread=spread),
-    )  # fmt: skip
-
-
-def ideal_device(*, g_max: float = 25e-6, steps: Steps | None = None) -> PCM:
-    """A device that is programmed exactly, does not drift, and reads without noise.
-
-    Args:
-        g_max: conductance of the largest weight [S].
-        steps: how it answers pulses.
-    """
-    zero = Curve()
-    return PCM(
-        g_max=g_max, t0=20.0, t_read=250e-9, programming_sd=(0.0,), nu_mean=zero, nu_sd=zero, read_noise=None,
-        steps=steps,
-    )  # fmt: skip
