@@ -153,6 +153,16 @@ def test_blocks_of_a_trace_are_one_course() -> None:
             torch.testing.assert_close(seen[read, :, block].double(), x, rtol=2e-5, atol=2e-5)
 
 
+def test_every_part_of_a_trace_is_drawn_anew() -> None:
+    """Ten seconds apart, what reads differ by is nearly white: it correlates with none of what was drawn before."""
+    device, n = remembering(), 200_000
+    state = DeviceState(torch.full((1,), 25e-6), torch.zeros(1))
+    seen = trace(device, state, torch.arange(n, dtype=torch.float64) * 10.0, SEED)
+    spectrum = np.fft.rfft(seen[:, 0].diff().double().numpy(), 2 * n)
+    correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: n // 2]
+    assert np.abs(correlation[100:]).max() < 6.0 * correlation[0] / math.sqrt(n / 2)  # of 100,000 lags
+
+
 def test_a_trace_starts_at_the_age_of_the_first_read() -> None:
     device, n = remembering(), 400_000
     state = DeviceState(torch.full((n,), 25e-6), torch.zeros(n))
