@@ -7,7 +7,7 @@ typedef int8_t vb __attribute__((vector_size(W)));
 
 struct Adc {  // what is the same for a whole call
   float output_noise, read_noise, bound, half;
-  int mode;  // 0: no converter, 1: end-point, 2: mid-rise
+  int mode;  // 0: no converter, 1: end-point, 2: mid-rise, 3: sign-magnitude
 };
 
 // Fill s and u (s times the input range), and the gain if there is one, for values first .. first + length - 1 of
@@ -42,8 +42,10 @@ static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
   vf q = vclamp(y * (half / full), -half, half);
   if (a.mode == 1)
     q = vround(q);
-  else
+  else if (a.mode == 2)
     q = vclamp(vfloor(q), -half, half - splat(1.0f)) + splat(0.5f);
+  else
+    q = with_sign_bits(vmin(vfloor(vabs(q)), half - splat(1.0f)), (vi)q & INT32_MIN);
   // A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
   const vi passes = ~finite(y) | (vi)(full <= zero);
   code = ((vi)((vi)(y > full) & isplat(1)) | (vi)(y < -full)) & ~passes;
