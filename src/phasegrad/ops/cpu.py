@@ -98,12 +98,18 @@ def _convert(
     first: int,
     settings: tuple[Any, ...],
     offset: int,
+    units: Sequence[Tensor] = (),
 ) -> None:
-    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it."""
+    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it.
+
+    With ``units``, ``[tiles, rows]`` and ``[tiles, channels]``, ``v`` holds integers that count their product.
+    """
     scale, gain, input_range = columns
+    rows, channels = units or (None, None)
     _call(
         "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, _pointers(y),
-        _pointers(v) if v else None, scale[first].data_ptr(), None if gain is None else gain[first].data_ptr(),
+        _pointers(v) if v else None, *_optional(rows, channels, first=first), scale[first].data_ptr(),
+        None if gain is None else gain[first].data_ptr(),
         input_range.data_ptr(), len(y), out.shape[0], out.shape[1], math.prod(out.shape[2:]),
         int(input_range.numel() > 1), int(first > 0), *settings, offset + first,
     )  # fmt: skip
@@ -247,14 +253,50 @@ def tile_linear(
     groups = _together(tiles, w.shape[1] // rows, out.numel())
     y = x.new_empty(groups[0].stop, *out.shape)
     v = torch.empty_like(y) if read_noise > 0 else y[:0]
+    variance = _Variance(x, read, rows) if read_noise > 0 else None
     for group in groups:
         count = group.stop - group.start
         inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
         _multiply(inputs, weights, y[:count])
-        if read_noise > 0:
-            _multiply(inputs.square(), weights.abs(), v[:count])
-        _convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset)
+        if variance is not None:
+            variance.of(group, v[:count])
+        units = variance.units if variance is not None else ()
+        _convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset, units)
     return out, code, x.new_empty(0) if clip is None else read
+
+
+class _Variance:
+    """What read noise makes of a product: ``sum_j |w_j| x_j^2`` of each tile.
+
+    Of small matrices exactly; of large ones from sizes in 7 bits, rounded up as often as their fractions say. That is
+    0.2 % off for inputs of a thousand lines, in the standard deviation of a noise, and takes an eighth of the time.
+    """
+
+    def __init__(self, x: Tensor, w: Tensor, rows: int) -> None:
+        self.x, self.w, self.rows = x, w, rows
+        tiles = -(-x.shape[1] // rows)
+        self.units: tuple[Tensor, ...] = ()
+        self.coarse = len(x) * w.numel() >= _LARGE and rows <= _SUMMED and torch.backends.mkldnn.is_available()
+        if self.coarse:
+            self.units = tuple(m.new_empty(tiles, len(m)) for m in (x, w))
+            self.sizes = [torch.empty(m.shape, dtype=torch.int8) for m in (x, w)]
+            for i, m in enumerate((x.contiguous(), w.contiguous())):
+                place = (self.sizes[i].data_ptr(), self.units[i].data_ptr(), m.data_ptr())
+                _call("round_sizes", *place, *m.shape, rows, int(i == 0))
+
+    def of(self, tiles: slice, out: Tensor) -> None:
+        """The variances of some tiles, ``[tiles, rows, out]``, or the integers that count ``units``."""
+        if not self.coarse:
+            inputs, weights = (_by_tile(m, tiles, self.rows) for m in (self.x, self.w))
+            _multiply(inputs.square(), weights.abs().transpose(1, 2), out)
+            return
+        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
+            x, w = (m[:, tile * self.rows : (tile + 1) * self.rows] for m in self.sizes)
+            torch._int_mm(x, w.t(), out=part.view(torch.int32))
+
+
+_LARGE = 1 << 24  # multiplications from which on coarse sizes pay
+_SUMMED = 1 << 17  # products of 7 by 7 bits that a 32-bit sum holds
 
 
 def tile_linear_backward(
@@ -455,8 +497,8 @@ def _floats_of(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * len(values))(*values)
 
 
-def _optional(*tensors: Tensor | None) -> list[int | None]:
-    return [None if t is None else t.data_ptr() for t in tensors]
+def _optional(*tensors: Tensor | None, first: int | None = None) -> list[int | None]:
+    return [None if t is None else (t if first is None else t[first]).data_ptr() for t in tensors]
 
 
 def _readout(weight: Tensor | None, others: Tensor | None, readout: Sequence[float]) -> tuple[Any, ...]:
