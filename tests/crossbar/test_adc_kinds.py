@@ -215,7 +215,6 @@ def test_impossible_errors_raise_naming_field_and_value(make: type, field: str, 
         make(**{field: value})
 
 
-@pytest.mark.parametrize("make", [FixedRange])
-def test_a_range_of_zero_is_refused(make: type) -> None:
-    with pytest.raises(ValueError, match="FixedRange: value = 0.0; it must be a number in"):
-        SarAdc(range=make(value=0.0))
+def test_a_range_of_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"FixedRange: value = 0\.0; it must be a number in"):
+        SarAdc(range=FixedRange(value=0.0))

@@ -280,3 +280,31 @@ def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
         torch.set_default_dtype(torch.float32)
     for a, b in zip(before, after, strict=True):
         assert same_bits(a, b)
+
+
+LARGE = {
+    "normal": (draw(256, 600, seed=4), draw(256, 600, seed=1)),
+    "rectified": (draw(256, 600, seed=4).relu(), draw(256, 600, seed=1)),
+    "one large input": (torch.cat((torch.full((256, 1), 40.0), draw(256, 599, seed=4)), 1), draw(256, 600, seed=1)),
+}
+
+
+@pytest.mark.parametrize(("x", "w"), LARGE.values(), ids=LARGE)
+def test_read_noise_of_a_large_product_has_the_variance_of_its_sizes(x: Tensor, w: Tensor) -> None:
+    """Sizes of 7 bits, rounded up as often as their fractions say: no bias, and little scatter."""
+    scale = torch.stack([part.abs().amax(1) for part in w.split(512, dim=1)])
+    one, noise = torch.ones(1), (0.0, 0.0, 0.0)
+    call = (x, w, scale, None, None, None, one, one, SEED, 3, 11, 512, noise, 0.0, 0.0, 0.5, NO_CONVERTER, 1.0)
+    results = []
+    for count in (1, 2):
+        with threads(count):
+            results.append(torch.ops.phasegrad.tile_linear(*call)[0])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-3)  # torch's product may round otherwise
+    parts = list(zip(x.split(512, 1), w.split(512, 1), strict=True))
+    y = sum(a @ b.t() for a, b in parts)
+    sds = [0.5 * (s * (a.square() @ b.abs().t())).sqrt() for s, (a, b) in zip(scale, parts, strict=True)]
+    z = [torch.ops.phasegrad.normal(SEED, 11 + t, (256, 256)) for t in range(2)]
+    wanted = sum(sd * n for sd, n in zip(sds, z, strict=True))
+    ratio = ((results[0] - y) * wanted).sum() / wanted.square().sum()
+    assert ratio.item() == pytest.approx(1.0, abs=1e-3)
+    assert ((results[0] - y - wanted).square().mean() / wanted.square().mean()).sqrt() < 0.03
