@@ -308,3 +308,40 @@ def test_read_noise_of_a_large_product_has_the_variance_of_its_sizes(x: Tensor, 
     ratio = ((results[0] - y) * wanted).sum() / wanted.square().sum()
     assert ratio.item() == pytest.approx(1.0, abs=1e-3)
     assert ((results[0] - y - wanted).square().mean() / wanted.square().mean()).sqrt() < 0.03
+
+
+def large(x: Tensor, w: Tensor, input_range: Tensor) -> Tensor:
+    """The product of a large matrix's two tiles, through neither noise nor converter."""
+    scale, one = torch.ones(2, len(w)), torch.ones(1)
+    noise = (0.0, 0.0, 0.0)
+    call = (x, w, scale, None, None, None, input_range, one, SEED, 3, 11, 512, noise, 0.0, 0.0, 0.0, NO_CONVERTER, 1.0)
+    return torch.ops.phasegrad.tile_linear(*call)[0]
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_a_large_product_of_levels_is_as_exact_as_one_of_floats(per_row: bool) -> None:
+    ranges = draw(256, seed=2).abs() + 0.5 if per_row else torch.tensor([1.3])
+    x = torch.ops.phasegrad.dac(draw(256, 600, seed=4), ranges, 127.0, 0.0, 1.0)
+    w = draw(256, 600, seed=1) * torch.logspace(-12, 12, 256).unsqueeze(1)
+    exact = x.double() @ w.double().t()
+    size = x.double().square().sum(1, keepdim=True).sqrt() * w.double().square().sum(1).sqrt()
+    error = (large(x, w, ranges).double() - exact).abs() / size
+    assert error.max() < 1e-6
+    wrong = x.clone()
+    wrong[3, 5] *= 1.001  # no level any more
+    error = (large(wrong, w, ranges).double() - wrong.double() @ w.double().t()).abs() / size
+    assert error.max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_large_product_hides_no_broken_number(value: float) -> None:
+    one = torch.tensor([1.0])
+    x = torch.ops.phasegrad.dac(draw(256, 600, seed=4), one, 127.0, 0.0, 1.0)
+    w = draw(256, 600, seed=1)
+    x[2, 3] = value
+    assert not large(x, w, one)[2].isfinite().any()
+    assert large(x, w, one)[[0, 1, 3]].isfinite().all()
+    x[2, 3], w[4, 5] = 1.0, value
+    assert not large(x, w, one)[:, 4].isfinite().any()
+    w[4] = 0.0
+    assert torch.equal(large(x, w, one)[:, 4], torch.zeros(256))

@@ -23,6 +23,18 @@
      double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset, int threads),              \
     (out, code, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate,   \
      output_noise, read_noise, bound, mode, half, seed, offset, threads))                                              \
+  X(levels,                                                                                                            \
+    (int8_t* out, int32_t* refused, const float* x, const float* range, int64_t n, int64_t length, int per_row,        \
+     int threads),                                                                                                     \
+    (out, refused, x, range, n, length, per_row, threads))                                                             \
+  X(digits,                                                                                                            \
+    (int8_t* out, float* unit, int32_t* refused, const float* w, int64_t n, int64_t length, int64_t tile,              \
+     int threads),                                                                                                     \
+    (out, unit, refused, w, n, length, tile, threads))                                                                 \
+  X(join_digits,                                                                                                       \
+    (float* y, const int32_t* products, const float* column_unit, const float* range, int64_t rows, int64_t columns,   \
+     int per_row, int threads),                                                                                        \
+    (y, products, column_unit, range, rows, columns, per_row, threads))                                                \
   X(round_sizes,                                                                                                       \
     (int8_t* out, float* unit, const float* x, int64_t n, int64_t length, int64_t tile, int square, int threads),      \
     (out, unit, x, n, length, tile, square, threads))                                                                  \
