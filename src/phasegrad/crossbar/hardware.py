@@ -19,9 +19,10 @@ from phasegrad.configuration import (
     check_type,
     from_json,
 )
-from phasegrad.crossbar.converters import Adc, Dac
+from phasegrad.crossbar.converters import InputConverter, OutputConverter
 from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
+from phasegrad.ops import reference
 
 
 @final
@@ -53,8 +54,8 @@ class Hardware(Configuration):
     rows: int = 512
     columns: int = 512
     scale: str | float = "column"
-    dac: Dac | None = None
-    adc: Adc | None = None
+    dac: InputConverter | None = None
+    adc: OutputConverter | None = None
     output_noise: float = 0.0
     read_noise: float = 0.0
     update: Pulses | None = None
@@ -66,14 +67,19 @@ class Hardware(Configuration):
         check_integer(self, "columns", 1, 1 << 20)
         check_type(self, "update", (Pulses, type(None)))
         check_type(self, "fast", (Fast, type(None)))
+        check_type(self, "dac", (InputConverter, type(None)))
+        check_type(self, "adc", (OutputConverter, type(None)))
+        if self.adc is not None and self.adc.columns_per_converter > self.columns:
+            raise ValueError(
+                f"Hardware: columns = {self.columns} of a tile, but {type(self.adc).__name__}: columns_per_converter = "
+                f"{self.adc.columns_per_converter}; a converter serves columns of one tile, so give no more than it has"
+            )
         if self.update is None:
             check_choice(self, "scale", ("column", "tile"))
             if self.fast is not None:
                 raise ValueError("Hardware: fast is given without update; fast cells take pulses, so say how: Pulses()")
         else:
             self._check_training()
-        check_type(self, "dac", (Dac, type(None)))
-        check_type(self, "adc", (Adc, type(None)))
         check_number(self, "output_noise", 0.0)
         check_number(self, "read_noise", 0.0)
 
@@ -101,9 +107,25 @@ class Hardware(Configuration):
         check_number(self, "scale", 0.0, above=True)
         for cell in self.cells:
             _check_pulsed(cell)
+        if self.adc is not None and self.adc.mode == reference.NO_CONVERTER:
+            raise ValueError(
+                f"Hardware: adc = {type(self.adc).__name__} with an update by pulses; in the memory gradients pass "
+                "through the converters of the other side, which have no state: give an Adc without errors, or leave "
+                "update out"
+            )
+        if self.dac is not None and not self.dac.trains_in_memory:
+            raise ValueError(
+                f"Hardware: dac = {type(self.dac).__name__} with errors, or bit by bit, and an update by pulses; in "
+                "the memory gradients pass through the same converters: give a Dac without errors, or leave update out"
+            )
 
 
 def _check_pulsed(cell: Cell) -> None:
+    if cell.slice_factors is not None:
+        raise ValueError(
+            f"Hardware: cell = {type(cell).__name__} with an update by pulses; pulses cannot train slices, since a "
+            "carry would cross them: give a DifferentialPair, or leave update out and train digitally"
+        )
     steps = cell.device.steps
     if steps is None:
         raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")

@@ -17,7 +17,8 @@ from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found, Readout
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
-from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
+from phasegrad.crossbar.product import Conversion, Draw, Matrix, convert_outputs
+from phasegrad.crossbar.straight_through import cut
 from phasegrad.crossbar.transfer import move
 from phasegrad.ops.direct import call
 
@@ -63,12 +64,35 @@ def master_matrix(
     return Matrix(weight, scale, None, hardware.read_noise, draw)
 
 
+def sliced_matrix(matrix: Matrix, hardware: Hardware) -> Matrix:
+    """Digital weights ``[out, in]`` cut into slices, if the hardware's cell has them.
+
+    Weights are clipped before they are cut; the noise of training is drawn for every slice on its own, as devices that
+    each hold a slice would add it. Gradients pass :func:`phasegrad.crossbar.straight_through.cut`.
+    """
+    factors = hardware.cell.slice_factors
+    if factors is None:
+        return matrix
+    draw, weight = matrix.draw, matrix.weight
+    if draw is not None:
+        clip = matrix._replace(draw=Draw(draw.clip, torch.zeros_like(draw.level), (0.0, 0.0, 0.0), 0.0))
+        weight = clip.read(torch.zeros(1, dtype=torch.int64, device=weight.device), hardware.rows)
+        unclipped = torch.full_like(draw.clip, torch.inf)
+        draw = draw._replace(clip=unclipped) if any(draw.noise) or draw.drop else None
+    with torch.no_grad():
+        full = spread_scale(matrix.scale, weight.shape[1], hardware)
+        digits = hardware.cell.cut(weight / torch.where(full > 0, full, torch.ones_like(full))) * full
+        digits = torch.where(torch.isfinite(weight), digits, weight)  # what is broken stays so
+    return matrix._replace(weight=cut(weight, digits, factors), draw=draw, factors=factors)
+
+
 @final
 class Devices(DeviceArray):
     """The devices of one weight: the truth of which the layer's ``weight`` is a copy.
 
     Attributes:
         fast: cells that take the update first, if the hardware has them.
+        reference: the reference column of every tile, ``[column tiles, in]``, if the hardware's cell has one.
         polarity: sign with which these count, 0-d, or ``None``.
         samples: samples that have been updated by, or ``None``.
         clock: the present [s since the chip was programmed first], float64.
@@ -78,6 +102,7 @@ class Devices(DeviceArray):
     """
 
     fast = Found["DeviceArray | None"]("_modules")
+    reference = Found["DeviceArray | None"]("_modules")
     polarity = Found["Tensor | None"]()
     samples = Found["Tensor | None"]()
     clock = Found[Tensor]()
@@ -95,6 +120,9 @@ class Devices(DeviceArray):
         self._gain_seen: tuple[Tensor, int, bool] | None = None
         second = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
         self.register_module("fast", second)
+        lines = (-(-out_features // columns), in_features)
+        offset = DeviceArray(hardware.cell, None, full, lines, device) if hardware.cell.has_reference else None
+        self.register_module("reference", offset)
         self._factors_by_polarity = {} if full is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
         self._sample_time = hardware.update.sample_time if hardware.update else 0.0
         self._leaks = self._sample_time > 0.0 and (second or self).leaks
@@ -107,7 +135,9 @@ class Devices(DeviceArray):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
 
     @torch.no_grad()
-    def program_weight(self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor) -> None:
+    def program_weight(
+        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
+    ) -> None:
         """Program every cell at the present time, and take the baseline of drift compensation.
 
         Args:
@@ -115,14 +145,18 @@ class Devices(DeviceArray):
             scale: ``[row tiles, out]``.
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
+            errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
         divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
         self.program(weight.float() / spread_scale(divisor, weight.shape[1], self.hardware), self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
+        if self.reference is not None:
+            zero = torch.zeros_like(self.reference.conductance[0])
+            self.reference.program(zero, self.clock, seed + streams.REFERENCE)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
-        self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
+        self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40), errors))
 
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
         """Send pulses for ``weight -= lr d^T x``, sample after sample.
@@ -260,7 +294,29 @@ class Devices(DeviceArray):
 
     def mean_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, without read noise and without gain."""
+        if self.cell.slice_factors is not None:
+            reference = None if self.reference is None else self.reference.present(self.clock)
+            return self._joined(self._slices(self.present(self.clock), reference))
         return self._weight(self.present(self.clock))
+
+    def _slices(self, conductance: Tensor, reference: Tensor | None) -> Tensor:
+        """The slices ``[slices, out, in]`` in units of the weight, each column's reference taken off."""
+        slices = self.cell.read_slices(conductance)
+        if reference is not None:
+            zero = self.cell.read_slices(reference).repeat_interleave(self.columns, dim=1)
+            slices = slices - zero[:, : slices.shape[1]]
+        return slices * spread_scale(self.scale, slices.shape[-1], self.hardware)
+
+    def read_slices(self, seed: Tensor) -> Tensor:
+        """The slices ``[slices, out, in]`` in units of the weight, as one read sees them."""
+        reference = None
+        if self.reference is not None:
+            reference = self.reference.read(self.clock, seed + streams.REFERENCE)
+        return self._slices(self.read(self.clock, seed), reference)
+
+    def _joined(self, slices: Tensor) -> Tensor:
+        assert self.cell.slice_factors is not None
+        return torch.tensordot(slices.new_tensor(self.cell.slice_factors), slices, dims=1)
 
     @property
     def reads_are_noisy(self) -> bool:
@@ -294,6 +350,8 @@ class Devices(DeviceArray):
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""
+        if self.cell.slice_factors is not None:
+            return self._joined(self.read_slices(seed))
         sd = self.cell.device.read_sd_alone
         exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
         if self.full is not None and exact and sd is not None and not self.drifted(self.clock):
@@ -311,34 +369,44 @@ class Devices(DeviceArray):
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
-        return Matrix(self.read_weight(seed).to(dtype), self.scale, self.gain, noise)
+        factors = self.cell.slice_factors
+        weight = self.read_weight(seed) if factors is None else self.read_slices(seed)
+        return Matrix(weight.to(dtype), self.scale, self.gain, noise, factors=factors)
 
     @torch.no_grad()
-    def calibration_read(self, output_range: Tensor, seed: Tensor) -> Tensor:
+    def calibration_read(self, output_range: Tensor, seed: Tensor, errors: Tensor | None = None) -> Tensor:
         """Sum of the sizes of what each column gives when its rows are driven fully, one at a time.
 
         Read through devices, output noise and ADC like any product.
+
+        Args:
+            output_range: range of the ADC.
+            seed: seed of the reads.
+            errors: of the ADCs ``[errors, tiles, out]``, or ``None``.
 
         Returns:
             ``[row tiles, out]``, in units of the weights.
         """
         matrix = self.matrix(seed, torch.float32)._replace(gain=None)
-        parts = [part.t().contiguous() for part in matrix.weight.split(self.hardware.rows, dim=1)]
         one = torch.ones(1, dtype=torch.float32, device=matrix.weight.device)
-        sums = []
-        for t, part in enumerate(parts):
-            tile = matrix._replace(scale=matrix.scale[t : t + 1])
-            spread = [part.abs()] if matrix.read_noise > 0 else []
-            sizes = convert_outputs([part], spread, tile, one, output_range.float(), self.hardware, seed + t)
-            sums.append(sizes.abs().sum(0))
-        return torch.stack(sums)
+        count = len(matrix.scale)
+        reads: list[list[Tensor]] = [[] for _ in range(count)]
+        for s, (factor, part) in enumerate(matrix.slices()):
+            for t, rows in enumerate(part.weight.split(self.hardware.rows, dim=1)):
+                outputs, tile = rows.t().contiguous(), part._replace(scale=matrix.scale[t : t + 1])
+                spread = [outputs.abs()] if matrix.read_noise > 0 else []
+                own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
+                conversion = Conversion(one, output_range.float(), self.hardware, seed + t, errors=own)
+                conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
+                reads[t].append(factor * convert_outputs([outputs], spread, tile, conversion))
+        return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in reads])
 
     @torch.no_grad()
-    def compensate(self, output_range: Tensor, seed: Tensor, per: str) -> None:
+    def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:
         """Set the gain to the baseline over what a calibration read finds now, per column, tile or layer."""
         before = sum_over_tiles(self.baseline, self.columns, per)
         # A read at another time has other noise, under the same seed too.
-        present = self.calibration_read(output_range, seed + self.clock.view(torch.int64))
+        present = self.calibration_read(output_range, seed + self.clock.view(torch.int64), errors)
         now = sum_over_tiles(present, self.columns, per)
         usable = (before > 0) & (now > 0)
         self.gain.copy_(torch.where(usable, before / now, torch.ones_like(now)))

@@ -1,6 +1,7 @@
-"""Pictures of devices and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported when one is drawn."""
+"""Pictures of devices, converters and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported to draw."""
 
 from phasegrad.inference.figure import draw_over_time as over_time
+from phasegrad.plot.converters import linearity, slices
 from phasegrad.plot.device import device_statistics
 
-__all__ = ["device_statistics", "over_time"]
+__all__ = ["device_statistics", "linearity", "over_time", "slices"]
