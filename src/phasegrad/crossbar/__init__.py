@@ -1,5 +1,6 @@
 """How cells make a tile: mapping, converters, product, and the stores that weights live in."""
 
+from phasegrad.crossbar.circuit import Sinh, Solution, solve
 from phasegrad.crossbar.converters import (
     AbsMaxRange,
     Adc,
@@ -13,12 +14,14 @@ from phasegrad.crossbar.fast import Fast, Transfer
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.pulses import Pulses
+from phasegrad.crossbar.wires import DurationCodedDrop, Wires
 
 __all__ = [
     "AbsMaxRange",
     "Adc",
     "CalibratedRange",
     "Dac",
+    "DurationCodedDrop",
     "Fast",
     "FixedRange",
     "FullScaleRange",
@@ -26,5 +29,9 @@ __all__ = [
     "LearnedRange",
     "Perturbation",
     "Pulses",
+    "Sinh",
+    "Solution",
     "Transfer",
+    "Wires",
+    "solve",
 ]

@@ -158,12 +158,13 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
         ``[rows, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
+    exact_outputs = exact_outputs and hardware.drop is None
     if exact_outputs:
         driven = x if hardware.dac is None else convert_inputs(x, periphery.input_range, hardware)[0]
         return tiles.whole(driven, _corrected(matrix.read(seed, hardware.rows), matrix.gain, hardware.rows))
     driven, input_range = convert_inputs(x, periphery.input_range, hardware)
     input_range = input_range.detach()
-    if isinstance(tiles, LinearTiles) and not torch.is_autocast_enabled(x.device.type):
+    if isinstance(tiles, LinearTiles) and hardware.drop is None and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
         return call(
             "tile_linear", driven, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range,
@@ -171,7 +172,7 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
             *_conversion(matrix, hardware),
         )[0]  # fmt: skip
     weight = matrix.read(seed, hardware.rows)
-    outputs = tiles.each(driven, weight)
+    outputs = tile_outputs(driven, weight, matrix.scale, input_range, tiles, hardware)
     with torch.no_grad():
         spread = tiles.each(driven.detach().square(), weight.detach().abs()) if matrix.read_noise > 0 else []
     shape = outputs[0].shape
@@ -181,6 +182,31 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
             input_range = input_range.repeat_interleave(shape[2:].numel())
     y = convert_outputs(outputs, spread, matrix, input_range, periphery.output_range, hardware, seed)
     return y if len(shape) == 2 else y.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+
+
+def tile_outputs(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiles: Tiles, hardware: Hardware
+) -> Sequence[Tensor]:
+    """What each row-tile gives to its converters ``[rows, channels, ...]``.
+
+    Args:
+        x: what the word lines carry.
+        weight: ``[out, in]``.
+        scale: ``[row tiles, out]``.
+        input_range: one element, or one a row.
+        tiles: how each row-tile's part is computed.
+        hardware: the hardware.
+    """
+    outputs, drop = tiles.each(x, weight), hardware.drop
+    if drop is None:
+        return outputs
+    rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
+    ramped = tiles.each(x, weight * torch.cat([drop.ramp(n, weight) for n in rows]))
+    sizes, lost, g_max = tiles.each(x.abs(), weight.abs()), [], hardware.cell.device.g_max
+    for size, ramp, n, s in zip(sizes, ramped, rows, scale, strict=True):
+        unit = s.to(size.dtype).view(-1, *[1] * (size.dim() - 2)) * input_range.view(-1, *[1] * (size.dim() - 1))
+        lost.append(drop.lost(size / torch.where(unit > 0, unit, torch.ones_like(unit)), ramp, n, g_max))
+    return [y - part for y, part in zip(outputs, lost, strict=True)]
 
 
 def convert_outputs(

@@ -6,7 +6,7 @@ with the noise that the hardware would add; programmed weights are device state,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -19,6 +19,7 @@ from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
+from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.direct import call
 
 
@@ -63,6 +64,29 @@ def master_matrix(
     return Matrix(weight, scale, None, hardware.read_noise, draw)
 
 
+def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int) -> Matrix:
+    """Digital weights as tiles with wires read them: with noise first, which is the devices'; differentiable.
+
+    Args:
+        matrix: of :func:`master_matrix`.
+        seed: seed of the read.
+        hardware: the hardware.
+        columns: outputs that share a tile.
+    """
+    wires = hardware.linear_wires
+    if wires is None:
+        return matrix
+    weight = matrix.read(seed, hardware.rows)
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))  # float16 has no numbers for microsiemens
+    scale = spread_scale(_divisor(matrix.scale).to(exact.dtype), exact.shape[1], hardware)
+    planes = over_tiles(hardware.cell.targets(exact / scale), hardware.rows, columns, wires.effective)
+    return matrix._replace(weight=(hardware.cell.weight(planes) * scale).to(weight.dtype), draw=None)
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, scale, torch.ones_like(scale))  # a column of zeros has no scale
+
+
 @final
 class Devices(DeviceArray):
     """The devices of one weight: the truth of which the layer's ``weight`` is a copy.
@@ -75,6 +99,10 @@ class Devices(DeviceArray):
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
+        solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` where they
+            are ideal. This and the next two are found from the devices and are not in the state dict.
+        effective: ``[devices, out, in]``, what the devices come to with the wires [S], or ``None``.
+        reached: ``[devices, out, in]``, the part of the voltages that reaches each device, or ``None``.
     """
 
     fast: DeviceArray | None
@@ -84,6 +112,9 @@ class Devices(DeviceArray):
     scale: Tensor
     gain: Tensor
     baseline: Tensor
+    solved: Tensor | None
+    effective: Tensor | None
+    reached: Tensor | None
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -101,6 +132,9 @@ class Devices(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
+        for name in ("solved", "effective", "reached"):
+            wired = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
+            self.register_buffer(name, wired, persistent=False)
 
     @torch.no_grad()
     def program_weight(self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor) -> None:
@@ -112,12 +146,13 @@ class Devices(DeviceArray):
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
         """
-        divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
-        self.program(weight.float() / spread_scale(divisor, weight.shape[1], self.hardware), self.clock, seed)
+        divisor = spread_scale(_divisor(scale).float(), weight.shape[1], self.hardware)
+        self.program(weight.float() / divisor, self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
+        self.solve_wires()
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
 
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
@@ -290,7 +325,42 @@ class Devices(DeviceArray):
         if self.full is not None and exact and sd is not None and not self.drifted(self.clock):
             return self._read_in_one_pass(sd, seed)
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
-        return self._weight(self.read(self.clock, seed), fast)
+        return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
+
+    def _through_wires(self, read: Tensor) -> Tensor:
+        """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
+
+        What a read's noise adds to a conductance counts by the voltage that reaches the device, to first order.
+        """
+        if self.solved is None or self.effective is None or self.reached is None:
+            return read
+        if not self.cell.device.reads_are_noisy:
+            return self.effective
+        return torch.addcmul(self.effective, read - self.solved, self.reached)
+
+    @torch.no_grad()
+    def solve_wires(self) -> None:
+        """Find what the devices come to with their wires at the present time, if they have changed.
+
+        Raises:
+            ValueError: a conductance is negative or not finite; what was found before stays.
+        """
+        wires, present = self.hardware.linear_wires, self.present(self.clock)
+        if wires is None or self.solved is None or self.effective is None or self.reached is None:
+            return
+        if torch.equal(present, self.solved):
+            return
+        check_conductances("wires", present)
+        self.effective.copy_(self._over_tiles(present, wires.effective))
+        self.reached.copy_(self._over_tiles(present, wires.reached))
+        self.solved.copy_(present)
+
+    def _over_tiles(self, planes: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        return over_tiles(planes.double(), self.hardware.rows, self.columns, act)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(state_dict, *arguments, **named)
+        self.solve_wires()
 
     def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
         offset, *factors = self._factors
@@ -320,9 +390,18 @@ class Devices(DeviceArray):
         for t, part in enumerate(parts):
             tile = matrix._replace(scale=matrix.scale[t : t + 1])
             spread = [part.abs()] if matrix.read_noise > 0 else []
+            part = self._dropped(part, matrix.scale[t])
             sizes = convert_outputs([part], spread, tile, one, output_range.float(), self.hardware, seed + t)
             sums.append(sizes.abs().sum(0))
         return torch.stack(sums)
+
+    def _dropped(self, part: Tensor, scale: Tensor) -> Tensor:
+        """What columns give ``[rows, out]`` when each row is driven alone, less what a formula takes for the wires."""
+        drop, rows = self.hardware.drop, len(part)
+        if drop is None:
+            return part
+        ramped = part * drop.ramp(rows, part).unsqueeze(1)
+        return part - drop.lost(part.abs() / _divisor(scale), ramped, rows, self.cell.device.g_max)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
-from phasegrad.crossbar.product import convert_inputs
+from phasegrad.crossbar.product import convert_inputs, tile_outputs
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer, analog_layers
 
@@ -110,7 +110,8 @@ class _Ranges:
         matrix = layer._matrix(seed)
         weight = matrix.read(seed, layer.hardware.rows)
         sizes = []
-        for t, y in enumerate(layer._tiles.each(driven, weight)):
+        outputs = tile_outputs(driven, weight, matrix.scale, input_range, layer._tiles, layer.hardware)
+        for t, y in enumerate(outputs):
             unit = matrix.scale[t].view(-1, *[1] * (y.dim() - 2)) * input_range.view(-1, *[1] * (y.dim() - 1))
             sizes.append((y.abs() / torch.where(unit > 0, unit, torch.ones_like(unit))).flatten().float())
         size = torch.cat(sizes)

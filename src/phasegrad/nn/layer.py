@@ -16,7 +16,7 @@ from phasegrad.crossbar.converters import AbsMaxRange, CalibratedRange, FixedRan
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.mapping import tile_count
 from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, product
-from phasegrad.crossbar.stores import Devices, master_matrix
+from phasegrad.crossbar.stores import Devices, master_matrix, wired_matrix
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.patches import Patches
@@ -183,8 +183,8 @@ class AnalogLayer(nn.Module, ABC):
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
-        weight = self.weight.flatten(1)
-        return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
+        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, self._columns)
+        return wired_matrix(matrix, seed, self.hardware, self._columns)
 
     @torch.no_grad()
     def _held(self, seed: Tensor | None = None) -> Tensor:
@@ -217,8 +217,9 @@ class AnalogLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy into ``weight`` what the devices hold now, gain included."""
+        """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
         if self.devices is not None:
+            self.devices.solve_wires()
             self.weight.copy_(self.devices.logical_weight().view_as(self.weight))
 
     def to_digital(self) -> nn.Module:

@@ -16,6 +16,8 @@ from phasegrad.ops.pulses import pulse_counts as pulse_counts
 from phasegrad.ops.pulses import pulse_trains as pulse_trains
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
 from phasegrad.ops.pulses import read_out as read_out
+from phasegrad.ops.wires import wired_conductance as wired_conductance
+from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
 NO_CONVERTER, END_POINT, MID_RISE = 0, 1, 2
 
