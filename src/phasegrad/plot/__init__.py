@@ -2,5 +2,6 @@
 
 from phasegrad.inference.figure import draw_over_time as over_time
 from phasegrad.plot.device import device_statistics
+from phasegrad.plot.wires import wire_losses
 
-__all__ = ["device_statistics", "over_time"]
+__all__ = ["device_statistics", "over_time", "wire_losses"]
