@@ -36,7 +36,7 @@ def wire_losses(
     figure = Figure(figsize=(10.0, 3.8), layout="constrained", dpi=200)
     crossing, errors = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     found = solve(conductance, torch.ones(len(conductance)), wires)
-    image = crossing.imshow(found.word_line - found.bit_line, cmap="viridis", interpolation="nearest")
+    image = crossing.imshow((found.word_line - found.bit_line).numpy(), cmap="viridis", interpolation="nearest")
     crossing.set(xlabel="column (drivers left)", ylabel="row", title="voltage over each device (V), of 1 V")
     figure.colorbar(image, ax=crossing)
     _errors(errors, conductance.double(), wires, vectors, seed)
