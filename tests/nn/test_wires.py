@@ -166,3 +166,14 @@ def test_half_precision_and_noise_pass_through_wires() -> None:
     exact = half(x.half()).double()
     single = copy.deepcopy(half).float()(x).double()
     torch.testing.assert_close(exact, single, rtol=0.0, atol=3e-3)
+
+
+def test_the_baseline_of_drift_compensation_is_read_through_the_wires() -> None:
+    """Ideal devices and converters: a column's baseline is the sum of the sizes of its effective weights."""
+    net = pg.convert(nn.Linear(19, 11, bias=False), WIRED)
+    chip = pg.inference.program(net, seed=0)
+    sizes = effective(net.weight.detach(), WIRED).abs()
+    want = torch.stack([part.sum(1) for part in sizes.split(7, dim=1)])
+    torch.testing.assert_close(chip.devices.baseline.double(), want, rtol=1e-5, atol=0.0)
+    gain = pg.inference.compensate(pg.inference.age(chip, seconds=1e5), seed=0).devices.gain
+    torch.testing.assert_close(gain, torch.ones_like(gain), rtol=1e-6, atol=0.0)
