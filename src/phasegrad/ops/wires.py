@@ -55,7 +55,8 @@ def _inverse(matrix: Tensor) -> Tensor:
 def pass_segment(admittance: Tensor, resistance: float, lines: Lines) -> tuple[Tensor, Tensor]:
     """``X Y`` and ``X`` of a segment below an admittance ``Y`` ``[batch, n, n]`` [S]."""
     if resistance == 0.0:
-        return admittance, torch.eye(admittance.shape[-1], dtype=admittance.dtype, device=admittance.device)
+        one = torch.eye(admittance.shape[-1], dtype=admittance.dtype, device=admittance.device)
+        return admittance, one.expand_as(admittance)
     loaded = admittance * resistance
     loaded.diagonal(dim1=-2, dim2=-1).add_(1.0)
     through = _inverse(loaded)
@@ -70,7 +71,7 @@ def _descend(level: _Level, own: Tensor, resistance: float, lines: Lines) -> tup
     """Add a row and go through what lies below it; the level there, and ``X``."""
     below, through = pass_segment(level.admittance + own, resistance, lines)
     transfer = torch.cat((level.transfer, own.sum(-1).unsqueeze(-2)), -2)
-    return _Level(below, transfer @ through), through
+    return _Level(below, transfer @ through if resistance else transfer), through
 
 
 def _start(rows: Rows) -> _Level:
