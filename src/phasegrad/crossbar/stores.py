@@ -101,8 +101,9 @@ class Devices(DeviceArray):
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
         solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` where they
             are ideal. This and the next two are found from the devices and are not in the state dict.
-        effective: ``[devices, out, in]``, what the devices come to with the wires [S], or ``None``.
         reached: ``[devices, out, in]``, the part of the voltages that reaches each device, or ``None``.
+        rest: ``[devices, out, in]``: ``reached * solved + rest`` is what the devices come to with the wires [S], so
+            that a read, with its noise, takes one pass; or ``None``.
     """
 
     fast: DeviceArray | None
@@ -113,8 +114,8 @@ class Devices(DeviceArray):
     gain: Tensor
     baseline: Tensor
     solved: Tensor | None
-    effective: Tensor | None
     reached: Tensor | None
+    rest: Tensor | None
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -132,7 +133,7 @@ class Devices(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
-        for name in ("solved", "effective", "reached"):
+        for name in ("solved", "reached", "rest"):
             wired = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
             self.register_buffer(name, wired, persistent=False)
 
@@ -332,11 +333,9 @@ class Devices(DeviceArray):
 
         What a read's noise adds to a conductance counts by the voltage that reaches the device, to first order.
         """
-        if self.solved is None or self.effective is None or self.reached is None:
+        if self.rest is None or self.reached is None:
             return read
-        if not self.cell.device.reads_are_noisy:
-            return self.effective
-        return torch.addcmul(self.effective, read - self.solved, self.reached)
+        return torch.addcmul(self.rest, read, self.reached)
 
     @torch.no_grad()
     def solve_wires(self) -> None:
@@ -346,13 +345,14 @@ class Devices(DeviceArray):
             ValueError: a conductance is negative or not finite; what was found before stays.
         """
         wires, present = self.hardware.linear_wires, self.present(self.clock)
-        if wires is None or self.solved is None or self.effective is None or self.reached is None:
+        if wires is None or self.solved is None or self.reached is None or self.rest is None:
             return
         if torch.equal(present, self.solved):
             return
         check_conductances("wires", present)
-        self.effective.copy_(self._over_tiles(present, wires.effective))
+        effective = self._over_tiles(present, wires.effective)
         self.reached.copy_(self._over_tiles(present, wires.reached))
+        self.rest.copy_(effective - self.reached.double() * present.double())
         self.solved.copy_(present)
 
     def _over_tiles(self, planes: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
