@@ -53,6 +53,10 @@ class Cell(Configuration, ABC):
         """The slices ``[slices, *shape]`` that conductances ``[devices, *shape]`` [S] stand for."""
         return self.weight(conductance).unsqueeze(0)
 
+    def slice_targets(self, digits: Tensor) -> Tensor:
+        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]``, as :meth:`cut` gives them."""
+        return self.targets(digits[0])
+
     @property
     def refresh_every(self) -> int:
         """Updates after which saturated cells are looked for; 0: never."""

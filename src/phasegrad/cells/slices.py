@@ -119,10 +119,14 @@ class DifferentialSlices(_Slices):
         pairs = conductance.unflatten(0, (self.slices, 2))
         return (pairs[:, 0] - pairs[:, 1]) / self.device.g_max
 
-    def targets(self, weight: Tensor) -> Tensor:
+    def slice_targets(self, digits: Tensor) -> Tensor:
         """One device of each pair at the digit, the other at RESET."""
-        digits = self.cut(weight) * self.device.g_max
-        return torch.stack((digits.clamp(min=0.0), (-digits).clamp(min=0.0)), dim=1).flatten(0, 1)
+        up, down = digits.clamp(min=0.0), (-digits).clamp(min=0.0)
+        return torch.stack((up, down), dim=1).flatten(0, 1) * self.device.g_max
+
+    def targets(self, weight: Tensor) -> Tensor:
+        """Of each digit."""
+        return self.slice_targets(self.cut(weight))
 
 
 @final

@@ -1,5 +1,6 @@
 """How cells make a tile: mapping, converters, product, and the stores that weights live in."""
 
+from phasegrad.crossbar.circuit import Sinh, Solution, solve
 from phasegrad.crossbar.converters import (
     AbsMaxRange,
     Adc,
@@ -24,6 +25,7 @@ from phasegrad.crossbar.fast import Fast, Transfer
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.pulses import Pulses
+from phasegrad.crossbar.wires import DurationCodedDrop, Wires
 
 __all__ = [
     "AbsMaxRange",
@@ -33,6 +35,7 @@ __all__ = [
     "Converters",
     "CyclicAdc",
     "Dac",
+    "DurationCodedDrop",
     "Fast",
     "FixedRange",
     "FullScaleRange",
@@ -47,6 +50,10 @@ __all__ = [
     "Pulses",
     "RampAdc",
     "SarAdc",
+    "Sinh",
+    "Solution",
     "Transfer",
+    "Wires",
     "linearity",
+    "solve",
 ]

@@ -22,6 +22,7 @@ from phasegrad.configuration import (
 from phasegrad.crossbar.converters import InputConverter, OutputConverter
 from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
+from phasegrad.crossbar.wires import DurationCodedDrop, Wires
 from phasegrad.ops import reference
 
 
@@ -45,6 +46,8 @@ class Hardware(Configuration):
             digital; programmed devices have their own read noise in its place, unless they read noiselessly.
         update: how pulses train the weights in the memory; ``None`` for weights that are trained digitally.
         fast: cells beside the others that take the update first, in the memory; ``None`` where it goes to the cells.
+        wires: resistance of word and bit lines, or the field's formula for duration-coded inputs; ``None`` for ideal
+            wires. Weights that are trained in the memory have ideal ones.
 
     Raises:
         ValueError, TypeError: a field is impossible; the message names it.
@@ -60,6 +63,7 @@ class Hardware(Configuration):
     read_noise: float = 0.0
     update: Pulses | None = None
     fast: Fast | None = None
+    wires: Wires | DurationCodedDrop | None = None
 
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
@@ -74,6 +78,12 @@ class Hardware(Configuration):
                 f"Hardware: columns = {self.columns} of a tile, but {type(self.adc).__name__}: columns_per_converter = "
                 f"{self.adc.columns_per_converter}; a converter serves columns of one tile, so give no more than it has"
             )
+        check_type(self, "wires", (Wires, DurationCodedDrop, type(None)))
+        if self.wires is not None and self.cell.has_reference:
+            raise ValueError(
+                f"Hardware: wires = {self.wires} with cell = {type(self.cell).__name__}; the wires of a reference "
+                "column are not modelled: give DifferentialSlices, or ideal wires"
+            )
         if self.update is None:
             check_choice(self, "scale", ("column", "tile"))
             if self.fast is not None:
@@ -87,6 +97,16 @@ class Hardware(Configuration):
     def cells(self) -> tuple[Cell, ...]:
         """Every cell that a weight has."""
         return (self.cell,) if self.fast is None else (self.cell, self.fast.cell)
+
+    @property
+    def linear_wires(self) -> Wires | None:
+        """Wires that are part of the matrix, if there are."""
+        return self.wires if isinstance(self.wires, Wires) else None
+
+    @property
+    def drop(self) -> DurationCodedDrop | None:
+        """A formula for wires that depends on the inputs, if there is."""
+        return self.wires if isinstance(self.wires, DurationCodedDrop) else None
 
     @functools.cached_property
     def exact(self) -> bool:
@@ -105,6 +125,12 @@ class Hardware(Configuration):
                 "programmed cell stands for, because weights that are trained outgrow a scale taken from them"
             )
         check_number(self, "scale", 0.0, above=True)
+        if self.wires is not None:
+            raise ValueError(
+                f"Hardware: wires = {self.wires} with an update by pulses; forward and transposed products of training "
+                "in the memory have ideal wires. Train with wires=None, and look at what wires do with the trained "
+                "weights: pg.convert(pg.to_digital(net), hardware), with wires and without update"
+            )
         for cell in self.cells:
             _check_pulsed(cell)
         if self.adc is not None and self.adc.mode == reference.NO_CONVERTER:

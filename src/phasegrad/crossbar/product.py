@@ -212,7 +212,8 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
     Returns:
         ``[rows, out, ...]``, in the units of an exact product.
     """
-    if hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0:
+    exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
+    if exact_outputs and hardware.drop is None:
         driven = x if hardware.dac is None else _whole_input(drive(x, periphery, hardware)[0])
         return tiles.whole(driven, _whole_weight(matrix, seed, hardware.rows))
     phases, input_range = drive(x, periphery, hardware)
@@ -243,8 +244,8 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
 
 def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) -> Tensor:
     x, input_range, seed = phase.x, conversion.input_range, conversion.seed
-    fused = phase.square is None and conversion.apart is None and not torch.is_autocast_enabled(x.device.type)
-    if isinstance(tiles, LinearTiles) and fused:
+    fused = phase.square is None and conversion.apart is None and conversion.hardware.drop is None
+    if isinstance(tiles, LinearTiles) and fused and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
         return call(
             "tile_linear", x, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range,
@@ -252,7 +253,7 @@ def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) ->
             *conversion.settings(matrix),
         )[0]  # fmt: skip
     weight = matrix.read(seed, conversion.hardware.rows)
-    outputs = tiles.each(x, weight)
+    outputs = tile_outputs(x, weight, matrix.scale, input_range, tiles, conversion.hardware)
     with torch.no_grad():
         square = x.detach().square() if phase.square is None else phase.square
         spread = tiles.each(square, weight.detach().abs()) if matrix.read_noise > 0 else []
@@ -263,6 +264,31 @@ def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) ->
             conversion = conversion._replace(input_range=input_range.repeat_interleave(shape[2:].numel()))
     y = convert_outputs(outputs, spread, matrix, conversion)
     return y if len(shape) == 2 else y.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+
+
+def tile_outputs(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiles: Tiles, hardware: Hardware
+) -> Sequence[Tensor]:
+    """What each row-tile gives to its converters ``[rows, channels, ...]``.
+
+    Args:
+        x: what the word lines carry.
+        weight: ``[out, in]``.
+        scale: ``[row tiles, out]``.
+        input_range: one element, or one a row.
+        tiles: how each row-tile's part is computed.
+        hardware: the hardware.
+    """
+    outputs, drop = tiles.each(x, weight), hardware.drop
+    if drop is None:
+        return outputs
+    rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
+    ramped = tiles.each(x, weight * torch.cat([drop.ramp(n, weight) for n in rows]))
+    sizes, lost, g_max = tiles.each(x.abs(), weight.abs()), [], hardware.cell.device.g_max
+    for size, ramp, n, s in zip(sizes, ramped, rows, scale, strict=True):
+        unit = s.to(size.dtype).view(-1, *[1] * (size.dim() - 2)) * input_range.view(-1, *[1] * (size.dim() - 1))
+        lost.append(drop.lost(size / torch.where(unit > 0, unit, torch.ones_like(unit)), ramp, n, g_max))
+    return [y - part for y, part in zip(outputs, lost, strict=True)]
 
 
 def convert_outputs(

@@ -6,7 +6,7 @@ with the noise that the hardware would add; programmed weights are device state,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -20,6 +20,7 @@ from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Conversion, Draw, Matrix, convert_outputs
 from phasegrad.crossbar.straight_through import cut
 from phasegrad.crossbar.transfer import move
+from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.direct import call
 
 
@@ -81,9 +82,36 @@ def sliced_matrix(matrix: Matrix, hardware: Hardware) -> Matrix:
         draw = draw._replace(clip=unclipped) if any(draw.noise) or draw.drop else None
     with torch.no_grad():
         full = spread_scale(matrix.scale, weight.shape[1], hardware)
-        digits = hardware.cell.cut(weight / torch.where(full > 0, full, torch.ones_like(full))) * full
+        digits = hardware.cell.cut(weight / _divisor(full)) * full
         digits = torch.where(torch.isfinite(weight), digits, weight)  # what is broken stays so
     return matrix._replace(weight=cut(weight, digits, factors), draw=draw, factors=factors)
+
+
+def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int) -> Matrix:
+    """Digital weights as tiles with wires read them: with noise first, which is the devices'; differentiable.
+
+    Args:
+        matrix: of :func:`master_matrix` or :func:`sliced_matrix`.
+        seed: seed of the read.
+        hardware: the hardware.
+        columns: outputs that share a tile.
+    """
+    wires = hardware.linear_wires
+    if wires is None:
+        return matrix
+    parts = [part.read(seed, hardware.rows) for _, part in matrix.slices()]
+    weight = parts[0] if matrix.factors is None else torch.stack(parts)
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))  # float16 has no numbers for microsiemens
+    scale = spread_scale(_divisor(matrix.scale).to(exact.dtype), exact.shape[-1], hardware)
+    cell, sliced = hardware.cell, matrix.factors is not None
+    planes = (cell.slice_targets if sliced else cell.targets)(exact / scale)
+    planes = over_tiles(planes, hardware.rows, columns, wires.effective)
+    read = (cell.read_slices if sliced else cell.weight)(planes)
+    return matrix._replace(weight=(read * scale).to(weight.dtype), draw=None)
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, scale, torch.ones_like(scale))  # a column of zeros has no scale
 
 
 @final
@@ -99,6 +127,11 @@ class Devices(DeviceArray):
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
+        solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` where they
+            are ideal. This and the next two are found from the devices and are not in the state dict.
+        reached: ``[devices, out, in]``, the part of the voltages that reaches each device, or ``None``.
+        rest: ``[devices, out, in]``: ``reached * solved + rest`` is what the devices come to with the wires [S], so
+            that a read, with its noise, takes one pass; or ``None``.
     """
 
     fast = Found["DeviceArray | None"]("_modules")
@@ -109,6 +142,9 @@ class Devices(DeviceArray):
     scale = Found[Tensor]()
     gain = Found[Tensor]()
     baseline = Found[Tensor]()
+    solved = Found["Tensor | None"]()
+    reached = Found["Tensor | None"]()
+    rest = Found["Tensor | None"]()
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -133,6 +169,9 @@ class Devices(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
+        for name in ("solved", "reached", "rest"):
+            wired = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
+            self.register_buffer(name, wired, persistent=False)
 
     @torch.no_grad()
     def program_weight(
@@ -147,8 +186,8 @@ class Devices(DeviceArray):
             seed: seed of the draws.
             errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
-        divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
-        self.program(weight.float() / spread_scale(divisor, weight.shape[1], self.hardware), self.clock, seed)
+        divisor = spread_scale(_divisor(scale).float(), weight.shape[1], self.hardware)
+        self.program(weight.float() / divisor, self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
@@ -156,6 +195,7 @@ class Devices(DeviceArray):
             self.reference.program(zero, self.clock, seed + streams.REFERENCE)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
+        self.solve_wires()
         self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40), errors))
 
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
@@ -312,7 +352,7 @@ class Devices(DeviceArray):
         reference = None
         if self.reference is not None:
             reference = self.reference.read(self.clock, seed + streams.REFERENCE)
-        return self._slices(self.read(self.clock, seed), reference)
+        return self._slices(self._through_wires(self.read(self.clock, seed)), reference)
 
     def _joined(self, slices: Tensor) -> Tensor:
         assert self.cell.slice_factors is not None
@@ -357,7 +397,41 @@ class Devices(DeviceArray):
         if self.full is not None and exact and sd is not None and not self.drifted(self.clock):
             return self._read_in_one_pass(sd, seed)
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
-        return self._weight(self.read(self.clock, seed), fast)
+        return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
+
+    def _through_wires(self, read: Tensor) -> Tensor:
+        """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
+
+        What a read's noise adds to a conductance counts by the voltage that reaches the device, to first order.
+        """
+        if self.rest is None or self.reached is None:
+            return read
+        return torch.addcmul(self.rest, read, self.reached)
+
+    @torch.no_grad()
+    def solve_wires(self) -> None:
+        """Find what the devices come to with their wires at the present time, if they have changed.
+
+        Raises:
+            ValueError: a conductance is negative or not finite; what was found before stays.
+        """
+        wires, present = self.hardware.linear_wires, self.present(self.clock)
+        if wires is None or self.solved is None or self.reached is None or self.rest is None:
+            return
+        if torch.equal(present, self.solved):
+            return
+        check_conductances("wires", present)
+        effective = self._over_tiles(present, wires.effective)
+        self.reached.copy_(self._over_tiles(present, wires.reached))
+        self.rest.copy_(effective - self.reached.double() * present.double())
+        self.solved.copy_(present)
+
+    def _over_tiles(self, planes: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        return over_tiles(planes.double(), self.hardware.rows, self.columns, act)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(state_dict, *arguments, **named)
+        self.solve_wires()
 
     def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
         offset, *factors = self._factors
@@ -395,11 +469,20 @@ class Devices(DeviceArray):
             for t, rows in enumerate(part.weight.split(self.hardware.rows, dim=1)):
                 outputs, tile = rows.t().contiguous(), part._replace(scale=matrix.scale[t : t + 1])
                 spread = [outputs.abs()] if matrix.read_noise > 0 else []
+                outputs = self._dropped(outputs, matrix.scale[t])
                 own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
                 conversion = Conversion(one, output_range.float(), self.hardware, seed + t, errors=own)
                 conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
                 reads[t].append(factor * convert_outputs([outputs], spread, tile, conversion))
         return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in reads])
+
+    def _dropped(self, part: Tensor, scale: Tensor) -> Tensor:
+        """What columns give ``[rows, out]`` when each row is driven alone, less what a formula takes for the wires."""
+        drop, rows = self.hardware.drop, len(part)
+        if drop is None:
+            return part
+        ramped = part * drop.ramp(rows, part).unsqueeze(1)
+        return part - drop.lost(part.abs() / _divisor(scale), ramped, rows, self.cell.device.g_max)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
-from phasegrad.crossbar.product import drive
+from phasegrad.crossbar.product import drive, tile_outputs
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer, analog_layers
 
@@ -111,7 +111,8 @@ class _Ranges:
         for _, matrix in layer._matrix(seed).slices():
             weight = matrix.read(seed, layer.hardware.rows)
             for phase in phases:
-                for y, scale in zip(layer._tiles.each(phase.x, weight), matrix.scale, strict=True):
+                outputs = tile_outputs(phase.x, weight, matrix.scale, input_range, layer._tiles, layer.hardware)
+                for y, scale in zip(outputs, matrix.scale, strict=True):
                     unit = scale.view(-1, *[1] * (y.dim() - 2)) * input_range.view(-1, *[1] * (y.dim() - 1))
                     size = y.abs() / torch.where(unit > 0, unit, torch.ones_like(unit))
                     sizes.append(size.flatten().float())

@@ -23,7 +23,7 @@ from phasegrad.crossbar.converters import (
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.mapping import row_tiles, tile_count
 from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, product
-from phasegrad.crossbar.stores import Devices, master_matrix, sliced_matrix
+from phasegrad.crossbar.stores import Devices, master_matrix, sliced_matrix, wired_matrix
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.patches import Patches
@@ -215,9 +215,8 @@ class AnalogLayer(nn.Module, ABC):
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
-        weight = self.weight.flatten(1)
-        matrix = master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
-        return sliced_matrix(matrix, self.hardware)
+        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, self._columns)
+        return wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
 
     def _held(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
@@ -252,8 +251,9 @@ class AnalogLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy into ``weight`` what the devices hold now, gain included."""
+        """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
         if self.devices is not None:
+            self.devices.solve_wires()
             self.weight.copy_(self.devices.logical_weight().view_as(self.weight))
 
     def to_digital(self) -> nn.Module:

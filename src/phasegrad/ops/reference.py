@@ -17,6 +17,8 @@ from phasegrad.ops.pulses import pulse_trains as pulse_trains
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
 from phasegrad.ops.readout import leak as leak
 from phasegrad.ops.readout import read_out as read_out
+from phasegrad.ops.wires import wired_conductance as wired_conductance
+from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
 NO_CONVERTER, END_POINT, MID_RISE, SIGN_MAGNITUDE = 0, 1, 2, 3
 
