@@ -131,14 +131,15 @@ def test_unit_capacitors_average_in_a_capacitor_of_many() -> None:
     assert [sd for _, sd in spreads] == pytest.approx([0.02 / math.sqrt(1 << i) for i in range(5)] + [0.02])
 
 
-def test_comparator_noise_of_sar_moves_codes_by_its_sd() -> None:
-    adc = SarAdc(bits=12, comparator_noise=3.0)
-    n = 40_000
-    generator = torch.Generator().manual_seed(0)
-    errors = [torch.zeros(1)] * len(adc.errors)
-    out = adc.convert(torch.full((n,), 0.3), torch.ones(1), errors, lambda _: torch.randn(n, generator=generator))
-    # Only the decisions near the input's own transitions matter: the code scatters by less than two comparators' noise.
-    assert 0.5 * 3.0 < (out * adc.half).std().item() < 2.0 * 3.0
+def test_comparator_noise_of_sar_blurs_a_transition_by_its_sd() -> None:
+    n, sigma, beyond = 400_000, 0.2, 0.1
+    adc, generator = SarAdc(bits=8, comparator_noise=sigma), torch.Generator().manual_seed(0)
+    # The transition to level 1 is one of the last bit alone; every other lies five standard deviations away.
+    y, errors = torch.full((n,), (0.5 + beyond) / 127), [torch.zeros(1)] * len(adc.errors)
+    out = adc.convert(y, torch.ones(1), errors, lambda _: torch.randn(n, generator=generator))
+    above = (out * 127 > 0.5).double().mean().item()
+    wanted = 0.5 * (1.0 + math.erf(beyond / sigma / math.sqrt(2.0)))
+    assert above == pytest.approx(wanted, abs=BOUND * math.sqrt(wanted * (1 - wanted) / n))
 
 
 def digits(v: Tensor, bits: int, gains: list[float], upper: list[float], lower: list[float]) -> Tensor:

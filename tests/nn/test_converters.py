@@ -283,13 +283,13 @@ def test_analog_accumulation_converts_once() -> None:
 def test_noise_acts_once_a_bit_and_counts_as_the_bit(accumulation: str) -> None:
     n = 40_000
     serial = BitSerialDac(bits=4, range=FixedRange(value=2.0), accumulation=accumulation)
-    layer = linear(torch.tensor([[1.0, 0.25]]), dac=serial, output_noise=0.1, read_noise=0.3)
+    layer = linear(torch.tensor([[1.0, 0.25]]), dac=serial, output_noise=0.4, read_noise=0.3)
     level = torch.tensor([5.0, -3.0])
     noise = (layer((level * 2 / 7).expand(n, 2)) - (level * 2 / 7) @ layer.weight[0]).detach()
     variance = 0.0
     for bit in range(3):
         on = (level.abs().int() >> bit & 1).float()
-        variance += (2.0**bit / 7 * 2.0) ** 2 * (0.1**2 + 0.3**2 * float(on @ torch.tensor([1.0, 0.25])))
+        variance += (2.0**bit / 7 * 2.0) ** 2 * (0.4**2 + 0.3**2 * float(on @ torch.tensor([1.0, 0.25])))
     assert noise.mean().abs().item() < BOUND * variance**0.5 / n**0.5
     assert noise.var().item() == pytest.approx(variance, rel=BOUND * (2 / n) ** 0.5)
 

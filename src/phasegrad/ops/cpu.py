@@ -254,7 +254,9 @@ def tile_linear(
     y = memory.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
     v = memory.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
     variance = _Variance(x, read, rows) if read_noise > 0 else None
-    integers = _Integers.of_levels(x, read, rows, columns[2]) if _large(x, w, rows) else None
+    integers = None
+    if len(x) >= _MANY and _large(x, w, rows):
+        integers = _Integers.of_levels(x, read, rows, columns[2])
     for group in groups:
         count = group.stop - group.start
         inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
@@ -342,6 +344,7 @@ def _large(x: Tensor, w: Tensor, rows: int) -> bool:
 
 _BYTES = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 _LARGE = 1 << 24  # multiplications
+_MANY = 256  # inputs, for which weights are worth cutting into bytes
 _SUMMED = 1 << 17  # products of bytes that a 32-bit sum holds
 
 
