@@ -21,6 +21,7 @@ from phasegrad.crossbar.converters import (
     SarAdc,
     linearity,
 )
+from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.fast import Fast, Transfer
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.perturbation import Perturbation
@@ -41,6 +42,7 @@ __all__ = [
     "FullScaleRange",
     "Hardware",
     "InputConverter",
+    "Integrator",
     "LearnedRange",
     "Linearity",
     "OscillatorAdc",

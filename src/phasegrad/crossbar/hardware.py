@@ -20,6 +20,7 @@ from phasegrad.configuration import (
     from_json,
 )
 from phasegrad.crossbar.converters import InputConverter, OutputConverter
+from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.crossbar.wires import DurationCodedDrop, Wires
@@ -48,6 +49,7 @@ class Hardware(Configuration):
         fast: cells beside the others that take the update first, in the memory; ``None`` where it goes to the cells.
         wires: resistance of word and bit lines, or the field's formula for duration-coded inputs; ``None`` for ideal
             wires. Weights that are trained in the memory have ideal ones.
+        integrator: the capacitors of columns whose inputs are pulse lengths; ``None`` for amplitudes.
 
     Raises:
         ValueError, TypeError: a field is impossible; the message names it.
@@ -64,6 +66,7 @@ class Hardware(Configuration):
     update: Pulses | None = None
     fast: Fast | None = None
     wires: Wires | DurationCodedDrop | None = None
+    integrator: Integrator | None = None
 
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
@@ -84,6 +87,8 @@ class Hardware(Configuration):
                 f"Hardware: wires = {self.wires} with cell = {type(self.cell).__name__}; the wires of a reference "
                 "column are not modelled: give DifferentialSlices, or ideal wires"
             )
+        check_type(self, "integrator", (Integrator, type(None)))
+        self._check_integrator()
         if self.update is None:
             check_choice(self, "scale", ("column", "tile"))
             if self.fast is not None:
@@ -111,12 +116,29 @@ class Hardware(Configuration):
     @functools.cached_property
     def exact(self) -> bool:
         """Whether a product is what arithmetic gives, but for what devices add: no converter, no noise."""
-        return self.dac is None and self.adc is None and self.output_noise == 0 and self.read_noise == 0
+        converted = self.dac is not None or self.adc is not None or self.integrator is not None
+        return not converted and self.output_noise == 0 and self.read_noise == 0
 
     @functools.cached_property
     def turned(self) -> Hardware:
         """The same tiles, driven from the side of their outputs."""
         return dataclasses.replace(self, rows=self.columns, columns=self.rows)
+
+    def _check_integrator(self) -> None:
+        if self.integrator is None:
+            return
+        named = {
+            "wires": self.drop is not None,
+            "dac": self.dac is not None and not self.dac.at_once,
+            "update": self.update is not None,
+        }
+        for field, other in named.items():
+            if other:
+                raise ValueError(
+                    f"Hardware: integrator is given with {field} = {getattr(self, field)}; what that does to inputs "
+                    "that are pulse lengths is not modelled: leave one of the two out (of wires, Wires will do; of "
+                    "dac, one that drives a line once)"
+                )
 
     def _check_training(self) -> None:
         if isinstance(self.scale, str):

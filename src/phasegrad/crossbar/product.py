@@ -17,7 +17,9 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.converters import LearnedRange, OutputConverter, Phase
+from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import spread_scale
 from phasegrad.ops import reference
 from phasegrad.ops.direct import call
 
@@ -213,7 +215,7 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
         ``[rows, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
-    if exact_outputs and hardware.drop is None:
+    if exact_outputs and hardware.drop is None and hardware.integrator is None:
         driven = x if hardware.dac is None else _whole_input(drive(x, periphery, hardware)[0])
         return tiles.whole(driven, _whole_weight(matrix, seed, hardware.rows))
     phases, input_range = drive(x, periphery, hardware)
@@ -244,7 +246,8 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
 
 def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) -> Tensor:
     x, input_range, seed = phase.x, conversion.input_range, conversion.seed
-    fused = phase.square is None and conversion.apart is None and conversion.hardware.drop is None
+    linear = conversion.hardware.drop is None and conversion.hardware.integrator is None
+    fused = linear and phase.square is None and conversion.apart is None
     if isinstance(tiles, LinearTiles) and fused and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
         return call(
@@ -279,6 +282,8 @@ def tile_outputs(
         tiles: how each row-tile's part is computed.
         hardware: the hardware.
     """
+    if hardware.integrator is not None:
+        return _charges(x, weight, scale, input_range, tiles, hardware, hardware.integrator)
     outputs, drop = tiles.each(x, weight), hardware.drop
     if drop is None:
         return outputs
@@ -289,6 +294,23 @@ def tile_outputs(
         unit = s.to(size.dtype).view(-1, *[1] * (size.dim() - 2)) * input_range.view(-1, *[1] * (size.dim() - 1))
         lost.append(drop.lost(size / torch.where(unit > 0, unit, torch.ones_like(unit)), ramp, n, g_max))
     return [y - part for y, part in zip(outputs, lost, strict=True)]
+
+
+def _charges(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiles: Tiles, hardware: Hardware,
+    integrator: Integrator,
+) -> Sequence[Tensor]:  # fmt: skip
+    """What capacitors hold, in the units of a product of amplitudes."""
+    window = _or_one(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    full = spread_scale(_or_one(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
+    ticks = None if hardware.dac is None else int(hardware.dac.half)
+    charges = integrator.integrate(x / window, weight / full, tiles.each, ticks)
+    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in _or_one(scale.detach())]
+    return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
+
+
+def _or_one(divisor: Tensor) -> Tensor:
+    return torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 
 def convert_outputs(

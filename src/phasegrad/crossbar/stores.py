@@ -469,20 +469,23 @@ class Devices(DeviceArray):
             for t, rows in enumerate(part.weight.split(self.hardware.rows, dim=1)):
                 outputs, tile = rows.t().contiguous(), part._replace(scale=matrix.scale[t : t + 1])
                 spread = [outputs.abs()] if matrix.read_noise > 0 else []
-                outputs = self._dropped(outputs, matrix.scale[t])
+                outputs = self._alone(outputs, matrix.scale[t])
                 own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
                 conversion = Conversion(one, output_range.float(), self.hardware, seed + t, errors=own)
                 conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
                 reads[t].append(factor * convert_outputs([outputs], spread, tile, conversion))
         return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in reads])
 
-    def _dropped(self, part: Tensor, scale: Tensor) -> Tensor:
-        """What columns give ``[rows, out]`` when each row is driven alone, less what a formula takes for the wires."""
-        drop, rows = self.hardware.drop, len(part)
+    def _alone(self, outputs: Tensor, scale: Tensor) -> Tensor:
+        """What columns give ``[rows, out]`` to converters when each row is driven alone."""
+        drop, integrator, rows = self.hardware.drop, self.hardware.integrator, len(outputs)
+        if integrator is not None:
+            relative = outputs / _divisor(scale) * integrator.charge_of(torch.ones_like(scale))
+            return relative.clamp(-integrator.saturation, integrator.saturation) * scale
         if drop is None:
-            return part
-        ramped = part * drop.ramp(rows, part).unsqueeze(1)
-        return part - drop.lost(part.abs() / _divisor(scale), ramped, rows, self.cell.device.g_max)
+            return outputs
+        ramped = outputs * drop.ramp(rows, outputs).unsqueeze(1)
+        return outputs - drop.lost(outputs.abs() / _divisor(scale), ramped, rows, self.cell.device.g_max)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:

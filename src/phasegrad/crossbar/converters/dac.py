@@ -70,6 +70,11 @@ class InputConverter(Configuration, ABC):
         """Whether lines carry what the ideal converter gives, all bits at once."""
         return not any(value != 0.0 for spread in self.errors for value in spread)
 
+    @property
+    def at_once(self) -> bool:
+        """Whether a line is driven once in a product, with all bits of its input."""
+        return True
+
     @abstractmethod
     def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
         """What the lines carry.
@@ -151,6 +156,11 @@ class BitSerialDac(InputConverter):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "accumulation", ("digital", "analog"))
+
+    @property
+    def at_once(self) -> bool:
+        """Once a bit."""
+        return False
 
     @property
     def trains_in_memory(self) -> bool:
