@@ -56,8 +56,9 @@ def measure(net: LeNet, data: Mnist, point: Point, options: argparse.Namespace) 
     pg.hwa.calibrate(converted, batches(data), batches=10, recipe=None)
     images, labels = data.test_images[: options.test_images], data.test_labels[: options.test_images]
     report = pg.inference.accuracy_over_time(
-        converted.eval(), lambda chip: accuracy(chip, images, labels), (1.0,), chips=options.chips, seed=options.seed
-    )
+        converted.eval(), lambda chip: accuracy(chip, images, labels), (1.0,), chips=options.chips,
+        seed=options.seed, progress=False,
+    )  # fmt: skip
     return [float(a) for a in report.values[0]]
 
 
@@ -134,10 +135,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--bits", type=int, nargs="+", default=[3, 4, 5, 6, 7, 8], help="of the ADC")
-    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64, 128, 256, 512], help="of a tile")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 5, 6, 8], help="of the ADC")
+    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64, 128, 256], help="of a tile")
     parser.add_argument(
-        "--ohms", type=float, nargs="+", default=[0.0, 1.0, 5.0, 20.0], help="of a wire from cell to cell; 0: ideal"
+        "--ohms", type=float, nargs="+", default=[0.0, 5.0, 20.0, 50.0], help="of a wire from cell to cell; 0: ideal"
     )
     parser.add_argument("--chips", type=int, default=3, help="chips at each point")
     parser.add_argument("--test-images", type=int, default=2000, help="test images to use")
