@@ -73,6 +73,19 @@ def test_what_is_full_on_the_way_may_not_be_full_at_the_end() -> None:
     assert got.item() == pytest.approx(-0.1, abs=1e-6)  # -0.2, then 0.1 upwards; amplitudes would give -0.2
 
 
+def test_the_course_of_a_charge() -> None:
+    made = Integrator(window=WINDOW, tau=0.5 * WINDOW, saturation=0.3, steps=40)
+    x, w = ticked(5, 9, 40), weights(3, 9)
+    course = made.charge_over_time(x, w, steps=40)
+    assert course.shape == (41, 5, 3)
+    assert not course[0].any()
+    torch.testing.assert_close(course[-1], made.integrate(x, w, whole)[0])
+    alone = made.charge_over_time(torch.tensor([[0.5]]), torch.tensor([[0.1]]), steps=40)[:, 0, 0]
+    t = torch.linspace(0.0, 1.0, 41)
+    law = 0.05 * (1.0 - torch.exp(-2.0 * t.clamp(max=0.5))) * torch.exp(-2.0 * (t - 0.5).clamp(min=0.0))
+    torch.testing.assert_close(alone, law, rtol=1e-5, atol=1e-7)
+
+
 def test_a_leak_takes_most_from_what_came_first() -> None:
     made = Integrator(window=WINDOW, tau=WINDOW)
     for part in (0.25, 1.0):

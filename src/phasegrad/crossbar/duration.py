@@ -10,11 +10,12 @@ lines fall silent, depends on all of them together.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_integer, check_number, check_type
@@ -108,21 +109,41 @@ class Integrator(Configuration):
             return free
         return [_replaced(tile, rows, held, self.saturation) for tile, held in zip(free, followed, strict=True)]
 
+    def charge_over_time(self, x: Tensor, weight: Tensor, steps: int = 1000) -> Tensor:
+        """What the capacitors of one array hold while its lines are driven, in one phase.
+
+        Args:
+            x: lengths over the window ``[rows, in]``, in [-1, 1].
+            weight: ``[out, in]``, in units of a full cell.
+            steps: ticks of the window, to which lengths are rounded.
+
+        Returns:
+            ``[steps + 1, rows, out]``, the first 0, in units of what one full cell brings in a window.
+        """
+        start = x.new_zeros(len(x), len(weight))
+        course = self._course(x, weight, lambda a, b: [F.linear(a, b)], steps)
+        return torch.stack([start, *(held for (held,) in course)])
+
     def _follow(self, x: Tensor, weight: Tensor, product: Product, steps: int) -> list[Tensor]:
-        """Capacitors through the ticks of a window. In a tick currents are constant, so a bound is met once."""
+        held: list[Tensor] = []
+        for held in self._course(x, weight, product, steps):  # noqa: B007 -- the last one is kept
+            pass
+        return held
+
+    def _course(self, x: Tensor, weight: Tensor, product: Product, steps: int) -> Iterator[list[Tensor]]:
+        """Capacitors after each tick of a window. In a tick currents are constant, so a bound is met once."""
         ticks = (x.abs() * steps).round()
         kept = math.exp(-self.decay / steps)
         brought = -math.expm1(-self.decay / steps) / self.decay if self.decay else 1.0 / steps
         held: list[Tensor] = []
-        for tick in range(int(ticks.max())):
+        for tick in range(steps):
             currents = product(torch.sign(x) * (ticks > tick), weight)
             before = held or [torch.zeros_like(c) for c in currents]
             held = [
                 (h * kept + c * brought).clamp(-self.saturation, self.saturation)
                 for h, c in zip(before, currents, strict=True)
             ]
-        silent = math.exp(-self.decay * (1.0 - float(ticks.max()) / steps))
-        return [h * silent for h in held]
+            yield held
 
 
 def _replaced(free: Tensor, rows: Tensor, held: Tensor, bound: float) -> Tensor:

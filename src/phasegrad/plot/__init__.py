@@ -3,6 +3,7 @@
 from phasegrad.inference.figure import draw_over_time as over_time
 from phasegrad.plot.converters import linearity, slices
 from phasegrad.plot.device import device_statistics
+from phasegrad.plot.duration import charges
 from phasegrad.plot.wires import wire_losses
 
-__all__ = ["device_statistics", "linearity", "over_time", "slices", "wire_losses"]
+__all__ = ["charges", "device_statistics", "linearity", "over_time", "slices", "wire_losses"]
