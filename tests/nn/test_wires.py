@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import phasegrad as pg
+from phasegrad.cells import DifferentialSlices, OffsetSlices
 from phasegrad.crossbar import AbsMaxRange, Dac, DurationCodedDrop, Hardware, Pulses, Wires
 from phasegrad.crossbar.wires import over_tiles
 
@@ -182,3 +183,31 @@ def test_the_baseline_of_drift_compensation_is_read_through_the_wires() -> None:
     torch.testing.assert_close(chip.devices.baseline.double(), want, rtol=1e-5, atol=0.0)
     gain = pg.inference.compensate(pg.inference.age(chip, seconds=1e5), seed=0).devices.gain
     torch.testing.assert_close(gain, torch.ones_like(gain), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("programmed", [False, True])
+def test_every_slice_is_an_array_of_its_own(programmed: bool) -> None:
+    cell = DifferentialSlices(device=pg.devices.ideal_device(g_max=25e-6), bits=6, slices=3)
+    wires = Wires(word_line=20.0, bit_line=10.0)
+    hardware = replace(pg.presets.ideal_inference(rows=20, columns=64), cell=cell, wires=wires)
+    net = pg.convert(nn.Sequential(nn.Linear(40, 7, bias=False)), hardware).eval()
+    weight = net[0].weight.detach().clone()
+    layer = pg.inference.program(net, seed=0) if programmed else net
+    x = torch.randn(5, 40)
+    want = torch.zeros(5, 7)
+    for half, lines in zip(weight.split(20, dim=1), x.split(20, dim=1), strict=True):
+        scale = half.abs().amax(1, keepdim=True)
+        planes = wires.effective(cell.targets(half / scale).mT.double()).mT
+        slices = (planes[0::2] - planes[1::2]).float() / 25e-6
+        for factor, part in zip(cell.slice_factors, slices, strict=True):
+            want += factor * lines @ (part * scale).t()
+    torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-5)
+    plain = pg.convert(nn.Sequential(nn.Linear(40, 7, bias=False)), replace(hardware, wires=None)).eval()
+    plain[0].weight.data.copy_(weight)
+    assert (plain(x) - want).abs().max() > 1e-3
+
+
+def test_a_reference_column_has_no_wires_and_says_so() -> None:
+    cell = OffsetSlices(device=pg.devices.ideal_device(), bits=6, slices=3)
+    with pytest.raises(ValueError, match="cell = OffsetSlices"):
+        replace(pg.presets.ideal_inference(), cell=cell, wires=Wires(word_line=1.0, bit_line=1.0))
