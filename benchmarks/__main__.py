@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import as_dict
 
-NAMES = ("hwa_step", "devices", "noise", "pulsed_update", "in_memory_step")
+NAMES = ("forward", "hwa_step", "devices", "noise", "pulsed_update", "in_memory_step", "wires")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -233,7 +233,7 @@ def test_twelve_bit_converters_equal_none_to_half_a_step_of_each() -> None:
         (Dac, "bits", 17),
         (Dac, "bits", 8.0),
         (Adc, "bits", True),
-        (Adc, "convention", "sign-magnitude"),
+        (Adc, "convention", "two-step"),
         (FixedRange, "value", 0.0),
         (FixedRange, "value", float("nan")),
         (LearnedRange, "start", -1.0),

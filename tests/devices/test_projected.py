@@ -14,7 +14,14 @@ from tests.devices.test_pcm import PcmContract
 from tests.physics.pcm_law import JOSHI_2020, PcmLaw
 
 import phasegrad as pg
-from phasegrad.cells import DifferentialPair, MultiMemristive, ReferencedDevice, SignificancePairs
+from phasegrad.cells import (
+    DifferentialPair,
+    DifferentialSlices,
+    MultiMemristive,
+    OffsetSlices,
+    ReferencedDevice,
+    SignificancePairs,
+)
 from phasegrad.devices import PCM, Thermal, ideal_device, joshi_2020, projected
 
 LINER, RESET, G_MAX, CRYSTALLINE = 1.9e-6, 0.1e-6, 25e-6, 50e-6
@@ -163,6 +170,8 @@ CELLS = [
     SignificancePairs(device=RAISED, significances=(2.0, 1.0)),
     MultiMemristive(device=RAISED, pairs=2),
     ReferencedDevice(device=RAISED),
+    DifferentialSlices(device=RAISED, bits=8, slices=2),
+    OffsetSlices(device=RAISED, bits=8, slices=3),
 ]
 
 
@@ -172,16 +181,17 @@ def test_weights_use_the_window(cell: Any) -> None:
     targets = cell.targets(w)
     assert targets.min().item() == pytest.approx(5e-6)
     assert targets.max().item() == pytest.approx(25e-6)
-    torch.testing.assert_close(cell.weight(targets), w, rtol=0.0, atol=1e-6)
+    rounding = 1e-6 if cell.slice_factors is None else 0.5 / 127 + 1e-6
+    torch.testing.assert_close(cell.weight(targets), w, rtol=0.0, atol=rounding)
 
 
-def test_an_ideal_net_on_such_devices_is_the_float_net() -> None:
+@pytest.mark.parametrize("cell", [CELLS[0], CELLS[5]], ids=["pairs", "slices"])
+def test_a_net_on_such_devices_is_that_on_devices_down_to_nothing(cell: Any) -> None:
     torch.manual_seed(0)
-    model = torch.nn.Linear(20, 7)
-    net = pg.convert(model, pg.Hardware(cell=CELLS[0]))
-    chip = pg.inference.program(net, seed=0)
-    x = torch.randn(5, 20)
-    torch.testing.assert_close(chip(x), model(x), rtol=1e-5, atol=1e-5)
+    model, x = torch.nn.Linear(20, 7), torch.randn(5, 20)
+    lower = dataclasses.replace(cell, device=ideal_device())
+    got, wanted = (pg.inference.program(pg.convert(model, pg.Hardware(cell=c)), seed=0)(x) for c in (cell, lower))
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_noise_of_training_is_that_of_the_window() -> None:

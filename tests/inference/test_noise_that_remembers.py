@@ -13,7 +13,7 @@ from tests.contracts.op import same_bits
 from torch import nn
 
 import phasegrad as pg
-from phasegrad.cells import DifferentialPair
+from phasegrad.cells import DifferentialPair, OffsetSlices
 from phasegrad.crossbar.stores import Devices
 from phasegrad.devices import PCM, CorrelatedNoise, Curve, Power, Telegraph, Thermal, ideal_device, joshi_2020
 from phasegrad.inference.program import advance
@@ -64,6 +64,17 @@ def test_such_a_chip_is_vectorised() -> None:
     chip = pg.inference.age(chip_of(DEVICE), 60.0, temperature=330.0)
     x = torch.randn(3, 1, 32)
     torch.testing.assert_close(torch.vmap(chip, randomness="same")(x), chip(x), rtol=1e-5, atol=1e-6)
+
+
+def test_reference_columns_live_on_too() -> None:
+    cell = OffsetSlices(device=DEVICE, bits=8, slices=2)
+    chip = pg.inference.program(pg.convert(nn.Sequential(nn.Linear(32, 16)), pg.Hardware(cell=cell)), seed=0)
+    old = pg.inference.age(chip, 60.0, temperature=330.0)
+    before, after = devices(chip).reference, devices(old).reference
+    assert before is not None
+    assert after is not None
+    assert not torch.equal(before.state.noise[0], after.state.noise[0])  # type: ignore[index]
+    torch.testing.assert_close(after.heat, devices(old).heat)
 
 
 def test_age_leaves_the_chip_and_draws_nothing() -> None:

@@ -8,7 +8,7 @@ import torch
 from tests.contracts.op import SEED, Call, FloatingContract, OpContract, draw, seed_errors
 from torch import Tensor
 
-from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
+from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER, SIGN_MAGNITUDE
 
 HALF = 127.0
 OFFSET = 11
@@ -63,6 +63,8 @@ class TestAdc(OpContract):
             "two tiles": conversion((6, 10), 2),
             "mid-rise": conversion((6, 10), 3, MID_RISE),
             "mid-rise, four levels": conversion((6, 10), 2, MID_RISE, half=2.0),
+            "sign-magnitude": conversion((6, 10), 3, SIGN_MAGNITUDE, half=128.0),
+            "sign-magnitude, three levels": conversion((13, 79), 2, SIGN_MAGNITUDE, half=2.0),
             "no converter": conversion((6, 10), 3, NO_CONVERTER, gain=True),
             "output noise": conversion((6, 10), 2, output_noise=0.04),
             "read noise": conversion((6, 10), 2, read=True),
@@ -222,6 +224,8 @@ def digital(y: np.ndarray, full: np.ndarray, mode: int, half: float) -> np.ndarr
     step = full / half
     if mode == END_POINT:
         return np.rint(np.clip(y / step, -half, half)) * step
+    if mode == SIGN_MAGNITUDE:
+        return np.sign(y) * np.minimum(np.floor(np.abs(y / step)), half - 1) * step
     return (np.clip(np.floor(y / step), -half, half - 1) + 0.5) * step
 
 

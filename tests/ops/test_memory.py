@@ -76,3 +76,12 @@ def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
     layer(x).sum().backward()  # another read of the same weight, in between
     for a, b in zip(first, torch.autograd.grad(y, (x, layer.weight)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_scratch_is_kept_grows_and_outlives_inference_mode() -> None:
+    with torch.inference_mode():
+        small = memory.scratch("a test", torch.int8, 2, 3)
+    assert memory.scratch("a test", torch.int8, 3, 2).data_ptr() == small.data_ptr()
+    large = memory.scratch("a test", torch.int8, 40)
+    assert large.fill_(1).sum() == 40
+    assert memory.scratch("a test", torch.int8, 4).data_ptr() == large.data_ptr()

@@ -280,3 +280,68 @@ def test_another_default_dtype_changes_nothing(dtype: torch.dtype) -> None:
         torch.set_default_dtype(torch.float32)
     for a, b in zip(before, after, strict=True):
         assert same_bits(a, b)
+
+
+LARGE = {
+    "normal": (draw(256, 600, seed=4), draw(256, 600, seed=1)),
+    "rectified": (draw(256, 600, seed=4).relu(), draw(256, 600, seed=1)),
+    "one large input": (torch.cat((torch.full((256, 1), 40.0), draw(256, 599, seed=4)), 1), draw(256, 600, seed=1)),
+}
+
+
+@pytest.mark.parametrize(("x", "w"), LARGE.values(), ids=LARGE)
+def test_read_noise_of_a_large_product_has_the_variance_of_its_sizes(x: Tensor, w: Tensor) -> None:
+    """Sizes of 7 bits, rounded up as often as their fractions say: no bias, and little scatter."""
+    scale = torch.stack([part.abs().amax(1) for part in w.split(512, dim=1)])
+    one, noise = torch.ones(1), (0.0, 0.0, 0.0)
+    call = (x, w, scale, None, None, None, one, one, SEED, 3, 11, 512, noise, 0.0, 0.0, 0.5, NO_CONVERTER, 1.0)
+    results = []
+    for count in (1, 2):
+        with threads(count):
+            results.append(torch.ops.phasegrad.tile_linear(*call)[0])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-3)  # torch's product may round otherwise
+    parts = list(zip(x.split(512, 1), w.split(512, 1), strict=True))
+    y = sum(a @ b.t() for a, b in parts)
+    sds = [0.5 * (s * (a.square() @ b.abs().t())).sqrt() for s, (a, b) in zip(scale, parts, strict=True)]
+    z = [torch.ops.phasegrad.normal(SEED, 11 + t, (256, 256)) for t in range(2)]
+    wanted = sum(sd * n for sd, n in zip(sds, z, strict=True))
+    ratio = ((results[0] - y) * wanted).sum() / wanted.square().sum()
+    assert ratio.item() == pytest.approx(1.0, abs=1e-3)
+    assert ((results[0] - y - wanted).square().mean() / wanted.square().mean()).sqrt() < 0.03
+
+
+def large(x: Tensor, w: Tensor, input_range: Tensor) -> Tensor:
+    """The product of a large matrix's two tiles, through neither noise nor converter."""
+    scale, one = torch.ones(2, len(w)), torch.ones(1)
+    noise = (0.0, 0.0, 0.0)
+    call = (x, w, scale, None, None, None, input_range, one, SEED, 3, 11, 512, noise, 0.0, 0.0, 0.0, NO_CONVERTER, 1.0)
+    return torch.ops.phasegrad.tile_linear(*call)[0]
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+def test_a_large_product_of_levels_is_as_exact_as_one_of_floats(per_row: bool) -> None:
+    ranges = draw(256, seed=2).abs() + 0.5 if per_row else torch.tensor([1.3])
+    x = torch.ops.phasegrad.dac(draw(256, 600, seed=4), ranges, 127.0, 0.0, 1.0)
+    w = draw(256, 600, seed=1) * torch.logspace(-12, 12, 256).unsqueeze(1)
+    exact = x.double() @ w.double().t()
+    size = x.double().square().sum(1, keepdim=True).sqrt() * w.double().square().sum(1).sqrt()
+    error = (large(x, w, ranges).double() - exact).abs() / size
+    assert error.max() < 1e-6
+    wrong = x.clone()
+    wrong[3, 5] *= 1.001  # no level any more
+    error = (large(wrong, w, ranges).double() - wrong.double() @ w.double().t()).abs() / size
+    assert error.max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_large_product_hides_no_broken_number(value: float) -> None:
+    one = torch.tensor([1.0])
+    x = torch.ops.phasegrad.dac(draw(256, 600, seed=4), one, 127.0, 0.0, 1.0)
+    w = draw(256, 600, seed=1)
+    x[2, 3] = value
+    assert not large(x, w, one)[2].isfinite().any()
+    assert large(x, w, one)[[0, 1, 3]].isfinite().all()
+    x[2, 3], w[4, 5] = 1.0, value
+    assert not large(x, w, one)[:, 4].isfinite().any()
+    w[4] = 0.0
+    assert torch.equal(large(x, w, one)[:, 4], torch.zeros(256))

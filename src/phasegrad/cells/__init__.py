@@ -4,5 +4,14 @@ from phasegrad.cells.base import Cell
 from phasegrad.cells.multi_memristive import MultiMemristive
 from phasegrad.cells.pairs import DifferentialPair, SignificancePairs
 from phasegrad.cells.single import ReferencedDevice
+from phasegrad.cells.slices import DifferentialSlices, OffsetSlices
 
-__all__ = ["Cell", "DifferentialPair", "MultiMemristive", "ReferencedDevice", "SignificancePairs"]
+__all__ = [
+    "Cell",
+    "DifferentialPair",
+    "DifferentialSlices",
+    "MultiMemristive",
+    "OffsetSlices",
+    "ReferencedDevice",
+    "SignificancePairs",
+]

@@ -36,6 +36,28 @@ class Cell(Configuration, ABC):
         return 0.0
 
     @property
+    def slice_factors(self) -> tuple[float, ...] | None:
+        """What each slice counts in a digital sum; ``None`` for a cell whose devices are all summed in analog."""
+        return None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether a column of each tile holds references for the others: what ``offset`` says, on devices."""
+        return False
+
+    def cut(self, weight: Tensor) -> Tensor:
+        """The slices ``[slices, *shape]`` of weights in [-1, 1], each a part of a full device's."""
+        return weight.unsqueeze(0)
+
+    def read_slices(self, conductance: Tensor) -> Tensor:
+        """The slices ``[slices, *shape]`` that conductances ``[devices, *shape]`` [S] stand for."""
+        return self.weight(conductance).unsqueeze(0)
+
+    def slice_targets(self, digits: Tensor) -> Tensor:
+        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]``, as :meth:`cut` gives them."""
+        return self.targets(digits[0])
+
+    @property
     def refresh_every(self) -> int:
         """Updates after which saturated cells are looked for; 0: never."""
         return 0

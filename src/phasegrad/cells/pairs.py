@@ -16,8 +16,7 @@ from phasegrad.devices import Device
 
 def _pair_targets(weight: Tensor, device: Device) -> Tensor:
     """A positive weight lives on the first device, a negative one on the second; the other is at RESET."""
-    above = torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))) * device.window
-    return above + device.lowest if device.lowest else above
+    return device.in_window(torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))))
 
 
 @final

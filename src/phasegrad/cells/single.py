@@ -41,5 +41,4 @@ class ReferencedDevice(Cell):
 
     def targets(self, weight: Tensor) -> Tensor:
         """Half the range is 0."""
-        above = (weight + 1.0) * (0.5 * self.device.window)
-        return (above + self.device.lowest if self.device.lowest else above).unsqueeze(0)
+        return self.device.in_window((weight + 1.0) * 0.5).unsqueeze(0)

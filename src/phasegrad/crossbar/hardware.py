@@ -19,9 +19,12 @@ from phasegrad.configuration import (
     check_type,
     from_json,
 )
-from phasegrad.crossbar.converters import Adc, Dac
+from phasegrad.crossbar.converters import InputConverter, OutputConverter
+from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
+from phasegrad.crossbar.wires import DurationCodedDrop, Wires
+from phasegrad.ops import reference
 
 
 @final
@@ -44,6 +47,9 @@ class Hardware(Configuration):
             digital; programmed devices have their own read noise in its place, unless they read noiselessly.
         update: how pulses train the weights in the memory; ``None`` for weights that are trained digitally.
         fast: cells beside the others that take the update first, in the memory; ``None`` where it goes to the cells.
+        wires: resistance of word and bit lines, or the field's formula for duration-coded inputs; ``None`` for ideal
+            wires. Weights that are trained in the memory have ideal ones.
+        integrator: the capacitors of columns whose inputs are pulse lengths; ``None`` for amplitudes.
 
     Raises:
         ValueError, TypeError: a field is impossible; the message names it.
@@ -53,12 +59,14 @@ class Hardware(Configuration):
     rows: int = 512
     columns: int = 512
     scale: str | float = "column"
-    dac: Dac | None = None
-    adc: Adc | None = None
+    dac: InputConverter | None = None
+    adc: OutputConverter | None = None
     output_noise: float = 0.0
     read_noise: float = 0.0
     update: Pulses | None = None
     fast: Fast | None = None
+    wires: Wires | DurationCodedDrop | None = None
+    integrator: Integrator | None = None
 
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
@@ -66,14 +74,27 @@ class Hardware(Configuration):
         check_integer(self, "columns", 1, 1 << 20)
         check_type(self, "update", (Pulses, type(None)))
         check_type(self, "fast", (Fast, type(None)))
+        check_type(self, "dac", (InputConverter, type(None)))
+        check_type(self, "adc", (OutputConverter, type(None)))
+        if self.adc is not None and self.adc.columns_per_converter > self.columns:
+            raise ValueError(
+                f"Hardware: columns = {self.columns} of a tile, but {type(self.adc).__name__}: columns_per_converter = "
+                f"{self.adc.columns_per_converter}; a converter serves columns of one tile, so give no more than it has"
+            )
+        check_type(self, "wires", (Wires, DurationCodedDrop, type(None)))
+        if self.wires is not None and self.cell.has_reference:
+            raise ValueError(
+                f"Hardware: wires = {self.wires} with cell = {type(self.cell).__name__}; the wires of a reference "
+                "column are not modelled: give DifferentialSlices, or ideal wires"
+            )
+        check_type(self, "integrator", (Integrator, type(None)))
+        self._check_integrator()
         if self.update is None:
             check_choice(self, "scale", ("column", "tile"))
             if self.fast is not None:
                 raise ValueError("Hardware: fast is given without update; fast cells take pulses, so say how: Pulses()")
         else:
             self._check_training()
-        check_type(self, "dac", (Dac, type(None)))
-        check_type(self, "adc", (Adc, type(None)))
         check_number(self, "output_noise", 0.0)
         check_number(self, "read_noise", 0.0)
 
@@ -82,15 +103,42 @@ class Hardware(Configuration):
         """Every cell that a weight has."""
         return (self.cell,) if self.fast is None else (self.cell, self.fast.cell)
 
+    @property
+    def linear_wires(self) -> Wires | None:
+        """Wires that are part of the matrix, if there are."""
+        return self.wires if isinstance(self.wires, Wires) else None
+
+    @property
+    def drop(self) -> DurationCodedDrop | None:
+        """A formula for wires that depends on the inputs, if there is."""
+        return self.wires if isinstance(self.wires, DurationCodedDrop) else None
+
     @functools.cached_property
     def exact(self) -> bool:
         """Whether a product is what arithmetic gives, but for what devices add: no converter, no noise."""
-        return self.dac is None and self.adc is None and self.output_noise == 0 and self.read_noise == 0
+        converted = self.dac is not None or self.adc is not None or self.integrator is not None
+        return not converted and self.output_noise == 0 and self.read_noise == 0
 
     @functools.cached_property
     def turned(self) -> Hardware:
         """The same tiles, driven from the side of their outputs."""
         return dataclasses.replace(self, rows=self.columns, columns=self.rows)
+
+    def _check_integrator(self) -> None:
+        if self.integrator is None:
+            return
+        named = {
+            "wires": self.drop is not None,
+            "dac": self.dac is not None and not self.dac.at_once,
+            "update": self.update is not None,
+        }
+        for field, other in named.items():
+            if other:
+                raise ValueError(
+                    f"Hardware: integrator is given with {field} = {getattr(self, field)}; what that does to inputs "
+                    "that are pulse lengths is not modelled: leave one of the two out (of wires, Wires will do; of "
+                    "dac, one that drives a line once)"
+                )
 
     def _check_training(self) -> None:
         if isinstance(self.scale, str):
@@ -99,11 +147,33 @@ class Hardware(Configuration):
                 "programmed cell stands for, because weights that are trained outgrow a scale taken from them"
             )
         check_number(self, "scale", 0.0, above=True)
+        if self.wires is not None:
+            raise ValueError(
+                f"Hardware: wires = {self.wires} with an update by pulses; forward and transposed products of training "
+                "in the memory have ideal wires. Train with wires=None, and look at what wires do with the trained "
+                "weights: pg.convert(pg.to_digital(net), hardware), with wires and without update"
+            )
         for cell in self.cells:
             _check_pulsed(cell)
+        if self.adc is not None and self.adc.mode == reference.NO_CONVERTER:
+            raise ValueError(
+                f"Hardware: adc = {type(self.adc).__name__} with an update by pulses; in the memory gradients pass "
+                "through the converters of the other side, which have no state: give an Adc without errors, or leave "
+                "update out"
+            )
+        if self.dac is not None and not self.dac.trains_in_memory:
+            raise ValueError(
+                f"Hardware: dac = {type(self.dac).__name__} with errors, or bit by bit, and an update by pulses; in "
+                "the memory gradients pass through the same converters: give a Dac without errors, or leave update out"
+            )
 
 
 def _check_pulsed(cell: Cell) -> None:
+    if cell.slice_factors is not None:
+        raise ValueError(
+            f"Hardware: cell = {type(cell).__name__} with an update by pulses; pulses cannot train slices, since a "
+            "carry would cross them: give a DifferentialPair, or leave update out and train digitally"
+        )
     steps = cell.device.steps
     if steps is None:
         raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")

@@ -6,7 +6,8 @@ shared and sees outputs ``[rows, channels, ...]``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -15,8 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.converters import LearnedRange
+from phasegrad.crossbar.converters import LearnedRange, OutputConverter, Phase
+from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import spread_scale
+from phasegrad.ops import reference
 from phasegrad.ops.direct import call
 
 
@@ -27,6 +31,10 @@ class Periphery(NamedTuple):
     """Range of the DAC, one element; ``None`` for the largest input of each row."""
     output_range: Tensor
     """Range of the ADC in units of ``max|w| max|x|``, one element."""
+    output_errors: Tensor | None = None
+    """``[errors, tiles, out]``: errors of the ADC of every column, slice after slice, or ``None``."""
+    input_errors: Tensor | None = None
+    """``[errors, lines]``: errors of the DACs, or ``None``."""
 
 
 class Draw(NamedTuple):
@@ -44,7 +52,7 @@ class Matrix(NamedTuple):
     """What the hardware computes with at this moment."""
 
     weight: Tensor
-    """``[out, in]``, before ``draw``."""
+    """``[out, in]``, before ``draw``; of weights in slices ``[slices, out, in]``."""
     scale: Tensor
     """``[row tiles, out]``: the weight that a fully programmed cell stands for."""
     gain: Tensor | None
@@ -53,13 +61,26 @@ class Matrix(NamedTuple):
     """Output-referred short-term weight noise that is still to be added."""
     draw: Draw | None = None
     """What a read does to the weight, or ``None``: it is as the hardware has it."""
+    factors: tuple[float, ...] | None = None
+    """What each slice counts in the digital sum; ``None`` for a weight that is not in slices."""
+    stream: int = streams.WEIGHTS
+    """The stream that ``draw`` takes."""
+
+    def slices(self) -> tuple[tuple[float, Matrix], ...]:
+        """Every slice as a matrix of its own, with what it counts."""
+        if self.factors is None:
+            return ((1.0, self),)
+        return tuple(
+            (factor, self._replace(weight=weight, factors=None, stream=self.stream + 2 * i))
+            for i, (factor, weight) in enumerate(zip(self.factors, self.weight.unbind(), strict=True))
+        )
 
     def read(self, seed: Tensor, rows: int) -> Tensor:
         """The weight ``[out, in]`` as a read finds it, in tiles of so many rows."""
         if self.draw is None:
             return self.weight
         clip, level, *noise = self.draw
-        return call("noisy_weights", self.weight, self.scale, clip, level, seed, streams.WEIGHTS, rows, *noise)
+        return call("noisy_weights", self.weight, self.scale, clip, level, seed, self.stream, rows, *noise)
 
 
 class Tiles(Protocol):
@@ -133,7 +154,7 @@ class ConvolutionTiles:
 
 
 def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """What the word lines carry, and the range (one element, or one a row) that it is part of."""
+    """What ideal converters put on the word lines, and the range (one element, or one a row) that it is part of."""
     if input_range is None:
         input_range = x.detach().abs().flatten(1).amax(1)
     if hardware.dac is None:
@@ -143,14 +164,50 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
     return call("dac", x, input_range, hardware.dac.half, decay, keep), input_range
 
 
+def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[Phase, ...], Tensor]:
+    """What the word lines carry, step after step, and the range that it is part of."""
+    driven, input_range = convert_inputs(x, periphery.input_range, hardware)
+    input_range = input_range.detach()
+    if hardware.dac is None:
+        return (Phase(driven),), input_range
+    return hardware.dac.phases(driven, input_range, periphery.input_errors), input_range
+
+
+class Conversion(NamedTuple):
+    """What stands between a tile's outputs and numbers."""
+
+    input_range: Tensor
+    output_range: Tensor
+    hardware: Hardware
+    seed: Tensor
+    offset: int = streams.OUTPUT
+    """The stream of the first tile's noise."""
+    noise: float = 1.0
+    """Factor of the output noise."""
+    errors: Tensor | None = None
+    """``[errors, tiles, out]`` of the converters, or ``None``."""
+
+    @property
+    def apart(self) -> OutputConverter | None:
+        """The converter, where it is computed apart from the kernels that add noise and tiles."""
+        adc = self.hardware.adc
+        return adc if adc is not None and adc.mode == reference.NO_CONVERTER else None
+
+    def settings(self, matrix: Matrix) -> tuple[float, float, int, float]:
+        """Noise and converter, as the ops take them."""
+        adc = self.hardware.adc
+        mode, half = (adc.mode, adc.half) if adc else (reference.NO_CONVERTER, 1.0)
+        return self.hardware.output_noise * self.noise, matrix.read_noise, mode, half
+
+
 def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardware: Hardware, seed: Tensor) -> Tensor:
-    """Multiply as the hardware does.
+    """Multiply as the hardware does: every step of the inputs with every slice of the weights, added digitally.
 
     Args:
         x: inputs ``[rows, in]`` or ``[rows, channels, ...]``.
         matrix: the weights and their scales.
         tiles: how each row-tile's part is computed.
-        periphery: ranges of the converters.
+        periphery: ranges and errors of the converters.
         hardware: the hardware.
         seed: seed of this call's noise.
 
@@ -158,51 +215,167 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
         ``[rows, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
-    if exact_outputs:
-        driven = x if hardware.dac is None else convert_inputs(x, periphery.input_range, hardware)[0]
-        return tiles.whole(driven, _corrected(matrix.read(seed, hardware.rows), matrix.gain, hardware.rows))
-    driven, input_range = convert_inputs(x, periphery.input_range, hardware)
-    input_range = input_range.detach()
-    if isinstance(tiles, LinearTiles) and not torch.is_autocast_enabled(x.device.type):
+    if exact_outputs and hardware.drop is None and hardware.integrator is None:
+        driven = x if hardware.dac is None else _whole_input(drive(x, periphery, hardware)[0])
+        return tiles.whole(driven, _whole_weight(matrix, seed, hardware.rows))
+    phases, input_range = drive(x, periphery, hardware)
+    conversion = Conversion(input_range, periphery.output_range, hardware, seed)
+    parts = _parts(phases, matrix, conversion, periphery.output_errors)
+    total = _part(*next(parts), tiles)
+    for part in parts:
+        total = total + _part(*part, tiles)
+    return total
+
+
+def _parts(
+    phases: Sequence[Phase], matrix: Matrix, conversion: Conversion, errors: Tensor | None
+) -> Iterator[tuple[Phase, Matrix, Conversion]]:
+    """Each step of the inputs with each slice of the weights; the gain is what it counts in the sum."""
+    count = len(matrix.scale)
+    for i, (phase, (s, (factor, part))) in enumerate(itertools.product(phases, enumerate(matrix.slices()))):
+        own = None if errors is None else errors[:, s * count : (s + 1) * count]
+        each = conversion._replace(offset=conversion.offset + i * streams.PART, noise=phase.noise, errors=own)
+        yield phase, part._replace(gain=_times(part.gain, factor * phase.factor, part.scale)), each
+
+
+def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
+    if factor == 1.0:
+        return gain
+    return torch.full_like(like, factor) if gain is None else gain * factor
+
+
+def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) -> Tensor:
+    x, input_range, seed = phase.x, conversion.input_range, conversion.seed
+    linear = conversion.hardware.drop is None and conversion.hardware.integrator is None
+    fused = linear and phase.square is None and conversion.apart is None
+    if isinstance(tiles, LinearTiles) and fused and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
         return call(
-            "tile_linear", driven, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range,
-            periphery.output_range, seed, streams.WEIGHTS, streams.OUTPUT, tiles.rows, *noise,
-            *_conversion(matrix, hardware),
+            "tile_linear", x, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range,
+            conversion.output_range, seed, matrix.stream, conversion.offset, tiles.rows, *noise,
+            *conversion.settings(matrix),
         )[0]  # fmt: skip
-    weight = matrix.read(seed, hardware.rows)
-    outputs = tiles.each(driven, weight)
+    weight = matrix.read(seed, conversion.hardware.rows)
+    outputs = tile_outputs(x, weight, matrix.scale, input_range, tiles, conversion.hardware)
     with torch.no_grad():
-        spread = tiles.each(driven.detach().square(), weight.detach().abs()) if matrix.read_noise > 0 else []
+        square = x.detach().square() if phase.square is None else phase.square
+        spread = tiles.each(square, weight.detach().abs()) if matrix.read_noise > 0 else []
     shape = outputs[0].shape
     if len(shape) > 2:
         outputs, spread = [_by_position(y) for y in outputs], [_by_position(v) for v in spread]
         if input_range.numel() > 1:
-            input_range = input_range.repeat_interleave(shape[2:].numel())
-    y = convert_outputs(outputs, spread, matrix, input_range, periphery.output_range, hardware, seed)
+            conversion = conversion._replace(input_range=input_range.repeat_interleave(shape[2:].numel()))
+    y = convert_outputs(outputs, spread, matrix, conversion)
     return y if len(shape) == 2 else y.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
+def tile_outputs(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiles: Tiles, hardware: Hardware
+) -> Sequence[Tensor]:
+    """What each row-tile gives to its converters ``[rows, channels, ...]``.
+
+    Args:
+        x: what the word lines carry.
+        weight: ``[out, in]``.
+        scale: ``[row tiles, out]``.
+        input_range: one element, or one a row.
+        tiles: how each row-tile's part is computed.
+        hardware: the hardware.
+    """
+    if hardware.integrator is not None:
+        return _charges(x, weight, scale, input_range, tiles, hardware, hardware.integrator)
+    outputs, drop = tiles.each(x, weight), hardware.drop
+    if drop is None:
+        return outputs
+    rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
+    ramped = tiles.each(x, weight * torch.cat([drop.ramp(n, weight) for n in rows]))
+    sizes, lost, g_max = tiles.each(x.abs(), weight.abs()), [], hardware.cell.device.g_max
+    for size, ramp, n, s in zip(sizes, ramped, rows, scale, strict=True):
+        unit = s.to(size.dtype).view(-1, *[1] * (size.dim() - 2)) * input_range.view(-1, *[1] * (size.dim() - 1))
+        lost.append(drop.lost(size / torch.where(unit > 0, unit, torch.ones_like(unit)), ramp, n, g_max))
+    return [y - part for y, part in zip(outputs, lost, strict=True)]
+
+
+def _charges(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiles: Tiles, hardware: Hardware,
+    integrator: Integrator,
+) -> Sequence[Tensor]:  # fmt: skip
+    """What capacitors hold, in the units of a product of amplitudes."""
+    window = _or_one(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    full = spread_scale(_or_one(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
+    ticks = None if hardware.dac is None else int(hardware.dac.half)
+    charges = integrator.integrate(x / window, weight / full, tiles.each, ticks)
+    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in _or_one(scale.detach())]
+    return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
+
+
+def _or_one(divisor: Tensor) -> Tensor:
+    return torch.where(divisor > 0, divisor, torch.ones_like(divisor))
+
+
 def convert_outputs(
-    outputs: Sequence[Tensor],
-    spread: Sequence[Tensor],
-    matrix: Matrix,
-    input_range: Tensor,
-    output_range: Tensor,
-    hardware: Hardware,
-    seed: Tensor,
+    outputs: Sequence[Tensor], spread: Sequence[Tensor], matrix: Matrix, conversion: Conversion
 ) -> Tensor:
     """Noise, ADC, gain and digital sum of the tiles' outputs ``[rows, channels]``."""
+    if conversion.apart is not None:
+        return _convert_apart(outputs, spread, matrix, conversion, conversion.apart)
     return call(
-        "adc", outputs, spread, matrix.scale, matrix.gain, input_range, output_range, seed, streams.OUTPUT,
-        *_conversion(matrix, hardware),
+        "adc", outputs, spread, matrix.scale, matrix.gain, conversion.input_range, conversion.output_range,
+        conversion.seed, conversion.offset, *conversion.settings(matrix),
     )[0]  # fmt: skip
 
 
-def _conversion(matrix: Matrix, hardware: Hardware) -> tuple[float, float, int, float]:
-    """Noise and converter, as the ops take them."""
-    adc = hardware.adc
-    return hardware.output_noise, matrix.read_noise, adc.mode if adc else 0, adc.half if adc else 1.0
+def _convert_apart(
+    outputs: Sequence[Tensor], spread: Sequence[Tensor], matrix: Matrix, conversion: Conversion, adc: OutputConverter
+) -> Tensor:
+    """The same by a converter that the kernels do not know, tile by tile."""
+    errors = conversion.errors
+    if errors is None:
+        errors = matrix.scale.new_zeros(len(adc.errors), len(outputs), 1, dtype=torch.float32)
+    total = torch.zeros_like(outputs[0])
+    for t, y in enumerate(outputs):
+        scale, v = matrix.scale[t : t + 1], list(spread[t : t + 1])
+        arguments = (scale, None, conversion.input_range, conversion.output_range.detach(), conversion.seed)
+        settings = conversion.settings(matrix)
+        noisy = y
+        if v or settings[0] > 0:
+            noisy = call("adc", [y], v, *arguments, conversion.offset + t, *settings)[0]
+        full = (conversion.output_range.to(y.dtype) * scale * conversion.input_range.view(-1, 1)).abs()
+        decisions = _Decisions(conversion.seed, streams.DECISIONS + (conversion.offset + t) * 32, tuple(y.shape))
+        converted = adc.convert(noisy, full, errors[:, t].unbind(), decisions)
+        total = total + (converted if matrix.gain is None else converted * matrix.gain[t].to(y.dtype))
+    return total
+
+
+class _Decisions(NamedTuple):
+    """Noise of the decisions of one tile's converters."""
+
+    seed: Tensor
+    offset: int
+    shape: tuple[int, ...]
+
+    def __call__(self, decision: int) -> Tensor:
+        return call("normal", self.seed, self.offset + decision, self.shape)
+
+
+def _whole_input(phases: Sequence[Phase]) -> Tensor:
+    """What all steps of the inputs add up to."""
+    first, *others = phases
+    whole = first.x if first.factor == 1.0 else first.x * first.factor
+    for phase in others:
+        whole = torch.add(whole, phase.x, alpha=phase.factor)
+    return whole
+
+
+def _whole_weight(matrix: Matrix, seed: Tensor, rows: int) -> Tensor:
+    """What all slices, as one read finds them, add up to, with the gain."""
+    slices = matrix.slices()
+    whole = slices[0][1].read(seed, rows)
+    if matrix.factors is not None:
+        whole = whole * slices[0][0]
+        for factor, part in slices[1:]:
+            whole = torch.add(whole, part.read(seed, rows), alpha=factor)
+    return _corrected(whole, matrix.gain, rows)
 
 
 def _by_position(y: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ with the noise that the hardware would add; programmed weights are device state,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, final
 
 import torch
@@ -17,8 +17,10 @@ from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found, Readout
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.perturbation import Perturbation
-from phasegrad.crossbar.product import Draw, Matrix, convert_outputs
+from phasegrad.crossbar.product import Conversion, Draw, Matrix, convert_outputs
+from phasegrad.crossbar.straight_through import cut
 from phasegrad.crossbar.transfer import move
+from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.direct import call
 
 
@@ -63,27 +65,86 @@ def master_matrix(
     return Matrix(weight, scale, None, hardware.read_noise, draw)
 
 
+def sliced_matrix(matrix: Matrix, hardware: Hardware) -> Matrix:
+    """Digital weights ``[out, in]`` cut into slices, if the hardware's cell has them.
+
+    Weights are clipped before they are cut; the noise of training is drawn for every slice on its own, as devices that
+    each hold a slice would add it. Gradients pass :func:`phasegrad.crossbar.straight_through.cut`.
+    """
+    factors = hardware.cell.slice_factors
+    if factors is None:
+        return matrix
+    draw, weight = matrix.draw, matrix.weight
+    if draw is not None:
+        clip = matrix._replace(draw=Draw(draw.clip, torch.zeros_like(draw.level), (0.0, 0.0, 0.0), 0.0))
+        weight = clip.read(torch.zeros(1, dtype=torch.int64, device=weight.device), hardware.rows)
+        unclipped = torch.full_like(draw.clip, torch.inf)
+        draw = draw._replace(clip=unclipped) if any(draw.noise) or draw.drop else None
+    with torch.no_grad():
+        full = spread_scale(matrix.scale, weight.shape[1], hardware)
+        digits = hardware.cell.cut(weight / _divisor(full)) * full
+        digits = torch.where(torch.isfinite(weight), digits, weight)  # what is broken stays so
+    return matrix._replace(weight=cut(weight, digits, factors), draw=draw, factors=factors)
+
+
+def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int) -> Matrix:
+    """Digital weights as tiles with wires read them: with noise first, which is the devices'; differentiable.
+
+    Args:
+        matrix: of :func:`master_matrix` or :func:`sliced_matrix`.
+        seed: seed of the read.
+        hardware: the hardware.
+        columns: outputs that share a tile.
+    """
+    wires = hardware.linear_wires
+    if wires is None:
+        return matrix
+    parts = [part.read(seed, hardware.rows) for _, part in matrix.slices()]
+    weight = parts[0] if matrix.factors is None else torch.stack(parts)
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))  # float16 has no numbers for microsiemens
+    scale = spread_scale(_divisor(matrix.scale).to(exact.dtype), exact.shape[-1], hardware)
+    cell, sliced = hardware.cell, matrix.factors is not None
+    planes = (cell.slice_targets if sliced else cell.targets)(exact / scale)
+    planes = over_tiles(planes, hardware.rows, columns, wires.effective)
+    read = (cell.read_slices if sliced else cell.weight)(planes)
+    return matrix._replace(weight=(read * scale).to(weight.dtype), draw=None)
+
+
+def _divisor(scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, scale, torch.ones_like(scale))  # a column of zeros has no scale
+
+
 @final
 class Devices(DeviceArray):
     """The devices of one weight: the truth of which the layer's ``weight`` is a copy.
 
     Attributes:
         fast: cells that take the update first, if the hardware has them.
+        reference: the reference column of every tile, ``[column tiles, in]``, if the hardware's cell has one.
         polarity: sign with which these count, 0-d, or ``None``.
         samples: samples that have been updated by, or ``None``.
         clock: the present [s since the chip was programmed first], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
+        solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` where they
+            are ideal. This and the next two are found from the devices and are not in the state dict.
+        reached: ``[devices, out, in]``, the part of the voltages that reaches each device, or ``None``.
+        rest: ``[devices, out, in]``: ``reached * solved + rest`` is what the devices come to with the wires [S], so
+            that a read, with its noise, takes one pass; or ``None``.
     """
 
     fast = Found["DeviceArray | None"]("_modules")
+    reference = Found["DeviceArray | None"]("_modules")
     polarity = Found["Tensor | None"]()
     samples = Found["Tensor | None"]()
     clock = Found[Tensor]()
     scale = Found[Tensor]()
     gain = Found[Tensor]()
     baseline = Found[Tensor]()
+    solved = Found["Tensor | None"]()
+    reached = Found["Tensor | None"]()
+    rest = Found["Tensor | None"]()
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -95,6 +156,9 @@ class Devices(DeviceArray):
         self._gain_seen: tuple[Tensor, int, bool] | None = None
         second = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
         self.register_module("fast", second)
+        lines = (-(-out_features // columns), in_features)
+        offset = DeviceArray(hardware.cell, None, full, lines, device) if hardware.cell.has_reference else None
+        self.register_module("reference", offset)
         self._factors_by_polarity = {} if full is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
         self._sample_time = hardware.update.sample_time if hardware.update else 0.0
         self._leaks = self._sample_time > 0.0 and (second or self).leaks
@@ -105,9 +169,14 @@ class Devices(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
+        for name in ("solved", "reached", "rest"):
+            wired = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
+            self.register_buffer(name, wired, persistent=False)
 
     @torch.no_grad()
-    def program_weight(self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor) -> None:
+    def program_weight(
+        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
+    ) -> None:
         """Program every cell at the present time, and take the baseline of drift compensation.
 
         Args:
@@ -115,18 +184,25 @@ class Devices(DeviceArray):
             scale: ``[row tiles, out]``.
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
+            errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
-        divisor = torch.where(scale > 0, scale, torch.ones_like(scale)).float()  # a column of zeros has no scale
-        self.program(weight.float() / spread_scale(divisor, weight.shape[1], self.hardware), self.clock, seed)
+        divisor = spread_scale(_divisor(scale).float(), weight.shape[1], self.hardware)
+        self.program(weight.float() / divisor, self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
+        if self.reference is not None:
+            zero = torch.zeros_like(self.reference.conductance[0])
+            self.reference.program(zero, self.clock, seed + streams.REFERENCE)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
-        self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40)))
+        self.solve_wires()
+        self.baseline.copy_(self.calibration_read(output_range, seed + (1 << 40), errors))
 
     def advance(self, until: float, temperature: float | None = None) -> None:
         """Move the clock on to a time [s], at a temperature [K] or the present one; see :meth:`grow_older`."""
         self.grow_older(self.clock, until, temperature)
+        if self.reference is not None:
+            self.reference.grow_older(self.clock, until, temperature)
         self.clock.fill_(until)
 
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
@@ -265,7 +341,29 @@ class Devices(DeviceArray):
 
     def mean_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, without read noise and without gain."""
+        if self.cell.slice_factors is not None:
+            reference = None if self.reference is None else self.reference.present(self.clock)
+            return self._joined(self._slices(self.present(self.clock), reference))
         return self._weight(self.present(self.clock))
+
+    def _slices(self, conductance: Tensor, reference: Tensor | None) -> Tensor:
+        """The slices ``[slices, out, in]`` in units of the weight, each column's reference taken off."""
+        slices = self.cell.read_slices(conductance)
+        if reference is not None:
+            zero = self.cell.read_slices(reference).repeat_interleave(self.columns, dim=1)
+            slices = slices - zero[:, : slices.shape[1]]
+        return slices * spread_scale(self.scale, slices.shape[-1], self.hardware)
+
+    def read_slices(self, seed: Tensor) -> Tensor:
+        """The slices ``[slices, out, in]`` in units of the weight, as one read sees them."""
+        reference = None
+        if self.reference is not None:
+            reference = self.reference.read(self.clock, seed + streams.REFERENCE)
+        return self._slices(self._through_wires(self.read(self.clock, seed)), reference)
+
+    def _joined(self, slices: Tensor) -> Tensor:
+        assert self.cell.slice_factors is not None
+        return torch.tensordot(slices.new_tensor(self.cell.slice_factors), slices, dims=1)
 
     @property
     def reads_are_noisy(self) -> bool:
@@ -299,12 +397,48 @@ class Devices(DeviceArray):
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""
+        if self.cell.slice_factors is not None:
+            return self._joined(self.read_slices(seed))
         sd = self.cell.device.read_sd_alone
         exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
         if self.full is not None and exact and sd is not None and not self.drifted(self.clock):
             return self._read_in_one_pass(sd, seed)
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
-        return self._weight(self.read(self.clock, seed), fast)
+        return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
+
+    def _through_wires(self, read: Tensor) -> Tensor:
+        """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
+
+        What a read's noise adds to a conductance counts by the voltage that reaches the device, to first order.
+        """
+        if self.rest is None or self.reached is None:
+            return read
+        return torch.addcmul(self.rest, read, self.reached)
+
+    @torch.no_grad()
+    def solve_wires(self) -> None:
+        """Find what the devices come to with their wires at the present time, if they have changed.
+
+        Raises:
+            ValueError: a conductance is negative or not finite; what was found before stays.
+        """
+        wires, present = self.hardware.linear_wires, self.present(self.clock)
+        if wires is None or self.solved is None or self.reached is None or self.rest is None:
+            return
+        if torch.equal(present, self.solved):
+            return
+        check_conductances("wires", present)
+        effective = self._over_tiles(present, wires.effective)
+        self.reached.copy_(self._over_tiles(present, wires.reached))
+        self.rest.copy_(effective - self.reached.double() * present.double())
+        self.solved.copy_(present)
+
+    def _over_tiles(self, planes: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
+        return over_tiles(planes.double(), self.hardware.rows, self.columns, act)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(state_dict, *arguments, **named)
+        self.solve_wires()
 
     def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
         offset, *factors = self._factors
@@ -316,34 +450,56 @@ class Devices(DeviceArray):
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
-        return Matrix(self.read_weight(seed).to(dtype), self.scale, self.gain, noise)
+        factors = self.cell.slice_factors
+        weight = self.read_weight(seed) if factors is None else self.read_slices(seed)
+        return Matrix(weight.to(dtype), self.scale, self.gain, noise, factors=factors)
 
     @torch.no_grad()
-    def calibration_read(self, output_range: Tensor, seed: Tensor) -> Tensor:
+    def calibration_read(self, output_range: Tensor, seed: Tensor, errors: Tensor | None = None) -> Tensor:
         """Sum of the sizes of what each column gives when its rows are driven fully, one at a time.
 
         Read through devices, output noise and ADC like any product.
+
+        Args:
+            output_range: range of the ADC.
+            seed: seed of the reads.
+            errors: of the ADCs ``[errors, tiles, out]``, or ``None``.
 
         Returns:
             ``[row tiles, out]``, in units of the weights.
         """
         matrix = self.matrix(seed, torch.float32)._replace(gain=None)
-        parts = [part.t().contiguous() for part in matrix.weight.split(self.hardware.rows, dim=1)]
         one = torch.ones(1, dtype=torch.float32, device=matrix.weight.device)
-        sums = []
-        for t, part in enumerate(parts):
-            tile = matrix._replace(scale=matrix.scale[t : t + 1])
-            spread = [part.abs()] if matrix.read_noise > 0 else []
-            sizes = convert_outputs([part], spread, tile, one, output_range.float(), self.hardware, seed + t)
-            sums.append(sizes.abs().sum(0))
-        return torch.stack(sums)
+        count = len(matrix.scale)
+        reads: list[list[Tensor]] = [[] for _ in range(count)]
+        for s, (factor, part) in enumerate(matrix.slices()):
+            for t, rows in enumerate(part.weight.split(self.hardware.rows, dim=1)):
+                outputs, tile = rows.t().contiguous(), part._replace(scale=matrix.scale[t : t + 1])
+                spread = [outputs.abs()] if matrix.read_noise > 0 else []
+                outputs = self._alone(outputs, matrix.scale[t])
+                own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
+                conversion = Conversion(one, output_range.float(), self.hardware, seed + t, errors=own)
+                conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
+                reads[t].append(factor * convert_outputs([outputs], spread, tile, conversion))
+        return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in reads])
+
+    def _alone(self, outputs: Tensor, scale: Tensor) -> Tensor:
+        """What columns give ``[rows, out]`` to converters when each row is driven alone."""
+        drop, integrator, rows = self.hardware.drop, self.hardware.integrator, len(outputs)
+        if integrator is not None:
+            relative = outputs / _divisor(scale) * integrator.charge_of(torch.ones_like(scale))
+            return relative.clamp(-integrator.saturation, integrator.saturation) * scale
+        if drop is None:
+            return outputs
+        ramped = outputs * drop.ramp(rows, outputs).unsqueeze(1)
+        return outputs - drop.lost(outputs.abs() / _divisor(scale), ramped, rows, self.cell.device.g_max)
 
     @torch.no_grad()
-    def compensate(self, output_range: Tensor, seed: Tensor, per: str) -> None:
+    def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:
         """Set the gain to the baseline over what a calibration read finds now, per column, tile or layer."""
         before = sum_over_tiles(self.baseline, self.columns, per)
         # A read at another time has other noise, under the same seed too.
-        present = self.calibration_read(output_range, seed + self.clock.view(torch.int64))
+        present = self.calibration_read(output_range, seed + self.clock.view(torch.int64), errors)
         now = sum_over_tiles(present, self.columns, per)
         usable = (before > 0) & (now > 0)
         self.gain.copy_(torch.where(usable, before / now, torch.ones_like(now)))

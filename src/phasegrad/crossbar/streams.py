@@ -20,6 +20,11 @@ TRANSFER = 6 << 32  # pulses and reads of a transfer
 FAST = 7 << 32  # what fast cells draw when they are made
 CHOPPER = 8 << 32  # which choppers flip
 NOISE = 9 << 32  # what noise that remembers takes up as time passes
+CONVERTERS = 16 << 32  # errors of the ADCs, and in the next one of the DACs
+DECISIONS = 17 << 32  # noise inside of ADCs
+REFERENCE = 18 << 32  # what reference columns draw
+
+PART = 1 << 20  # from one slice, or bit of the inputs, to the next: more than a matrix has tiles
 
 
 def draw_seed(device: torch.device) -> Tensor:

@@ -49,6 +49,11 @@ class Device(Configuration, ABC):
         """From that conductance to the one that stands for the largest weight [S]."""
         return self.g_max - self.lowest
 
+    def in_window(self, fraction: Tensor) -> Tensor:
+        """The conductances that fractions of the window stand for [S]."""
+        above = fraction * self.window
+        return above + self.lowest if self.lowest else above
+
     @property
     def remembers(self) -> tuple[str, ...]:
         """The fields that make time leave more on a device than its age tells; none for most."""

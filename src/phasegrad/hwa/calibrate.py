@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
-from phasegrad.crossbar.product import convert_inputs
+from phasegrad.crossbar.product import drive, tile_outputs
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer, analog_layers
 
@@ -105,14 +105,17 @@ class _Ranges:
     def _output_size(self, x: Tensor) -> Tensor:
         """The percentile of the tiles' outputs, in units of ``max|w| max|x|``."""
         layer = self.layer
-        driven, input_range = convert_inputs(layer._to_rows(x), layer.input_range, layer.hardware)
+        phases, input_range = drive(layer._to_rows(x), layer.periphery, layer.hardware)
         seed = torch.zeros(1, dtype=torch.int64, device=x.device)
-        matrix = layer._matrix(seed)
-        weight = matrix.read(seed, layer.hardware.rows)
         sizes = []
-        for t, y in enumerate(layer._tiles.each(driven, weight)):
-            unit = matrix.scale[t].view(-1, *[1] * (y.dim() - 2)) * input_range.view(-1, *[1] * (y.dim() - 1))
-            sizes.append((y.abs() / torch.where(unit > 0, unit, torch.ones_like(unit))).flatten().float())
+        for _, matrix in layer._matrix(seed).slices():
+            weight = matrix.read(seed, layer.hardware.rows)
+            for phase in phases:
+                outputs = tile_outputs(phase.x, weight, matrix.scale, input_range, layer._tiles, layer.hardware)
+                for y, scale in zip(outputs, matrix.scale, strict=True):
+                    unit = scale.view(-1, *[1] * (y.dim() - 2)) * input_range.view(-1, *[1] * (y.dim() - 1))
+                    size = y.abs() / torch.where(unit > 0, unit, torch.ones_like(unit))
+                    sizes.append(size.flatten().float())
         size = torch.cat(sizes)
         rank = max(1, min(size.numel(), round(size.numel() * self.percentile / 100.0)))  # type: ignore[operator]
         return torch.kthvalue(size, rank).values

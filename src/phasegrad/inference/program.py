@@ -45,15 +45,16 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     chip = copy.deepcopy(net).eval()
     _untie_digital(chip)
     seeds = _Seeds(seed)
-    shared: dict[int, Devices] = {}
+    shared: dict[int, AnalogLayer] = {}
     for layer in analog_layers(chip).values():
-        devices = shared.get(id(layer.weight))
-        if devices is not None:
-            layer.attach(devices)
+        first = shared.setdefault(id(layer.weight), layer)
+        if first is layer:
+            layer.program(seeds.next(layer.weight.device))
             continue
-        layer.program(seeds.next(layer.weight.device))
-        assert layer.devices is not None
-        shared[id(layer.weight)] = layer.devices
+        assert first.devices is not None
+        layer.attach(first.devices)
+        if type(first) is type(layer):  # the same tiles
+            layer.converters = first.converters
     return chip
 
 
@@ -146,7 +147,8 @@ def apply_compensation(chip: nn.Module, per: str, seeds: _Seeds) -> None:
     for layer in analog_layers(chip).values():
         if layer.devices is not None and id(layer.devices) not in done:
             done.add(id(layer.devices))
-            layer.devices.compensate(layer.output_range, seeds.next(layer.weight.device), per)
+            seed, errors = seeds.next(layer.weight.device), layer.periphery.output_errors
+            layer.devices.compensate(layer.output_range, seed, per, errors)
         layer.refresh()
 
 

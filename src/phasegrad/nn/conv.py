@@ -55,6 +55,10 @@ class _AnalogConv(AnalogLayer, ABC):
         return min(self.hardware.columns, self.out_channels // self.groups)
 
     @property
+    def _lines(self) -> int:
+        return self.in_channels
+
+    @property
     def tiles(self) -> int:
         """Crossbar tiles that the layer takes: each group is a matrix of its own."""
         return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)

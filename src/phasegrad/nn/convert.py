@@ -191,6 +191,8 @@ def _twins(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn
         if tied is not None:  # in the memory the parameter has become another object
             digital.register_parameter("weight", tied.weight)
         twins[id(digital)] = twin = _twin(digital, hardware)
+        if tied is not None and type(tied) is type(twin):  # the same tiles
+            twin.converters = tied.converters
         first.setdefault(weight, twin)
     return twins
 

@@ -12,11 +12,18 @@ from torch import Tensor, nn
 
 from phasegrad.configuration import Configuration, check_type
 from phasegrad.crossbar import Hardware, Perturbation
-from phasegrad.crossbar.converters import AbsMaxRange, CalibratedRange, FixedRange, FullScaleRange, LearnedRange
+from phasegrad.crossbar.converters import (
+    AbsMaxRange,
+    CalibratedRange,
+    Converters,
+    FixedRange,
+    FullScaleRange,
+    LearnedRange,
+)
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
-from phasegrad.crossbar.mapping import tile_count
+from phasegrad.crossbar.mapping import row_tiles, tile_count
 from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, product
-from phasegrad.crossbar.stores import Devices, master_matrix
+from phasegrad.crossbar.stores import Devices, master_matrix, sliced_matrix, wired_matrix
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.patches import Patches
@@ -48,6 +55,7 @@ class AnalogLayer(nn.Module, ABC):
         noise_level: factor of that noise, 0-d; a ramp moves it.
         input_range: range of the DAC (parameter when learned), or ``None`` when taken from each input.
         output_range: range of the ADC in units of ``max|w| max|x|``; a parameter when learned.
+        converters: what is not ideal about each physical converter, or ``None`` where they are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
     """
 
@@ -56,6 +64,7 @@ class AnalogLayer(nn.Module, ABC):
     noise_level: Tensor
     input_range: Tensor | None
     output_range: Tensor
+    converters: Converters | None
     devices: Devices | None
 
     @classmethod
@@ -79,6 +88,7 @@ class AnalogLayer(nn.Module, ABC):
         self.register_buffer("noise_level", torch.ones((), **like), persistent=False)
         self._make_input_range(like)
         self._make_output_range(like)
+        self._make_converters()
         self.devices = None
         if hardware.update is not None:
             self._move_into_memory()
@@ -113,6 +123,15 @@ class AnalogLayer(nn.Module, ABC):
         else:
             self.register_buffer("output_range", full, persistent=isinstance(kind, CalibratedRange))
 
+    def _make_converters(self) -> None:
+        hardware, tiles = self.hardware, row_tiles(self.in_features, self.hardware)
+        tiles *= len(hardware.cell.slice_factors or (1.0,))
+        geometry = (tiles, self.out_features, self._columns, self._lines)
+        made = Converters(hardware.adc, hardware.dac, *geometry, self.weight.device)
+        self.converters = made if made.outputs is not None or made.inputs is not None else None
+        if made.differ:
+            made.draw(draw_seed(self.weight.device))
+
     # --- what a concrete layer supplies -----------------------------------------------------------------------
 
     _options: tuple[str, ...]
@@ -122,6 +141,11 @@ class AnalogLayer(nn.Module, ABC):
     @abstractmethod
     def _tiles(self) -> Tiles:
         """How inputs meet the matrix."""
+
+    @property
+    @abstractmethod
+    def _lines(self) -> int:
+        """Inputs of a row that have a converter of their own."""
 
     @abstractmethod
     def _to_rows(self, x: Tensor) -> Tensor:
@@ -166,6 +190,14 @@ class AnalogLayer(nn.Module, ABC):
         return tile_count(self.out_features, self.in_features, self.hardware)
 
     @property
+    def device_count(self) -> int:
+        """Devices that hold the weight, references included."""
+        columns = self.out_features
+        if self.hardware.cell.has_reference:
+            columns += -(-self.out_features // self._columns)
+        return self.in_features * columns * sum(len(cell.factors) for cell in self.hardware.cells)
+
+    @property
     def store(self) -> str:
         """Where the weight lives: ``"digital"``, ``"programmed"`` or ``"in memory"``."""
         if self.hardware.update is not None:
@@ -183,8 +215,8 @@ class AnalogLayer(nn.Module, ABC):
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
-        weight = self.weight.flatten(1)
-        return master_matrix(weight, self.hardware, self.perturbation, level, self._columns)
+        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, self._columns)
+        return wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
 
     def _held(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
@@ -204,10 +236,12 @@ class AnalogLayer(nn.Module, ABC):
     @torch.no_grad()
     def program(self, seed: Tensor) -> None:
         """Move the weight onto devices. See :func:`phasegrad.inference.program`, which copies and checks."""
+        if self.converters is not None and self.converters.differ:
+            self.converters.draw(seed)
         weight = self.clipped_weight()
         scale = master_matrix(weight, self.hardware, None, None, self._columns).scale
         devices = self.devices or self.make_devices()
-        devices.program_weight(weight, scale, self.output_range, seed)
+        devices.program_weight(weight, scale, self.output_range, seed, self.periphery.output_errors)
         self.attach(devices)
 
     def attach(self, devices: Devices) -> None:
@@ -217,8 +251,9 @@ class AnalogLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy into ``weight`` what the devices hold now, gain included."""
+        """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
         if self.devices is not None:
+            self.devices.solve_wires()
             self.weight.copy_(self.devices.logical_weight().view_as(self.weight))
 
     def to_digital(self) -> nn.Module:
@@ -249,8 +284,15 @@ class AnalogLayer(nn.Module, ABC):
 
     def _multiply_noisily(self, rows: Tensor) -> Tensor:
         seed = draw_seed(self.weight.device)
-        periphery = Periphery(self.input_range, self.output_range)
-        return product(rows, self._matrix(seed), self._tiles, periphery, self.hardware, seed)
+        return product(rows, self._matrix(seed), self._tiles, self.periphery, self.hardware, seed)
+
+    @property
+    def periphery(self) -> Periphery:
+        """Ranges and errors of the converters."""
+        converters = self.converters
+        if converters is None:
+            return Periphery(self.input_range, self.output_range)
+        return Periphery(self.input_range, self.output_range, converters.of_columns, converters.inputs)
 
     def multiply(self, x: Tensor) -> Tensor:
         """The product of tiles trained in the memory, of inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
@@ -325,7 +367,7 @@ class AnalogLayer(nn.Module, ABC):
         has_devices = f"{prefix}devices.conductance" in state_dict
         reprograms = self.devices is not None and not has_devices and f"{prefix}weight" in state_dict
         if loaded is None:
-            self._keep_ranges(state_dict, prefix)
+            self._keep_converters(state_dict, prefix)
         elif loaded.perturbation is not None:  # one saved before a recipe was applied does not take mine away
             self.perturbation = loaded.perturbation
         if has_devices and self.devices is None:
@@ -357,8 +399,11 @@ class AnalogLayer(nn.Module, ABC):
             self.weight = nn.Parameter(self.weight.detach().clone(), requires_grad=False)
         self.program(draw_seed(self.weight.device))
 
-    def _keep_ranges(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """A float checkpoint has no converter ranges: mine stay."""
+    def _keep_converters(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """A float checkpoint has no converters: mine stay, with their ranges."""
+        if self.converters is not None:
+            for name, value in self.converters.state_dict().items():
+                state_dict.setdefault(f"{prefix}converters.{name}", value)
         for name in ("input_range", "output_range"):
             value = getattr(self, name)
             if value is not None and name in self._persistent:

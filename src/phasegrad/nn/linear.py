@@ -43,6 +43,10 @@ class AnalogLinear(AnalogLayer):
     def _tiles(self) -> LinearTiles:
         return LinearTiles(self.hardware.rows)
 
+    @property
+    def _lines(self) -> int:
+        return self.in_features
+
     def _to_rows(self, x: Tensor) -> Tensor:
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(

@@ -89,7 +89,7 @@ def summary(net: nn.Module) -> Summary:
                 out_features=layer.out_features,
                 in_features=layer.in_features,
                 tiles=layer.tiles,
-                devices=weights * sum(len(cell.factors) for cell in hardware.cells),
+                devices=layer.device_count,
                 utilisation=weights / (layer.tiles * hardware.rows * hardware.columns),
                 store=layer.store,
             )

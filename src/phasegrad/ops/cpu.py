@@ -98,12 +98,18 @@ def _convert(
     first: int,
     settings: tuple[Any, ...],
     offset: int,
+    units: Sequence[Tensor] = (),
 ) -> None:
-    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it."""
+    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it.
+
+    With ``units``, ``[tiles, rows]`` and ``[tiles, channels]``, ``v`` holds integers that count their product.
+    """
     scale, gain, input_range = columns
+    rows, channels = units or (None, None)
     _call(
         "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, _pointers(y),
-        _pointers(v) if v else None, scale[first].data_ptr(), None if gain is None else gain[first].data_ptr(),
+        _pointers(v) if v else None, *_optional(rows, channels, first=first), scale[first].data_ptr(),
+        None if gain is None else gain[first].data_ptr(),
         input_range.data_ptr(), len(y), out.shape[0], out.shape[1], math.prod(out.shape[2:]),
         int(input_range.numel() > 1), int(first > 0), *settings, offset + first,
     )  # fmt: skip
@@ -245,16 +251,101 @@ def tile_linear(
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
     code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
     groups = _together(tiles, w.shape[1] // rows, out.numel())
-    y = x.new_empty(groups[0].stop, *out.shape)
-    v = torch.empty_like(y) if read_noise > 0 else y[:0]
+    y = memory.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
+    v = memory.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
+    variance = _Variance(x, read, rows) if read_noise > 0 else None
+    integers = None
+    if len(x) >= _MANY and _large(x, w, rows):
+        integers = _Integers.of_levels(x, read, rows, columns[2])
     for group in groups:
         count = group.stop - group.start
         inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
-        _multiply(inputs, weights, y[:count])
-        if read_noise > 0:
-            _multiply(inputs.square(), weights.abs(), v[:count])
-        _convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset)
+        if integers is None:
+            _multiply(inputs, weights, y[:count])
+        else:
+            integers.multiply(group, y[:count])
+        if variance is not None:
+            variance.of(group, v[:count])
+        units = variance.units if variance is not None else ()
+        _convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset, units)
     return out, code, x.new_empty(0) if clip is None else read
+
+
+class _Variance:
+    """What read noise makes of a product: ``sum_j |w_j| x_j^2`` of each tile.
+
+    Of small matrices exactly; of large ones from sizes in 7 bits, rounded up as often as their fractions say. That is
+    0.2 % off for inputs of a thousand lines, in the standard deviation of a noise, and takes an eighth of the time.
+    """
+
+    def __init__(self, x: Tensor, w: Tensor, rows: int) -> None:
+        self.x, self.w, self.rows = x, w, rows
+        tiles = -(-x.shape[1] // rows)
+        self.units: tuple[Tensor, ...] = ()
+        self.coarse = _large(x, w, rows)
+        if self.coarse:
+            self.units = tuple(m.new_empty(tiles, len(m)) for m in (x, w))
+            named = {"sizes of inputs": x, "sizes of weights": w}
+            self.sizes = [memory.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
+            for i, m in enumerate((x.contiguous(), w.contiguous())):
+                place = (self.sizes[i].data_ptr(), self.units[i].data_ptr(), m.data_ptr())
+                _call("round_sizes", *place, *m.shape, rows, int(i == 0))
+
+    def of(self, tiles: slice, out: Tensor) -> None:
+        """The variances of some tiles, ``[tiles, rows, out]``, or the integers that count ``units``."""
+        if not self.coarse:
+            inputs, weights = (_by_tile(m, tiles, self.rows) for m in (self.x, self.w))
+            _multiply(inputs.square(), weights.abs().transpose(1, 2), out)
+            return
+        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
+            x, w = (m[:, tile * self.rows : (tile + 1) * self.rows] for m in self.sizes)
+            torch._int_mm(x, w.t(), out=part.view(torch.int32))
+
+
+class _Integers:
+    """The product of each tile where inputs lie on the levels of an 8-bit converter: three of bytes, added up.
+
+    Weights have 24 bits of their column's largest in a tile. Every sum of integers is exact, in any order.
+    """
+
+    def __init__(self, levels: Tensor, digits: Tensor, units: Tensor, input_range: Tensor, rows: int) -> None:
+        self.levels, self.digits, self.units, self.input_range, self.rows = levels, digits, units, input_range, rows
+        self.products = memory.scratch("products", torch.int32, 3, len(levels), digits.shape[1])
+
+    @classmethod
+    def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
+        """``None`` where an input is no level, or something is not finite."""
+        x, w, refused, per_row = x.contiguous(), w.contiguous(), ctypes.c_int32(), int(input_range.numel() > 1)
+        levels = memory.scratch("levels", torch.int8, *x.shape)
+        digits = memory.scratch("digits", torch.int8, 3, *w.shape)
+        units = w.new_empty(-(-w.shape[1] // rows), len(w))
+        place = (levels.data_ptr(), ctypes.byref(refused), x.data_ptr(), input_range.data_ptr())
+        _call("levels", *place, *x.shape, per_row)
+        if not refused.value:
+            place = (digits.data_ptr(), units.data_ptr(), ctypes.byref(refused), w.data_ptr())
+            _call("digits", *place, *w.shape, rows)
+        return None if refused.value else cls(levels, digits, units, input_range, rows)
+
+    def multiply(self, tiles: slice, out: Tensor) -> None:
+        """The products of some tiles, ``[tiles, rows, out]``."""
+        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
+            lines = slice(tile * self.rows, (tile + 1) * self.rows)
+            for digit, product in zip(self.digits, self.products, strict=True):
+                torch._int_mm(self.levels[:, lines], digit[:, lines].t(), out=product)
+            place = (part.data_ptr(), self.products.data_ptr(), self.units[tile].data_ptr())
+            per_row = int(self.input_range.numel() > 1)
+            _call("join_digits", *place, self.input_range.data_ptr(), *part.shape, per_row)
+
+
+def _large(x: Tensor, w: Tensor, rows: int) -> bool:
+    """Whether a product is so large that integers pay, where the processor multiplies bytes."""
+    return _BYTES and len(x) * w.numel() >= _LARGE and rows <= _SUMMED
+
+
+_BYTES = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+_LARGE = 1 << 24  # multiplications
+_MANY = 256  # inputs, for which weights are worth cutting into bytes
+_SUMMED = 1 << 17  # products of bytes that a 32-bit sum holds
 
 
 def tile_linear_backward(
@@ -465,8 +556,8 @@ def _floats_of(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * len(values))(*values)
 
 
-def _optional(*tensors: Tensor | None) -> list[int | None]:
-    return [None if t is None else t.data_ptr() for t in tensors]
+def _optional(*tensors: Tensor | None, first: int | None = None) -> list[int | None]:
+    return [None if t is None else (t if first is None else t[first]).data_ptr() for t in tensors]
 
 
 def _readout(weight: Tensor | None, others: Tensor | None, readout: Sequence[float]) -> tuple[Any, ...]:

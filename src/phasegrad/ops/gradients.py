@@ -129,6 +129,22 @@ class _TileLinear(torch.autograd.Function):
         return None, grad_x if wants_x else None, grad_w if wants_w else None, grad_bound, None
 
 
+class _WiredConductance(torch.autograd.Function):
+    """The adjoint circuit; its levels are found again, not stored."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Kernel, conductance: Tensor, *lines: Any) -> Tensor:
+        ctx.save_for_backward(conductance)
+        ctx.lines = lines
+        return run(conductance, *lines)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        (conductance,) = ctx.saved_tensors
+        return None, call("wired_conductance_backward", grad, conductance, *ctx.lines), *[None] * len(ctx.lines)
+
+
 def _dac(run: Kernel, x: Tensor, range: Tensor, *rest: Any) -> Tensor:
     if _recorded(x, range):
         return _Dac.apply(run, x, range, *rest)  # type: ignore[return-value]
@@ -156,4 +172,12 @@ def _tile_linear(run: Kernel, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor,
     return run(x, w, *rest)
 
 
-GRADIENTS.update(dac=_dac, adc=_adc, noisy_weights=_noisy_weights, tile_linear=_tile_linear)
+def _wired_conductance(run: Kernel, conductance: Tensor, *lines: Any) -> Tensor:
+    if _recorded(conductance):
+        return _WiredConductance.apply(run, conductance, *lines)  # type: ignore[return-value]
+    return run(conductance, *lines)
+
+
+GRADIENTS.update(
+    dac=_dac, adc=_adc, noisy_weights=_noisy_weights, tile_linear=_tile_linear, wired_conductance=_wired_conductance
+)

@@ -3,11 +3,12 @@
 A matrix as read is as large as the weight and lives from forward to backward. Asked for anew at each step, it and the
 weight's gradient make the C library's heap grow and shrink by turns, and the fresh pages cost as much time as all
 converters. So a weight that trains keeps the memory of its last read, as an optimiser keeps its momentum; it goes when
-the weight goes.
+the weight goes. What an op needs only while it runs is kept for the thread's next call.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 
 import torch
@@ -16,6 +17,19 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _kept = WeakTensorKeyDictionary()  # of each weight, a tensor that only this dictionary holds while it is not in use
 _lock = threading.Lock()
+
+
+_scratch = threading.local()
+
+
+def scratch(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
+    """Room that an op is done with when it returns: the thread's next call of this name gets the same."""
+    count, kept = math.prod(shape), getattr(_scratch, name, None)
+    if kept is None or kept.numel() < count:
+        with torch.inference_mode(False):  # or it could never be written to outside of it
+            kept = torch.empty(count, dtype=dtype)
+        setattr(_scratch, name, kept)
+    return kept[:count].view(shape)
 
 
 def _holders(tensor: Tensor) -> int:

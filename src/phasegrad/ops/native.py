@@ -27,8 +27,12 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "dac": (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _INT, _DOUBLE, _INT),
     "dac_backward": (_POINTER, _POINTER, _POINTER, _POINTER, _FLOAT, _SIZE, _DOUBLE, _DOUBLE, _INT),
     "adc": (
-        *(_POINTER,) * 7, *(_SIZE,) * 4, _INT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED, _INT,
+        *(_POINTER,) * 9, *(_SIZE,) * 4, _INT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED, _INT,
     ),
+    "levels": (*(_POINTER,) * 4, _SIZE, _SIZE, _INT, _INT),
+    "digits": (*(_POINTER,) * 4, *(_SIZE,) * 3, _INT),
+    "join_digits": (*(_POINTER,) * 4, _SIZE, _SIZE, _INT, _INT),
+    "round_sizes": (*(_POINTER,) * 3, *(_SIZE,) * 3, _INT, _INT),
     "adc_backward": (_POINTER, _POINTER, _POINTER, _SIZE, _INT),
     "weight_scale": (*(_POINTER,) * 3, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT),
     "noisy_weights": (

@@ -17,8 +17,10 @@ from phasegrad.ops.pulses import pulse_trains as pulse_trains
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
 from phasegrad.ops.readout import leak as leak
 from phasegrad.ops.readout import read_out as read_out
+from phasegrad.ops.wires import wired_conductance as wired_conductance
+from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
-NO_CONVERTER, END_POINT, MID_RISE = 0, 1, 2
+NO_CONVERTER, END_POINT, MID_RISE, SIGN_MAGNITUDE = 0, 1, 2, 3
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
@@ -66,12 +68,17 @@ def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
     return scale.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
 
 
-def _convert(y: Tensor, full: Tensor, mode: int, half: float) -> tuple[Tensor, Tensor]:
-    level = torch.clamp(y * (half / full), -half, half)
+def quantise(v: Tensor, mode: int, half: float) -> Tensor:
+    """The levels of inputs in [-half, half], both in steps."""
     if mode == END_POINT:
-        level = torch.round(level)
-    else:
-        level = torch.clamp(torch.floor(level), -half, half - 1.0) + 0.5
+        return torch.round(v)
+    if mode == MID_RISE:
+        return torch.clamp(torch.floor(v), -half, half - 1.0) + 0.5
+    return torch.clamp(torch.trunc(v), 1.0 - half, half - 1.0)
+
+
+def _convert(y: Tensor, full: Tensor, mode: int, half: float) -> tuple[Tensor, Tensor]:
+    level = quantise(torch.clamp(y * (half / full), -half, half), mode, half)
     # A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
     passes = ~torch.isfinite(y) | (full <= 0)
     code = torch.where(passes, 0, (y > full).to(torch.int8) - (y < -full).to(torch.int8)).to(torch.int8)

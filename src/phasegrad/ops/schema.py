@@ -54,6 +54,10 @@ _SCHEMAS = {
     "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
     "Tensor? others, float[] readout, Tensor parameters, Tensor counts, float now, int[] planes, int family, "
     "Tensor coefficients, Tensor seed, int offset) -> ()",
+    "wired_conductance": "(Tensor conductance, float word_line, float bit_line, float driver, float sense, bool both) "
+    "-> Tensor",
+    "wired_conductance_backward": "(Tensor grad, Tensor conductance, float word_line, float bit_line, float driver, "
+    "float sense, bool both) -> Tensor",
 }
 
 
@@ -297,6 +301,22 @@ def _check_trains(
         raise ValueError(f"{op}: trains of {length} slots and kind {kind}; 1 to {pulses.LONGEST}, and 0, 1 or 2")
 
 
+def _check_wired(conductance: Tensor, *lines: float) -> None:
+    op = "wired_conductance"
+    _check_floating(op, conductance=conductance)
+    if conductance.dim() < 2:
+        raise ValueError(f"{op}: conductance has shape {list(conductance.shape)}; it must be [..., rows, columns]")
+    for name, value in zip(("word_line", "bit_line", "driver", "sense"), lines, strict=False):
+        if not (math.isfinite(value) and value >= 0.0):
+            raise ValueError(f"{op}: {name} = {value} ohm; a resistance must be finite and not negative")
+
+
+def _check_wired_backward(grad: Tensor, conductance: Tensor, *lines: float) -> None:
+    _check_wired(conductance, *lines)
+    _check_floating("wired_conductance_backward", grad=grad, conductance=conductance)
+    _check_shapes("wired_conductance_backward", grad=grad, conductance=conductance)
+
+
 # Numbers of each family, of the noise and its own; the tables' depend on their size.
 _COEFFICIENTS = {pulses.LINEAR: 4, pulses.EXPONENTIAL: 7, pulses.POWER: 3, pulses.HISTORY: 8}
 
@@ -434,6 +454,8 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "pulse_counts": _check_pulse_counts,
     "read_out": _check_read_out,
     "leak": _check_leak,
+    "wired_conductance": _check_wired,
+    "wired_conductance_backward": _check_wired_backward,
 }
 
 
@@ -493,6 +515,8 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pulse_counts": lambda *_: None,
     "leak": lambda *_: None,
     "read_out": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
+    "wired_conductance": _like_first,
+    "wired_conductance_backward": lambda grad, conductance, *_: _like_first(conductance),
 }
 
 

@@ -1,8 +1,20 @@
-"""Pictures of devices and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported when one is drawn."""
+"""Pictures of devices, converters and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported to draw."""
 
 from phasegrad.inference.figure import draw_over_time as over_time
+from phasegrad.plot.converters import linearity, slices
 from phasegrad.plot.device import device_statistics
+from phasegrad.plot.duration import charges
 from phasegrad.plot.noise import noise_over_time
 from phasegrad.plot.projection import projection
+from phasegrad.plot.wires import wire_losses
 
-__all__ = ["device_statistics", "noise_over_time", "over_time", "projection"]
+__all__ = [
+    "charges",
+    "device_statistics",
+    "linearity",
+    "noise_over_time",
+    "over_time",
+    "projection",
+    "slices",
+    "wire_losses",
+]

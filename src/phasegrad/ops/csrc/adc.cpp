@@ -7,7 +7,7 @@ typedef int8_t vb __attribute__((vector_size(W)));
 
 struct Adc {  // what is the same for a whole call
   float output_noise, read_noise, bound, half;
-  int mode;  // 0: no converter, 1: end-point, 2: mid-rise
+  int mode;  // 0: no converter, 1: end-point, 2: mid-rise, 3: sign-magnitude
 };
 
 // Fill s and u (s times the input range), and the gain if there is one, for values first .. first + length - 1 of
@@ -42,8 +42,10 @@ static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
   vf q = vclamp(y * (half / full), -half, half);
   if (a.mode == 1)
     q = vround(q);
-  else
+  else if (a.mode == 2)
     q = vclamp(vfloor(q), -half, half - splat(1.0f)) + splat(0.5f);
+  else
+    q = with_sign_bits(vmin(vfloor(vabs(q)), half - splat(1.0f)), (vi)q & INT32_MIN);
   // A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
   const vi passes = ~finite(y) | (vi)(full <= zero);
   code = ((vi)((vi)(y > full) & isplat(1)) | (vi)(y < -full)) & ~passes;
@@ -55,10 +57,29 @@ static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {
   return vsqrt(sd * sd + splat(a.read_noise * a.read_noise) * s * v);
 }
 
-void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,
-         const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate,
-         double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,
-         int threads) {
+// Integers first .. first + length - 1 of a tile's variances, times the units of their row and channel.
+static void fill_variances(float* out, const float* counts, const float* row_unit, const float* column_unit,
+                           int64_t first, int64_t length, int64_t channels) {
+  int64_t i = 0;
+  while (i < length) {
+    const int64_t row = (first + i) / channels, channel = (first + i) % channels;
+    const int64_t run = channels - channel < length - i ? channels - channel : length - i;
+    const float unit = row_unit[row];
+#pragma omp simd
+    for (int64_t j = 0; j < run; ++j) {
+      int32_t count;
+      std::memcpy(&count, counts + i + j, sizeof count);
+      out[i + j] = (float)count * (unit * column_unit[channel + j]);
+    }
+    i += run;
+  }
+  std::memset(out + length, 0, W * sizeof(float));
+}
+
+void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,
+         const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,
+         int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,
+         double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset, int threads) {
   const int64_t n = outer * channels * inner;
   if (n == 0) return;  // an empty batch may have no input range either
   const Adc a = {(float)output_noise, (float)read_noise, bound, (float)half, mode};
@@ -77,7 +98,12 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
     if (accumulate) std::memcpy(sum.v, out + first, length * sizeof(float));
     for (int64_t t = 0; t < tiles; ++t) {
       const float* yt = padded(y[t] + first, length, y_room.v);
-      const float* vt = v ? padded(v[t] + first, length, v_room.v) : nullptr;
+      const float* vt = v ? v_room.v : nullptr;
+      if (v && row_unit)
+        fill_variances(v_room.v, v[t] + first, row_unit + t * outer, column_unit + t * channels, first, length,
+                       channels);
+      else if (v)
+        vt = padded(v[t] + first, length, v_room.v);
       const float *s = s_room.v, *u = u_room.v, *k = k_room.v;
       if (periodic) {
         s = table + 3 * t * period + first % channels;

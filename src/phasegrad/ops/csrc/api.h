@@ -17,12 +17,27 @@
      double keep, int threads),                                                                                        \
     (grad_x, grad_range, grad, x, range, n, decay, keep, threads))                                                     \
   X(adc,                                                                                                               \
-    (float* out, int8_t* code, const float* const* y, const float* const* v, const float* scale, const float* gain,    \
-     const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate,   \
-     double output_noise, double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset,       \
+    (float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,                    \
+     const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,               \
+     int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,                 \
+     double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset, int threads),              \
+    (out, code, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate,   \
+     output_noise, read_noise, bound, mode, half, seed, offset, threads))                                              \
+  X(levels,                                                                                                            \
+    (int8_t* out, int32_t* refused, const float* x, const float* range, int64_t n, int64_t length, int per_row,        \
      int threads),                                                                                                     \
-    (out, code, y, v, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate, output_noise,            \
-     read_noise, bound, mode, half, seed, offset, threads))                                                            \
+    (out, refused, x, range, n, length, per_row, threads))                                                             \
+  X(digits,                                                                                                            \
+    (int8_t* out, float* unit, int32_t* refused, const float* w, int64_t n, int64_t length, int64_t tile,              \
+     int threads),                                                                                                     \
+    (out, unit, refused, w, n, length, tile, threads))                                                                 \
+  X(join_digits,                                                                                                       \
+    (float* y, const int32_t* products, const float* column_unit, const float* range, int64_t rows, int64_t columns,   \
+     int per_row, int threads),                                                                                        \
+    (y, products, column_unit, range, rows, columns, per_row, threads))                                                \
+  X(round_sizes,                                                                                                       \
+    (int8_t* out, float* unit, const float* x, int64_t n, int64_t length, int64_t tile, int square, int threads),      \
+    (out, unit, x, n, length, tile, square, threads))                                                                  \
   X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                         \
     (out, grad, code, n, threads))                                                                                     \
   X(weight_scale,                                                                                                      \

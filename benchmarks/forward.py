@@ -1,0 +1,31 @@
+"""The forward pass of a layer in evaluation against ``nn.Linear``: the standard inference settings, without wires.
+
+8-bit DAC with a calibrated range, read noise referred to the output, output noise, 8-bit ADC, a scale a column. The
+weights are digital, as while a network is evaluated for its hardware, and programmed, as on a chip.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import phasegrad as pg
+from benchmarks.harness import Figure, side_by_side
+
+SIZE, SAMPLES, ROUNDS = 1024, 512, 60
+
+
+def figures() -> list[Figure]:
+    """Measure every case."""
+    torch.manual_seed(0)
+    digital = nn.Linear(SIZE, SIZE).eval()
+    x = torch.randn(SAMPLES, SIZE)
+    analog = pg.hwa.calibrate(pg.convert(digital, pg.presets.pcm_inference()), [x], recipe=None).eval()
+    cases = {"digital weights": (analog, "at most 1.3"), "programmed": (pg.inference.program(analog, seed=0), "none")}
+    result = []
+    with torch.no_grad():
+        for name, (layer, target) in cases.items():
+            a, b, ratio = side_by_side(lambda layer=layer: layer(x), lambda: digital(x), ROUNDS)
+            full = f"forward {SIZE}x{SIZE} B{SAMPLES} {name}"
+            result.append(Figure(full, a * 1e3, "ms", "nn.Linear", b * 1e3, ratio, target))
+    return result

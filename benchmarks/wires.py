@@ -1,0 +1,59 @@
+"""Tiles with wires: the effective matrix of 256 x 256 cells, its adjoint, and products afterwards.
+
+A published fixed-point solver needs 0.04 s for one vector at 1 ohm and 8.3 s at 5 ohm; a sparse LU of all nodes 1.0 s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+import phasegrad as pg
+from benchmarks.harness import Figure, median_time, side_by_side
+from phasegrad.crossbar import Wires
+
+SIZE, BATCH = 256, 512
+
+
+def figures() -> list[Figure]:
+    """Measure solving at several resistances, and products with and without wires."""
+    torch.manual_seed(0)
+    g = torch.rand(SIZE, SIZE, dtype=torch.float64) * 25e-6
+    solving = [_solving(g, ohm) for ohm in (0.0, 1.0, 5.0, 100.0)]
+    return [*solving, *_training(g), *(_products(name) for name in ("ideal", "joshi_2020"))]
+
+
+def _solving(g: torch.Tensor, ohm: float) -> Figure:
+    wires = Wires(word_line=ohm, bit_line=ohm)
+    seconds = median_time(lambda: wires.effective(g), 7)
+    return Figure(f"effective matrix {SIZE}x{SIZE}, {ohm:g} ohm", seconds, "s", None, None, None, "at most 0.5")
+
+
+def _training(g: torch.Tensor) -> list[Figure]:
+    """Forward and backward of one plane, float32 as in training."""
+    result, exact = [], 0.0
+    cells = g.float().requires_grad_()
+    for solve in ("exact", "first-order"):
+        wires = Wires(word_line=1.0, bit_line=1.0, solve=solve)
+        seconds = median_time(lambda wires=wires: wires.effective(cells).sum().backward(), 5)
+        exact = exact or seconds
+        name = f"forward and backward {SIZE}x{SIZE}, {solve}"
+        result.append(Figure(name, seconds, "s", "exact", exact, seconds / exact, "-"))
+    return result
+
+
+def _products(devices: str) -> Figure:
+    """A batch through a programmed layer with wires and without."""
+    hardware = replace(pg.presets.pcm_inference(), rows=SIZE, columns=SIZE)
+    if devices == "ideal":
+        hardware = replace(hardware, cell=pg.cells.DifferentialPair(device=pg.devices.ideal_device()))
+    layers, digital = [], nn.Linear(SIZE, SIZE)
+    for wires in (Wires(word_line=1.0, bit_line=1.0), None):
+        layers.append(pg.inference.program(pg.convert(digital, replace(hardware, wires=wires)), seed=0))
+    x = torch.randn(BATCH, SIZE)
+    with torch.no_grad():
+        a, b, ratio = side_by_side(lambda: layers[0](x), lambda: layers[1](x), 400)
+    name = f"product {SIZE}x{SIZE} B{BATCH}, {devices}"
+    return Figure(name, a * 1e3, "ms", "ideal wires", b * 1e3, ratio, "at most 1.1")

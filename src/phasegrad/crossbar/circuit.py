@@ -1,0 +1,111 @@
+"""Every current and voltage of an array with wires, of cells whose current need not be linear in the voltage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor
+
+from phasegrad.configuration import Configuration, check_number
+from phasegrad.crossbar.wires import Wires, check_conductances
+from phasegrad.ops.circuit import Circuit, circuit
+
+_ITERATIONS = 100
+_MISMATCH = 1e-12  # of the largest current
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Sinh(Configuration):
+    """A cell of current ``G v0 sinh(V / v0)``: ``G`` is its conductance at small voltages.
+
+    The law of hopping conduction in amorphous chalcogenides below the threshold voltage (Ielmini and Zhang, J. Appl.
+    Phys. 102, 054517, 2007).
+
+    Args:
+        v0: voltage from which on the current is no longer linear [V].
+    """
+
+    v0: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "v0", 0.0, above=True)
+
+    def current(self, conductance: Tensor, voltage: Tensor) -> Tensor:
+        """Current [A] at a voltage [V]."""
+        return conductance * self.v0 * torch.sinh(voltage / self.v0)
+
+    def slope(self, conductance: Tensor, voltage: Tensor) -> Tensor:
+        """Its derivative [S]."""
+        return conductance * torch.cosh(voltage / self.v0)
+
+
+class Solution(NamedTuple):
+    """Currents and voltages of an array, float64."""
+
+    output: Tensor
+    """``[..., columns]`` [A], what each bit line's sense takes."""
+    cell: Tensor
+    """``[..., rows, columns]`` [A], from word line to bit line."""
+    word_line: Tensor
+    """``[..., rows, columns]`` [V], at each crossing."""
+    bit_line: Tensor
+    """``[..., rows, columns]`` [V], at each crossing."""
+
+
+def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None = None) -> Solution:
+    """Solve the nodes of an array.
+
+    Newton's method, each step the exact solution of the array of linearised cells, from the voltages that the drivers
+    would leave the cells without wires: above the solution of a law that bends upwards, from where no step overshoots.
+    Every vector is an array of its own cells' slopes; for linear cells use :meth:`Wires.effective`.
+
+    Args:
+        conductance: ``[rows, columns]`` [S], at small voltages.
+        voltages: of the drivers ``[..., rows]`` [V].
+        wires: the wires; solved exactly, whatever their ``solve``.
+        iv: the cells' law; ``None`` for linear cells.
+
+    Raises:
+        ValueError: a conductance is negative or not finite, a shape does not fit, or no solution is found.
+
+    Examples:
+        >>> found = solve(torch.tensor([[0.1]]), torch.tensor([1.0]), Wires(word_line=1.0, bit_line=2.0))
+        >>> found.output * 13, found.bit_line * 13
+        (tensor([1.0000], dtype=torch.float64), tensor([[2.0000]], dtype=torch.float64))
+    """
+    _check(conductance, voltages)
+    g, v = conductance.double(), voltages.double()
+    batch = v.reshape(-1, v.shape[-1])
+    g = g.expand(len(batch), *g.shape)
+    if wires.sensed == "first":
+        g, batch = g.flip(-2), batch.flip(-1)
+    found = circuit(g, torch.zeros_like(g), batch, wires.lines) if iv is None else _newton(g, batch, wires, iv)
+    nodes = found[1:] if wires.sensed == "last" else [part.flip(-2) for part in found[1:]]
+    return Solution(*(part.reshape(*v.shape[:-1], *part.shape[1:]) for part in (found.output, *nodes)))
+
+
+def _newton(g: Tensor, voltages: Tensor, wires: Wires, iv: Sinh) -> Circuit:
+    over, mismatch = voltages.unsqueeze(-1).expand_as(g), torch.inf
+    for _ in range(_ITERATIONS):
+        slope = iv.slope(g, over)
+        found = circuit(slope, iv.current(g, over) - slope * over, voltages, wires.lines)
+        over = found.word - found.bit
+        mismatch = float((iv.current(g, over) - found.cell).abs().max())
+        if mismatch <= _MISMATCH * float(found.cell.abs().max()):
+            return found
+    raise ValueError(
+        f"solve: after {_ITERATIONS} steps the currents of cells still differ by {mismatch:.3g} A from their "
+        f"law, iv = {iv}; the voltages reach {float(voltages.abs().max()):.3g} V: lower them, or raise v0"
+    )
+
+
+def _check(conductance: Tensor, voltages: Tensor) -> None:
+    if conductance.dim() != 2 or voltages.dim() < 1 or voltages.shape[-1] != conductance.shape[0]:
+        raise ValueError(
+            f"solve: conductance has shape {list(conductance.shape)} and voltages {list(voltages.shape)}; they must be "
+            "[rows, columns] and [..., rows]"
+        )
+    check_conductances("solve", conductance)

@@ -1,0 +1,40 @@
+"""Converters between digital numbers and the analog inside of a tile, and the ranges they cover."""
+
+from phasegrad.crossbar.converters.base import OutputConverter
+from phasegrad.crossbar.converters.dac import BitSerialDac, Dac, InputConverter, Phase
+from phasegrad.crossbar.converters.ideal import Adc
+from phasegrad.crossbar.converters.linearity import Linearity, linearity
+from phasegrad.crossbar.converters.oscillator import OscillatorAdc
+from phasegrad.crossbar.converters.ramp import RampAdc
+from phasegrad.crossbar.converters.ranges import (
+    AbsMaxRange,
+    CalibratedRange,
+    FixedRange,
+    FullScaleRange,
+    LearnedRange,
+)
+from phasegrad.crossbar.converters.sar import SarAdc
+from phasegrad.crossbar.converters.stages import CyclicAdc, PipelineAdc
+from phasegrad.crossbar.converters.state import Converters
+
+__all__ = [
+    "AbsMaxRange",
+    "Adc",
+    "BitSerialDac",
+    "CalibratedRange",
+    "Converters",
+    "CyclicAdc",
+    "Dac",
+    "FixedRange",
+    "FullScaleRange",
+    "InputConverter",
+    "LearnedRange",
+    "Linearity",
+    "OscillatorAdc",
+    "OutputConverter",
+    "Phase",
+    "PipelineAdc",
+    "RampAdc",
+    "SarAdc",
+    "linearity",
+]

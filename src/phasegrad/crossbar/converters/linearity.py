@@ -1,0 +1,68 @@
+"""Transfer curve, DNL and INL of converters, as a bench finds them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar.converters.base import OutputConverter
+from phasegrad.crossbar.converters.state import draw_errors
+from phasegrad.ops import reference
+
+
+class Linearity(NamedTuple):
+    """What a slow ramp at the input of converters shows; one row a converter."""
+
+    inputs: Tensor
+    """``[inputs]``: the ramp, in units of the range."""
+    outputs: Tensor
+    """``[converters, inputs]``: what came out, in units of the range."""
+    levels: Tensor
+    """``[levels]``: the levels [steps] that have a neighbour on both sides."""
+    dnl: Tensor
+    """``[converters, levels]``: how much wider than a step a level is [steps]."""
+    inl: Tensor
+    """``[converters, levels]``: how far the upper end of a level lies from its place between the ends [steps]."""
+
+
+@torch.no_grad()
+def linearity(adc: OutputConverter, converters: int = 1, *, seed: int = 0, oversampling: int = 64) -> Linearity:
+    """Draw converters, and measure them by code density: how much of a slow ramp falls on each level.
+
+    DNL is the width of a level less the mean width, INL the sum of DNL from the lowest level on (end-point fit). The
+    lowest and the highest level have no outer end and are left out.
+
+    Args:
+        adc: what to draw.
+        converters: how many.
+        seed: seed of their errors, and of the noise of the ramp's conversions.
+        oversampling: inputs a step.
+
+    Examples:
+        >>> from phasegrad.crossbar import PipelineAdc
+        >>> measured = linearity(PipelineAdc(bits=8, residue_gain_error=-0.01))
+        >>> measured.levels[measured.dnl[0].argmin()].item()  # a digit changes at a quarter of the range
+        -32.0
+    """
+    key = torch.tensor([seed])
+    errors = draw_errors(adc.errors, (converters, 1), key, 0)
+    count = int(2 * adc.half) * oversampling
+    inputs = (torch.arange(count) + 0.5) / (0.5 * count) - 1.0
+
+    def noise(decision: int) -> Tensor:
+        return reference.normal(key, 1 << 20 | decision, (converters, count))
+
+    outputs = adc.convert(inputs.expand(converters, -1), torch.ones(1), errors.unbind(0), noise)
+    steps = outputs * adc.half
+    lowest, highest = int(torch.round(2 * steps.min())), int(torch.round(2 * steps.max()))
+    bins = torch.round(2 * steps).long() - lowest  # half steps: mid-rise levels lie between
+    stride = 2
+    counts = torch.zeros(converters, (highest - lowest) // stride + 1).scatter_add_(
+        1, bins // stride, torch.ones_like(outputs)
+    )
+    inner = counts[:, 1:-1]
+    dnl = inner / inner.mean(1, keepdim=True) - 1.0
+    levels = torch.arange(lowest + stride, highest, stride) / 2.0
+    return Linearity(inputs, outputs, levels, dnl, dnl.cumsum(1))

@@ -1,0 +1,61 @@
+"""Successive approximation by capacitors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from phasegrad.configuration import check_number
+from phasegrad.crossbar.converters.base import Noise, OutputConverter, Spread
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SarAdc(OutputConverter):
+    """Successive-approximation converter: bit by bit, the input is compared with a sum of binary-weighted capacitors.
+
+    The capacitor of bit ``i`` is ``2^i`` unit capacitors side by side, so its relative error has the standard deviation
+    ``capacitor_mismatch / sqrt(2^i)``; one more unit completes the array, and the range is that of the whole array. In
+    the middle, where the largest capacitor takes over from all others, DNL has the standard deviation
+    ``capacitor_mismatch sqrt(2^bits - 1)`` steps, and INL half of that.
+    The comparator's offset is ``offset``; its noise is drawn at each of the ``bits`` decisions. Without errors the
+    converter is the ideal one (end-point).
+
+    Args:
+        capacitor_mismatch: relative standard deviation of a unit capacitor.
+        comparator_noise: standard deviation at each decision [steps].
+    """
+
+    capacitor_mismatch: float = 0.0
+    comparator_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "capacitor_mismatch", 0.0, 0.5)
+        check_number(self, "comparator_noise", 0.0)
+
+    @property
+    def own_errors(self) -> tuple[Spread, ...]:
+        """Relative errors of the capacitors, that of the least significant bit first, and of the last unit."""
+        capacitors = tuple((0.0, self.capacitor_mismatch / math.sqrt(1 << i)) for i in range(self.bits))
+        return (*capacitors, (0.0, self.capacitor_mismatch))
+
+    def levels(self, v: Tensor, own: Sequence[Tensor], noise: Noise) -> Tensor:
+        """Keep each bit, from the most significant one, whose capacitor the input still outweighs."""
+        middle = float(1 << (self.bits - 1))
+        capacitors = [(1 << i) * (1.0 + error) for i, error in enumerate(own[:-1])]
+        unit = (torch.stack(capacitors).sum(0) + 1.0 + own[-1]) / (2.0 * middle)
+        target = (v + (middle + 0.5)) * unit
+        held, code = torch.zeros_like(v), torch.zeros_like(v)
+        for bit in reversed(range(self.bits)):
+            trial = held + capacitors[bit]
+            seen = target + self.comparator_noise * noise(bit) if self.comparator_noise else target
+            keep = seen >= trial
+            held = torch.where(keep, trial, held)
+            code = code + keep * float(1 << bit)
+        return (code - middle).clamp(min=-self.half)

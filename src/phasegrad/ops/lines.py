@@ -1,0 +1,107 @@
+"""Lines that have resistance: how voltages spread along one, and what is lost on it to first order."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Lines(NamedTuple):
+    """The wires of an array [ohm]."""
+
+    word_line: float
+    """A segment of a word line."""
+    bit_line: float
+    """A segment of a bit line."""
+    driver: float
+    """At the end of a word line, on top of its segment."""
+    sense: float
+    """At the end of a bit line, on top of its segment."""
+    both: bool
+    """Whether word lines are driven from both ends."""
+
+    def below(self, row: int, rows: int) -> float:
+        """What lies between a row's bit-line nodes and the next row's, or ground."""
+        return self.bit_line + (self.sense if row == rows - 1 else 0.0)
+
+
+def line_impedance(conductance: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
+    """How voltages spread along word lines ``[..., n]`` of cells to ground.
+
+    Returns:
+        ``a`` and ``l``, both ``[..., n]``: a current into node ``k`` raises node ``j`` by
+        ``exp(min(a_j + l_k, a_k + l_j))`` [ohm]. The lines are not without resistance.
+    """
+    r, end = lines.word_line, lines.word_line + lines.driver
+    cells = conductance.unbind(-1)
+    left = [torch.full_like(cells[0], end)]  # impedance of all that lies on the driver's side of a node
+    for g in cells[:-1]:
+        left.append(r + left[-1] / (1.0 + g * left[-1]))
+    beyond = torch.full_like(cells[0], 1.0 / end if lines.both else 0.0)
+    right = []  # admittance of a node's own cell and all that lies beyond
+    for g in reversed(cells):
+        right.append(g + beyond)
+        beyond = right[-1] / (1.0 + r * right[-1])
+    z, y = torch.stack(left, -1), torch.stack(right[::-1], -1)
+    reached = torch.cumsum(-torch.log1p(r * y), -1)
+    return torch.log(z / (1.0 + z * y)) - reached, reached
+
+
+class Rows(NamedTuple):
+    """The rows of arrays, and how voltages spread along them."""
+
+    conductance: Tensor
+    """``[batch, m, n]`` [S]."""
+    spread: tuple[Tensor, Tensor] | None
+    """Of :func:`line_impedance`; ``None`` for word lines without resistance."""
+
+    def drops(self, i: int) -> Tensor:
+        """``Q`` ``[batch, n, n]``: 1 V at bit-line node ``j`` alone leaves ``-Q[l, j]`` over cell ``l``."""
+        g = self.conductance[:, i]
+        if self.spread is None:
+            return torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand(len(g), -1, -1)
+        a, l = (part[:, i] for part in self.spread)  # noqa: E741
+        raised = torch.minimum(a.unsqueeze(-1) + l.unsqueeze(-2), a.unsqueeze(-2) + l.unsqueeze(-1)).exp_()
+        drops = raised.mul_(-g.unsqueeze(-2))
+        drops.diagonal(dim1=-2, dim2=-1).add_(1.0)
+        return drops
+
+    def own(self, i: int, drops: Tensor) -> Tensor:
+        """``A = diag(G) Q`` ``[batch, n, n]`` [S], symmetric."""
+        return self.conductance[:, i].unsqueeze(-1) * drops
+
+
+def rows_of(conductance: Tensor, lines: Lines) -> Rows:
+    """The rows of arrays ``[batch, m, n]`` [S], float64."""
+    ideal = lines.word_line + lines.driver == 0.0
+    return Rows(conductance, None if ideal else line_impedance(conductance, lines))
+
+
+def line_drop(current: Tensor, segment: float, end: float, both: bool) -> Tensor:
+    """Voltage lost on the way from an end of lines ``[..., n]`` to each node, for currents that leave at the nodes."""
+    behind = current.flip(-1).cumsum(-1).flip(-1)  # what a segment carries if the far end is open
+    way = segment * torch.arange(1, current.shape[-1] + 1, dtype=current.dtype, device=current.device) + end
+    drop = segment * behind.cumsum(-1) + end * behind[..., :1]
+    if not both:
+        return drop
+    whole = segment * (current.shape[-1] + 1) + 2.0 * end
+    return drop - way * ((way * current).sum(-1, keepdim=True) / whole) if whole else drop
+
+
+def reached(conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool) -> Tensor:
+    """The part of the voltages that reaches each cell, to first order in the resistances of the wires.
+
+    A cell loses on its word line ``R_w`` times the currents of the word line's cells, and is met on its bit line by
+    ``R_b`` times those of the bit line's, all as without wires: ``1 / (1 + G R_w + R_b G)``. The quotient has the same
+    first order as the difference, is exact for a single cell, and never changes sign.
+
+    Conductances ``[..., rows, columns]`` [S]; arguments as for :func:`phasegrad.ops.wires.wired_conductance`.
+
+    Returns:
+        ``[..., rows, columns]``, in (0, 1].
+    """
+    along_words = line_drop(conductance, word_line, driver, both)
+    along_bits = line_drop(conductance.mT.flip(-1), bit_line, sense, False).flip(-1).mT
+    return 1.0 / (1.0 + along_words + along_bits)

@@ -1,0 +1,181 @@
+"""What arrays come to whose lines have resistance.
+
+An array has ``m`` word lines and ``n`` bit lines; each crossing is a node on either, with a cell between them. A word
+line starts at its driver, the other end is open or driven too; a bit line ends at its sense, the other end is open.
+
+A row of cells, seen from its bit-line nodes, is ``f = K v - A b``: currents of the cells for the driver's voltage ``v``
+and the voltages ``b`` of the nodes, with ``K = A 1``, because a shift of all voltages drives nothing. ``A`` is found in
+closed form (:class:`phasegrad.ops.lines.Rows`). Down the bit lines, all rows above a level are ``c = J v - Y b``; a row
+adds its own ``K`` and ``A``, and a segment of resistance ``r`` makes of it ``X J`` and ``X Y`` with
+``X = (1 + r Y)^-1``. Nothing is divided by a resistance or a conductance that may be zero, and ``1 + r Y`` is badly
+conditioned only by shorts. ``m`` inverses of ``n x n`` matrices are what one elimination by blocks costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops.lines import Lines, Rows, rows_of
+
+_LEAF = 64  # up to this size LAPACK is faster than halving
+_TOGETHER = 1 << 21  # numbers in the matrices of arrays that are solved at a time
+
+
+class _Level(NamedTuple):
+    """What the rows above a place on the bit lines are, seen from there."""
+
+    admittance: Tensor
+    """``Y`` ``[batch, n, n]`` [S]."""
+    transfer: Tensor
+    """``J`` ``[batch, rows so far, n]`` [S]: current for each driver's voltage."""
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Inverse of symmetric positive definite matrices, by halves: most of the work is products, which are fast."""
+    n = matrix.shape[-1]
+    if n <= _LEAF:
+        return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0])
+    h = n // 2
+    first = _inverse(matrix[..., :h, :h])
+    beside = first @ matrix[..., :h, h:]
+    last = _inverse(matrix[..., h:, h:] - matrix[..., h:, :h] @ beside)
+    corner = beside @ last
+    out = torch.empty_like(matrix)
+    torch.add(first, corner @ beside.mT, out=out[..., :h, :h])
+    out[..., :h, h:] = -corner
+    out[..., h:, :h] = -corner.mT
+    out[..., h:, h:] = last
+    return out
+
+
+def pass_segment(admittance: Tensor, resistance: float, lines: Lines) -> tuple[Tensor, Tensor]:
+    """``X Y`` and ``X`` of a segment below an admittance ``Y`` ``[batch, n, n]`` [S]."""
+    if resistance == 0.0:
+        one = torch.eye(admittance.shape[-1], dtype=admittance.dtype, device=admittance.device)
+        return admittance, one.expand_as(admittance)
+    loaded = admittance * resistance
+    loaded.diagonal(dim1=-2, dim2=-1).add_(1.0)
+    through = _inverse(loaded)
+    if lines.sense > 1e3 * resistance:  # the difference below has lost digits that the sense would magnify
+        return through @ admittance, through
+    below = through * (-1.0 / resistance)  # X Y = (1 - X) / r, and r X Y is all that the next segment needs of it
+    below.diagonal(dim1=-2, dim2=-1).add_(1.0 / resistance)
+    return below, through
+
+
+def _descend(level: _Level, own: Tensor, resistance: float, lines: Lines) -> tuple[_Level, Tensor]:
+    """Add a row and go through what lies below it; the level there, and ``X``."""
+    below, through = pass_segment(level.admittance + own, resistance, lines)
+    transfer = torch.cat((level.transfer, own.sum(-1).unsqueeze(-2)), -2)
+    return _Level(below, transfer @ through if resistance else transfer), through
+
+
+def _start(rows: Rows) -> _Level:
+    batch, _, n = rows.conductance.shape
+    return _Level(rows.conductance.new_zeros(batch, n, n), rows.conductance.new_zeros(batch, 0, n))
+
+
+def _descent(level: _Level, rows: Rows, first: int, last: int, lines: Lines) -> Iterator[_Level]:
+    """The levels below rows ``first`` to ``last - 1``."""
+    for i in range(first, last):
+        level, _ = _descend(level, rows.own(i, rows.drops(i)), lines.below(i, rows.conductance.shape[1]), lines)
+        yield level
+
+
+def _solved(conductance: Tensor, lines: Lines) -> Tensor:
+    rows = rows_of(conductance, lines)
+    below = _start(rows)
+    for below in _descent(below, rows, 0, conductance.shape[1], lines):  # noqa: B007, B020 -- the last one is kept
+        pass
+    return below.transfer
+
+
+def _checkpoints(rows: Rows, lines: Lines, every: int) -> list[_Level]:
+    start = _start(rows)
+    kept = [start]
+    last = (rows.conductance.shape[1] - 1) // every * every
+    for i, level in enumerate(_descent(start, rows, 0, last, lines), 1):
+        if i % every == 0:
+            kept.append(level)
+    return kept
+
+
+def _adjoint(grad: Tensor, conductance: Tensor, lines: Lines) -> Tensor:
+    """The same way back. Levels are kept at every ``sqrt(m)``th row alone, and those between found again."""
+    rows, (_, m, n) = rows_of(conductance, lines), conductance.shape
+    every = max(1, int(m**0.5))
+    out, upward = torch.empty_like(conductance), conductance.new_zeros(len(conductance), n, n)
+    for first, level in reversed(list(zip(range(0, m, every), _checkpoints(rows, lines, every), strict=True))):
+        passed = []
+        for i in range(first, min(first + every, m)):
+            drops = rows.drops(i)
+            level, through = _descend(level, rows.own(i, drops), lines.below(i, m), lines)
+            passed.append((i, drops, through, level.transfer))
+        for i, drops, through, transfer in reversed(passed):
+            grad = grad @ through
+            upward = through @ upward @ through - lines.below(i, m) * (grad.mT @ transfer)
+            own_grad = upward + grad[:, i].unsqueeze(-1)
+            out[:, i] = ((drops @ own_grad) * drops).sum(-1)
+            grad = grad[:, :i]
+    return out
+
+
+def _turned(conductance: Tensor) -> Tensor:
+    """An array whose bit lines are driven: what a cell carries from line to line is the same (reciprocity)."""
+    return conductance.flip(-1, -2).mT
+
+
+def _batched(conductance: Tensor, lines: Lines) -> tuple[list[Tensor], Lines, bool]:
+    """Arrays in float64, some at a time, the shorter side down the levels' matrices; and whether they were turned."""
+    m, n = conductance.shape[-2:]
+    turned = n > m and not lines.both
+    if turned:
+        conductance = _turned(conductance)
+        lines = Lines(lines.bit_line, lines.word_line, lines.sense, lines.driver, False)
+    some = max(1, _TOGETHER // (min(m, n) * max(m, n)))
+    return list(conductance.double().reshape(-1, *conductance.shape[-2:]).split(some)), lines, turned
+
+
+def wired_conductance(
+    conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool
+) -> Tensor:
+    """What arrays with wires come to: the current of each bit line for 1 V on each word line alone.
+
+    Args:
+        conductance: cells ``[..., rows, columns]`` [S], at least 0; word lines are rows. Drivers stand before column
+            0, grounds behind the last row, each a further segment away; the other ends are open.
+        word_line: resistance of a segment of a word line [ohm].
+        bit_line: of a bit line.
+        driver: of the driver, on top of its segment.
+        sense: of the sense, on top of its segment.
+        both: whether word lines are driven behind the last column too.
+
+    Returns:
+        ``[..., rows, columns]`` [S], solved in float64 and cast last.
+    """
+    if conductance.numel() == 0:
+        return conductance.clone()
+    lines = Lines(word_line, bit_line, driver, sense, both)
+    arrays, lines, turned = _batched(conductance, lines)
+    solved = torch.cat([_solved(some, lines) for some in arrays])
+    shape = conductance.mT.shape if turned else conductance.shape
+    solved = solved.view(shape)
+    return (_turned(solved) if turned else solved).to(conductance.dtype).contiguous()
+
+
+def wired_conductance_backward(
+    grad: Tensor, conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool
+) -> Tensor:
+    """The gradient of every cell: the voltage over it for a driven row, times that of the adjoint circuit, summed."""
+    if conductance.numel() == 0:
+        return conductance.clone()
+    lines = Lines(word_line, bit_line, driver, sense, both)
+    arrays, turned_lines, turned = _batched(conductance, lines)
+    grads, _, _ = _batched(grad.expand(conductance.shape), lines)
+    found = torch.cat([_adjoint(g, some, turned_lines) for g, some in zip(grads, arrays, strict=True)])
+    found = found.view(conductance.mT.shape if turned else conductance.shape)
+    return (_turned(found) if turned else found).to(conductance.dtype).contiguous()

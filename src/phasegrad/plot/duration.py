@@ -1,0 +1,62 @@
+"""Capacitors of columns whose inputs are pulse lengths, in one picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from phasegrad.crossbar import Integrator
+
+_COLOURS = ("#404040", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+
+
+def charges(
+    integrators: Mapping[str, Integrator], path: str | os.PathLike[str] | None = None, *, lines: int = 64,
+    vectors: int = 200, seed: int = 0,
+) -> Any:  # fmt: skip
+    """Draw how a column's capacitor charges in a window, and what it holds at the end against the product.
+
+    Args:
+        integrators: what to draw, by label.
+        path: where to write the picture, or ``None``.
+        lines: word lines of the column, with random weights and lengths.
+        vectors: random inputs of the right picture.
+        seed: seed of weights and inputs.
+
+    Returns:
+        The matplotlib figure: on the left the charge over the window for one input, on the right the charge at the end
+        for all of them.
+    """
+    from matplotlib.figure import Figure  # an optional dependency
+
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.rand(1, lines, generator=generator) * 2.0 - 1.0
+    x = torch.rand(vectors, lines, generator=generator) * 2.0 - 1.0
+    x = x[F.linear(x, weight).flatten().argsort()]
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=200)
+    course, ends = figure.subplots(1, 2)
+    for (label, integrator), colour in zip(integrators.items(), _COLOURS, strict=False):
+        _draw(course, ends, integrator, x, weight, label, colour)
+    course.set(xlabel="time (windows)", ylabel="charge (full cells for a window)", title="one input")
+    ends.set(xlabel="product of amplitudes", ylabel="charge at the end", title=f"{vectors} inputs")
+    for axes in (course, ends):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92", lw=0.8)
+        axes.set_axisbelow(True)
+    course.legend(frameon=False, fontsize=8)
+    if path is not None:
+        figure.savefig(Path(path), dpi=200)
+    return figure
+
+
+def _draw(course: Any, ends: Any, integrator: Integrator, x: Tensor, weight: Tensor, label: str, colour: str) -> None:
+    over_time = integrator.charge_over_time(x, weight)[..., 0]
+    time = torch.linspace(0.0, 1.0, len(over_time))
+    course.plot(time.numpy(), over_time[:, -1].numpy(), color=colour, lw=1.4, label=label)
+    ends.plot(F.linear(x, weight).flatten().numpy(), over_time[-1].numpy(), ".", color=colour, ms=3.5)

@@ -1,0 +1,153 @@
+"""Wires of tiles: what they are configured to be, and what arrays come to."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.contracts.configuration import ConfigurationContract
+from tests.contracts.op import draw
+from torch import Tensor
+
+from phasegrad.crossbar import DurationCodedDrop, Sinh, Wires, solve
+from phasegrad.crossbar.wires import over_tiles
+
+WIRES = Wires(word_line=1.0, bit_line=2.0, driver=3.0, sense=4.0)
+
+
+def cells(m: int, n: int) -> Tensor:
+    return draw(m, n).double().abs() * 0.05
+
+
+class TestWires(ConfigurationContract):
+    def configuration(self) -> Wires:
+        return Wires(word_line=1.0, bit_line=2.0, driver=3.0, sense=4.0, driven="both", sensed="first")
+
+
+class TestDurationCodedDrop(ConfigurationContract):
+    def configuration(self) -> DurationCodedDrop:
+        return DurationCodedDrop(segment=0.7)
+
+
+class TestSinh(ConfigurationContract):
+    def configuration(self) -> Sinh:
+        return Sinh(v0=0.3)
+
+
+@pytest.mark.parametrize("name", ["word_line", "bit_line", "driver", "sense"])
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan, "1"])
+def test_an_impossible_resistance_is_named(name: str, value: object) -> None:
+    resistances = {"word_line": 1.0, "bit_line": 1.0, name: value}
+    with pytest.raises(ValueError, match=rf"Wires: {name} = {value!r}; it must be a number in \[0"):
+        Wires(**resistances)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value"), [("driven", "none"), ("sensed", "both"), ("solve", "fast")])
+def test_an_impossible_choice_is_named(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"Wires: {name} = '{value}'; it must be one of"):
+        Wires(word_line=1.0, bit_line=1.0, **{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", ["exact", "first-order"])
+def test_sensed_at_the_first_row_is_the_array_upside_down(how: str) -> None:
+    g = cells(5, 4)
+    last, first = (Wires(word_line=1.0, bit_line=2.0, sensed=end, solve=how) for end in ("last", "first"))
+    torch.testing.assert_close(first.effective(g), last.effective(g.flip(0)).flip(0), rtol=0.0, atol=0.0)
+    assert float(first.effective(g)[0].sum() / g[0].sum()) > float(last.effective(g)[0].sum() / g[0].sum())
+
+
+def test_two_drivers_halve_the_longest_way() -> None:
+    """One row, ideal bit lines, one cell in the middle: R = 2 segments alone, and two such ways side by side."""
+    g = torch.tensor([[0.0, 0.1, 0.0]], dtype=torch.float64)
+    alone, both = (Wires(word_line=3.0, bit_line=0.0, driven=d).effective(g)[0, 1] for d in ("one", "both"))
+    assert float(alone) == pytest.approx(1 / 16.0, rel=1e-13)
+    assert float(both) == pytest.approx(1 / 13.0, rel=1e-13)
+
+
+def test_the_effective_matrix_gives_the_outputs_of_the_circuit() -> None:
+    g, v = cells(6, 5), draw(7, 6).double()
+    for wires in (WIRES, Wires(word_line=1.0, bit_line=2.0, driven="both", sensed="first")):
+        torch.testing.assert_close(solve(g, v, wires).output, v @ wires.effective(g), rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("value", [-1e-6, math.inf, math.nan])
+def test_a_singular_array_is_refused(value: float) -> None:
+    g = cells(3, 2)
+    g[2, 1] = value
+    with pytest.raises(ValueError, match=rf"conductance\[2, 1\] = {value:g} S; it must be finite and not negative"):
+        solve(g, torch.ones(3), WIRES)
+
+
+def test_a_shape_that_does_not_fit_is_said() -> None:
+    with pytest.raises(ValueError, match=r"voltages \[4\]; they must be \[rows, columns\] and \[\.\.\., rows\]"):
+        solve(cells(3, 2), torch.ones(4), WIRES)
+
+
+# --- cells that are not linear --------------------------------------------------------------------------------
+
+
+def test_one_bent_cell_behind_its_wires() -> None:
+    """``I = G v0 sinh((V - R I) / v0)``, found by bisection."""
+    g, v0, v, r = 0.1, 0.25, 1.0, 1.0 + 2.0 + 3.0 + 4.0
+    low, high = 0.0, v / r
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if g * v0 * math.sinh((v - r * middle) / v0) > middle else (low, middle)
+    found = solve(torch.tensor([[g]]), torch.tensor([v], dtype=torch.float64), WIRES, Sinh(v0=v0))
+    assert float(found.output) == pytest.approx(low, rel=1e-7)  # g is a float32
+
+
+@pytest.mark.parametrize("v0", [0.05, 0.3, 2.0])
+def test_bent_cells_obey_their_law_and_the_nodes(v0: float) -> None:
+    g, v, iv = cells(6, 5), torch.tensor([1.0, -1.0, 0.5, 0.0, 1.0, 0.2], dtype=torch.float64), Sinh(v0=v0)
+    found = solve(g, v, WIRES, iv)
+    largest = float(found.cell.abs().max())
+    over = found.word_line - found.bit_line
+    torch.testing.assert_close(found.cell, g * v0 * torch.sinh(over / v0), rtol=0.0, atol=1e-11 * largest)
+    torch.testing.assert_close(found.output, found.cell.sum(0), rtol=0.0, atol=1e-11 * largest)
+    steps = found.bit_line - torch.cat((found.bit_line[1:], torch.zeros(1, 5, dtype=torch.float64)))
+    resistance = torch.tensor([2.0] * 5 + [6.0], dtype=torch.float64).unsqueeze(1)
+    torch.testing.assert_close(steps, found.cell.cumsum(0) * resistance, rtol=0.0, atol=1e-11)
+
+
+def test_at_small_voltages_the_law_is_linear() -> None:
+    """``sinh(x) = x (1 + x^2 / 6)``: at a hundredth of v0 the currents differ by 2e-5 at most."""
+    g, v = cells(6, 5), torch.full((6,), 0.01, dtype=torch.float64)
+    linear, bent = solve(g, v, WIRES), solve(g, v, WIRES, Sinh(v0=1.0))
+    torch.testing.assert_close(bent.output, linear.output, rtol=2e-5, atol=0.0)
+    assert not torch.equal(bent.output, linear.output)
+
+
+def test_a_law_that_overflows_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"solve: after 100 steps .* lower them, or raise v0"):
+        solve(cells(3, 2), torch.full((3,), 1e4), WIRES, Sinh(v0=0.1))
+
+
+# --- tiles and the formula ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(11, 19), (10, 14), (3, 4), (5, 20)], ids=str)
+def test_every_tile_is_an_array_of_its_own(shape: tuple[int, int]) -> None:
+    planes = draw(2, *shape).double().abs()
+    got = over_tiles(planes, 7, 5, WIRES.effective)
+    assert got.shape == planes.shape
+    for o in range(0, shape[0], 5):
+        for i in range(0, shape[1], 7):
+            tile = planes[:, o : o + 5, i : i + 7]
+            alone = WIRES.effective(tile.mT.contiguous()).mT
+            torch.testing.assert_close(got[:, o : o + 5, i : i + 7], alone, rtol=1e-12, atol=1e-15)
+
+
+def test_the_duration_coded_formula() -> None:
+    """Three rows by hand, at the sensed end first; R = 1 / (r g_max) = 114,286 for the usual wires at 25 uS."""
+    drop, g_max = DurationCodedDrop(), 25e-6
+    w, x = (0.5, -1.0, 0.25), (1.0, 0.5, -1.0)
+    big = 1.0 / (0.35 * 25e-6)
+    assert big == pytest.approx(114_286, rel=1e-5)
+    a = 3 / big * (0.5 + 0.5 + 0.25)
+    ramped = 0.5 * 0.0 + -0.5 * (1 - (2 / 3) ** 2) + -0.25 * (1 - (1 / 3) ** 2)
+    want = a * (0.05 * a**2 - 0.2 * a + 0.5) * ramped
+    products = torch.tensor(w) * torch.tensor(x)
+    sums = products.abs().sum(), (products * drop.ramp(3, products)).sum()
+    assert float(drop.lost(*sums, 3, g_max)) == pytest.approx(want, rel=1e-5)

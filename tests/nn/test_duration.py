@@ -1,0 +1,116 @@
+"""Layers whose inputs are pulse lengths."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import phasegrad as pg
+from phasegrad.crossbar import Adc, BitSerialDac, Dac, DurationCodedDrop, FixedRange, Integrator, Wires
+
+IDEAL = pg.presets.ideal_inference(rows=20)
+DAC = Dac(bits=8, range=FixedRange(value=2.0))
+LAYERS = {
+    "linear": (nn.Linear(50, 7), (6, 50)),
+    "convolution": (nn.Conv2d(6, 4, 3, padding=1, groups=2), (3, 6, 8, 8)),
+}
+
+
+def made(name: str, **fields: object) -> tuple[nn.Module, Tensor]:
+    digital, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return pg.convert(nn.Sequential(digital), dataclasses.replace(IDEAL, **fields)).eval(), x
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("dac", [None, DAC], ids=["exact", "8 bit"])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_capacitors_without_limits_change_nothing(name: str, dac: Dac | None, split: bool) -> None:
+    plain, x = made(name, dac=dac)
+    timed, _ = made(name, dac=dac, integrator=Integrator(split=split))
+    torch.testing.assert_close(timed(x), plain(x), rtol=1e-5, atol=1e-5)
+    roomy, _ = made(name, dac=dac, integrator=Integrator(split=split, saturation=1e3))
+    torch.testing.assert_close(roomy(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_a_leak_and_a_bound_act_on_every_tile_in_its_units(name: str) -> None:
+    """One column-scaled tile, worked out from the layer's own weights, tick by tick."""
+    integrator = Integrator(window=1.0, tau=0.8, saturation=0.7)
+    layer, x = made(name, rows=512, dac=DAC, integrator=integrator)
+    weight = layer[0].weight.detach().flatten(1)
+    scale = weight.abs().amax(1, keepdim=True)
+    length = torch.round(x.clamp(-2.0, 2.0) / 2.0 * 127.0)
+    held: Tensor | None = None
+    kept = math.exp(-1.0 / (0.8 * 127.0))
+    for tick in range(127):
+        drive = torch.sign(length) * (length.abs() > tick)
+        digital = LAYERS[name][0]
+        relative = (weight / scale).view_as(digital.weight)
+        current = torch.func.functional_call(digital, {"weight": relative, "bias": torch.zeros(len(weight))}, drive)
+        held = (0.0 if held is None else held) * kept + current * 0.8 * (1.0 - kept)
+        held = held.clamp(-0.7, 0.7)
+    assert held is not None
+    shape = (-1, *[1] * (held.dim() - 2))
+    want = held * scale.view(shape) * 2.0 + layer[0].bias.view(shape)
+    torch.testing.assert_close(layer(x), want.detach() if want.requires_grad else want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_chip_keeps_time_ages_and_loads(tmp_path: object) -> None:
+    hardware = dataclasses.replace(pg.presets.pcm_inference(), integrator=Integrator(tau=1e-6, saturation=10.0))
+    net = pg.convert(nn.Sequential(nn.Linear(60, 30), nn.ReLU(), nn.Linear(30, 5)), hardware).eval()
+    x = torch.randn(9, 60)
+    chip = pg.inference.age(pg.inference.program(net, seed=3), seconds=1e6)
+    mended = pg.inference.compensate(chip)
+    assert torch.isfinite(mended(x)).all()
+    torch.manual_seed(0)
+    before = mended(x)
+    other = pg.inference.program(pg.convert(nn.Sequential(nn.Linear(60, 30), nn.ReLU(), nn.Linear(30, 5)), hardware))
+    other.load_state_dict(mended.state_dict())
+    torch.manual_seed(0)
+    assert torch.equal(other.eval()(x), before)
+
+
+def test_the_baseline_of_compensation_is_read_through_capacitors() -> None:
+    hardware = dataclasses.replace(IDEAL, rows=512, integrator=Integrator(window=1.0, tau=0.8, saturation=0.4))
+    chip = pg.inference.program(pg.convert(nn.Sequential(nn.Linear(30, 8)), hardware), seed=0)
+    weight = chip[0].weight.detach()
+    scale = weight.abs().amax(1, keepdim=True)
+    alone = (weight / scale * 0.8 * (1.0 - math.exp(-1.0 / 0.8))).clamp(-0.4, 0.4) * scale
+    torch.testing.assert_close(chip[0].devices.baseline, alone.abs().sum(1).unsqueeze(0))
+
+
+def test_training_passes_through_lengths() -> None:
+    net, x = made("linear", dac=DAC, integrator=Integrator(tau=1e-7, saturation=2.0), adc=Adc(bits=8))
+    x = x.requires_grad_()
+    net.train()(x).square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().sum() > 0
+    assert net[0].weight.grad.abs().sum() > 0
+
+
+def test_what_is_not_finite_shows() -> None:
+    net, x = made("linear", integrator=Integrator(saturation=0.5))
+    x[1, 3], x[2, 4] = math.nan, math.inf
+    y = net(x)
+    assert torch.isfinite(y[[0, 3, 4, 5]]).all()
+    assert not torch.isfinite(y[[1, 2]]).any()
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"wires": DurationCodedDrop()}, "wires"),
+        ({"dac": BitSerialDac()}, "dac"),
+        ({"update": pg.crossbar.Pulses(), "scale": 1.0}, "update"),
+    ],
+)
+def test_refuses_what_is_not_modelled(fields: dict[str, object], field: str) -> None:
+    base = pg.presets.soft_bounds_training() if field == "update" else IDEAL
+    with pytest.raises(ValueError, match=f"integrator is given with {field}"):
+        dataclasses.replace(base, **{**fields, "integrator": Integrator()})
+    dataclasses.replace(IDEAL, wires=Wires(word_line=1.0, bit_line=1.0), integrator=Integrator())
