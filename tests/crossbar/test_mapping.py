@@ -11,7 +11,7 @@ from torch import Tensor
 
 import phasegrad as pg
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles, tile_count
-from phasegrad.crossbar.stores import master_matrix
+from phasegrad.crossbar.masters import master_matrix
 
 ROWS, COLUMNS = 4, 3
 HARDWARE = replace(pg.presets.ideal_inference(), rows=ROWS, columns=COLUMNS)

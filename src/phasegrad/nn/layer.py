@@ -22,8 +22,9 @@ from phasegrad.crossbar.converters import (
 )
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.mapping import row_tiles, tile_count
+from phasegrad.crossbar.masters import master_matrix, sliced_matrix, wired_matrix
 from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, product
-from phasegrad.crossbar.stores import Devices, master_matrix, sliced_matrix, wired_matrix
+from phasegrad.crossbar.stores import Devices
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.patches import Patches

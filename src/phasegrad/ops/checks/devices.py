@@ -1,0 +1,188 @@
+"""Checks of devices that are programmed, read, pulsed and wired."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops import pulses
+from phasegrad.ops.checks.common import broadcasts, check_floating, check_law, check_seed, check_shapes
+
+
+def check_program(
+    target: Tensor, seed: Tensor, offset: int, g_max: float, spread: Sequence[float], nu_mean: Sequence[float],
+    nu_sd: Sequence[float],
+) -> None:  # fmt: skip
+    check_floating("pcm_program", target=target)
+    check_seed("pcm_program", seed, target)
+    if not spread:
+        raise ValueError("pcm_program: spread is empty; give at least the coefficient of g^0")
+    check_law("pcm_program", "nu_mean", nu_mean)
+    check_law("pcm_program", "nu_sd", nu_sd)
+
+
+def check_read(
+    conductance: Tensor, nu: Tensor, age: Tensor, seed: Tensor, offset: int, g_max: float, t0: float, t_read: float,
+    noise: Sequence[float],
+) -> None:  # fmt: skip
+    check_floating("pcm_read", conductance=conductance, nu=nu, age=age)
+    check_seed("pcm_read", seed, conductance)
+    if nu.shape != conductance.shape:
+        raise ValueError(
+            f"pcm_read: nu has shape {list(nu.shape)}, conductance {list(conductance.shape)}; they must be equal"
+        )
+    if age.numel() != 1 and not broadcasts(age.shape, conductance.shape):
+        raise ValueError(
+            f"pcm_read: age has shape {list(age.shape)}, conductance {list(conductance.shape)}; give one age, or "
+            "ages that broadcast to the devices"
+        )
+    if noise:
+        check_law("pcm_read", "noise", noise)
+
+
+def check_trains(
+    x: Tensor, d: Tensor, lr: float, granularity: float, length: int, adaptive: bool, managed: bool, kind: int,
+    seed: Tensor, offset: int,
+) -> None:  # fmt: skip
+    op = "pulsed_update"
+    check_floating(op, x=x, d=d)
+    check_seed(op, seed, x)
+    if x.dim() != 2 or d.dim() != 2 or len(x) != len(d) or x.shape[1] == 0 or d.shape[1] == 0:
+        raise ValueError(f"{op}: x is {list(x.shape)} and d {list(d.shape)}; they must be [batch, in] and [batch, out]")
+    if not (math.isfinite(lr) and lr >= 0.0):
+        raise ValueError(f"{op}: the learning rate is {lr}; it must be finite and not negative")
+    if not (math.isfinite(granularity) and granularity > 0.0):
+        raise ValueError(f"{op}: granularity = {granularity}; the change of one pulse must be finite and above 0")
+    if not 1 <= length <= pulses.LONGEST or kind not in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
+        raise ValueError(f"{op}: trains of {length} slots and kind {kind}; 1 to {pulses.LONGEST}, and 0, 1 or 2")
+
+
+def check_wired(conductance: Tensor, *lines: float) -> None:
+    op = "wired_conductance"
+    check_floating(op, conductance=conductance)
+    if conductance.dim() < 2:
+        raise ValueError(f"{op}: conductance has shape {list(conductance.shape)}; it must be [..., rows, columns]")
+    for name, value in zip(("word_line", "bit_line", "driver", "sense"), lines, strict=False):
+        if not (math.isfinite(value) and value >= 0.0):
+            raise ValueError(f"{op}: {name} = {value} ohm; a resistance must be finite and not negative")
+
+
+def check_wired_backward(grad: Tensor, conductance: Tensor, *lines: float) -> None:
+    check_wired(conductance, *lines)
+    check_floating("wired_conductance_backward", grad=grad, conductance=conductance)
+    check_shapes("wired_conductance_backward", grad=grad, conductance=conductance)
+
+
+# Numbers of each family, of the noise and its own; the tables' depend on their size.
+_COEFFICIENTS = {pulses.LINEAR: 4, pulses.EXPONENTIAL: 7, pulses.POWER: 3, pulses.HISTORY: 8}
+
+
+def check_pulsed_update(
+    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, weight: Tensor | None,
+    others: Tensor | None, readout: Sequence[float], parameters: Tensor, x: Tensor, d: Tensor, lr: float,
+    granularity: float, length: int, adaptive: bool, managed: bool, kind: int, now: float, planes: Sequence[int],
+    family: int, coefficients: Tensor, seed: Tensor, offset: int,
+) -> None:  # fmt: skip
+    check_trains(x, d, lr, granularity, length, adaptive, managed, kind, seed, offset)
+    lines = (d.shape[1], x.shape[1])
+    devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
+    check_pulsed("pulsed_update", lines, x.device, *devices)
+    check_readout("pulsed_update", conductance, weight, others, readout)
+
+
+def check_pulse_counts(
+    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, weight: Tensor | None,
+    others: Tensor | None, readout: Sequence[float], parameters: Tensor, counts: Tensor, now: float,
+    planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
+) -> None:  # fmt: skip
+    if counts.dtype != torch.int32 or counts.dim() != 2:
+        raise TypeError(f"pulse_counts: counts are {counts.dtype} {list(counts.shape)}; they must be int32 [out, in]")
+    check_seed("pulse_counts", seed, counts)
+    devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
+    check_pulsed("pulse_counts", tuple(counts.shape), counts.device, *devices)
+    check_readout("pulse_counts", conductance, weight, others, readout)
+
+
+def check_readout(
+    op: str, conductance: Tensor, weight: Tensor | None, others: Tensor | None, readout: Sequence[float]
+) -> None:
+    if weight is None:
+        return
+    shape = conductance.shape[1:]
+    for name, t, has in (("weight", weight, weight.shape), ("others", others, others is not None and others.shape[1:])):
+        if t is None:
+            continue
+        if t.dtype != torch.float32 or t.device != conductance.device or has != shape or not t.is_contiguous():
+            raise ValueError(
+                f"{op}: {name} is {t.dtype} {list(t.shape)} on {t.device}; it must be contiguous float32 "
+                f"{list(shape) if t is weight else ['planes', *shape]} on {conductance.device}"
+            )
+    planes = len(conductance) + (0 if others is None else len(others))
+    if len(readout) != 1 + planes:
+        raise ValueError(f"{op}: readout has {len(readout)} numbers; an offset and one for each of {planes} planes")
+
+
+def check_read_out(
+    conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
+) -> None:
+    planes = len(conductance) + (0 if others is None else len(others))
+    for name, t in (("conductance", conductance), ("others", conductance if others is None else others)):
+        if t.dtype != torch.float32 or t.dim() != 3 or t.shape[1:] != conductance.shape[1:]:
+            raise ValueError(f"read_out: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
+    if len(readout) != 1 + planes or len(sd) > 3:
+        raise ValueError(
+            f"read_out: readout has {len(readout)} numbers and sd {len(sd)}; an offset and one for each of {planes} "
+            "planes, and three at most"
+        )
+    check_seed("read_out", seed, conductance)
+
+
+def check_leak(
+    conductance: Tensor, level: float, lost: float, weight: Tensor | None, others: Tensor | None,
+    readout: Sequence[float],
+) -> None:  # fmt: skip
+    if conductance.dtype != torch.float32 or conductance.dim() != 3 or not conductance.is_contiguous():
+        raise ValueError(
+            f"leak: conductance is {conductance.dtype} {list(conductance.shape)}; it must be contiguous float32 "
+            "[planes, out, in]"
+        )
+    if not (math.isfinite(level) and 0.0 <= lost <= 1.0):
+        raise ValueError(f"leak: level = {level} and lost = {lost}; the level must be finite, and lost in [0, 1]")
+    check_readout("leak", conductance, weight, others, readout)
+
+
+def check_pulsed(
+    op: str, lines: Sequence[int], device: torch.device, conductance: Tensor, history: Tensor | None,
+    pulsed_at: Tensor | None, parameters: Tensor, planes: Sequence[int], family: int, coefficients: Tensor,
+) -> None:  # fmt: skip
+    shape = list(conductance.shape)
+    states = {"conductance": conductance, "parameters": parameters, "coefficients": coefficients}
+    if history is not None:
+        states["history"] = history
+    for name, t in states.items():
+        if t.dtype != torch.float32 or t.device != device:
+            raise TypeError(f"{op}: {name} is {t.dtype} on {t.device}; it must be float32 on {device}")
+    if conductance.dim() != 3 or shape[1:] != list(lines) or not conductance.is_contiguous():
+        raise ValueError(f"{op}: conductance has shape {shape}; it must be contiguous [planes, {lines[0]}, {lines[1]}]")
+    for name, t in (("history", history), ("pulsed_at", pulsed_at)):
+        if t is not None and (list(t.shape) != shape or not t.is_contiguous()):
+            raise ValueError(f"{op}: {name} has shape {list(t.shape)}; it must be contiguous {shape}")
+    if pulsed_at is not None and (pulsed_at.dtype != torch.float64 or pulsed_at.device != device):
+        raise TypeError(f"{op}: pulsed_at is {pulsed_at.dtype} on {pulsed_at.device}; float64 on {device} is wanted")
+    if list(parameters.shape) not in ([4, *shape], [4, 1, 1, 1]):
+        raise ValueError(
+            f"{op}: parameters have shape {list(parameters.shape)}; they must be {[4, *shape]} or [4, 1, 1, 1]"
+        )
+    if len(planes) != 2 or not all(0 <= p < shape[0] for p in planes):
+        raise ValueError(f"{op}: planes = {list(planes)}; two of 0 to {shape[0] - 1}")
+    if (family == pulses.HISTORY) != (history is not None):
+        raise ValueError(f"{op}: family {family} and history {'given' if history is not None else 'missing'}")
+    if family not in _COEFFICIENTS and family not in (pulses.PIECEWISE, pulses.TABLE):
+        raise ValueError(f"{op}: there is no family {family}")
+    if family == pulses.HISTORY and planes[0] == planes[1]:
+        raise ValueError(f"{op}: a device with history grows only; it needs a partner that counts down")
+    if family in _COEFFICIENTS and coefficients.numel() != _COEFFICIENTS[family]:
+        raise ValueError(f"{op}: {coefficients.numel()} coefficients; family {family} has {_COEFFICIENTS[family]}")

@@ -1,0 +1,165 @@
+"""Draws, converters and weights on the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops import reference
+from phasegrad.ops.cpu.calls import all_floats, call, optional, pointers
+
+
+def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    out = torch.empty(tuple(size), dtype=torch.float32)
+    call("normal", out.data_ptr(), out.numel(), int(seed), offset)
+    return out
+
+
+def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
+    out = torch.empty(tuple(size), dtype=torch.float32)
+    call("uniform", out.data_ptr(), out.numel(), int(seed), offset)
+    return out
+
+
+def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+    if not all_floats(x, range):
+        return reference.dac(x, range, half, decay, keep)
+    x, range, out = x.contiguous(), range.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+    rows = range.numel()
+    inner = x.numel() // rows if rows else 0
+    call("dac", out.data_ptr(), x.data_ptr(), range.data_ptr(), rows, inner, int(rows > 1), half)
+    return out
+
+
+def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
+    if not all_floats(grad, x, range) or range.numel() != 1:
+        return reference.dac_backward(grad, x, range, decay, keep)
+    grad, x = grad.contiguous(), x.contiguous()
+    grad_x, grad_range = torch.empty_like(x), torch.zeros(range.shape, dtype=torch.float64)
+    call(
+        "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), grad.data_ptr(), x.data_ptr(), float(range),
+        x.numel(), decay, keep,
+    )  # fmt: skip
+    return grad_x, grad_range.float()
+
+
+def adc(
+    y: Sequence[Tensor],
+    v: Sequence[Tensor],
+    scale: Tensor,
+    gain: Tensor | None,
+    input_range: Tensor,
+    bound: Tensor,
+    seed: Tensor,
+    offset: int,
+    output_noise: float,
+    read_noise: float,
+    mode: int,
+    half: float,
+) -> tuple[Tensor, Tensor]:
+    if not all_floats(*y, *v, scale, input_range, bound, *([] if gain is None else [gain])):
+        return reference.adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
+    y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
+    columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
+    out = torch.empty(y[0].shape, dtype=torch.float32)
+    code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
+    noise = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    convert(out, code, y, v, columns, 0, noise, offset)
+    return out, code
+
+
+def convert(
+    out: Tensor,
+    code: Tensor,
+    y: Sequence[Tensor],
+    v: Sequence[Tensor],
+    columns: tuple[Tensor, Tensor | None, Tensor],
+    first: int,
+    settings: tuple[Any, ...],
+    offset: int,
+    units: Sequence[Tensor] = (),
+) -> None:
+    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it.
+
+    With ``units``, ``[tiles, rows]`` and ``[tiles, channels]``, ``v`` holds integers that count their product.
+    """
+    scale, gain, input_range = columns
+    rows, channels = units or (None, None)
+    call(
+        "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, pointers(y),
+        pointers(v) if v else None, *optional(rows, channels, first=first), scale[first].data_ptr(),
+        None if gain is None else gain[first].data_ptr(),
+        input_range.data_ptr(), len(y), out.shape[0], out.shape[1], math.prod(out.shape[2:]),
+        int(input_range.numel() > 1), int(first > 0), *settings, offset + first,
+    )  # fmt: skip
+
+
+def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
+    if not all_floats(grad):
+        return reference.adc_backward(grad, code)
+    grad, code = grad.contiguous(), code.contiguous()
+    out = torch.empty(code.shape, dtype=torch.float32)
+    for part, tile in zip(out, code, strict=True):
+        call("adc_backward", part.data_ptr(), grad.data_ptr(), tile.data_ptr(), grad.numel())
+    return out
+
+
+def weight_scale(
+    w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
+) -> tuple[Tensor, Tensor]:
+    if not all_floats(w):
+        return reference.weight_scale(w, rows, columns, per_column, clip_sigma, clip_per_channel)
+    w = w.contiguous()
+    out_features, in_features = w.shape
+    scale = torch.empty((-(-in_features // rows), out_features), dtype=torch.float32)
+    clip = torch.empty(out_features, dtype=torch.float32)
+    call(
+        "weight_scale", scale.data_ptr(), clip.data_ptr(), w.data_ptr(), out_features, in_features, rows, columns,
+        int(per_column), clip_sigma, int(clip_per_channel),
+    )  # fmt: skip
+    return scale, clip
+
+
+def noisy_weights(
+    w: Tensor,
+    scale: Tensor,
+    clip: Tensor,
+    level: Tensor,
+    seed: Tensor,
+    offset: int,
+    rows: int,
+    noise: Sequence[float],
+    drop: float,
+) -> Tensor:
+    if not all_floats(w, scale, clip):
+        return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop)
+    return perturbed(w.new_empty(w.shape), w, scale, clip, float(level), int(seed), offset, rows, noise, drop)
+
+
+def perturbed(
+    out: Tensor, w: Tensor, scale: Tensor, clip: Tensor, level: float, seed: int, offset: int, rows: int,
+    noise: Sequence[float], drop: float,
+) -> Tensor:  # fmt: skip
+    w, scale, clip = w.contiguous(), scale.contiguous(), clip.contiguous()
+    call(
+        "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows, level,
+        *noise, drop, seed, offset,
+    )  # fmt: skip
+    return out
+
+
+def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
+    if not all_floats(grad, w, clip):
+        return reference.noisy_weights_backward(grad, w, clip)
+    out = grad.clone(memory_format=torch.contiguous_format)
+    straight_through(out, w.contiguous(), clip.contiguous())
+    return out
+
+
+def straight_through(grad: Tensor, w: Tensor, clip: Tensor) -> None:
+    """Take from a gradient, in place, what would push clipped weights further out."""
+    call("noisy_weights_backward", grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)

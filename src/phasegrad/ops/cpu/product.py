@@ -1,0 +1,222 @@
+"""The product of a tile on the CPU, with what stands before and behind it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from phasegrad.ops import memory, reference
+from phasegrad.ops.cpu.calls import all_floats, call
+from phasegrad.ops.cpu.converters import convert, perturbed, straight_through
+
+
+def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
+    """Tiles to be multiplied in one call: many if they are small, then one at a time, which fits the cache.
+
+    The ``whole`` first tiles have all their rows; one that has not is multiplied alone.
+    """
+    step = max(1, _CACHED // max(outputs, 1))
+    starts = [*range(0, whole, step), *range(whole, tiles)]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], tiles], strict=True)]
+
+
+_CACHED = 1 << 18  # outputs, which are then read from the second-level cache
+
+
+def _by_tile(matrix: Tensor, tiles: slice, rows: int) -> Tensor:
+    """Columns of a matrix as ``[tiles, rows of the matrix, columns of one tile]``."""
+    columns = matrix[:, tiles.start * rows : tiles.stop * rows]
+    count = tiles.stop - tiles.start
+    return columns.unsqueeze(0) if count == 1 else columns.unflatten(1, (count, -1)).transpose(0, 1)
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    if len(out) == 1:
+        torch.mm(a[0], b[0], out=out[0])
+    else:
+        torch.bmm(a, b, out=out)
+
+
+def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """For small products side by side in one matrix: as a batch of its own they run at once, there one by one."""
+    if len(out) == 1:
+        torch.mm(a[0], b[0], out=out[0])
+    else:
+        out.copy_(torch.bmm(a, b))
+
+
+def tile_linear(
+    x: Tensor,
+    w: Tensor,
+    scale: Tensor,
+    clip: Tensor | None,
+    level: Tensor | None,
+    gain: Tensor | None,
+    input_range: Tensor,
+    bound: Tensor,
+    seed: Tensor,
+    weight_offset: int,
+    offset: int,
+    rows: int,
+    noise: Sequence[float],
+    drop: float,
+    output_noise: float,
+    read_noise: float,
+    mode: int,
+    half: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    settings = (output_noise, read_noise, mode, half)
+    if not all_floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
+        arguments = (x, w, scale, clip, level, gain, input_range, bound, seed, weight_offset, offset, rows, noise, drop)
+        return reference.tile_linear(*arguments, *settings)
+    read = w
+    if clip is not None and level is not None:
+        strength = float(level)
+        room = memory.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
+        read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop)
+    columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
+    conversion = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
+    code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
+    groups = _together(tiles, w.shape[1] // rows, out.numel())
+    y = memory.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
+    v = memory.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
+    variance = _Variance(x, read, rows) if read_noise > 0 else None
+    integers = None
+    if len(x) >= _MANY and _large(x, w, rows):
+        integers = _Integers.of_levels(x, read, rows, columns[2])
+    for group in groups:
+        count = group.stop - group.start
+        inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
+        if integers is None:
+            _multiply(inputs, weights, y[:count])
+        else:
+            integers.multiply(group, y[:count])
+        if variance is not None:
+            variance.of(group, v[:count])
+        units = variance.units if variance is not None else ()
+        convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset, units)
+    return out, code, x.new_empty(0) if clip is None else read
+
+
+class _Variance:
+    """What read noise makes of a product: ``sum_j |w_j| x_j^2`` of each tile.
+
+    Of small matrices exactly; of large ones from sizes in 7 bits, rounded up as often as their fractions say. That is
+    0.2 % off for inputs of a thousand lines, in the standard deviation of a noise, and takes an eighth of the time.
+    """
+
+    def __init__(self, x: Tensor, w: Tensor, rows: int) -> None:
+        self.x, self.w, self.rows = x, w, rows
+        tiles = -(-x.shape[1] // rows)
+        self.units: tuple[Tensor, ...] = ()
+        self.coarse = _large(x, w, rows)
+        if self.coarse:
+            self.units = tuple(m.new_empty(tiles, len(m)) for m in (x, w))
+            named = {"sizes of inputs": x, "sizes of weights": w}
+            self.sizes = [memory.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
+            for i, m in enumerate((x.contiguous(), w.contiguous())):
+                place = (self.sizes[i].data_ptr(), self.units[i].data_ptr(), m.data_ptr())
+                call("round_sizes", *place, *m.shape, rows, int(i == 0))
+
+    def of(self, tiles: slice, out: Tensor) -> None:
+        """The variances of some tiles, ``[tiles, rows, out]``, or the integers that count ``units``."""
+        if not self.coarse:
+            inputs, weights = (_by_tile(m, tiles, self.rows) for m in (self.x, self.w))
+            _multiply(inputs.square(), weights.abs().transpose(1, 2), out)
+            return
+        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
+            x, w = (m[:, tile * self.rows : (tile + 1) * self.rows] for m in self.sizes)
+            torch._int_mm(x, w.t(), out=part.view(torch.int32))
+
+
+class _Integers:
+    """The product of each tile where inputs lie on the levels of an 8-bit converter: three of bytes, added up.
+
+    Weights have 24 bits of their column's largest in a tile. Every sum of integers is exact, in any order.
+    """
+
+    def __init__(self, levels: Tensor, digits: Tensor, units: Tensor, input_range: Tensor, rows: int) -> None:
+        self.levels, self.digits, self.units, self.input_range, self.rows = levels, digits, units, input_range, rows
+        self.products = memory.scratch("products", torch.int32, 3, len(levels), digits.shape[1])
+
+    @classmethod
+    def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
+        """``None`` where an input is no level, or something is not finite."""
+        x, w, refused, per_row = x.contiguous(), w.contiguous(), ctypes.c_int32(), int(input_range.numel() > 1)
+        levels = memory.scratch("levels", torch.int8, *x.shape)
+        digits = memory.scratch("digits", torch.int8, 3, *w.shape)
+        units = w.new_empty(-(-w.shape[1] // rows), len(w))
+        place = (levels.data_ptr(), ctypes.byref(refused), x.data_ptr(), input_range.data_ptr())
+        call("levels", *place, *x.shape, per_row)
+        if not refused.value:
+            place = (digits.data_ptr(), units.data_ptr(), ctypes.byref(refused), w.data_ptr())
+            call("digits", *place, *w.shape, rows)
+        return None if refused.value else cls(levels, digits, units, input_range, rows)
+
+    def multiply(self, tiles: slice, out: Tensor) -> None:
+        """The products of some tiles, ``[tiles, rows, out]``."""
+        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
+            lines = slice(tile * self.rows, (tile + 1) * self.rows)
+            for digit, product in zip(self.digits, self.products, strict=True):
+                torch._int_mm(self.levels[:, lines], digit[:, lines].t(), out=product)
+            place = (part.data_ptr(), self.products.data_ptr(), self.units[tile].data_ptr())
+            per_row = int(self.input_range.numel() > 1)
+            call("join_digits", *place, self.input_range.data_ptr(), *part.shape, per_row)
+
+
+def _large(x: Tensor, w: Tensor, rows: int) -> bool:
+    """Whether a product is so large that integers pay, where the processor multiplies bytes."""
+    return _BYTES and len(x) * w.numel() >= _LARGE and rows <= _SUMMED
+
+
+_BYTES = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+_LARGE = 1 << 24  # multiplications
+_MANY = 256  # inputs, for which weights are worth cutting into bytes
+_SUMMED = 1 << 17  # products of bytes that a 32-bit sum holds
+
+
+def tile_linear_backward(
+    grad: Tensor,
+    code: Tensor,
+    x: Tensor,
+    read: Tensor,
+    w: Tensor | None,
+    clip: Tensor | None,
+    gain: Tensor | None,
+    rows: int,
+    wanted: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    if not all_floats(grad, x, read, *(t for t in (w, clip, gain) if t is not None)):
+        return reference.tile_linear_backward(grad, code, x, read, w, clip, gain, rows, wanted)
+    grad, code = grad.contiguous(), code.contiguous()
+    grad_x = x.new_empty(x.shape if wanted[0] else (0,))
+    grad_w = read.new_empty(read.shape if wanted[1] else (0,))
+    tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
+    alike = not len(code) and gain is None  # every tile's outputs have the same gradient
+    groups = [slice(0, 1)] if alike else _together(tiles, whole, grad.numel())
+    rows = read.shape[1] if alike else rows
+    g = grad.unsqueeze(0) if alike else grad.new_empty(groups[0].stop, *grad.shape)
+    for group in groups:
+        part = g[: group.stop - group.start]
+        if not alike:
+            _unclipped(part, grad, code[group], None if gain is None else gain[group])
+        if wanted[0]:
+            _multiply_into(_by_tile(grad_x, group, rows), part, _by_tile(read, group, rows))
+        if wanted[1]:
+            _multiply(part.transpose(1, 2), _by_tile(x, group, rows), _by_tile(grad_w, group, rows))
+    if wanted[1] and w is not None and clip is not None:
+        straight_through(grad_w, w.contiguous(), clip.contiguous())
+    return grad_x, grad_w
+
+
+def _unclipped(out: Tensor, grad: Tensor, code: Tensor, gain: Tensor | None) -> None:
+    """The gradient of each tile's outputs."""
+    for i, part in enumerate(out):
+        if len(code):
+            call("adc_backward", part.data_ptr(), grad.data_ptr(), code[i].data_ptr(), grad.numel())
+        if gain is not None:
+            torch.mul(part if len(code) else grad, gain[i], out=part)
