@@ -83,8 +83,8 @@ def draw(path: Path, results: dict[Point, list[float]], exact: float) -> Any:
 
     ohms, rows, bits = (sorted({point[i] for point in results}) for i in range(3))
     with mpl.rc_context({"font.size": 9}):
-        figure = Figure(figsize=(1.6 + 0.42 * len(bits) * len(ohms), 1.5 + 0.42 * len(rows)), dpi=200,
-                        layout="constrained")  # fmt: skip
+        size = (1.6 + 0.42 * len(bits) * len(ohms), 0.9 + 0.42 * len(rows))
+        figure = Figure(figsize=size, dpi=200, layout="constrained")
         panels = figure.subplots(1, len(ohms), sharey=True, squeeze=False)[0]
         means = {point: 100.0 * statistics.mean(chips) for point, chips in results.items()}
         image = None
@@ -95,12 +95,12 @@ def draw(path: Path, results: dict[Point, list[float]], exact: float) -> Any:
             axes.set_yticks(range(len(rows)), rows)
             axes.tick_params(length=0)
             axes.set_title(f"{ohm:g} Ω a cell" if ohm else "ideal wires", fontsize=9)
+            axes.set_xlabel("bits of the ADC")
             for (i, line), j in itertools.product(enumerate(values), range(len(bits))):
                 dark = line[j] < 0.5 * (min(means.values()) + 100.0 * exact)
                 axes.text(j, i, f"{line[j]:.0f}", ha="center", va="center", fontsize=6.5,
                           color="white" if dark else "black")  # fmt: skip
         panels[0].set_ylabel("rows of a tile")
-        figure.supxlabel("bits of the ADC", fontsize=9)
         assert image is not None
         figure.colorbar(image, ax=panels, label=f"accuracy (%), float {100.0 * exact:.1f}", pad=0.01)
         figure.savefig(path)
