@@ -209,3 +209,12 @@ def test_such_devices_are_not_pulsed() -> None:
     device = dataclasses.replace(pg.presets.soft_bounds_training().cell.device, g_min=1e-6)
     with pytest.raises(ValueError, match="update is given, but the cell's device has g_min, which only devices that"):
         dataclasses.replace(pg.presets.soft_bounds_training(), cell=ReferencedDevice(device=device))
+
+
+def test_a_liner_that_leaves_no_window_is_named() -> None:
+    with pytest.raises(ValueError, match="liner = 0.0001 S conducts as much"):
+        projected(joshi_2020(), liner=1e-4)
+    with pytest.raises(TypeError, match="liner = '1' is a str"):
+        projected(joshi_2020(), liner="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="device is a NoneType"):
+        projected(None, liner=1e-6)  # type: ignore[arg-type]

@@ -113,10 +113,15 @@ def test_an_energy_is_a_law() -> None:
         Thermal(conductance_energy=0.2)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("temperature", [85.0, 500.0, math.nan, "350"])
+@pytest.mark.parametrize("temperature", [85.0, 500.0, math.nan])
 def test_a_temperature_beyond_the_laws_is_refused(temperature: Any) -> None:
     with pytest.raises(ValueError, match=r"it must be in \[200, 400\] K.*kelvin, not degrees Celsius"):
         dataclasses.replace(joshi_2020(), thermal=THERMAL).check_temperature(temperature)
+
+
+def test_a_temperature_is_a_number() -> None:
+    with pytest.raises(ValueError, match="temperature = '350' is a str; it must be a float"):
+        dataclasses.replace(joshi_2020(), thermal=THERMAL).check_temperature("350")  # type: ignore[arg-type]
 
 
 def test_a_device_without_laws_of_temperature_says_so() -> None:

@@ -31,9 +31,10 @@ def made(name: str, **fields: object) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize("name", list(LAYERS))
 def test_capacitors_without_limits_change_nothing(name: str, dac: Dac | None, split: bool) -> None:
     plain, x = made(name, dac=dac)
-    timed, _ = made(name, dac=dac, integrator=Integrator(split=split))
+    full = None if dac else 10.0
+    timed, _ = made(name, dac=dac, integrator=Integrator(split=split, full_input=full))
     torch.testing.assert_close(timed(x), plain(x), rtol=1e-5, atol=1e-5)
-    roomy, _ = made(name, dac=dac, integrator=Integrator(split=split, saturation=1e3))
+    roomy, _ = made(name, dac=dac, integrator=Integrator(split=split, saturation=1e3, full_input=full))
     torch.testing.assert_close(roomy(x), plain(x), rtol=1e-5, atol=1e-5)
 
 
@@ -76,7 +77,7 @@ def test_a_chip_keeps_time_ages_and_loads(tmp_path: object) -> None:
 
 
 def test_the_baseline_of_compensation_is_read_through_capacitors() -> None:
-    hardware = dataclasses.replace(IDEAL, rows=512, integrator=Integrator(window=1.0, tau=0.8, saturation=0.4))
+    hardware = dataclasses.replace(IDEAL, rows=512, dac=DAC, integrator=Integrator(window=1.0, tau=0.8, saturation=0.4))
     chip = pg.inference.program(pg.convert(nn.Sequential(nn.Linear(30, 8)), hardware), seed=0)
     weight = chip[0].weight.detach()
     scale = weight.abs().amax(1, keepdim=True)
@@ -94,7 +95,7 @@ def test_training_passes_through_lengths() -> None:
 
 
 def test_what_is_not_finite_shows() -> None:
-    net, x = made("linear", integrator=Integrator(saturation=0.5))
+    net, x = made("linear", integrator=Integrator(saturation=0.5, full_input=4.0))
     x[1, 3], x[2, 4] = math.nan, math.inf
     y = net(x)
     assert torch.isfinite(y[[0, 3, 4, 5]]).all()
@@ -112,5 +113,49 @@ def test_what_is_not_finite_shows() -> None:
 def test_refuses_what_is_not_modelled(fields: dict[str, object], field: str) -> None:
     base = pg.presets.soft_bounds_training() if field == "update" else IDEAL
     with pytest.raises(ValueError, match=f"integrator is given with {field}"):
-        dataclasses.replace(base, **{**fields, "integrator": Integrator()})
-    dataclasses.replace(IDEAL, wires=Wires(word_line=1.0, bit_line=1.0), integrator=Integrator())
+        dataclasses.replace(base, **{"dac": DAC, **fields, "integrator": Integrator()})
+
+
+def test_what_fills_the_window_is_said_once() -> None:
+    for fields in ({}, {"dac": DAC, "integrator": Integrator(full_input=1.0)}):
+        with pytest.raises(ValueError, match="full_input"):
+            dataclasses.replace(IDEAL, **{"integrator": Integrator(), **fields})
+
+
+def test_lengths_go_from_tile_to_tile_without_converters() -> None:
+    """The second layer's lines are driven for what the first one's capacitors hold, and for a window at most."""
+    first = dataclasses.replace(IDEAL, dac=DAC, integrator=Integrator(saturation=3.0))
+    second = dataclasses.replace(IDEAL, integrator=Integrator(full_input=0.5))
+    layers = nn.Linear(20, 8, bias=False), nn.Linear(8, 3, bias=False)
+    net = nn.Sequential(pg.convert(layers[0], first), nn.ReLU(), pg.convert(layers[1], second)).eval()
+    x = torch.randn(50, 20)
+    held = net[0](x).relu()
+    assert (held > 0.5).any()
+    torch.testing.assert_close(net(x), held.clamp(max=0.5) @ layers[1].weight.t(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dac", [Dac(bits=8, range=FixedRange(value=1.0), gain_error=0.2), Dac(bits=4, offset=0.4)])
+@pytest.mark.parametrize("tau", [math.inf, 1e-7])
+def test_a_bound_that_is_never_met_changes_nothing(dac: Dac, tau: float) -> None:
+    net, x = made("linear", dac=dac, integrator=Integrator(tau=tau))
+    bounded, _ = made("linear", dac=dac, integrator=Integrator(tau=tau, saturation=8.0))
+    followed = x.abs().sum(1) > 8.0
+    assert followed.any()
+    torch.testing.assert_close(bounded(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_compiles_whole_and_maps() -> None:
+    _, x = made("linear")
+    layer = pg.convert(
+        nn.Linear(50, 7), dataclasses.replace(IDEAL, integrator=Integrator(saturation=0.5, full_input=2.0, steps=7))
+    ).eval()
+    with torch.no_grad():
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            torch.func.vmap(layer, randomness="different")(x.unsqueeze(1)).squeeze(1), layer(x), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_wires_and_capacitors_go_together() -> None:
+    dataclasses.replace(IDEAL, wires=Wires(word_line=1.0, bit_line=1.0), dac=DAC, integrator=Integrator())

@@ -17,6 +17,7 @@ from typing import final
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import maybe_current_level
 
 from phasegrad.configuration import Configuration, check_integer, check_number, check_type
 
@@ -41,23 +42,34 @@ class Integrator(Configuration):
         split: whether positive and negative inputs are integrated in phases of their own, one after the other, and the
             two results subtracted: what two's-complement hardware does, whose lines are driven one way only. Each
             phase saturates by itself.
+        full_input: the input that drives a line for the whole window where there is no DAC; larger ones are cut there.
+            With it a layer takes the lengths that another one's capacitors gave: the slope of the ramp between them.
+            ``None`` where a DAC has a range.
         steps: ticks of the window in which a capacitor that saturates is followed, where no DAC says how many.
 
     Raises:
-        ValueError: a time or the saturation is not above 0.
+        ValueError: a time, the saturation or the full input is not above 0.
     """
 
     window: float = 128e-9
     tau: float = math.inf
     saturation: float = math.inf
     split: bool = False
+    full_input: float | None = None
     steps: int = 127
 
     def __post_init__(self) -> None:
         check_number(self, "window", 0.0, above=True)
         for name in ("tau", "saturation"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(f"Integrator: {name} = {getattr(self, name)}; it must be above 0, infinite for none")
+            if getattr(self, name) != math.inf:  # infinity stands for none
+                check_number(self, name, 0.0, above=True)
+        if not math.isfinite(self.decay):
+            raise ValueError(
+                f"Integrator: tau = {self.tau} s in a window of {self.window} s; a line's charge is then gone at once: "
+                "give a time of the order of the window, or more"
+            )
+        if self.full_input is not None:
+            check_number(self, "full_input", 0.0, above=True)
         check_type(self, "split", bool)
         check_integer(self, "steps", 1, 1 << 16)
 
@@ -71,7 +83,7 @@ class Integrator(Configuration):
 
         ``(exp(-(1 - x) T / tau) - exp(-T / tau)) tau / T`` for a part ``x`` of the window ``T``.
         """
-        a = self.decay
+        length, a = _within(length), self.decay
         if a == 0.0:
             return length
         size = length.abs()
@@ -81,13 +93,14 @@ class Integrator(Configuration):
         """The charges of all columns.
 
         Gradients are those of capacitors without a bound, and none where one is full at the end. Only rows in which a
-        capacitor could become full are followed tick by tick; infinity and NaN pass as in a product.
+        capacitor could become full are followed tick by tick (all of them under a compiler or ``torch.func``); infinity
+        and NaN pass as in a product.
 
         Args:
             x: lengths over the window ``[rows, ...]``, in [-1, 1].
             weight: ``[out, in]``, in units of a full cell.
             product: row-tiles' products.
-            steps: ticks of the window that lengths are multiples of; ``None`` for ``self.steps``.
+            steps: ticks of the window; ``None`` for ``self.steps``.
 
         Returns:
             Of each row-tile ``[rows, out, ...]``.
@@ -102,12 +115,24 @@ class Integrator(Configuration):
             return free
         with torch.no_grad():
             # No column holds more at any time than all its lines would bring with one sign and no leak.
-            most = torch.stack([tile.flatten(1).amax(1) for tile in product(x.abs(), weight.abs())])
-            rows = ((most > self.saturation).any(0) & most.isfinite().all(0)).nonzero().squeeze(1)
-            followed = self._follow(x[rows], weight, product, steps) if len(rows) else []
-        if not followed:
-            return free
-        return [_replaced(tile, rows, held, self.saturation) for tile, held in zip(free, followed, strict=True)]
+            most = torch.stack([tile.flatten(1).amax(1) for tile in product(_within(x).abs(), weight.abs())])
+            full = (most > self.saturation).any(0) & most.isfinite().all(0)
+            if (
+                torch.compiler.is_compiling() or maybe_current_level() is not None
+            ):  # where shapes may not depend on data
+                followed = self._follow(x, weight, product, steps)
+                return [self._replaced(tile, held, full) for tile, held in zip(free, followed, strict=True)]
+            rows = full.nonzero().squeeze(1)
+            if not len(rows):
+                return free
+            followed = self._follow(x[rows], weight, product, steps)
+        some = [self._replaced(tile[rows], held) for tile, held in zip(free, followed, strict=True)]
+        return [tile.index_copy(0, rows, part) for tile, part in zip(free, some, strict=True)]
+
+    def _replaced(self, free: Tensor, held: Tensor, where: Tensor | None = None) -> Tensor:
+        """What was followed, in some rows or all; its gradient is the free one's, unless the capacitor is full."""
+        followed = torch.where(held.abs() >= self.saturation, held, free + (held - free).detach())
+        return followed if where is None else torch.where(where.view(-1, *[1] * (free.dim() - 1)), followed, free)
 
     def charge_over_time(self, x: Tensor, weight: Tensor, steps: int = 1000) -> Tensor:
         """What the capacitors of one array hold while its lines are driven, in one phase.
@@ -115,7 +140,7 @@ class Integrator(Configuration):
         Args:
             x: lengths over the window ``[rows, in]``, in [-1, 1].
             weight: ``[out, in]``, in units of a full cell.
-            steps: ticks of the window, to which lengths are rounded.
+            steps: ticks of the window.
 
         Returns:
             ``[steps + 1, rows, out]``, the first 0, in units of what one full cell brings in a window.
@@ -131,23 +156,25 @@ class Integrator(Configuration):
         return held
 
     def _course(self, x: Tensor, weight: Tensor, product: Product, steps: int) -> Iterator[list[Tensor]]:
-        """Capacitors after each tick of a window. In a tick currents are constant, so a bound is met once."""
-        ticks = (x.abs() * steps).round()
-        kept = math.exp(-self.decay / steps)
-        brought = -math.expm1(-self.decay / steps) / self.decay if self.decay else 1.0 / steps
+        """Capacitors after each tick of a window.
+
+        A pulse that ends within a tick drives the first part of it; whether a capacitor is full is asked once a tick.
+        """
+        ticks, a = _within(x).abs() * steps, self.decay / steps
+        kept = math.exp(-a)
         held: list[Tensor] = []
         for tick in range(steps):
-            currents = product(torch.sign(x) * (ticks > tick), weight)
-            before = held or [torch.zeros_like(c) for c in currents]
+            part = (ticks - tick).clamp(0.0, 1.0)
+            if a:
+                part = torch.exp(-(1.0 - part) * a) * -torch.expm1(-part * a) / a
+            charges = product(torch.sign(x) * part / steps, weight)
+            before = held or [torch.zeros_like(c) for c in charges]
             held = [
-                (h * kept + c * brought).clamp(-self.saturation, self.saturation)
-                for h, c in zip(before, currents, strict=True)
+                (h * kept + c).clamp(-self.saturation, self.saturation) for h, c in zip(before, charges, strict=True)
             ]
             yield held
 
 
-def _replaced(free: Tensor, rows: Tensor, held: Tensor, bound: float) -> Tensor:
-    """Some rows exchanged for what was followed; the gradient is the free ones', unless the capacitor is full."""
-    here = free[rows]
-    full = held.abs() >= bound
-    return free.index_copy(0, rows, torch.where(full, held, here + (held - here).detach()))
+def _within(length: Tensor) -> Tensor:
+    """A pulse ends with the window; what is not finite passes."""
+    return torch.where(length.isfinite(), length.clamp(-1.0, 1.0), length)

@@ -127,6 +127,11 @@ class Hardware(Configuration):
     def _check_integrator(self) -> None:
         if self.integrator is None:
             return
+        if (self.dac is None) == (self.integrator.full_input is None):
+            raise ValueError(
+                f"Hardware: dac = {self.dac} and integrator.full_input = {self.integrator.full_input}; one of the two "
+                "must say what input drives a line for the whole window: the DAC's range, or full_input"
+            )
         named = {
             "wires": self.drop is not None,
             "dac": self.dac is not None and not self.dac.at_once,

@@ -155,6 +155,9 @@ class ConvolutionTiles:
 
 def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
     """What ideal converters put on the word lines, and the range (one element, or one a row) that it is part of."""
+    integrator = hardware.integrator
+    if integrator is not None and integrator.full_input is not None:
+        return x, x.new_full((1,), integrator.full_input)
     if input_range is None:
         input_range = x.detach().abs().flatten(1).amax(1)
     if hardware.dac is None:

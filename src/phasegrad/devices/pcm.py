@@ -176,7 +176,14 @@ class PCM(Device):
             after: the age to arrive at [s].
             seed: of the draws; another for each call.
             offset: the first stream.
+
+        Raises:
+            ValueError: an age is not finite, or time would run backwards.
         """
+        if not (math.isfinite(before) and math.isfinite(after) and before <= after):
+            raise ValueError(
+                f"PCM: from an age of {before} s to {after} s; both must be finite, and time runs forwards"
+            )
         first, last = self._since(before), self._since(after)
         if state.noise is not None and last > first:
             self._live(state, last - first, seed, offset)

@@ -51,11 +51,18 @@ def projected(device: PCM, *, liner: float, reset: float = 0.1e-6, crystalline: 
         >>> round(device.g_max / device.g_min, 1), device.nu_mean(torch.tensor([device.g_min / device.g_max, 1.0]))
         (25.5, tensor([0.0098, 0.0028]))
     """
+    if not isinstance(device, PCM):
+        raise TypeError(f"projected: device is a {type(device).__name__}; it must be a PCM")
     crystalline = 2.0 * device.g_max if crystalline is None else crystalline
     _check(device, liner, reset, crystalline)
     of_reset = 1.0 / reset - 1.0 / crystalline
     share = 1.0 / (1.0 + liner * of_reset)
     g_min = 1.0 / (1.0 / crystalline + share * of_reset)
+    if g_min >= device.g_max:
+        raise ValueError(
+            f"projected: liner = {liner} S conducts as much as the device at its best: RESET at {g_min:.3g} S leaves "
+            f"no window below g_max = {device.g_max} S; give a smaller liner"
+        )
     after = torch.logspace(0.0, 1.0, _POINTS, base=device.g_max / g_min, dtype=torch.float64) * g_min
     after[-1] = device.g_max
     before = 1.0 / (1.0 / crystalline + (1.0 / after - 1.0 / crystalline) / share)
@@ -76,6 +83,9 @@ def projected(device: PCM, *, liner: float, reset: float = 0.1e-6, crystalline: 
 
 
 def _check(device: PCM, liner: float, reset: float, crystalline: float) -> None:
+    for name, value in {"liner": liner, "reset": reset, "crystalline": crystalline}.items():
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"projected: {name} = {value!r} is a {type(value).__name__}; it must be a number [S]")
     if not 0.0 <= liner < math.inf:
         raise ValueError(f"projected: liner = {liner!r} S; it must be finite and not negative")
     if not 0.0 < reset < device.g_max:

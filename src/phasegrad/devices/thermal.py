@@ -69,7 +69,9 @@ class Thermal(Configuration):
 
     def check(self, temperature: float) -> None:
         """Raise unless the laws hold at a temperature [K]."""
-        if not isinstance(temperature, (int, float)) or not self.lowest <= temperature <= self.highest:
+        if not isinstance(temperature, (int, float)):
+            raise ValueError(f"temperature = {temperature!r} is a {type(temperature).__name__}; it must be a float [K]")
+        if not self.lowest <= temperature <= self.highest:
             raise ValueError(
                 f"temperature = {temperature!r} K; it must be in [{self.lowest:g}, {self.highest:g}] K, where Thermal "
                 "says that its laws hold; kelvin, not degrees Celsius"

@@ -218,5 +218,6 @@ def _check_temperature(chip: nn.Module, temperature: float) -> None:
 
 
 def _check_time(what: str, name: str, seconds: float) -> None:
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{what}: {name} = {seconds!r} s; it must be finite and not negative")
+    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)  # numpy's doubles are floats
+    if not (number and math.isfinite(seconds) and seconds >= 0):
+        raise ValueError(f"{what}: {name} = {seconds!r} s; it must be a finite number, not negative")

@@ -235,9 +235,14 @@ class AnalogLayer(nn.Module, ABC):
         return matrix.read(seed, self.hardware.rows)
 
     @torch.no_grad()
-    def program(self, seed: Tensor) -> None:
-        """Move the weight onto devices. See :func:`phasegrad.inference.program`, which copies and checks."""
-        if self.converters is not None and self.converters.differ:
+    def program(self, seed: Tensor, converters: bool = True) -> None:
+        """Move the weight onto devices. See :func:`phasegrad.inference.program`, which copies and checks.
+
+        Args:
+            seed: of all draws.
+            converters: whether their errors are drawn too.
+        """
+        if converters and self.converters is not None and self.converters.differ:
             self.converters.draw(seed)
         weight = self.clipped_weight()
         scale = master_matrix(weight, self.hardware, None, None, self._columns).scale
@@ -332,17 +337,30 @@ class AnalogLayer(nn.Module, ABC):
             The configuration that it holds for this layer; ``None`` if it is a float checkpoint.
 
         Raises:
-            ValueError: it is of other hardware (the message lists the fields), devices have another shape, or a
-                weight that would be programmed is not finite.
+            ValueError: it is of other hardware (the message lists the fields), devices have another shape, or what
+                devices, converters or a weight that would be programmed hold is not finite.
         """
         weight, devices = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}devices.conductance")
         expected = [len(self.hardware.cell.factors), self.out_features, self.in_features]
         loaded = self._loaded_configuration(state_dict, prefix)
         if devices is not None and list(devices.shape) != expected:
             raise ValueError(f"{prefix}devices.conductance has shape {list(devices.shape)}; it must be {expected}")
+        self._check_finite(state_dict, prefix)
         if self.devices is not None and devices is None and weight is not None and not bool(weight.isfinite().all()):
             raise ValueError(f"{prefix}weight has non-finite values; a device cannot be programmed to them")
         return loaded
+
+    def _check_finite(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Devices conduct, and converters have errors, that are numbers; what wires are solved for is not negative."""
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            conducts = name in ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
+            if not key.startswith(prefix) or not (conducts or name.startswith("converters.")):
+                continue
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"{key} has non-finite values; the state dict is damaged, nothing was loaded")
+            if conducts and self.hardware.linear_wires is not None and bool((value < 0.0).any()):
+                raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires none may be negative")
 
     def _loaded_configuration(self, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
         tensor = state_dict.get(prefix + _CONFIGURATION)
@@ -376,7 +394,7 @@ class AnalogLayer(nn.Module, ABC):
         lists = (missing_keys, unexpected_keys, error_msgs)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
         if reprograms:
-            self._reprogram(local_metadata.get("assign_to_params_buffers", False))
+            self._reprogram(local_metadata.get("assign_to_params_buffers", False), state_dict, prefix)
             devices = self.devices
             assert devices is not None
             state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
@@ -394,11 +412,15 @@ class AnalogLayer(nn.Module, ABC):
         elif not isinstance(self.weight, InMemoryWeight) or self.weight.devices is not devices:
             self.register_parameter("weight", InMemoryWeight(self.weight.detach().clone(), devices))
 
-    def _reprogram(self, assigned: bool) -> None:
-        """Put a weight that was just loaded onto the devices."""
+    def _reprogram(self, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
+        """Put a weight that was just loaded onto the devices, behind the converters that come with it."""
         if assigned:  # the weight is the checkpoint's own tensor, which must not change
             self.weight = nn.Parameter(self.weight.detach().clone(), requires_grad=False)
-        self.program(draw_seed(self.weight.device))
+        if self.converters is not None:  # a child, whose turn comes after; the baseline is read through it
+            with torch.no_grad():
+                for name, buffer in self.converters.state_dict().items():
+                    buffer.copy_(state_dict.get(f"{prefix}converters.{name}", buffer))
+        self.program(draw_seed(self.weight.device), converters=False)
 
     def _keep_converters(self, state_dict: dict[str, Any], prefix: str) -> None:
         """A float checkpoint has no converters: mine stay, with their ranges."""
