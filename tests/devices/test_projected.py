@@ -212,7 +212,7 @@ def test_such_devices_are_not_pulsed() -> None:
 
 
 def test_a_liner_that_leaves_no_window_is_named() -> None:
-    with pytest.raises(ValueError, match="liner = 0.0001 S conducts as much"):
+    with pytest.raises(ValueError, match=r"liner = 0\.0001 S conducts as much"):
         projected(joshi_2020(), liner=1e-4)
     with pytest.raises(TypeError, match="liner = '1' is a str"):
         projected(joshi_2020(), liner="1")  # type: ignore[arg-type]
