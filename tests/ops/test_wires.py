@@ -138,6 +138,16 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda c, lines=lines: torch.ops.phasegrad.wired_conductance(c, *lines), (g,))
 
 
+@pytest.mark.parametrize("also", [0.0, 1.0], ids=["wires alone", "beside others"])
+@pytest.mark.parametrize("power", [1, 2], ids=["constant gradient", "its own gradient"])
+def test_a_second_derivative_is_refused_and_never_left_out(power: int, also: float) -> None:
+    g = (cells(4, 3) + 0.01).requires_grad_()
+    loss = (torch.ops.phasegrad.wired_conductance(g, *PLAIN) ** power).sum() + also * (g**3).sum()
+    (first,) = torch.autograd.grad(loss, g, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"second derivative .* there is only the first.*first-order"):
+        torch.autograd.grad(first.sum(), g)
+
+
 def test_arrays_that_are_solved_by_halves_agree_with_their_turned_selves() -> None:
     """Past the size of the leaves; driven from the bit lines an array carries the same (reciprocity)."""
     g = cells(140, 131) * 1e-3
