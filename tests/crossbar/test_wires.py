@@ -84,6 +84,19 @@ def test_a_shape_that_does_not_fit_is_said() -> None:
         solve(cells(3, 2), torch.ones(4), WIRES)
 
 
+@pytest.mark.parametrize("iv", [None, Sinh(v0=0.3)], ids=["linear", "sinh"])
+@pytest.mark.parametrize("name", ["conductance", "voltages"])
+def test_a_gradient_is_refused_with_the_way_out(name: str, iv: Sinh | None) -> None:
+    given = {"conductance": cells(3, 2), "voltages": torch.ones(3, dtype=torch.float64)}
+    given[name].requires_grad_()
+    with pytest.raises(RuntimeError, match=rf"solve: {name}\.requires_grad = True; .*Detach it, or .*Wires\.effective"):
+        solve(**given, wires=WIRES, iv=iv)
+    with torch.no_grad():
+        solve(**given, wires=WIRES, iv=iv)
+    found = solve(**{k: t.detach() for k, t in given.items()}, wires=WIRES, iv=iv)
+    assert not any(part.requires_grad for part in found)
+
+
 # --- cells that are not linear --------------------------------------------------------------------------------
 
 

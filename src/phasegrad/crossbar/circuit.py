@@ -60,7 +60,8 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
 
     Newton's method, each step the exact solution of the array of linearised cells, from the voltages that the drivers
     would leave the cells without wires: above the solution of a law that bends upwards, from where no step overshoots.
-    Every vector is an array of its own cells' slopes; for linear cells use :meth:`Wires.effective`.
+    Every vector is an array of its own cells' slopes; for linear cells use :meth:`Wires.effective`, which is
+    differentiable too. This is not: give tensors that are detached.
 
     Args:
         conductance: ``[rows, columns]`` [S], at small voltages.
@@ -70,6 +71,7 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
 
     Raises:
         ValueError: a conductance is negative or not finite, a shape does not fit, or no solution is found.
+        RuntimeError: a tensor requires a gradient, where gradients are recorded.
 
     Examples:
         >>> found = solve(torch.tensor([[0.1]]), torch.tensor([1.0]), Wires(word_line=1.0, bit_line=2.0))
@@ -77,7 +79,11 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
         (tensor([1.0000], dtype=torch.float64), tensor([[2.0000]], dtype=torch.float64))
     """
     _check(conductance, voltages)
-    g, v = conductance.double(), voltages.double()
+    with torch.no_grad():
+        return _solve(conductance.double(), voltages.double(), wires, iv)
+
+
+def _solve(g: Tensor, v: Tensor, wires: Wires, iv: Sinh | None) -> Solution:
     batch = v.reshape(-1, v.shape[-1])
     g = g.expand(len(batch), *g.shape)
     if wires.sensed == "first":
@@ -103,6 +109,12 @@ def _newton(g: Tensor, voltages: Tensor, wires: Wires, iv: Sinh) -> Circuit:
 
 
 def _check(conductance: Tensor, voltages: Tensor) -> None:
+    for name, tensor in (("conductance", conductance), ("voltages", voltages)):
+        if tensor.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"solve: {name}.requires_grad = True; node voltages are found without gradients. Detach it, or take "
+                "voltages @ Wires.effective(conductance), which is differentiable"
+            )
     if conductance.dim() != 2 or voltages.dim() < 1 or voltages.shape[-1] != conductance.shape[0]:
         raise ValueError(
             f"solve: conductance has shape {list(conductance.shape)} and voltages {list(voltages.shape)}; they must be "
