@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -77,6 +78,46 @@ def test_a_singular_array_is_refused(value: float) -> None:
     g[2, 1] = value
     with pytest.raises(ValueError, match=rf"conductance\[2, 1\] = {value:g} S; it must be finite and not negative"):
         solve(g, torch.ones(3), WIRES)
+
+
+@pytest.mark.parametrize("how", ["exact", "first-order"])
+@pytest.mark.parametrize("value", [-1e-6, math.inf, math.nan])
+def test_the_effective_matrix_of_what_cannot_be_is_refused(value: float, how: str) -> None:
+    g, wires = cells(3, 2).expand(2, 3, 2).clone(), replace(WIRES, solve=how)
+    g[1, 2, 1] = value
+    with pytest.raises(ValueError, match=rf"Wires.effective: conductance\[1, 2, 1\] = {value:g} S; it must be finite"):
+        wires.effective(g.requires_grad_())
+
+
+@pytest.mark.parametrize("given", [[[0.1]], torch.tensor([[1]]), None], ids=["list", "integers", "nothing"])
+def test_what_is_no_floating_point_tensor_is_said(given: object) -> None:
+    with pytest.raises(TypeError, match=r"Wires\.effective: conductance is .*; it must be a floating-point tensor"):
+        WIRES.effective(given)  # type: ignore[arg-type]
+
+
+def test_shorts_are_solved_up_to_the_largest_and_refused_beyond() -> None:
+    """At a limit of ``G R = 1e9`` rounding of 2e-16 has grown to 1e-4 at most, of what a short of 1e6 comes to."""
+    wires, g = Wires(word_line=1.0, bit_line=1.0), draw(70, 70).double().abs() * 25e-6
+    g[40, 33] = g[10, 50] = g[69, 0] = g[0, 0] = 1e6
+    usual = wires.effective(g)
+    largest = wires.effective(torch.where(g == 1e6, 1e9, g))
+    torch.testing.assert_close(largest, usual, rtol=0.0, atol=1e-4 * float(usual.max()))
+    g[40, 33] = 1e12
+    message = r"conductance\[40, 33\] = 1e\+12 S with wires of 1 ohm; .* at most 1e\+09, .* 1e\+09 S is a short as well"
+    for ask in (wires.effective, lambda g: solve(g, torch.ones(70), wires)):
+        with pytest.raises(ValueError, match=message):
+            ask(g)
+    assert bool(Wires(word_line=0.0, bit_line=0.0).effective(g).eq(g).all())
+    assert bool(replace(wires, solve="first-order").effective(g).isfinite().all())
+
+
+@pytest.mark.parametrize("how", ["exact", "first-order"])
+def test_transforms_and_compilers_come_through(how: str) -> None:
+    wires, g = replace(WIRES, solve=how), torch.stack((cells(3, 2), 2 * cells(3, 2)))
+    torch.testing.assert_close(torch.func.vmap(wires.effective)(g), wires.effective(g))
+    compiled = torch.compile(wires.effective, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(g), wires.effective(g))
+    assert wires.effective(g.to("meta")).shape == g.shape
 
 
 def test_a_shape_that_does_not_fit_is_said() -> None:

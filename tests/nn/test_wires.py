@@ -74,13 +74,13 @@ def test_master_weights_learn_through_the_wires(how: str) -> None:
 def test_wires_are_solved_again_when_the_chip_ages_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = replace(pg.presets.pcm_inference(), rows=7, columns=5, wires=WIRES)
     chip = pg.inference.program(pg.convert(nn.Linear(9, 6), hardware), seed=0)
-    solved, effective_of = [], Wires.effective
+    solved, effective_of = [], Wires.effective_unchecked
 
     def counted(wires: Wires, conductance: Tensor) -> Tensor:
         solved.append(1)
         return effective_of(wires, conductance)
 
-    monkeypatch.setattr(Wires, "effective", counted)
+    monkeypatch.setattr(Wires, "effective_unchecked", counted)
     chip(torch.randn(3, 9))
     pg.inference.compensate(copy.deepcopy(chip), seed=0)
     assert not solved
@@ -183,6 +183,14 @@ def test_the_baseline_of_drift_compensation_is_read_through_the_wires() -> None:
     torch.testing.assert_close(chip.devices.baseline.double(), want, rtol=1e-5, atol=0.0)
     gain = pg.inference.compensate(pg.inference.age(chip, seconds=1e5), seed=0).devices.gain
     torch.testing.assert_close(gain, torch.ones_like(gain), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("how", ["exact", "first-order"])
+def test_a_broken_weight_stays_broken_through_wires(how: str) -> None:
+    net = pg.convert(nn.Linear(9, 6, bias=False), replace(IDEAL, wires=replace(WIRES, solve=how)))
+    with torch.no_grad():
+        net.weight[2, 3] = torch.nan
+    assert bool(net(torch.ones(2, 9))[:, 2].isnan().all())
 
 
 @pytest.mark.parametrize("programmed", [False, True])

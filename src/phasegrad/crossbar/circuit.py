@@ -70,7 +70,8 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
         iv: the cells' law; ``None`` for linear cells.
 
     Raises:
-        ValueError: a conductance is negative or not finite, a shape does not fit, or no solution is found.
+        ValueError: a conductance is negative, not finite or too large a short, a shape does not fit, or no solution is
+            found.
         RuntimeError: a tensor requires a gradient, where gradients are recorded.
 
     Examples:
@@ -79,6 +80,7 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
         (tensor([1.0000], dtype=torch.float64), tensor([[2.0000]], dtype=torch.float64))
     """
     _check(conductance, voltages)
+    check_conductances("solve", conductance, wires)
     with torch.no_grad():
         return _solve(conductance.double(), voltages.double(), wires, iv)
 
@@ -120,4 +122,3 @@ def _check(conductance: Tensor, voltages: Tensor) -> None:
             f"solve: conductance has shape {list(conductance.shape)} and voltages {list(voltages.shape)}; they must be "
             "[rows, columns] and [..., rows]"
         )
-    check_conductances("solve", conductance)

@@ -332,8 +332,8 @@ class Devices(DeviceArray):
             return
         if torch.equal(present, self.solved):
             return
-        check_conductances("wires", present)
-        effective = self._over_tiles(present, wires.effective)
+        check_conductances("wires", present, wires if wires.solve == "exact" else None)
+        effective = self._over_tiles(present, wires.effective_unchecked)
         self.reached.copy_(self._over_tiles(present, wires.reached))
         self.rest.copy_(effective - self.reached.double() * present.double())
         self.solved.copy_(present)
