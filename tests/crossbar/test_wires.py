@@ -173,9 +173,51 @@ def test_at_small_voltages_the_law_is_linear() -> None:
     assert not torch.equal(bent.output, linear.output)
 
 
+@pytest.mark.parametrize("times", [20.0, 40.0, 60.0, 300.0, 1e4])
+@pytest.mark.parametrize("ohms", [1e-3, 1.0, 1e3])
+def test_steep_laws_are_solved(times: float, ohms: float) -> None:
+    """Voltages of many ``v0``; the law is checked as ``V = v0 asinh(I / (G v0))``, which rounds as voltages do."""
+    g, iv = cells(9, 7) + 1e-4, Sinh(v0=1.0 / times)
+    g[3, 4] = 0.0
+    v = torch.stack((torch.ones(9), torch.linspace(-1.0, 1.0, 9))).double()
+    found = solve(g, v, Wires(word_line=ohms, bit_line=2 * ohms, sense=ohms), iv)
+    over = found.word_line - found.bit_line
+    bent = iv.v0 * torch.asinh(found.cell / (g * iv.v0))
+    torch.testing.assert_close(over[:, g > 0], bent[:, g > 0], rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(found.output, found.cell.sum(1), rtol=1e-10, atol=1e-10 * float(found.cell.abs().max()))
+    assert bool(found.cell[:, 3, 4].eq(0).all())
+
+
+def test_a_vector_is_solved_the_same_beside_a_larger_one() -> None:
+    g, small, iv = cells(6, 5), 1e-9 * draw(6).double(), Sinh(v0=0.05)
+    beside = solve(g, torch.stack((torch.ones(6, dtype=torch.float64), small)), WIRES, iv)
+    alone = solve(g, small, WIRES, iv)
+    torch.testing.assert_close(beside.output[1], alone.output, rtol=1e-11, atol=0.0)
+    torch.testing.assert_close(alone.output, solve(g, small, WIRES).output, rtol=1e-9, atol=0.0)  # (V / v0)^2 / 6
+
+
+@pytest.mark.parametrize("iv", [None, Sinh(v0=0.3)], ids=["linear", "sinh"])
+def test_no_vectors_no_cells_and_no_numbers(iv: Sinh | None) -> None:
+    nothing = solve(cells(3, 2), torch.ones(2, 0, 3), WIRES, iv)
+    assert nothing.output.shape == (2, 0, 2)
+    assert nothing.cell.shape == nothing.bit_line.shape == (2, 0, 3, 2)
+    for m, n in ((0, 2), (3, 0)):
+        with pytest.raises(
+            ValueError, match=rf"solve: conductance has shape \[{m}, {n}\]; it must have a row and a col"
+        ):
+            solve(torch.ones(m, n), torch.ones(m), WIRES, iv)
+    for value in (math.nan, math.inf):
+        v = torch.ones(2, 3)
+        v[1, 2] = value
+        with pytest.raises(ValueError, match=rf"solve: voltages\[1, 2\] = {value:g} V; it must be finite"):
+            solve(cells(3, 2), v, WIRES, iv)
+
+
 def test_a_law_that_overflows_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"solve: after 100 steps .* lower them, or raise v0"):
-        solve(cells(3, 2), torch.full((3,), 1e4), WIRES, Sinh(v0=0.1))
+    """Without wires that bound the current it is ``sinh(1e5)``."""
+    v = torch.stack((torch.ones(3), torch.full((3,), 1e4)))
+    with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower them, or raise v0"):
+        solve(cells(3, 2), v, Wires(word_line=0.0, bit_line=0.0), Sinh(v0=0.1))
 
 
 # --- tiles and the formula ------------------------------------------------------------------------------------

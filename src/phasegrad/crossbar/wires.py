@@ -71,6 +71,11 @@ class Wires(Configuration):
         ends = float(self.driver), float(self.sense)
         return lines.Lines(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
 
+    @property
+    def largest(self) -> float:
+        """The largest resistance between two nodes [ohm]."""
+        return float(max(self.word_line + self.driver, self.bit_line + self.sense))
+
     def effective(self, conductance: Tensor) -> Tensor:
         """What arrays come to: the current of each bit line for 1 V on each word line alone.
 
@@ -161,7 +166,7 @@ def check_conductances(what: str, conductance: Tensor, solved: Wires | None = No
             f"{what}: {_named(conductance, bad)}; it must be finite and not negative, "
             "or the array is singular. An open device is 0, a short is a large conductance"
         )
-    ohms = 0.0 if solved is None else max(solved.word_line + solved.driver, solved.bit_line + solved.sense)
+    ohms = 0.0 if solved is None else solved.largest
     short = conductance.double() * ohms > _SHORT
     if bool(short.any()):
         raise ValueError(
