@@ -108,6 +108,10 @@ class Wires(Configuration):
         """The part of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
         return self._from_the_last(conductance, lambda g: lines.reached(g, *self.lines))
 
+    def sensitivity(self, conductance: Tensor) -> Tensor:
+        """What a small change of each conductance counts in the device's own effective one, to first order."""
+        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.lines))
+
     def _from_the_last(self, conductance: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows counted towards the sense."""
         return act(conductance) if self.sensed == "last" else act(conductance.flip(-2)).flip(-2)
