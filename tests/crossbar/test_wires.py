@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -79,9 +80,62 @@ def test_a_singular_array_is_refused(value: float) -> None:
         solve(g, torch.ones(3), WIRES)
 
 
+@pytest.mark.parametrize("how", ["exact", "first-order"])
+@pytest.mark.parametrize("value", [-1e-6, math.inf, math.nan])
+def test_the_effective_matrix_of_what_cannot_be_is_refused(value: float, how: str) -> None:
+    g, wires = cells(3, 2).expand(2, 3, 2).clone(), replace(WIRES, solve=how)
+    g[1, 2, 1] = value
+    with pytest.raises(ValueError, match=rf"Wires.effective: conductance\[1, 2, 1\] = {value:g} S; it must be finite"):
+        wires.effective(g.requires_grad_())
+
+
+@pytest.mark.parametrize("given", [[[0.1]], torch.tensor([[1]]), None], ids=["list", "integers", "nothing"])
+def test_what_is_no_floating_point_tensor_is_said(given: object) -> None:
+    with pytest.raises(TypeError, match=r"Wires\.effective: conductance is .*; it must be a floating-point tensor"):
+        WIRES.effective(given)  # type: ignore[arg-type]
+
+
+def test_shorts_are_solved_up_to_the_largest_and_refused_beyond() -> None:
+    """At a limit of ``G R = 1e9`` rounding of 2e-16 has grown to 1e-4 at most, of what a short of 1e6 comes to."""
+    wires, g = Wires(word_line=1.0, bit_line=1.0), draw(70, 70).double().abs() * 25e-6
+    g[40, 33] = g[10, 50] = g[69, 0] = g[0, 0] = 1e6
+    usual = wires.effective(g)
+    largest = wires.effective(torch.where(g == 1e6, 1e9, g))
+    torch.testing.assert_close(largest, usual, rtol=0.0, atol=1e-4 * float(usual.max()))
+    g[40, 33] = 1e12
+    message = r"conductance\[40, 33\] = 1e\+12 S with wires of 1 ohm; .* at most 1e\+09, .* 1e\+09 S is a short as well"
+    for ask in (wires.effective, lambda g: solve(g, torch.ones(70), wires)):
+        with pytest.raises(ValueError, match=message):
+            ask(g)
+    assert bool(Wires(word_line=0.0, bit_line=0.0).effective(g).eq(g).all())
+    assert bool(replace(wires, solve="first-order").effective(g).isfinite().all())
+
+
+@pytest.mark.parametrize("how", ["exact", "first-order"])
+def test_transforms_and_compilers_come_through(how: str) -> None:
+    wires, g = replace(WIRES, solve=how), torch.stack((cells(3, 2), 2 * cells(3, 2)))
+    torch.testing.assert_close(torch.func.vmap(wires.effective)(g), wires.effective(g))
+    compiled = torch.compile(wires.effective, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(g), wires.effective(g))
+    assert wires.effective(g.to("meta")).shape == g.shape
+
+
 def test_a_shape_that_does_not_fit_is_said() -> None:
     with pytest.raises(ValueError, match=r"voltages \[4\]; they must be \[rows, columns\] and \[\.\.\., rows\]"):
         solve(cells(3, 2), torch.ones(4), WIRES)
+
+
+@pytest.mark.parametrize("iv", [None, Sinh(v0=0.3)], ids=["linear", "sinh"])
+@pytest.mark.parametrize("name", ["conductance", "voltages"])
+def test_a_gradient_is_refused_with_the_way_out(name: str, iv: Sinh | None) -> None:
+    given = {"conductance": cells(3, 2), "voltages": torch.ones(3, dtype=torch.float64)}
+    given[name].requires_grad_()
+    with pytest.raises(RuntimeError, match=rf"solve: {name}\.requires_grad = True; .*Detach it, or .*Wires\.effective"):
+        solve(**given, wires=WIRES, iv=iv)
+    with torch.no_grad():
+        solve(**given, wires=WIRES, iv=iv)
+    found = solve(**{k: t.detach() for k, t in given.items()}, wires=WIRES, iv=iv)
+    assert not any(part.requires_grad for part in found)
 
 
 # --- cells that are not linear --------------------------------------------------------------------------------
@@ -119,9 +173,51 @@ def test_at_small_voltages_the_law_is_linear() -> None:
     assert not torch.equal(bent.output, linear.output)
 
 
+@pytest.mark.parametrize("times", [20.0, 40.0, 60.0, 300.0, 1e4])
+@pytest.mark.parametrize("ohms", [1e-3, 1.0, 1e3])
+def test_steep_laws_are_solved(times: float, ohms: float) -> None:
+    """Voltages of many ``v0``; the law is checked as ``V = v0 asinh(I / (G v0))``, which rounds as voltages do."""
+    g, iv = cells(9, 7) + 1e-4, Sinh(v0=1.0 / times)
+    g[3, 4] = 0.0
+    v = torch.stack((torch.ones(9), torch.linspace(-1.0, 1.0, 9))).double()
+    found = solve(g, v, Wires(word_line=ohms, bit_line=2 * ohms, sense=ohms), iv)
+    over = found.word_line - found.bit_line
+    bent = iv.v0 * torch.asinh(found.cell / (g * iv.v0))
+    torch.testing.assert_close(over[:, g > 0], bent[:, g > 0], rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(found.output, found.cell.sum(1), rtol=1e-10, atol=1e-10 * float(found.cell.abs().max()))
+    assert bool(found.cell[:, 3, 4].eq(0).all())
+
+
+def test_a_vector_is_solved_the_same_beside_a_larger_one() -> None:
+    g, small, iv = cells(6, 5), 1e-9 * draw(6).double(), Sinh(v0=0.05)
+    beside = solve(g, torch.stack((torch.ones(6, dtype=torch.float64), small)), WIRES, iv)
+    alone = solve(g, small, WIRES, iv)
+    torch.testing.assert_close(beside.output[1], alone.output, rtol=1e-11, atol=0.0)
+    torch.testing.assert_close(alone.output, solve(g, small, WIRES).output, rtol=1e-9, atol=0.0)  # (V / v0)^2 / 6
+
+
+@pytest.mark.parametrize("iv", [None, Sinh(v0=0.3)], ids=["linear", "sinh"])
+def test_no_vectors_no_cells_and_no_numbers(iv: Sinh | None) -> None:
+    nothing = solve(cells(3, 2), torch.ones(2, 0, 3), WIRES, iv)
+    assert nothing.output.shape == (2, 0, 2)
+    assert nothing.cell.shape == nothing.bit_line.shape == (2, 0, 3, 2)
+    for m, n in ((0, 2), (3, 0)):
+        with pytest.raises(
+            ValueError, match=rf"solve: conductance has shape \[{m}, {n}\]; it must have a row and a col"
+        ):
+            solve(torch.ones(m, n), torch.ones(m), WIRES, iv)
+    for value in (math.nan, math.inf):
+        v = torch.ones(2, 3)
+        v[1, 2] = value
+        with pytest.raises(ValueError, match=rf"solve: voltages\[1, 2\] = {value:g} V; it must be finite"):
+            solve(cells(3, 2), v, WIRES, iv)
+
+
 def test_a_law_that_overflows_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"solve: after 100 steps .* lower them, or raise v0"):
-        solve(cells(3, 2), torch.full((3,), 1e4), WIRES, Sinh(v0=0.1))
+    """Without wires that bound the current it is ``sinh(1e5)``."""
+    v = torch.stack((torch.ones(3), torch.full((3,), 1e4)))
+    with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower them, or raise v0"):
+        solve(cells(3, 2), v, Wires(word_line=0.0, bit_line=0.0), Sinh(v0=0.1))
 
 
 # --- tiles and the formula ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from tests.ops import nodal
 from torch import Tensor
 
 from phasegrad.ops.circuit import circuit
-from phasegrad.ops.lines import Lines, reached
+from phasegrad.ops.lines import Lines, reached, sensitivity
 from phasegrad.ops.wires import wired_conductance, wired_conductance_backward
 
 PLAIN = Lines(1.0, 2.0, 0.0, 0.0, False)
@@ -138,6 +138,16 @@ def test_gradcheck() -> None:
         assert torch.autograd.gradcheck(lambda c, lines=lines: torch.ops.phasegrad.wired_conductance(c, *lines), (g,))
 
 
+@pytest.mark.parametrize("also", [0.0, 1.0], ids=["wires alone", "beside others"])
+@pytest.mark.parametrize("power", [1, 2], ids=["constant gradient", "its own gradient"])
+def test_a_second_derivative_is_refused_and_never_left_out(power: int, also: float) -> None:
+    g = (cells(4, 3) + 0.01).requires_grad_()
+    loss = (torch.ops.phasegrad.wired_conductance(g, *PLAIN) ** power).sum() + also * (g**3).sum()
+    (first,) = torch.autograd.grad(loss, g, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"second derivative .* there is only the first.*first-order"):
+        torch.autograd.grad(first.sum(), g)
+
+
 def test_arrays_that_are_solved_by_halves_agree_with_their_turned_selves() -> None:
     """Past the size of the leaves; driven from the bit lines an array carries the same (reciprocity)."""
     g = cells(140, 131) * 1e-3
@@ -183,3 +193,24 @@ def test_the_first_order_of_one_cell_is_exact() -> None:
     g = torch.tensor([[0.1]], dtype=torch.float64)
     for lines in LINES.values():
         torch.testing.assert_close(g * reached(g, *lines), wired_conductance(g, *lines), rtol=1e-13, atol=0.0)
+
+
+@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+def test_the_sensitivity_is_the_own_derivative_of_the_first_order(lines: Lines) -> None:
+    g = cells(5, 4)
+    g[1, 2] = 0.0
+    whole = torch.autograd.functional.jacobian(lambda g: g * reached(g, *lines), g)
+    own = whole.flatten(2).flatten(0, 1).diagonal().view(5, 4)
+    torch.testing.assert_close(sensitivity(g, *lines), own, rtol=1e-11, atol=0.0)
+
+
+@pytest.mark.parametrize("lines", [LINES["ends"], LINES["both"]], ids=["ends", "both"])
+def test_the_sensitivity_has_the_first_order_of_the_exact_solution(lines: Lines) -> None:
+    """Wires of half the resistance leave a quarter of the error."""
+    g, errors = cells(5, 4), []
+    for part in (1e-3, 5e-4):
+        thin = Lines(*(part * r for r in lines[:4]), lines.both)
+        whole = torch.autograd.functional.jacobian(lambda g, thin=thin: nodal.effective(g, thin), g)
+        own = whole.flatten(2).flatten(0, 1).diagonal().view(5, 4)
+        errors.append(float((sensitivity(g, *thin) - own).abs().max()))
+    assert errors[1] == pytest.approx(errors[0] / 4, rel=0.02)

@@ -95,7 +95,7 @@ def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int)
     scale = spread_scale(divisor(matrix.scale).to(exact.dtype), exact.shape[-1], hardware)
     cell, sliced = hardware.cell, matrix.factors is not None
     planes = (cell.slice_targets if sliced else cell.targets)(exact / scale)
-    planes = over_tiles(planes, hardware.rows, columns, wires.effective)
+    planes = over_tiles(planes, hardware.rows, columns, wires.effective_unchecked)
     read = (cell.read_slices if sliced else cell.weight)(planes)
     return matrix._replace(weight=(read * scale).to(weight.dtype), draw=None)
 

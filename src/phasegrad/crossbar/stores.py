@@ -34,7 +34,7 @@ class Devices(DeviceArray):
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
         solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` where they
             are ideal. This and the next two are found from the devices and are not in the state dict.
-        reached: ``[devices, out, in]``, the part of the voltages that reaches each device, or ``None``.
+        reached: ``[devices, out, in]``, what a small change of each conductance counts behind the wires, or ``None``.
         rest: ``[devices, out, in]``: ``reached * solved + rest`` is what the devices come to with the wires [S], so
             that a read, with its noise, takes one pass; or ``None``.
     """
@@ -314,7 +314,7 @@ class Devices(DeviceArray):
     def _through_wires(self, read: Tensor) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
 
-        What a read's noise adds to a conductance counts by the voltage that reaches the device, to first order.
+        What a read's noise adds to a conductance counts by the voltage that reaches the device, less what it loses.
         """
         if self.rest is None or self.reached is None:
             return read
@@ -332,9 +332,9 @@ class Devices(DeviceArray):
             return
         if torch.equal(present, self.solved):
             return
-        check_conductances("wires", present)
-        effective = self._over_tiles(present, wires.effective)
-        self.reached.copy_(self._over_tiles(present, wires.reached))
+        check_conductances("wires", present, wires if wires.solve == "exact" else None)
+        effective = self._over_tiles(present, wires.effective_unchecked)
+        self.reached.copy_(self._over_tiles(present, wires.sensitivity))
         self.rest.copy_(effective - self.reached.double() * present.double())
         self.solved.copy_(present)
 

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_choice, check_number
 from phasegrad.ops import lines
-from phasegrad.ops.direct import call
+from phasegrad.ops.direct import call, readable
+
+_SHORT = 1e9  # conductance times wire: a larger one changes an output by less, and loses the digits of the others
 
 
 @final
@@ -69,6 +71,11 @@ class Wires(Configuration):
         ends = float(self.driver), float(self.sense)
         return lines.Lines(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
 
+    @property
+    def largest(self) -> float:
+        """The largest resistance between two nodes [ohm]."""
+        return float(max(self.word_line + self.driver, self.bit_line + self.sense))
+
     def effective(self, conductance: Tensor) -> Tensor:
         """What arrays come to: the current of each bit line for 1 V on each word line alone.
 
@@ -76,8 +83,23 @@ class Wires(Configuration):
             conductance: ``[..., rows, columns]`` [S].
 
         Returns:
-            ``[..., rows, columns]`` [S]; the outputs are ``voltages @ effective``. Differentiable.
+            ``[..., rows, columns]`` [S]; the outputs are ``voltages @ effective``. Differentiable; the exact solution
+            once.
+
+        Raises:
+            TypeError: not a floating-point tensor.
+            ValueError: a conductance is negative, not finite or, for the exact solution, a short that float64 does not
+                hold beside the wires. Compilers and ``torch.func`` transforms look at no values.
         """
+        if not isinstance(conductance, Tensor) or not conductance.is_floating_point():
+            given = conductance.dtype if isinstance(conductance, Tensor) else type(conductance).__name__
+            raise TypeError(f"Wires.effective: conductance is {given}; it must be a floating-point tensor")
+        if readable(conductance):
+            check_conductances("Wires.effective", conductance.detach(), self if self.solve == "exact" else None)
+        return self.effective_unchecked(conductance)
+
+    def effective_unchecked(self, conductance: Tensor) -> Tensor:
+        """As :meth:`effective`, for those who have checked or want what is broken to stay so: NaN gives NaN."""
         if self.solve == "first-order":
             return conductance * self.reached(conductance)
         return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.lines))
@@ -85,6 +107,10 @@ class Wires(Configuration):
     def reached(self, conductance: Tensor) -> Tensor:
         """The part of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
         return self._from_the_last(conductance, lambda g: lines.reached(g, *self.lines))
+
+    def sensitivity(self, conductance: Tensor) -> Tensor:
+        """What a small change of each conductance counts in the device's own effective one, to first order."""
+        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.lines))
 
     def _from_the_last(self, conductance: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows counted towards the sense."""
@@ -130,15 +156,32 @@ class DurationCodedDrop(Configuration):
         return a * (0.05 * a * a - 0.2 * a + 0.5) * ramped
 
 
-def check_conductances(what: str, conductance: Tensor) -> None:
-    """Raise unless all are finite and at least 0: otherwise the equations of the nodes may be singular."""
+def check_conductances(what: str, conductance: Tensor, solved: Wires | None = None) -> None:
+    """Raise unless all are finite and at least 0: otherwise the equations of the nodes may be singular.
+
+    Args:
+        what: who asks.
+        conductance: ``[..., rows, columns]`` [S].
+        solved: wires that are solved exactly, which limits shorts too.
+    """
     bad = ~(torch.isfinite(conductance) & (conductance >= 0))
     if bool(bad.any()):
-        where = tuple(bad.nonzero()[0].tolist())
         raise ValueError(
-            f"{what}: conductance{list(where)} = {float(conductance[where]):g} S; it must be finite and not negative, "
+            f"{what}: {_named(conductance, bad)}; it must be finite and not negative, "
             "or the array is singular. An open device is 0, a short is a large conductance"
         )
+    ohms = 0.0 if solved is None else solved.largest
+    short = conductance.double() * ohms > _SHORT
+    if bool(short.any()):
+        raise ValueError(
+            f"{what}: {_named(conductance, short)} with wires of {ohms:g} ohm; their product must be at most "
+            f"{_SHORT:g}, or rounding decides the outputs. {_SHORT / ohms:.3g} S is a short as well"
+        )
+
+
+def _named(conductance: Tensor, where: Tensor) -> str:
+    first = tuple(where.nonzero()[0].tolist())
+    return f"conductance{list(first)} = {float(conductance[first]):g} S"
 
 
 def over_tiles(planes: Tensor, rows: int, columns: int, act: Callable[[Tensor], Tensor]) -> Tensor:

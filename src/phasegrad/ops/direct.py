@@ -41,6 +41,14 @@ def _unobserved() -> bool:
     )
 
 
+def readable(tensor: Tensor) -> bool:
+    """Whether a check may look at values: there are some, and no compiler, transform or tracer stands between."""
+    watched = torch.compiler.is_compiling() or maybe_current_level() is not None or torch.jit.is_tracing()
+    return (
+        not watched and type(tensor) in _PLAIN_TYPES and not tensor.is_meta and not torch._C._len_torch_dispatch_stack()
+    )
+
+
 def _plain(arguments: Any) -> bool:
     for a in arguments:
         if isinstance(a, Tensor):

@@ -129,6 +129,24 @@ class _TileLinear(torch.autograd.Function):
         return None, grad_x if wants_x else None, grad_w if wants_w else None, grad_bound, None
 
 
+class _WiredAdjoint(torch.autograd.Function):
+    """A step of its own, to refuse a second derivative: :func:`once_differentiable` looks at the gradient alone.
+
+    Where that is a constant, as that of a sum, a penalty on gradients would lose its part through the wires silently.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, conductance: Tensor, *lines: Any) -> Tensor:
+        return call("wired_conductance_backward", grad, conductance, *lines)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        raise RuntimeError(
+            "wired_conductance: a second derivative through wires that are solved exactly; there is only the first. "
+            'Wires(solve="first-order") has all of them'
+        )
+
+
 class _WiredConductance(torch.autograd.Function):
     """The adjoint circuit; its levels are found again, not stored."""
 
@@ -139,10 +157,9 @@ class _WiredConductance(torch.autograd.Function):
         return run(conductance, *lines)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (conductance,) = ctx.saved_tensors
-        return None, call("wired_conductance_backward", grad, conductance, *ctx.lines), *[None] * len(ctx.lines)
+        return None, _WiredAdjoint.apply(grad, conductance, *ctx.lines), *[None] * len(ctx.lines)
 
 
 def _dac(run: Kernel, x: Tensor, range: Tensor, *rest: Any) -> Tensor:

@@ -105,3 +105,31 @@ def reached(conductance: Tensor, word_line: float, bit_line: float, driver: floa
     along_words = line_drop(conductance, word_line, driver, both)
     along_bits = line_drop(conductance.mT.flip(-1), bit_line, sense, False).flip(-1).mT
     return 1.0 / (1.0 + along_words + along_bits)
+
+
+def sensitivity(
+    conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool
+) -> Tensor:
+    """What a small change of each conductance changes of the same cell's effective one, in the first order's formula.
+
+    Beside the part of the voltages that reaches a cell, ``p``, the change has its own way through the wires, ``R``, and
+    loses on it: ``p (1 - p G R)``. A single cell has ``(1 + G R)^-2``, exactly; an open one ``p``.
+
+    Arguments as for :func:`reached`.
+
+    Returns:
+        ``[..., rows, columns]``, in (0, 1].
+    """
+    lines, (m, n) = Lines(word_line, bit_line, driver, sense, both), conductance.shape[-2:]
+    part = reached(conductance, *lines)
+    return part * (1.0 - part * conductance * _own_way(m, n, lines, conductance))
+
+
+def _own_way(m: int, n: int, lines: Lines, like: Tensor) -> Tensor:
+    """Resistance of the wires from drivers to sense by each crossing ``[m, n]`` [ohm]."""
+    along, down = (torch.arange(1, size + 1, dtype=like.dtype, device=like.device) for size in (n, m))
+    word = lines.word_line * along + lines.driver
+    if lines.both:
+        whole = lines.word_line * (n + 1) + 2.0 * lines.driver
+        word = word - word * word / whole if whole else word
+    return word + (lines.bit_line * down.flip(0) + lines.sense).unsqueeze(-1)
