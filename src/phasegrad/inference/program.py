@@ -220,4 +220,4 @@ def _check_temperature(chip: nn.Module, temperature: float) -> None:
 def _check_time(what: str, name: str, seconds: float) -> None:
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)  # numpy's doubles are floats
     if not (number and math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{what}: {name} = {seconds!r} s; it must be a finite number, not negative")
+        raise ValueError(f"{what}: {name} = {seconds!r} s; it must be a number, finite and not negative")
