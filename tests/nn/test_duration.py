@@ -158,4 +158,9 @@ def test_compiles_whole_and_maps() -> None:
 
 
 def test_wires_and_capacitors_go_together() -> None:
-    dataclasses.replace(IDEAL, wires=Wires(word_line=1.0, bit_line=1.0), dac=DAC, integrator=Integrator())
+    wires = Wires(word_line=100.0, bit_line=100.0)
+    behind, x = made("linear", dac=DAC, wires=wires)
+    timed, _ = made("linear", dac=DAC, wires=wires, integrator=Integrator())
+    plain, _ = made("linear", dac=DAC)
+    torch.testing.assert_close(timed(x), behind(x), rtol=1e-5, atol=1e-5)
+    assert (plain(x) - behind(x)).abs().max() > 0.01
