@@ -21,7 +21,10 @@ def figures() -> list[Figure]:
     digital = nn.Linear(SIZE, SIZE).eval()
     x = torch.randn(SAMPLES, SIZE)
     analog = pg.hwa.calibrate(pg.convert(digital, pg.presets.pcm_inference()), [x], recipe=None).eval()
-    cases = {"digital weights": (analog, "at most 1.3"), "programmed": (pg.inference.program(analog, seed=0), "none")}
+    cases = {
+        "digital weights": (analog, "at most 1.3"),
+        "programmed": (pg.inference.program(analog, seed=0), "at most 1.3"),
+    }
     result = []
     with torch.no_grad():
         for name, (layer, target) in cases.items():

@@ -25,7 +25,7 @@ def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
 
 def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
     """One number a tile and column, ``[row tiles, out]``, as a matrix ``[out, in]``."""
-    return scale.repeat_interleave(hardware.rows, dim=0)[:in_features].t()
+    return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # in the order of a weight's memory
 
 
 def sum_over_tiles(values: Tensor, columns: int, per: str) -> Tensor:
