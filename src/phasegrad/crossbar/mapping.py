@@ -28,6 +28,11 @@ def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
     return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # in the order of a weight's memory
 
 
+def divisor(scale: Tensor) -> Tensor:
+    """What to divide by: a column of zeros has no scale."""
+    return torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
 def sum_over_tiles(values: Tensor, columns: int, per: str) -> Tensor:
     """Sum ``[row tiles, out]`` over the columns of a tile, or over the layer, and spread the sum out again.
 

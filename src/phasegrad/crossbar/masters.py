@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import row_tiles, spread_scale
+from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix
 from phasegrad.crossbar.straight_through import cut
@@ -98,8 +98,3 @@ def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int)
     planes = over_tiles(planes, hardware.rows, columns, wires.effective_unchecked)
     read = (cell.read_slices if sliced else cell.weight)(planes)
     return matrix._replace(weight=(read * scale).to(weight.dtype), draw=None)
-
-
-def divisor(scale: Tensor) -> Tensor:
-    """What to divide by: a column of zeros has no scale."""
-    return torch.where(scale > 0, scale, torch.ones_like(scale))

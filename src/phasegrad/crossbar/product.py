@@ -19,7 +19,7 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.converters import LearnedRange, OutputConverter, Phase
 from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import spread_scale
+from phasegrad.crossbar.mapping import divisor, spread_scale
 from phasegrad.ops import reference
 from phasegrad.ops.direct import call
 
@@ -304,16 +304,12 @@ def _charges(
     integrator: Integrator,
 ) -> Sequence[Tensor]:  # fmt: skip
     """What capacitors hold, in the units of a product of amplitudes."""
-    window = _or_one(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
-    full = spread_scale(_or_one(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
+    window = divisor(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    full = spread_scale(divisor(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
     ticks = None if hardware.dac is None else int(hardware.dac.half)
     charges = integrator.integrate(x / window, weight / full, tiles.each, ticks)
-    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in _or_one(scale.detach())]
+    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in divisor(scale.detach())]
     return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
-
-
-def _or_one(divisor: Tensor) -> Tensor:
-    return torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 
 def convert_outputs(

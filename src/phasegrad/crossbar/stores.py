@@ -11,8 +11,7 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found, Readout
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles
-from phasegrad.crossbar.masters import divisor
+from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.product import Conversion, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
 from phasegrad.crossbar.wires import check_conductances, over_tiles
