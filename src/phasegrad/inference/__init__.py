@@ -1,6 +1,7 @@
 """Programming, ageing, compensation, accuracy over time and over chips."""
 
+from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.over_time import Report, accuracy_over_time, format_time
 from phasegrad.inference.program import age, compensate, now, program
 
-__all__ = ["Report", "accuracy_over_time", "age", "compensate", "format_time", "now", "program"]
+__all__ = ["Report", "accuracy_over_time", "age", "compensate", "format_time", "now", "program", "reestimate_batchnorm"]

@@ -1,0 +1,127 @@
+"""What the examples that end in numbers over time share: tables, files, lines of progress."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import phasegrad as pg
+from phasegrad.inference import Report, format_time
+
+TIMES = (1.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)
+"""A second, an hour, a day, a month, a year."""
+
+
+def table(exact: float, reports: Mapping[str, Report], what: str = "accuracy (%)", factor: float = 100.0) -> str:
+    """Mean and standard deviation over chips, a method a row, a time a column.
+
+    Args:
+        exact: the float model's value.
+        reports: of each method.
+        what: what the values are, with their unit.
+        factor: from values to that unit.
+    """
+    first = next(iter(reports.values()))
+    head = ["method", *(format_time(t) for t in first.times)]
+    digits = 2 if factor * exact >= 2 else 4
+    rows = [["float", f"{exact * factor:.{digits}f}", *[""] * (len(head) - 2)]]
+    for name, report in reports.items():
+        values = zip(report.mean() * factor, report.sd() * factor, strict=True)
+        rows.append([name, *(f"{m:.{digits}f} ± {s:.{digits}f}" for m, s in values)])
+    lines = aligned([head, *rows])
+    rule = "-" * max(map(len, lines))
+    caption = f"{what}, mean ± standard deviation over {first.chips} chips; gdc: global drift compensation"
+    return "\n".join([caption, "", lines[0], rule, lines[1], rule, *lines[2:]])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines, the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(f"{c:{'<' if i == 0 else '>'}{w}}" for i, (c, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+
+
+def write(folder: Path, exact: float, reports: Mapping[str, Report], *, more: Mapping[str, Any] | None = None,
+          what: str = "accuracy", **drawing: Any) -> list[Path]:  # fmt: skip
+    """Keep the figures as report.json, every chip's as report.csv, and draw them as report.png.
+
+    Args:
+        folder: where to write; made if it is not there.
+        exact: the float model's value.
+        reports: of each method.
+        more: further entries of the JSON file.
+        what: what the values are, for the picture's axis and the table's head.
+        **drawing: options of :func:`phasegrad.plot.over_time`.
+
+    Returns:
+        The paths written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"report.{ending}" for ending in ("json", "csv", "png")]
+    rows = [
+        {"method": name, **{key: row[key] for key in ("time_s", "mean", "sd", "p05", "chips")}}
+        for name, report in reports.items()
+        for row in report.rows()
+    ]
+    versions = {"phasegrad": pg.__version__, "torch": torch.__version__, "backend": pg.backends()["cpu"]}
+    content = {"float": exact, "rows": rows, "command": " ".join(sys.argv), "versions": versions, **(more or {})}
+    paths[0].write_text(json.dumps(content, indent=2) + "\n")
+    with paths[1].open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("method", "time_s", "chip", what.split()[-1]))
+        for name, report in reports.items():
+            for moment, chips in zip(report.times, report.values, strict=True):
+                writer.writerows((name, moment, i, float(value)) for i, value in enumerate(chips))
+    pg.plot.over_time(reports, paths[2], reference=exact, ylabel=what, **drawing)
+    return paths
+
+
+class Clock:
+    """Prints lines of progress with the time since it was made."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(f"[{time.perf_counter() - self.started:5.0f} s] {text}", flush=True)
+
+
+def at_least(low: int) -> type[int]:
+    """An argument type: an integer of at least ``low``."""
+
+    def integer(text: str) -> int:
+        if int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text} is below {low}")
+        return int(text)
+
+    return integer  # type: ignore[return-value]
+
+
+def add_evaluation(parser: argparse.ArgumentParser, chips: int) -> None:
+    """The options that every example over time has."""
+    group = parser.add_argument_group("evaluation")
+    group.add_argument("--chips", type=at_least(1), default=chips, help="chips of each network")
+    group.add_argument(
+        "--times", type=float, nargs="+", default=list(TIMES), metavar="S", help="times since programming [s], rising"
+    )
+    group.add_argument("--seed", type=int, default=0, help="seed of training, chips and noise")
+    group.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, its times checked."""
+    options = parser.parse_args()
+    if options.times != sorted(options.times) or min(options.times) < 0:
+        parser.error(f"--times {options.times}: times must rise, and none may be negative")
+    return options
