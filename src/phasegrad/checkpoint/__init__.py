@@ -1,0 +1,17 @@
+"""Runs that survive: checkpoints written whole or not at all, and resumed to the bit."""
+
+from phasegrad.checkpoint.archive import DamagedError
+from phasegrad.checkpoint.folder import Folder
+from phasegrad.checkpoint.loader import ResumableLoader
+from phasegrad.checkpoint.run import load, save
+from phasegrad.checkpoint.safetensors import export_safetensors, import_safetensors
+
+__all__ = [
+    "DamagedError",
+    "Folder",
+    "ResumableLoader",
+    "export_safetensors",
+    "import_safetensors",
+    "load",
+    "save",
+]

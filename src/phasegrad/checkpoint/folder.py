@@ -1,0 +1,102 @@
+"""The last checkpoints of a run, in a folder of their own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, final
+
+from phasegrad.checkpoint import run
+from phasegrad.checkpoint.archive import DamagedError
+
+_logger = logging.getLogger("phasegrad")
+_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+@final
+class Folder:
+    """Keeps the last checkpoints of a run, and resumes from the newest that is sound.
+
+    Args:
+        path: the folder, made when something is saved.
+        keep: how many checkpoints stay; 2 or more, so that there is another one should the disk have spoilt the last.
+
+    Raises:
+        ValueError: ``keep`` is below 1.
+
+    Examples:
+        >>> import tempfile, torch, phasegrad as pg
+        >>> net = pg.convert(torch.nn.Sequential(torch.nn.Linear(8, 2)), pg.presets.pcm_inference())
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     folder = Folder(path, keep=2)
+        ...     before = folder.resume(net=net)
+        ...     names = [folder.save(step, net=net).name for step in (100, 200, 300)]
+        ...     before, folder.resume(net=net)["step"], [file.name for file in folder.files()]
+        (None, 300, ['step-000000300.pt', 'step-000000200.pt'])
+    """
+
+    def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"Folder: keep = {keep}; at least one checkpoint must stay")
+        self.path, self.keep = Path(path), keep
+
+    def files(self) -> list[Path]:
+        """The checkpoints, newest first, sound or not."""
+        found = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted((file for file in found if _NAME.fullmatch(file.name)), key=_step, reverse=True)
+
+    def save(self, step: int, **parts: Any) -> Path:
+        """Write a checkpoint with :func:`phasegrad.checkpoint.save`, ``step`` among its values; then drop old ones.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: ``step`` is negative.
+            TypeError, OSError: as there; no old checkpoint was dropped.
+        """
+        if step < 0:
+            raise ValueError(f"Folder: step = {step}; it must not be negative")
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = self.path / f"step-{step:09d}.pt"
+        run.save(file, step=step, **parts)
+        for old in [other for other in self.files() if other != file][self.keep - 1 :]:
+            old.unlink()
+        return file
+
+    def resume(self, **parts: Any) -> dict[str, Any] | None:
+        """Take over the newest checkpoint that is sound; which others were passed over is logged as a warning.
+
+        Args:
+            parts: as for :func:`phasegrad.checkpoint.load`.
+
+        Returns:
+            The plain values, ``step`` among them; ``None`` if there is no checkpoint, and the run begins.
+
+        Raises:
+            DamagedError: there are checkpoints, and none is sound.
+            ValueError, TypeError: as :func:`phasegrad.checkpoint.load`, of the newest that is sound.
+        """
+        damaged: list[str] = []
+        for file in self.files():
+            try:
+                content = run.read(file)
+            except DamagedError as error:
+                damaged.append(str(error))
+                continue
+            for one in damaged:
+                _logger.warning("passed over: %s", one)
+            return run.take_over(content, file, parts, streams=True)
+        if damaged:
+            raise DamagedError(
+                f"no checkpoint in {self.path} is sound ({'; '.join(damaged)}); remove them to start anew"
+            )
+        return None
+
+
+def _step(file: Path) -> int:
+    found = _NAME.fullmatch(file.name)
+    assert found is not None
+    return int(found[1])

@@ -1,0 +1,48 @@
+"""The states of all global random streams: torch's on every device in use, numpy's, Python's."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+_logger = logging.getLogger("phasegrad")
+
+
+def streams() -> dict[str, Any]:
+    """Their states now, as plain data."""
+    _, key, position, has_normal, normal = np.random.get_state()  # noqa: NPY002 -- the global stream is what is meant
+    numpy = [torch.from_numpy(np.asarray(key).astype(np.int64)), int(position), int(has_normal), float(normal)]
+    found: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["cuda"] = torch.cuda.get_rng_state_all()
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.get_rng_state()
+    return found
+
+
+def restore(found: dict[str, Any]) -> None:
+    """Put them back where they were."""
+    torch.set_rng_state(found["torch"])
+    key, *rest = found["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    version, state, normal = found["python"]
+    random.setstate((version, tuple(state), normal))
+    if "cuda" in found:
+        _restore_cuda(found["cuda"])
+    if "mps" in found and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(found["mps"])
+
+
+def _restore_cuda(states: list[torch.Tensor]) -> None:
+    count = torch.cuda.device_count()
+    if count != len(states):
+        _logger.warning(
+            "the checkpoint has the random streams of %d CUDA devices, and here are %d: draws there will differ",
+            len(states), count,
+        )  # fmt: skip
+    for index, state in enumerate(states[:count]):
+        torch.cuda.set_rng_state(state, index)

@@ -1,0 +1,133 @@
+"""A file that is damaged is known to be, and a disk that is full costs nothing but the new file."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import phasegrad as pg
+from phasegrad.checkpoint import archive
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[pg.checkpoint.Folder, Path]:
+    """A folder with two checkpoints, and the newer."""
+    folder = pg.checkpoint.Folder(tmp_path / "run")
+    folder.save(1, net=nn.Linear(3, 2))
+    return folder, folder.save(2, net=nn.Linear(3, 2))
+
+
+def resumes(folder: pg.checkpoint.Folder, step: int) -> bool:
+    found = folder.resume(net=nn.Linear(3, 2))
+    return found is not None and found["step"] == step
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])
+def test_a_file_that_is_cut_off_is_passed_over(
+    kept: float, run: tuple[pg.checkpoint.Folder, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, file = run
+    content = file.read_bytes()
+    file.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(pg.checkpoint.DamagedError, match=r"step-000000002\.pt (is cut off|has \d+ bytes)"):
+        pg.checkpoint.load(file)
+    assert resumes(folder, 1)
+    assert "passed over" in caplog.text
+    assert str(file) in caplog.text
+
+
+def test_no_bit_may_flip(run: tuple[pg.checkpoint.Folder, Path]) -> None:
+    folder, file = run
+    content, drawn = file.read_bytes(), random.Random(0)
+    for place in [0, len(content) - 1, len(content) - 73, *(drawn.randrange(len(content)) for _ in range(60))]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << drawn.randrange(8)
+        file.write_bytes(flipped)
+        with pytest.raises(pg.checkpoint.DamagedError, match=r"step-000000002\.pt"):
+            pg.checkpoint.load(file)
+    assert resumes(folder, 1)
+    file.write_bytes(content)
+    assert resumes(folder, 2)
+
+
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"format": 1}, tmp_path / "torch.pt")
+    (tmp_path / "text.pt").write_text("a,b\n" * 100)
+    for name in ("torch.pt", "text.pt"):
+        with pytest.raises(pg.checkpoint.DamagedError, match=f"{name} is cut off, or was not written by"):
+            pg.checkpoint.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        pg.checkpoint.load(tmp_path / "none.pt")
+
+
+def test_code_is_not_run(tmp_path: Path) -> None:
+    archive.write(tmp_path / "a", {"format": 1, "values": print})
+    with pytest.raises(pg.checkpoint.DamagedError, match="sealed, but holds no checkpoint"):
+        pg.checkpoint.load(tmp_path / "a")
+
+
+def test_a_newer_layout_says_what_to_do(run: tuple[pg.checkpoint.Folder, Path]) -> None:
+    folder, file = run
+    content = archive.read(file) | {"format": 2, "phasegrad": "9.0"}
+    archive.write(file, content)
+    with pytest.raises(ValueError, match=r"has format 2, written by phasegrad 9\.0; phasegrad .* reads up to 1"):
+        folder.resume(net=nn.Linear(3, 2))  # which is no reason to lose steps without a word
+
+
+def test_if_none_is_sound_it_does_not_start_anew(run: tuple[pg.checkpoint.Folder, Path]) -> None:
+    folder, _ = run
+    for file in folder.files():
+        file.write_bytes(b"")
+    with pytest.raises(pg.checkpoint.DamagedError, match=r"no checkpoint in .* is sound"):
+        folder.resume()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = shutil.which("mount")
+    line = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
+    if mount is None or subprocess.run(line, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk cannot be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path) -> None:
+    folder = pg.checkpoint.Folder(small_disk)
+    folder.save(1, net=nn.Linear(3, 2))
+    free = shutil.disk_usage(small_disk).free
+    with pytest.raises(OSError, match=rf"No space left.*: 4\d\d,\d\d\d bytes are needed, {free:,} are free there"):
+        folder.save(2, net=nn.Linear(3, 2), big=torch.zeros(100_000))
+    assert [file.name for file in small_disk.iterdir()] == ["step-000000001.pt"]
+    assert resumes(folder, 1)
+    folder.save(2, net=nn.Linear(3, 2))
+    assert resumes(folder, 2)
+
+
+def test_a_failed_write_keeps_the_last_checkpoint(
+    run: tuple[pg.checkpoint.Folder, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, file = run
+    before = file.read_bytes()
+
+    def full(sink: archive.Sink, view: memoryview) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive.Sink, "_write_all", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        folder.save(2, net=nn.Linear(3, 2))
+    assert file.read_bytes() == before
+    assert len(list(folder.path.iterdir())) == 2
+    with pytest.raises(OSError, match="No space left on device"):
+        folder.save(3, net=nn.Linear(3, 2))
+    assert [one.name for one in folder.files()] == ["step-000000002.pt", "step-000000001.pt"]
