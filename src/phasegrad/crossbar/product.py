@@ -36,6 +36,11 @@ class Periphery(NamedTuple):
     input_errors: Tensor | None = None
     """``[errors, lines]``: errors of the DACs, or ``None``."""
 
+    def part(self, outputs: slice) -> Periphery:
+        """That of some of the outputs."""
+        errors = self.output_errors
+        return self if errors is None else self._replace(output_errors=errors[:, :, outputs])
+
 
 class Draw(NamedTuple):
     """How a digital weight is disturbed each time it is read; see :func:`phasegrad.ops.reference.noisy_weights`."""
@@ -81,6 +86,19 @@ class Matrix(NamedTuple):
             return self.weight
         clip, level, *noise = self.draw
         return call("noisy_weights", self.weight, self.scale, clip, level, seed, self.stream, rows, *noise)
+
+    def drawn(self, seed: Tensor, rows: int) -> Matrix:
+        """The same after one read: what ``draw`` does is done, for all products that follow."""
+        if self.draw is None:
+            return self
+        parts = [part.read(seed, rows) for _, part in self.slices()]
+        return self._replace(weight=parts[0] if self.factors is None else torch.stack(parts), draw=None)
+
+    def part(self, outputs: slice) -> Matrix:
+        """The matrix of some of the outputs."""
+        gain = None if self.gain is None else self.gain[:, outputs]
+        draw = None if self.draw is None else self.draw._replace(clip=self.draw.clip[outputs])
+        return self._replace(weight=self.weight[..., outputs, :], scale=self.scale[:, outputs], gain=gain, draw=draw)
 
 
 class Tiles(Protocol):

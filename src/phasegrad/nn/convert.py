@@ -9,21 +9,16 @@ from typing import Any, TypeAlias, TypeVar
 from torch import nn
 
 from phasegrad.crossbar import Hardware
-from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
+from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.sharing import Exchanges, sharing
+from phasegrad.nn.twins import make_twin, why_digital
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
 """Names of modules (each with all that it contains), or a predicate of name and module."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
-_TWINS: dict[type[nn.Module], type[AnalogLayer]] = {
-    nn.Linear: AnalogLinear,
-    nn.Conv1d: AnalogConv1d,
-    nn.Conv2d: AnalogConv2d,
-    nn.Conv3d: AnalogConv3d,
-}
 _REASONS = "_phasegrad_left_digital"
 
 
@@ -37,7 +32,8 @@ def convert(
 ) -> nn.Module:
     """Copy a model, with its layers computed in crossbar tiles.
 
-    ``nn.Linear`` and ``nn.Conv1d/2d/3d`` become their analog twins. Modules that occur in several places stay one
+    Linear, convolutional, attention and recurrent layers become their analog twins, and what
+    :func:`phasegrad.nn.register_twin` registered. Modules that occur in several places stay one
     module, and parameters that are shared stay shared. What stays digital, and why, is in :func:`left_digital` and
     :func:`phasegrad.summary`.
 
@@ -68,12 +64,12 @@ def convert(
     if all(reasons.values()):
         found = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({found})")
-    if hardware.update is not None:
-        _check_ties(model, reasons)
     net = copy.deepcopy(model)
-    net = _replace(net, _twins(net, [name for name, why in reasons.items() if why is None], hardware))
     left = {name: why for name, why in reasons.items() if why is not None}
+    with sharing() as exchanges:
+        net = _replace(net, _twins(net, [name for name in reasons if name not in left], hardware))
     setattr(net, _REASONS, left)
+    _check_ties(net, exchanges)
     net.register_load_state_dict_pre_hook(_check_state_dict)
     return net
 
@@ -89,8 +85,8 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is digital already")
     net = copy.deepcopy(net)
-    digital = {id(layer): _keep_hooks(layer, layer.to_digital()) for layer in analog_layers(net).values()}
-    net = _replace(net, digital)
+    with sharing():
+        net = _replace(net, {id(twin): _keep_hooks(twin, twin.to_digital()) for twin in _reversible(net)})
     if hasattr(net, _REASONS):
         delattr(net, _REASONS)
     hooks = net._load_state_dict_pre_hooks
@@ -102,11 +98,14 @@ def to_digital(net: nn.Module) -> nn.Module:
 def left_digital(net: nn.Module) -> dict[str, str]:
     """Why each module that has weights of its own is digital, by name."""
     known: dict[str, str] = getattr(net, _REASONS, {})
-    return {
-        name: known.get(name) or _why_digital(module) or "not converted"
-        for name, module in net.named_modules()
-        if _has_weights(module) and not isinstance(module, AnalogLayer)
-    }
+    left = {}
+    for name, module in net.named_modules():
+        if isinstance(module, AnalogComposite):
+            if module.digital_part is not None:
+                left[name] = module.digital_part
+        elif _has_weights(module) and not isinstance(module, AnalogLayer):
+            left[name] = known.get(name) or why_digital(module) or "not converted"
+    return left
 
 
 def _check(model: nn.Module, hardware: Hardware) -> None:
@@ -125,17 +124,18 @@ def _check(model: nn.Module, hardware: Hardware) -> None:
         )
 
 
-def _check_ties(model: nn.Module, reasons: dict[str, str | None]) -> None:
-    """A weight in the memory cannot be digital elsewhere."""
-    moved = {id(model.get_submodule(name).weight): name for name, why in reasons.items() if why is None}
-    for name in [name for name, why in reasons.items() if why is not None]:
-        for key, parameter in model.get_submodule(name)._parameters.items():
-            if id(parameter) in moved:
-                raise ValueError(
-                    f"convert: {moved[id(parameter)]} and {name or 'the model itself'} share a weight ({key}), which "
-                    f"would be trained in the memory there and stay digital here ({reasons[name]}). Skip "
-                    f"{moved[id(parameter)]} too, or untie them"
-                )
+def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
+    """A weight that moved into the memory cannot be digital elsewhere."""
+    for name, module in net.named_modules():
+        for key, parameter in module._parameters.items():
+            if id(parameter) not in exchanges:
+                continue
+            moved = next(n for n, m in analog_layers(net).items() if m.weight is exchanges[id(parameter)][1])
+            raise ValueError(
+                f"convert: {moved} and {name or 'the model itself'} share a weight ({key}), which would be trained in "
+                f"the memory there and stay digital here ({left_digital(net).get(name)}). Skip {moved} too, or untie "
+                "them"
+            )
 
 
 def _selected(model: nn.Module, selection: Selection, argument: str) -> list[tuple[str, nn.Module]]:
@@ -157,48 +157,69 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def _judge(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[str, str | None]:
-    """For each module with weights of its own why it stays digital, or ``None`` if it is converted."""
+    """For each module with a twin, or with weights of its own, why it stays digital; ``None`` if it is converted.
+
+    What a converted module contains is converted with it, and not judged.
+    """
     reasons: dict[str, str | None] = {}
-    for name, module in model.named_modules():
-        if not _has_weights(module):
-            continue
-        reason = _why_digital(module)
-        if reason is None and id(module) in skipped:
-            reason = "named in skip"
-        elif reason is None and chosen is not None and id(module) not in chosen:
-            reason = "not named in only"
-        reasons[name] = reason
+    seen: set[int] = set()
+
+    def visit(name: str, module: nn.Module) -> None:
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        reason = _reason(module, chosen, skipped)
+        if reason is None:
+            seen.update(id(part) for part in module.modules())
+        if reason is None or _has_weights(module):
+            reasons[name] = reason
+        if reason is not None:
+            for child_name, child in module.named_children():
+                visit(f"{name}.{child_name}" if name else child_name, child)
+
+    visit("", model)
     return reasons
 
 
-def _why_digital(module: nn.Module) -> str | None:
-    kind = type(module)
-    if kind in _TWINS:
-        return None if isinstance(module._parameters.get("weight"), nn.Parameter) else "its weight is computed"
-    twin = next((t.__name__ for t in _TWINS if issubclass(kind, t)), None)
-    if twin is not None:
-        return f"{kind.__name__} is a subclass of {twin} and may compute something else"
-    return f"no analog twin of {kind.__name__}"
+def _reason(module: nn.Module, chosen: set[int] | None, skipped: set[int]) -> str | None:
+    reason = why_digital(module)
+    if reason is not None:
+        return reason
+    if id(module) in skipped:
+        return "named in skip"
+    if chosen is not None and id(module) not in chosen:
+        return "not named in only"
+    part = next((name for name, m in module.named_modules() if id(m) in skipped), None)
+    return None if part is None else f"{part}, a part of it, is named in skip"
 
 
 def _twins(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
-    """The analog layers that take the places of digital ones, by the digital one's id."""
+    """The analog modules that take the places of digital ones, by the digital one's id."""
     twins: dict[int, nn.Module] = {}
     first: dict[int, AnalogLayer] = {}
     for name in names:
         digital = net.get_submodule(name)
-        tied, weight = first.get(id(digital.weight)), id(digital.weight)
-        if tied is not None:  # in the memory the parameter has become another object
-            digital.register_parameter("weight", tied.weight)
-        twins[id(digital)] = twin = _twin(digital, hardware)
-        if tied is not None and type(tied) is type(twin):  # the same tiles
-            twin.converters = tied.converters
-        first.setdefault(weight, twin)
+        twins[id(digital)] = twin = _keep_hooks(digital, make_twin(digital, hardware))
+        for layer in analog_layers(twin).values():
+            tied = first.setdefault(id(layer.weight), layer)
+            if tied is not layer and type(tied) is type(layer):  # the same tiles
+                layer.converters = tied.converters
     return twins
 
 
-def _twin(digital: nn.Module, hardware: Hardware) -> AnalogLayer:
-    return _keep_hooks(digital, _TWINS[type(digital)].from_digital(digital, hardware))
+def _reversible(net: nn.Module) -> list[Any]:
+    """The outermost modules that know their digital twin."""
+    found: dict[int, nn.Module] = {}
+
+    def visit(module: nn.Module) -> None:
+        if callable(getattr(module, "to_digital", None)):
+            found[id(module)] = module
+            return
+        for child in module.children():
+            visit(child)
+
+    visit(net)
+    return list(found.values())
 
 
 def _keep_hooks(old: nn.Module, new: Module) -> Module:
@@ -228,6 +249,9 @@ def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before anything is copied: is every layer of the state dict of this net's Hardware? Tied layers share devices."""
     layers = analog_layers(net)
+    for name, module in net.named_modules():
+        if isinstance(module, AnalogComposite):
+            module.rename_float_keys(state_dict, f"{prefix}{name}." if name else prefix)
     keys = {name: f"{prefix}{name}." if name else prefix for name in layers}
     for name, layer in layers.items():
         layer.check_state_dict(state_dict, keys[name])

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from phasegrad.crossbar.stores import Devices
+from phasegrad.nn.layout import OUTPUTS_FIRST, Layout
 from phasegrad.nn.patches import Patches
 from phasegrad.ops.pulses import TOGETHER
 
@@ -99,20 +100,22 @@ class InMemoryWeight(nn.Parameter):
 
     Attributes:
         devices: the devices.
+        matrix_layout: how it is a matrix ``[out, in]``.
         grad: what is staged for the next update, or ``None``.
     """
 
     devices: Devices
+    matrix_layout: Layout
     _staged: Staged | None
 
-    def __new__(cls, data: Tensor, devices: Devices) -> InMemoryWeight:
+    def __new__(cls, data: Tensor, devices: Devices, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
         """Wrap ``data``, the value that the devices hold now."""
         weight = torch.Tensor._make_subclass(cls, data.detach(), True)
-        weight.devices, weight._staged = devices, None
+        weight.devices, weight.matrix_layout, weight._staged = devices, layout, None
         weight.register_hook(_refuse_dense)
         return weight
 
-    def __init__(self, data: Tensor, devices: Devices) -> None:
+    def __init__(self, data: Tensor, devices: Devices, layout: Layout = OUTPUTS_FIRST) -> None:
         pass
 
     @property
@@ -143,7 +146,7 @@ class InMemoryWeight(nn.Parameter):
         if len(samples) == 1 and samples[0].patches is None:
             yield samples[0].x, samples[0].d
             return
-        lines = self.numel() // len(self) + len(self)
+        lines = sum(self.matrix_layout.size(self.shape))
         size = TOGETHER * max(1, _TOGETHER // (TOGETHER * lines))
         for first in range(0, sum(s.number for s in samples), size):
             yield _part(samples, first, first + size)
@@ -152,21 +155,21 @@ class InMemoryWeight(nn.Parameter):
     def update(self, lr: float, seed: Tensor, signs: Tensor | None = None) -> None:
         """Pulse the devices by what is staged, sample after sample; ``signs`` ``[in]`` turn input lines."""
         samples = self.staged() if signs is None else ((x * signs, d) for x, d in self.staged())
-        held = self.data.flatten(1)
+        held = self.matrix_layout.matrix(self.data)
         self.devices.update(samples, lr, seed, held)
         self._take(held)
 
     @torch.no_grad()
     def send_counts(self, counts: Tensor, seed: Tensor) -> None:
         """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        held = self.data.flatten(1)
+        held = self.matrix_layout.matrix(self.data)
         self.devices.send_counts(counts, seed, held)
         self._take(held)
 
     def _take(self, held: Tensor) -> None:
         """Take over a matrix that followed the devices: a copy where this tensor's layout has no such view."""
         if held.data_ptr() != self.data_ptr():
-            self.copy_(held.view(self.shape))
+            self.copy_(self.matrix_layout.weight(held, self.shape))
 
     def read_fast(self, lines: Tensor, seed: Tensor) -> Tensor:
         """What one read of some input lines, given by their numbers, finds on the fast cells: ``[out, lines]``."""
@@ -175,32 +178,32 @@ class InMemoryWeight(nn.Parameter):
     @torch.no_grad()
     def send_to_slow(self, counts: Tensor, lines: Tensor, seed: Tensor) -> None:
         """Send the slow cells of some input lines counted pulses: int32 ``[out, lines]``, above 0 to grow."""
-        held = self.data.flatten(1)
+        held = self.matrix_layout.matrix(self.data)
         self.devices.send_to_slow(counts, lines, seed, held)
         self._take(held)
 
     @torch.no_grad()
     def coincide_on_slow(self, d: Tensor, lr: float, lines: Tensor, seed: Tensor) -> None:
         """Send trains to the slow cells of some input lines, for ``slow -= lr d^T``; ``d`` is ``[lines, out]``."""
-        held = self.data.flatten(1)
+        held = self.matrix_layout.matrix(self.data)
         self.devices.coincide_on_slow(d, lr, lines, seed, held)
         self._take(held)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Take over what the devices hold."""
-        self.copy_(self.devices.logical_weight().view_as(self))
+        self.copy_(self.matrix_layout.weight(self.devices.logical_weight(), self.shape))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:
         """A copy with devices of its own and nothing staged."""
         if id(self) not in memo:
-            copied = InMemoryWeight(self.detach().clone(), copy.deepcopy(self.devices, memo))
+            copied = InMemoryWeight(self.detach().clone(), copy.deepcopy(self.devices, memo), self.matrix_layout)
             memo[id(self)] = copied.requires_grad_(self.requires_grad)
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Value and devices; nothing staged."""
-        return _restored, (self.detach(), self.devices, self.requires_grad)
+        return _restored, (self.detach(), self.devices, self.requires_grad, self.matrix_layout)
 
 
 def _part(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -224,8 +227,8 @@ def _refuse_dense(grad: Tensor | None) -> None:
         )
 
 
-def _restored(data: Tensor, devices: Devices, requires_grad: bool) -> InMemoryWeight:
-    return InMemoryWeight(data, devices).requires_grad_(requires_grad)  # type: ignore[return-value]
+def _restored(data: Tensor, devices: Devices, requires_grad: bool, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
+    return InMemoryWeight(data, devices, layout).requires_grad_(requires_grad)  # type: ignore[return-value]
 
 
 class Tiled(Protocol):

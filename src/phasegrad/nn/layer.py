@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -27,7 +26,9 @@ from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, pr
 from phasegrad.crossbar.stores import Devices
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
+from phasegrad.nn.layout import OUTPUTS_FIRST, Layout
 from phasegrad.nn.patches import Patches
+from phasegrad.nn.sharing import exchanged
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -96,12 +97,23 @@ class AnalogLayer(nn.Module, ABC):
 
     def _move_into_memory(self) -> None:
         """Program the weight, which is trained there from now on, unless a layer that it is tied to has done so."""
-        if isinstance(self.weight, InMemoryWeight):
-            self.devices = self.weight.devices
-            return
+        weight = self.weight
+        if not isinstance(weight, InMemoryWeight):
+            weight = exchanged(weight, self._programmed_weight)
+        assert isinstance(weight, InMemoryWeight)
+        if weight.matrix_layout != self._layout:
+            raise ValueError(
+                f"{type(self).__name__}: its weight is tied to one whose inputs and outputs lie the other way "
+                "around, so that no devices can hold both while they are trained. Untie them, or skip one"
+            )
+        self.devices = weight.devices
+        self.register_parameter("weight", weight)
+
+    def _programmed_weight(self) -> nn.Parameter:
         trained = self.weight.requires_grad
         self.program(draw_seed(self.weight.device))
         self.weight.requires_grad_(trained)
+        return self.weight
 
     def _make_input_range(self, like: dict[str, Any]) -> None:
         kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
@@ -176,14 +188,24 @@ class AnalogLayer(nn.Module, ABC):
     # --- the weight -------------------------------------------------------------------------------------------
 
     @property
+    def _layout(self) -> Layout:
+        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        return OUTPUTS_FIRST
+
+    @property
+    def weight_matrix(self) -> Tensor:
+        """The parameter ``weight`` as the matrix ``[out, in]`` that is put on tiles; differentiable."""
+        return self._layout.matrix(self.weight)
+
+    @property
     def out_features(self) -> int:
         """Outputs of the weight matrix."""
-        return self.weight.shape[0]
+        return self._layout.size(self.weight.shape)[0]
 
     @property
     def in_features(self) -> int:
         """Inputs that one output sees."""
-        return math.prod(self.weight.shape[1:])
+        return self._layout.size(self.weight.shape)[1]
 
     @property
     def tiles(self) -> int:
@@ -216,14 +238,14 @@ class AnalogLayer(nn.Module, ABC):
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
         level = self.noise_level if self.training else None
-        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, self._columns)
+        matrix = master_matrix(self.weight_matrix, self.hardware, self.perturbation, level, self._columns)
         return wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
 
     def _held(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
         devices, weight = self.devices, self.weight
         if devices is None or not devices.reads_are_noisy:
-            return weight.detach().flatten(1)
+            return self._layout.matrix(weight.detach())
         seed = draw_seed(weight.device) if seed is None else seed
         return devices.read_logical_weight(seed).to(weight.dtype)
 
@@ -231,7 +253,7 @@ class AnalogLayer(nn.Module, ABC):
     def clipped_weight(self) -> Tensor:
         """The weight ``[out, in]`` that would be programmed: the master weight, clipped."""
         seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
-        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None)
+        matrix = master_matrix(self.weight_matrix, self.hardware, self.perturbation, None)
         return matrix.read(seed, self.hardware.rows)
 
     @torch.no_grad()
@@ -260,37 +282,66 @@ class AnalogLayer(nn.Module, ABC):
         """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
         if self.devices is not None:
             self.devices.solve_wires()
-            self.weight.copy_(self.devices.logical_weight().view_as(self.weight))
+            self.weight.copy_(self._layout.weight(self.devices.logical_weight(), self.weight.shape))
 
     def to_digital(self) -> nn.Module:
         """The digital twin, with the weight that the layer holds now (the same parameter, clipped)."""
         digital = self._digital()
-        if self.devices is None:
-            with torch.no_grad():
-                self.weight.copy_(self.clipped_weight().view_as(self.weight))
-        else:
-            self.weight.requires_grad_(True)
-        weight = nn.Parameter(self.weight.detach().clone()) if self.hardware.update else self.weight
-        digital.register_parameter("weight", weight)
+        digital.register_parameter("weight", exchanged(self.weight, self._plain_weight))
         digital.register_parameter("bias", self.bias)
         return digital.train(self.training)
 
+    @torch.no_grad()
+    def _plain_weight(self) -> nn.Parameter:
+        if self.hardware.update is not None:
+            return nn.Parameter(self.weight.detach().clone())
+        if self.devices is not None:
+            self.weight.requires_grad_(True)
+        else:
+            self.weight.copy_(self._layout.weight(self.clipped_weight(), self.weight.shape))
+        return self.weight
+
     # --- the product ------------------------------------------------------------------------------------------
 
-    def forward(self, input: Tensor) -> Tensor:
-        """The layer's output, as the hardware gives it."""
-        rows = self._to_rows(input)
-        if isinstance(self.weight, InMemoryWeight):
-            y = in_memory_product(rows, self.weight, self.bias, self)
-        else:
-            y = self._multiply_noisily(rows)
-            if self.bias is not None:
-                y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
-        return self._from_rows(y, input)
+    def forward(self, input: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
+        """The layer's output, as the hardware gives it.
 
-    def _multiply_noisily(self, rows: Tensor) -> Tensor:
+        Args:
+            input: in the twin's shape.
+            matrix: what :meth:`read` found, for several products of one read; ``None`` to read now.
+            outputs: the outputs that are wanted; ``None`` for all.
+        """
+        rows = self._to_rows(input)
+        return self._from_rows(self._outputs(rows, self.bias, matrix, outputs), input)
+
+    def _outputs(self, rows: Tensor, bias: Tensor | None, matrix: Matrix | None, outputs: slice | None) -> Tensor:
+        """The product of rows, or of images, and a digital bias."""
+        if isinstance(self.weight, InMemoryWeight):
+            y = in_memory_product(rows, self.weight, bias, self)
+            return y if outputs is None else y[:, outputs]
+        y = self._multiply_noisily(rows, matrix, outputs)
+        if bias is None:
+            return y
+        bias = bias if outputs is None else bias[outputs]
+        return y + (bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2)))
+
+    def read(self) -> Matrix | None:
+        """What one read finds, for several products of one :meth:`forward` each.
+
+        Noise of training and of devices is that of this read; what each product adds (converters, noise that is
+        referred to the output) is drawn by each. ``None`` in the memory, where each product reads.
+        """
+        if self.hardware.update is not None:
+            return None
         seed = draw_seed(self.weight.device)
-        return product(rows, self._matrix(seed), self._tiles, self.periphery, self.hardware, seed)
+        return self._matrix(seed).drawn(seed, self.hardware.rows)
+
+    def _multiply_noisily(self, rows: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
+        seed = draw_seed(self.weight.device)
+        matrix, periphery = self._matrix(seed) if matrix is None else matrix, self.periphery
+        if outputs is not None:
+            matrix, periphery = matrix.part(outputs), periphery.part(outputs)
+        return product(rows, matrix, self._tiles, periphery, self.hardware, seed)
 
     @property
     def periphery(self) -> Periphery:
@@ -410,7 +461,8 @@ class AnalogLayer(nn.Module, ABC):
         if self.hardware.update is None:
             self.weight.requires_grad_(False)
         elif not isinstance(self.weight, InMemoryWeight) or self.weight.devices is not devices:
-            self.register_parameter("weight", InMemoryWeight(self.weight.detach().clone(), devices))
+            copied = self.weight.detach().clone()
+            self.register_parameter("weight", InMemoryWeight(copied, devices, self._layout))
 
     def _reprogram(self, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
         """Put a weight that was just loaded onto the devices, behind the converters that come with it."""

@@ -56,7 +56,7 @@ class AnalogLinear(AnalogLayer):
         return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
 
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
-        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
 
     @property
     def patches(self) -> None:

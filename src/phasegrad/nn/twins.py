@@ -1,0 +1,120 @@
+"""Which module has which analog twin."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TypeAlias
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from phasegrad.crossbar import Hardware
+from phasegrad.nn.attention import AnalogMultiheadAttention
+from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
+from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
+from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
+
+Make: TypeAlias = Callable[[nn.Module, Hardware], nn.Module]
+"""From a digital module and the hardware to its twin, which has analog layers in it or is one."""
+
+_TWINS: dict[type[nn.Module], Make] = {
+    nn.Linear: AnalogLinear.from_digital,
+    nn.Conv1d: AnalogConv1d.from_digital,
+    nn.Conv2d: AnalogConv2d.from_digital,
+    nn.Conv3d: AnalogConv3d.from_digital,
+    nn.MultiheadAttention: AnalogMultiheadAttention.from_digital,
+    nn.RNN: AnalogRNN.from_digital,
+    nn.LSTM: AnalogLSTM.from_digital,
+    nn.GRU: AnalogGRU.from_digital,
+    nn.RNNCell: AnalogRNNCell.from_digital,
+    nn.LSTMCell: AnalogLSTMCell.from_digital,
+    nn.GRUCell: AnalogGRUCell.from_digital,
+}
+_registered: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
+
+
+def register_twin(module_type: type[nn.Module], make: Make) -> RemovableHandle:
+    """Let :func:`phasegrad.convert` make twins of a module type, or other ones than it would.
+
+    The type must be met exactly: a subclass may compute something else. A module is converted whole, so what it
+    contains is left to ``make``. :func:`phasegrad.to_digital` calls the twin's ``to_digital()`` where it has that
+    method, and otherwise takes the analog layers inside it back one by one.
+
+    Args:
+        module_type: of the digital modules.
+        make: called with such a module, of a copy of the model, and the hardware. Its parameters may be taken over:
+            what is shared then stays shared.
+
+    Returns:
+        A handle: ``handle.remove()`` ends it, and so does the end of a ``with`` block.
+
+    Raises:
+        TypeError: ``module_type`` is no module type, or ``make`` cannot be called.
+
+    Examples:
+        >>> import phasegrad as pg
+        >>> class Scaled(nn.Linear):
+        ...     def forward(self, x):
+        ...         return 2 * super().forward(x)
+        >>> def make(digital, hardware):
+        ...     return nn.Sequential(AnalogLinear.from_digital(digital, hardware), Double())
+        >>> class Double(nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> with register_twin(Scaled, make):
+        ...     net = pg.convert(nn.Sequential(Scaled(4, 4)), pg.presets.pcm_inference())
+        >>> [type(m).__name__ for m in net[0]]
+        ['AnalogLinear', 'Double']
+    """
+    if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
+        raise TypeError(f"register_twin: module_type = {module_type!r}; it must be a subclass of torch.nn.Module")
+    if not callable(make):
+        raise TypeError(f"register_twin: make = {make!r}; it must be a function of a module and a Hardware")
+    handle = RemovableHandle(_registered)
+    _registered[handle.id] = (module_type, make)
+    return handle
+
+
+def twin_of(module: nn.Module) -> Make | None:
+    """What makes the twin of a module; ``None`` if it has none."""
+    for kind, make in reversed(_registered.values()):
+        if kind is type(module):
+            return make
+    return _TWINS.get(type(module))
+
+
+def make_twin(digital: nn.Module, hardware: Hardware) -> nn.Module:
+    """The twin of a module that has one.
+
+    Raises:
+        TypeError: what a registered function made has no analog layer in it.
+    """
+    make = twin_of(digital)
+    assert make is not None
+    twin = make(digital, hardware)
+    if not isinstance(twin, nn.Module) or not any(isinstance(m, AnalogLayer) for m in twin.modules()):
+        raise TypeError(
+            f"convert: the twin registered for {type(digital).__name__} is a {type(twin).__name__} without an analog "
+            "layer; it must be a module that contains one, such as AnalogLinear.from_digital(digital, hardware)"
+        )
+    return twin
+
+
+def why_digital(module: nn.Module) -> str | None:
+    """Why a module has no twin; ``None`` if it has one."""
+    kind = type(module)
+    if twin_of(module) is not None:
+        return "its weight is computed" if _computed(module) else None
+    known = (*(kind for kind, _ in _registered.values()), *_TWINS)
+    twin = next((t.__name__ for t in known if issubclass(kind, t)), None)
+    if twin is not None:
+        return f"{kind.__name__} is a subclass of {twin} and may compute something else"
+    return f"no analog twin of {kind.__name__}"
+
+
+def _computed(module: nn.Module) -> bool:
+    """Whether a hook puts a tensor where the module looks for a parameter, as weight normalisation does."""
+    return any(isinstance(value, Tensor) for part in module.modules() for value in vars(part).values())
