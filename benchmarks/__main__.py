@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.harness import as_dict
 
-NAMES = ("forward", "hwa_step", "devices", "noise", "pulsed_update", "in_memory_step", "wires")
+NAMES = ("forward", "hwa_step", "devices", "noise", "pulsed_update", "in_memory_step", "wires", "encoder_step")
 RESULTS = Path(__file__).parent / "results"
 
 

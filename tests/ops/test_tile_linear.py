@@ -19,6 +19,7 @@ from tests.contracts.op import (
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from phasegrad.ops import direct
 from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
 
 NAMES = (
@@ -345,3 +346,25 @@ def test_a_large_product_hides_no_broken_number(value: float) -> None:
     assert not large(x, w, one)[:, 4].isfinite().any()
     w[4] = 0.0
     assert torch.equal(large(x, w, one)[:, 4], torch.zeros(256))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_converted_inputs_are_not_kept(learned: bool) -> None:
+    """What the product's graph holds of its inputs is what the converter holds."""
+    x, w = torch.randn(300, 40, requires_grad=True), torch.randn(24, 40, requires_grad=True)
+    span = torch.full((1,), 3.0, requires_grad=learned)
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        driven = direct.call("dac", x, span, 127.0, 0.0, 1.0)
+        scale, one, seed = w.detach().abs().amax(1)[None], torch.ones(1), torch.zeros(1, dtype=torch.int64)
+        rest = (scale, None, None, None, span.detach(), one, seed, 0, 1, 64, [0.0] * 3, 0.0, 0.0, 0.0, 0, 1.0)
+        y = direct.call("tile_linear", driven, w, *rest)[0]
+    assert x.data_ptr() in kept
+    assert driven.data_ptr() not in kept
+    (grad_w,) = torch.autograd.grad(y.sum(), w)
+    torch.testing.assert_close(grad_w, driven.detach().sum(0).expand_as(w))

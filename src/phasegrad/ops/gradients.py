@@ -28,14 +28,24 @@ class _Dac(torch.autograd.Function):
     def forward(ctx: Any, run: Kernel, x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
         ctx.save_for_backward(x, range)
         ctx.rule = (decay, keep)
+        ctx.fetched = None
+        ctx.again = lambda x, range: run(x, range, half, decay, keep)
         return run(x, range, half, decay, keep)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, range = ctx.saved_tensors
+        x, range = _fetched(ctx)
+        ctx.fetched = None
         grad_x, grad_range = call("dac_backward", grad, x, range, *ctx.rule)
         return None, grad_x, grad_range, None, None, None
+
+
+def _fetched(ctx: Any) -> tuple[Tensor, Tensor]:
+    """What a converter keeps, asked for once a backward pass: under checkpointing it is there only once."""
+    if ctx.fetched is None:
+        ctx.fetched = ctx.saved_tensors
+    return ctx.fetched
 
 
 def _bound_gradient(
@@ -97,18 +107,23 @@ class _NoisyWeights(torch.autograd.Function):
 
 
 class _TileLinear(torch.autograd.Function):
-    """The product's gradient is exact, the converter's as in :class:`_Adc`, the noise's in :class:`_NoisyWeights`."""
+    """The product's gradient is exact, the converter's as in :class:`_Adc`, the noise's in :class:`_NoisyWeights`.
+
+    Inputs that come from a :class:`_Dac` are converted again for the gradient, from what that one keeps: in a deep
+    net they would be as much memory as all activations.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, run: Kernel, x: Tensor, w: Tensor, bound: Tensor, rest: tuple[Any, ...]
+        ctx: Any, run: Kernel, x: Tensor, w: Tensor, bound: Tensor, rest: tuple[Any, ...], converter: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
         scale, clip, level, gain, input_range, seed, *settings = rest
         out, code, read = run(x, w, scale, clip, level, gain, input_range, bound, seed, *settings)
+        kept, ctx.converter = (None, converter) if converter is not None else (x, None)
         if clip is None:
-            ctx.save_for_backward(code, x, w, None, None, gain, scale, input_range, bound)
+            ctx.save_for_backward(code, kept, w, None, None, gain, scale, input_range, bound)
         else:
-            ctx.save_for_backward(code, x, read, w, clip, gain, scale, input_range, bound)
+            ctx.save_for_backward(code, kept, read, w, clip, gain, scale, input_range, bound)
         ctx.rows = settings[2]
         ctx.mark_non_differentiable(code, read)
         ctx.set_materialize_grads(False)  # or zeros for the gradients of code and read, of their size, at each step
@@ -117,16 +132,18 @@ class _TileLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, wants_x, wants_w, wants_bound, _ = ctx.needs_input_grad
+        _, wants_x, wants_w, wants_bound, *_ = ctx.needs_input_grad
         if grad is None:
-            return None, None, None, None, None
+            return None, None, None, None, None, None
         code, x, read, w, clip, gain, scale, input_range, bound = ctx.saved_tensors
+        if x is None:
+            x = ctx.converter.again(*_fetched(ctx.converter))
         wanted = (wants_x, wants_w)
         grad_x, grad_w = call("tile_linear_backward", grad, code, x, read, w, clip, gain, ctx.rows, wanted)
         grad_bound = None
         if wants_bound and len(code):
             grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
-        return None, grad_x if wants_x else None, grad_w if wants_w else None, grad_bound, None
+        return None, grad_x if wants_x else None, grad_w if wants_w else None, grad_bound, None, None
 
 
 class _WiredAdjoint(torch.autograd.Function):
@@ -185,7 +202,9 @@ def _tile_linear(run: Kernel, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor,
     scale, clip, level, gain, input_range, bound, *settings = rest
     if _recorded(x, w, bound):
         others = (scale, clip, level, gain, input_range, *settings)
-        return _TileLinear.apply(run, x, w, bound, others)  # type: ignore[return-value]
+        made_by = x.grad_fn
+        converter = made_by if isinstance(made_by, _Dac._backward_cls) else None  # type: ignore[attr-defined]
+        return _TileLinear.apply(run, x, w, bound, others, converter)  # type: ignore[return-value]
     return run(x, w, *rest)
 
 

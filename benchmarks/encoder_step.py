@@ -1,0 +1,83 @@
+"""A fine-tuning step of a sentence encoder of MiniLM's size, hardware-aware against float: time and memory.
+
+Both: 32 sentences of 32 tokens, forward, distance to embeddings that are given, backward, AdamW; the token embeddings
+are frozen. The analog encoder has the preset's tiles with PCM-like weight noise, clipping, and learned input ranges.
+Weights are drawn: neither figure depends on what they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import phasegrad as pg
+from benchmarks.harness import Figure, side_by_side
+
+BATCH, LENGTH, ROUNDS = 32, 32, 15
+
+
+def encoder() -> nn.Module:
+    """Six layers of 384 with twelve heads: transformers' ``BertModel`` in the configuration of all-MiniLM-L6-v2."""
+    from transformers import BertConfig, BertModel  # large, and used here alone
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertModel(BertConfig(**sizes, **dropout), add_pooling_layer=False).train()
+
+
+def embedded(net: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Embeddings of length 1."""
+    return F.normalize(net(input_ids=tokens).last_hidden_state.mean(1), dim=-1)
+
+
+def step(analog: bool) -> Callable[[], None]:
+    """A training step on a fixed batch."""
+    net = encoder()
+    tokens = torch.randint(1000, 30000, (BATCH, LENGTH))
+    wanted = F.normalize(torch.randn(BATCH, 384), dim=-1)
+    if analog:
+        net = pg.convert(net, pg.presets.pcm_inference())
+        pg.hwa.calibrate(net, [tokens], forward=lambda net, batch: net(input_ids=batch), recipe=pg.hwa.Recipe())
+    trained = [p.requires_grad_("embeddings" not in name) for name, p in net.named_parameters()]
+    optimizer = torch.optim.AdamW([p for p in trained if p.requires_grad], lr=1e-6)
+
+    def run() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        (1.0 - (embedded(net, tokens) * wanted).sum(1).mean()).backward()
+        optimizer.step()
+
+    return run
+
+
+def peak(analog: bool) -> float:
+    """Memory that training takes in a process of its own, beyond what the process has before [MB]."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (analog, torch.get_num_threads()))
+
+
+def _peak(analog: bool, threads: int) -> float:
+    torch.set_num_threads(threads)
+    import transformers.models.bert.modeling_bert  # noqa: F401 -- loaded before the count begins
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = step(analog)
+    for _ in range(5):
+        run()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024.0
+
+
+def figures() -> list[Figure]:
+    """Time and memory of a step."""
+    a, b, ratio = side_by_side(step(True), step(False), ROUNDS)
+    more, less = peak(True), peak(False)
+    name, target = f"MiniLM encoder hwa step B{BATCH}x{LENGTH}", "at most 1.5"
+    return [
+        Figure(name, a * 1e3, "ms", "float", b * 1e3, ratio, target),
+        Figure(f"{name}, peak memory", more, "MB", "float", less, more / less, target),
+    ]
