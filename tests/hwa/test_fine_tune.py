@@ -249,3 +249,56 @@ def test_fine_tuning_keeps_accuracy_on_devices_with_large_errors() -> None:
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     fine_tune(net, data(12), epochs=12, recipe=recipe, optimizer=optimizer, progress=False)
     assert noisy_accuracy(net) > before + 0.03  # from about 0.85; six other initial nets gained 0.05 to 0.07
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _tuned(loader: Any, folder: Any, stop_at: int | None = None, every: int = 4) -> tuple[nn.Module, Any]:
+    """A net that was fine-tuned with all that a run has, given up at a step if one is named."""
+    torch.manual_seed(3)
+    net, seen = pg.convert(model(), PCM), 0
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        nonlocal seen
+        if seen == stop_at:
+            raise _Stopped
+        seen += 1
+        return F.cross_entropy(output, target)
+
+    recipe = Recipe(ramp=0.5, distillation=Distillation())
+    options: dict[str, Any] = {"loss": loss, "epochs": 3, "recipe": recipe, "progress": False, "every": every}
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    history = fine_tune(net, loader, optimizer=optimizer, checkpoints=folder, evaluate=lambda n: 0.5, **options)
+    return net, history
+
+
+def _resumable() -> pg.checkpoint.ResumableLoader:
+    x, y = (torch.cat(parts) for parts in zip(*data(), strict=True))
+    return pg.checkpoint.ResumableLoader(torch.utils.data.TensorDataset(x, y), 32, seed=1)
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 5, 6, 11, 17])
+@pytest.mark.parametrize("make", [_resumable, data], ids=["a loader that knows its place", "a plain loader"])
+def test_goes_on_where_it_was_stopped(make: Callable[[], Any], stop_at: int, tmp_path: Any) -> None:
+    whole, told = _tuned(make(), None)
+    with pytest.raises(_Stopped):
+        _tuned(make(), pg.checkpoint.Folder(tmp_path), stop_at)
+    ended, retold = _tuned(make(), pg.checkpoint.Folder(tmp_path))
+    assert retold == told
+    for (name, a), b in zip(whole.state_dict().items(), ended.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_finished_fine_tuning_is_not_run_again(tmp_path: Any) -> None:
+    first, told = _tuned(_resumable(), pg.checkpoint.Folder(tmp_path))
+    again, retold = _tuned(_resumable(), pg.checkpoint.Folder(tmp_path), stop_at=0)
+    assert retold == told
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+def test_checkpoints_come_as_often_as_asked(tmp_path: Any) -> None:
+    folder = pg.checkpoint.Folder(tmp_path, keep=100)
+    _tuned(_resumable(), folder, every=4)
+    assert sorted(int(f.stem[5:]) for f in folder.files()) == [4, 6, 8, 12, 16, 18]

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,26 @@ from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
 from phasegrad.nn import to_digital
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Checkpoints(Protocol):
+    """Where checkpoints are kept: a :class:`phasegrad.checkpoint.Folder`, or what does as one does."""
+
+    def save(self, step: int, **parts: Any) -> Any:
+        """Keep the states of some parts, and plain values."""
+        ...
+
+    def resume(self, **parts: Any) -> dict[str, Any] | None:
+        """Load the newest states into the parts; the plain values, or ``None`` if nothing is kept."""
+        ...
+
+
+@runtime_checkable
+class _Stateful(Protocol):
+    """A loader that knows where it is."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
 
 
 @dataclass
@@ -46,6 +66,8 @@ def fine_tune(
     teacher: nn.Module | None = None,
     evaluate: Callable[[nn.Module], float] | None = None,
     calibration_batches: int = 100,
+    checkpoints: Checkpoints | None = None,
+    every: int = 100,
     progress: bool = True,
 ) -> History:
     """Train a converted net, in place, to keep its accuracy on the hardware.
@@ -65,41 +87,68 @@ def fine_tune(
         teacher: model to distil from; ``None`` for the net as it is now, digital and exact.
         evaluate: called with the net, in evaluation mode, after each epoch.
         calibration_batches: batches for :func:`calibrate`; 0 to skip it.
+        checkpoints: where the training is kept, such as ``pg.checkpoint.Folder("run")``: called again with the same
+            arguments, it goes on where it was stopped, and ends with the same bits. ``None`` to keep nothing.
+        every: steps from one checkpoint to the next where the loader has a ``state_dict``, as
+            :class:`phasegrad.checkpoint.ResumableLoader` does; with other loaders each epoch ends with one.
         progress: whether to show a progress bar.
 
     Returns:
         The history. The net is left in evaluation mode.
 
     Raises:
-        ValueError: no analog layer, a programmed layer, no batch, or a loss that is not finite.
+        ValueError: no analog layer, a programmed layer, no batch, a loss that is not finite, or a checkpoint of
+            something else.
     """
     _unprogrammed(net, "fine_tune")
-    if epochs < 1:
-        raise ValueError(f"fine_tune: epochs = {epochs}; it must be at least 1")
+    if epochs < 1 or every < 1:
+        raise ValueError(f"fine_tune: epochs = {epochs} and every = {every}; both must be at least 1")
     recipe = recipe or Recipe()
     objective = _Objective(loss, recipe.distillation, _teacher(net, teacher) if recipe.distillation else None)
-    if calibration_batches:
-        calibrate(net, loader, calibration_batches, recipe=recipe)
-    else:
-        recipe.apply(net)
     steps = len(loader) * epochs if isinstance(loader, Sized) else None
     if optimizer is None:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
         if scheduler is None and steps:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    loop = _Loop(net, optimizer, scheduler, objective, recipe.ramp, epochs, steps)
     history = History()
-    with tqdm(total=steps, disable=not progress, unit="batch", leave=False) as bar:
-        for epoch in range(epochs):
+    keeper = _Keeper(checkpoints, every, {"net": net, "optimizer": optimizer, "scheduler": scheduler, "loader": loader})
+    loop = _Loop(net, optimizer, scheduler, objective, recipe.ramp, epochs, steps, keeper, history)
+    recipe.apply(net)
+    if not loop.resume() and calibration_batches:
+        calibrate(net, loader, calibration_batches, recipe=recipe)
+    with tqdm(total=steps, initial=loop.step, disable=not progress, unit="batch", leave=False) as bar:
+        for epoch in range(len(history.loss), epochs):
             bar.set_description(f"fine-tuning, epoch {epoch + 1}/{epochs}")
             history.loss.append(loop.epoch(epoch, loader, bar))
             history.learning_rate.append(optimizer.param_groups[0]["lr"])
             history.noise_level.append(loop.level)
             if evaluate is not None:
                 history.metric.append(float(evaluate(net.eval())))
+            loop.keep()
     set_noise_level(net, 1.0)
     net.eval()
     return history
+
+
+class _Keeper:
+    """What is kept of a training, and when."""
+
+    def __init__(self, checkpoints: Checkpoints | None, every: int, parts: dict[str, Any]) -> None:
+        self.checkpoints, self.every = checkpoints, every
+        self.parts = {name: part for name, part in parts.items() if isinstance(part, _Stateful)}
+
+    def due(self, step: int) -> bool:
+        """Whether there is a checkpoint after a step in the middle of an epoch."""
+        return self.checkpoints is not None and "loader" in self.parts and step % self.every == 0
+
+    def save(self, step: int, **values: Any) -> None:
+        """Keep the training as it is now."""
+        if self.checkpoints is not None:
+            self.checkpoints.save(step, **self.parts, **values)
+
+    def resume(self) -> dict[str, Any] | None:
+        """Go back to what was kept last."""
+        return None if self.checkpoints is None else self.checkpoints.resume(**self.parts)
 
 
 class _Objective:
@@ -124,29 +173,49 @@ class _Loop:
 
     def __init__(
         self, net: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, objective: _Objective,
-        ramp: float, epochs: int, steps: int | None,
+        ramp: float, epochs: int, steps: int | None, keeper: _Keeper, history: History,
     ) -> None:  # fmt: skip
         self.net, self.optimizer, self.scheduler, self.objective = net, optimizer, scheduler, objective
         self.ramp, self.epochs, self.steps = ramp, epochs, steps
+        self.keeper, self.history = keeper, history
         self.step, self.level = 0, 1.0
+        self.total, self.count = 0.0, 0  # of the losses of this epoch
+
+    def keep(self) -> None:
+        """Keep a checkpoint."""
+        lists = {name: list(values) for name, values in vars(self.history).items()}
+        self.keeper.save(self.step, history=lists, level=self.level, total=self.total, count=self.count)
+
+    def resume(self) -> bool:
+        """Go on from the last checkpoint, if there is one."""
+        found = self.keeper.resume()
+        if found is None:
+            return False
+        for name, values in found["history"].items():
+            getattr(self.history, name)[:] = values
+        self.step, self.level = found["step"], found["level"]
+        self.total, self.count = found["total"], found["count"]
+        return True
 
     def epoch(self, number: int, loader: Iterable[Any], bar: Any) -> float:
         """Train for one pass; the mean loss."""
         self.net.train()
-        total, count = 0.0, 0
         for x, target in loader:
             done = self.step / self.steps if self.steps else number / self.epochs
             self.level = min(1.0, done / self.ramp) if self.ramp > 0 else 1.0
             set_noise_level(self.net, self.level)
             value = self._train(x, target)
             self.step += 1
-            total, count = total + value, count + 1
+            self.total, self.count = self.total + value, self.count + 1
             bar.update()
-            if count % 10 == 0:
-                bar.set_postfix(loss=f"{total / count:.4f}", refresh=False)
-        if count == 0:
+            if self.count % 10 == 0:
+                bar.set_postfix(loss=f"{self.total / self.count:.4f}", refresh=False)
+            if self.keeper.due(self.step):
+                self.keep()
+        if self.count == 0:
             raise ValueError("fine_tune: the loader gave no batch")
-        return total / count
+        mean, self.total, self.count = self.total / self.count, 0.0, 0
+        return mean
 
     def _train(self, x: Any, target: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
