@@ -2,6 +2,10 @@
 
 import os
 import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,3 +22,16 @@ def _seeded() -> None:
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 -- scipy and code under test may draw from the global generator
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = shutil.which("mount")
+    line = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
+    if mount is None or subprocess.run(line, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a small disk cannot be mounted here")
+    yield path
+    subprocess.run(["umount", str(path)], check=True)

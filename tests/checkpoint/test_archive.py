@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,19 +85,6 @@ def test_if_none_is_sound_it_does_not_start_anew(run: tuple[pg.checkpoint.Folder
         file.write_bytes(b"")
     with pytest.raises(pg.checkpoint.DamagedError, match=r"no checkpoint in .* is sound"):
         folder.resume()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = shutil.which("mount")
-    line = [str(mount), "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)]
-    if mount is None or subprocess.run(line, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a small disk cannot be mounted here")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(small_disk: Path) -> None:

@@ -190,6 +190,16 @@ def test_cache_that_cannot_be_written_is_a_clear_error(cache: Path):
         _fetch.locate(toy(FakeSource()))
 
 
+def test_full_disk_is_a_clear_error(small_disk: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PHASEGRAD_CACHE", str(small_disk))
+    (small_disk / "toy").mkdir()
+    (small_disk / "toy" / "a").write_bytes(CONTENT["a"])
+    source = FakeSource(content={**CONTENT, "b": bytes(300_000)})
+    with pytest.raises(_fetch.DataUnavailableError, match=r"fake source: .*No space left on device"):
+        _fetch.locate(toy(source))
+    assert files(small_disk) == {"a": CONTENT["a"]}
+
+
 def packed(members: dict[str, bytes]) -> bytes:
     """A gzipped tar archive."""
     buffer = io.BytesIO()
