@@ -5,6 +5,7 @@ from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digita
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.processes import ignore_in_ddp
 from phasegrad.nn.summary import Summary, summary
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Summary",
     "analog_layers",
     "convert",
+    "ignore_in_ddp",
     "left_digital",
     "summary",
     "to_digital",

@@ -12,6 +12,7 @@ from phasegrad.crossbar import Hardware
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.processes import heed_in_ddp, ignore_in_ddp
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
 """Names of modules (each with all that it contains), or a predicate of name and module."""
@@ -75,7 +76,7 @@ def convert(
     left = {name: why for name, why in reasons.items() if why is not None}
     setattr(net, _REASONS, left)
     net.register_load_state_dict_pre_hook(_check_state_dict)
-    return net
+    return ignore_in_ddp(net)
 
 
 def to_digital(net: nn.Module) -> nn.Module:
@@ -89,6 +90,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is digital already")
     net = copy.deepcopy(net)
+    heed_in_ddp(net)
     digital = {id(layer): _keep_hooks(layer, layer.to_digital()) for layer in analog_layers(net).values()}
     net = _replace(net, digital)
     if hasattr(net, _REASONS):

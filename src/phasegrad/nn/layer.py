@@ -283,10 +283,22 @@ class AnalogLayer(nn.Module, ABC):
         if isinstance(self.weight, InMemoryWeight):
             y = in_memory_product(rows, self.weight, self.bias, self)
         else:
+            if self.hardware.update is not None:
+                self._refuse_a_stand_in()
             y = self._multiply_noisily(rows)
             if self.bias is not None:
                 y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
         return self._from_rows(y, input)
+
+    def _refuse_a_stand_in(self) -> None:
+        """FSDP puts a parameter of its own in the place of the weight; devices cannot be in parts of processes."""
+        if isinstance(self._parameters.get("weight"), nn.Parameter) or "weight" not in self._parameters:
+            raise RuntimeError(
+                f"{type(self).__name__}: the weight is trained in the memory, and something, FSDP it seems, has put a "
+                "parameter without devices in its place. Pulses act on all devices of a weight, so it cannot be "
+                "sharded: wrap the net in DistributedDataParallel, whose replicas take the same pulses, or train it "
+                "digitally (hardware without update)"
+            )
 
     def _multiply_noisily(self, rows: Tensor) -> Tensor:
         seed = draw_seed(self.weight.device)
