@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -28,11 +29,16 @@ from phasegrad.crossbar.stores import Devices
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.patches import Patches
+from phasegrad.ops.profiling import profiled
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _CONFIGURATION = "configuration"  # key of the state dict
+
+
+def _named(what: str) -> Callable[[AnalogLayer], str]:
+    return lambda layer: f"{type(layer).__name__} [{layer.out_features}, {layer.in_features}] {what}"
 
 
 @final
@@ -219,6 +225,16 @@ class AnalogLayer(nn.Module, ABC):
         matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, level, self._columns)
         return wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
 
+    @torch.no_grad()
+    def mean_matrix(self) -> Matrix:
+        """What the layer computes with, but for noise: the weight clipped, or as devices hold it, with its wires."""
+        seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
+        if self.devices is not None and self.hardware.update is None:
+            return self.devices.mean_matrix(self.weight.dtype)
+        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None, self._columns)
+        matrix = wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
+        return matrix._replace(weight=matrix.read(seed, self.hardware.rows), draw=None, read_noise=0.0)
+
     def _held(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
         devices, weight = self.devices, self.weight
@@ -255,6 +271,7 @@ class AnalogLayer(nn.Module, ABC):
         self.expect_devices(devices)
         self.refresh()
 
+    @profiled(_named("refresh"))
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
@@ -277,6 +294,7 @@ class AnalogLayer(nn.Module, ABC):
 
     # --- the product ------------------------------------------------------------------------------------------
 
+    @profiled(_named("forward"))
     def forward(self, input: Tensor) -> Tensor:
         """The layer's output, as the hardware gives it."""
         rows = self._to_rows(input)
@@ -300,6 +318,14 @@ class AnalogLayer(nn.Module, ABC):
                 "digitally (hardware without update)"
             )
 
+    def multiply_exactly_by(self, input: Tensor, matrix: Matrix, hardware: Hardware) -> Tensor:
+        """The output for a given matrix and hardware in place of the layer's own; nothing may be left to draw."""
+        rows, seed = self._to_rows(input), torch.zeros(1, dtype=torch.int64, device=input.device)
+        y = product(rows, matrix, self._tiles, self.periphery, hardware, seed)
+        if self.bias is not None:
+            y = y + self.bias.view(-1, *[1] * (y.dim() - 2))
+        return self._from_rows(y, input)
+
     def _multiply_noisily(self, rows: Tensor) -> Tensor:
         seed = draw_seed(self.weight.device)
         return product(rows, self._matrix(seed), self._tiles, self.periphery, self.hardware, seed)
@@ -318,6 +344,7 @@ class AnalogLayer(nn.Module, ABC):
             return self._tiles.whole(x, self._held())
         return self._multiply_noisily(x)
 
+    @profiled(_named("backward"))
     def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
         """The product of the same tiles driven from the other side, which carries gradients back.
 
