@@ -16,6 +16,7 @@ from phasegrad.crossbar.product import Conversion, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
 from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.direct import call
+from phasegrad.ops.profiling import profiled, sized
 
 
 @final
@@ -109,6 +110,7 @@ class Devices(DeviceArray):
             self.reference.grow_older(self.clock, until, temperature)
         self.clock.fill_(until)
 
+    @profiled(sized("update pulses"))
     def update(self, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor) -> None:
         """Send pulses for ``weight -= lr d^T x``, sample after sample.
 
@@ -131,6 +133,7 @@ class Devices(DeviceArray):
             count += len(x)
         self._finish_update(seed, weight, readout, count)
 
+    @profiled(sized("update pulses"))
     def send_counts(self, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow; ``weight`` follows."""
         target = self.fast or self
@@ -140,11 +143,13 @@ class Devices(DeviceArray):
         target.send(directed, self.clock, seed, streams.UPDATE, readout)
         self._finish_update(seed, weight, readout, 1)
 
+    @profiled(sized("read fast array"))
     def read_fast(self, lines: Tensor, seed: Tensor) -> Tensor:
         """What one read of some input lines finds on the fast cells: ``[out, lines]``, before gain and polarity."""
         assert self.fast is not None
         return self.fast.read_lines(lines, self.clock, seed, streams.TRANSFER)
 
+    @profiled(sized("pulse slow array"))
     @torch.no_grad()
     def send_to_slow(self, counts: Tensor, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
         """Send the slow cells of some input lines counted pulses; see :meth:`send_to_lines`; ``weight`` follows."""
@@ -152,6 +157,7 @@ class Devices(DeviceArray):
         self.send_to_lines(counts, lines, self.clock, seed)
         self._finish_slow(lines, seed, weight)
 
+    @profiled(sized("pulse slow array"))
     @torch.no_grad()
     def coincide_on_slow(self, d: Tensor, lr: float, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
         """Send the slow cells of some input lines trains; see :meth:`coincide_on_lines`; ``weight`` follows."""
@@ -191,6 +197,7 @@ class Devices(DeviceArray):
         rule = self.hardware.fast.transfer
         return rule is not None and before // rule.every != (before + count) // rule.every
 
+    @profiled(sized("transfer"))
     @torch.no_grad()
     def transfer(self, seed: Tensor) -> None:
         """Move what the fast devices hold to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
@@ -357,6 +364,15 @@ class Devices(DeviceArray):
         factors = self.cell.slice_factors
         weight = self.read_weight(seed) if factors is None else self.read_slices(seed)
         return Matrix(weight.to(dtype), self.scale, self.gain, noise, factors=factors)
+
+    def mean_matrix(self, dtype: torch.dtype) -> Matrix:
+        """What the hardware computes with, but for the noise of reads: the drifted devices with their wires."""
+        present, factors = self._through_wires(self.present(self.clock)), self.cell.slice_factors
+        if factors is None:
+            weight = self._weight(present)
+        else:
+            weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
+        return Matrix(weight.to(dtype), self.scale, self.gain, 0.0, factors=factors)
 
     @torch.no_grad()
     def calibration_read(self, output_range: Tensor, seed: Tensor, errors: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digita
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.processes import ignore_in_ddp
 from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
 from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
 from phasegrad.nn.summary import Summary, summary
@@ -30,6 +31,7 @@ __all__ = [
     "Summary",
     "analog_layers",
     "convert",
+    "ignore_in_ddp",
     "left_digital",
     "register_twin",
     "summary",

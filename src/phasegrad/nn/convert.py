@@ -11,6 +11,7 @@ from torch import nn
 from phasegrad.crossbar import Hardware
 from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.processes import heed_in_ddp, ignore_in_ddp
 from phasegrad.nn.sharing import Exchanges, sharing
 from phasegrad.nn.twins import make_twin, why_digital
 
@@ -71,7 +72,7 @@ def convert(
     setattr(net, _REASONS, left)
     _check_ties(net, exchanges)
     net.register_load_state_dict_pre_hook(_check_state_dict)
-    return net
+    return ignore_in_ddp(net)
 
 
 def to_digital(net: nn.Module) -> nn.Module:
@@ -85,6 +86,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is digital already")
     net = copy.deepcopy(net)
+    heed_in_ddp(net)
     with sharing():
         net = _replace(net, {id(twin): _keep_hooks(twin, twin.to_digital()) for twin in _reversible(net)})
     if hasattr(net, _REASONS):

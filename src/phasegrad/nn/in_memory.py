@@ -135,6 +135,14 @@ class InMemoryWeight(nn.Parameter):
             self._staged = Staged()
         self._staged.samples.append(Samples(x, d, patches))
 
+    def exchange(self, samples: list[Samples] | None) -> list[Samples] | None:
+        """Stage other samples, or none, in place of those that are; returns these."""
+        before, self._staged = self._staged, None
+        if samples is not None:
+            self._staged = Staged()
+            self._staged.samples = samples
+        return None if before is None else before.samples
+
     def staged(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All samples that are staged, part after part: ``[samples, in]`` and ``[samples, out]``.
 

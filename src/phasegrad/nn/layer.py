@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -29,11 +30,16 @@ from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.layout import OUTPUTS_FIRST, Layout
 from phasegrad.nn.patches import Patches
 from phasegrad.nn.sharing import exchanged
+from phasegrad.ops.profiling import profiled
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 _CONFIGURATION = "configuration"  # key of the state dict
+
+
+def _named(what: str) -> Callable[[AnalogLayer], str]:
+    return lambda layer: f"{type(layer).__name__} [{layer.out_features}, {layer.in_features}] {what}"
 
 
 @final
@@ -241,6 +247,16 @@ class AnalogLayer(nn.Module, ABC):
         matrix = master_matrix(self.weight_matrix, self.hardware, self.perturbation, level, self._columns)
         return wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
 
+    @torch.no_grad()
+    def mean_matrix(self) -> Matrix:
+        """What the layer computes with, but for noise: the weight clipped, or as devices hold it, with its wires."""
+        seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
+        if self.devices is not None and self.hardware.update is None:
+            return self.devices.mean_matrix(self.weight.dtype)
+        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None, self._columns)
+        matrix = wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
+        return matrix._replace(weight=matrix.read(seed, self.hardware.rows), draw=None, read_noise=0.0)
+
     def _held(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
         devices, weight = self.devices, self.weight
@@ -277,6 +293,7 @@ class AnalogLayer(nn.Module, ABC):
         self.expect_devices(devices)
         self.refresh()
 
+    @profiled(_named("refresh"))
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
@@ -303,6 +320,7 @@ class AnalogLayer(nn.Module, ABC):
 
     # --- the product ------------------------------------------------------------------------------------------
 
+    @profiled(_named("forward"))
     def forward(self, input: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
         """The layer's output, as the hardware gives it.
 
@@ -319,11 +337,23 @@ class AnalogLayer(nn.Module, ABC):
         if isinstance(self.weight, InMemoryWeight):
             y = in_memory_product(rows, self.weight, bias, self)
             return y if outputs is None else y[:, outputs]
+        if self.hardware.update is not None:
+            self._refuse_a_stand_in()
         y = self._multiply_noisily(rows, matrix, outputs)
         if bias is None:
             return y
         bias = bias if outputs is None else bias[outputs]
         return y + (bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2)))
+
+    def _refuse_a_stand_in(self) -> None:
+        """FSDP puts a parameter of its own in the place of the weight; devices cannot be in parts of processes."""
+        if isinstance(self._parameters.get("weight"), nn.Parameter) or "weight" not in self._parameters:
+            raise RuntimeError(
+                f"{type(self).__name__}: the weight is trained in the memory, and something, FSDP it seems, has put a "
+                "parameter without devices in its place. Pulses act on all devices of a weight, so it cannot be "
+                "sharded: wrap the net in DistributedDataParallel, whose replicas take the same pulses, or train it "
+                "digitally (hardware without update)"
+            )
 
     def read(self) -> Matrix | None:
         """What one read finds, for several products of one :meth:`forward` each.
@@ -357,6 +387,7 @@ class AnalogLayer(nn.Module, ABC):
             return self._tiles.whole(x, self._held())
         return self._multiply_noisily(x)
 
+    @profiled(_named("backward"))
     def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
         """The product of the same tiles driven from the other side, which carries gradients back.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, final
 
-from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.base import PulsedOptimizer
 
@@ -41,4 +40,4 @@ class AnalogSGD(PulsedOptimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
-        weight.update(float(group["lr"]), draw_seed(weight.device))
+        weight.update(float(group["lr"]), self._draw_seed(weight, group))

@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight
+from phasegrad.optim.replicas import common_generator, gathered, processes, share_devices
 
 
 class PulsedOptimizer(torch.optim.Optimizer):
     """Digital parameters are added to, as by ``torch.optim.SGD``; in-memory weights are left to the concrete class.
+
+    Where torch has a process group when the optimizer is made, weights in the memory are replicas: all processes take
+    over the devices of rank 0, and at each step the samples of all, and pulses by a seed of rank 0, so that they stay
+    the same to the bit. A group of parameters with ``replicated=False`` stays with its own process.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
@@ -29,7 +35,14 @@ class PulsedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         for name in ("lr", "momentum"):
             self._check_rate(name, defaults[name])
-        super().__init__(params, defaults)
+        self._common: torch.Generator | None = None
+        self._processes = processes()
+        super().__init__(params, {**defaults, "replicated": True})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Take a group in, with the devices of rank 0 if it is replicated."""
+        super().add_param_group(param_group)
+        share_devices(self._replicas(self.param_groups[-1:]))
 
     @abstractmethod
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
@@ -44,11 +57,29 @@ class PulsedOptimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: the learning rate, an input or a gradient is not finite; nothing was changed.
+            RuntimeError: the process group is another one than when the optimizer was made.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_processes()
+        if replicas := self._replicas(self.param_groups):
+            self._common = common_generator(replicas[0].device)
+            with gathered(replicas):
+                self._step()
+        else:
+            self._step()
+        return loss
+
+    def _check_processes(self) -> None:
+        if processes() != self._processes:
+            raise RuntimeError(
+                f"{type(self).__name__}: made with {self._processes} process(es), and stepped with {processes()}; make "
+                "the optimizer after torch.distributed.init_process_group, so that all have the devices of rank 0"
+            )
+
+    def _step(self) -> None:
         self._check()
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -59,7 +90,24 @@ class PulsedOptimizer(torch.optim.Optimizer):
                         self._pulse(parameter, group)
                 else:
                     parameter.add_(self._direction(parameter, group["momentum"]), alpha=-float(group["lr"]))
-        return loss
+
+    def _replicas(self, groups: list[dict[str, Any]]) -> list[InMemoryWeight]:
+        """The weights that other processes have too."""
+        if processes() == 1:
+            return []
+        return [
+            parameter
+            for group in groups
+            if group.get("replicated", True)
+            for parameter in group["params"]
+            if isinstance(parameter, InMemoryWeight)
+        ]
+
+    def _draw_seed(self, weight: InMemoryWeight, group: dict[str, Any]) -> Tensor:
+        """A seed of pulses: of torch's global stream, or for replicas of one that is common to them."""
+        if self._common is None or not group.get("replicated", True):
+            return draw_seed(weight.device)
+        return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._common).to(weight.device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
         """Load, as in torch, but keep to the bit what is remembered of weights in the memory.

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.base import PulsedOptimizer
 
@@ -105,10 +104,10 @@ class FastArrayOptimizer(PulsedOptimizer):
         if not state:
             state.update({"samples": 0, "reads": 0, "strength": 0.0}, **self._begin(weight))
         fast_lr = self._fast_rate(weight, state, group)
-        weight.update(fast_lr, draw_seed(weight.device), state.get("chopper"))
+        weight.update(fast_lr, self._draw_seed(weight, group), state.get("chopper"))
         lines, reads = self._due(weight, state, group)
         if len(lines):
-            seed = draw_seed(weight.device)
+            seed = self._draw_seed(weight, group)
             read = weight.read_fast(lines, seed)
             self._transfer(weight, state, group, Transfer(lines, reads, read, float(group["lr"]) / fast_lr, seed))
 

@@ -7,7 +7,6 @@ from typing import Any, final
 
 import torch
 
-from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.base import PulsedOptimizer
 
@@ -53,4 +52,4 @@ class MixedPrecision(PulsedOptimizer):
             chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
         steps = (chi / epsilon).trunc_()
         chi.sub_(steps, alpha=epsilon)
-        weight.send_counts(steps.neg_().to(torch.int32), draw_seed(weight.device))
+        weight.send_counts(steps.neg_().to(torch.int32), self._draw_seed(weight, group))

@@ -1,0 +1,134 @@
+"""A net as its hardware computes but for noise, and as a graph that other programs run."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from phasegrad.crossbar.product import Matrix
+from phasegrad.inference.program import _layers
+from phasegrad.nn import AnalogLayer
+from phasegrad.ops import reference
+
+_DEFINITIONS = ("dac", "adc", "tile_linear")
+"""The ops that converters and tiles come down to where nothing is drawn."""
+
+
+@final
+class NoiselessLayer(nn.Module):
+    """An analog layer with its matrix fixed: converters, tiles and gains of the hardware, and no noise.
+
+    Args:
+        layer: the layer, which stays as it is.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    gain: Tensor | None
+
+    def __init__(self, layer: AnalogLayer) -> None:
+        super().__init__()
+        matrix = layer.mean_matrix()
+        self.factors = matrix.factors
+        self.register_buffer("weight", matrix.weight.detach().clone())
+        self.register_buffer("scale", matrix.scale.detach().clone())
+        self.register_buffer("gain", None if matrix.gain is None else matrix.gain.clone())
+        self.hardware = dataclasses.replace(layer.hardware, output_noise=0.0, read_noise=0.0)
+        self.layer = layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The output, which is the same at each call."""
+        matrix = Matrix(self.weight, self.scale, self.gain, 0.0, factors=self.factors)
+        return self.layer.multiply_exactly_by(input, matrix, self.hardware)
+
+
+def noiseless(net: nn.Module) -> nn.Module:
+    """Copy a net, with analog layers that compute without noise.
+
+    Weights are what the devices hold at the chip's present time (of a net that is not programmed: its clipped weights),
+    wires included; inputs and outputs are converted and clipped as on the hardware, tile by tile; gains count. What is
+    drawn at each call, read noise and output noise, is left out. So an output is not quite the mean of the chip's, as
+    converters, activations, and conductances that are read as 0 or more bend noise to one side.
+
+    Args:
+        net: a converted net, programmed or not; left as it is.
+
+    Returns:
+        The copy, in evaluation mode. It draws nothing, and is for inference alone.
+
+    Raises:
+        ValueError: the net has no analog layer.
+
+    Examples:
+        >>> import phasegrad as pg
+        >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
+        >>> fixed, x = noiseless(pg.inference.program(net, seed=0)), torch.randn(3, 16)
+        >>> torch.equal(fixed(x), fixed(x))
+        True
+    """
+    _layers(net, "noiseless")
+    fixed = copy.deepcopy(net).eval().requires_grad_(False)
+    made: dict[int, NoiselessLayer] = {}
+    if isinstance(fixed, AnalogLayer):
+        return NoiselessLayer(fixed).eval()
+    for parent in list(fixed.modules()):
+        for name, child in list(parent._modules.items()):
+            if isinstance(child, AnalogLayer):
+                parent._modules[name] = made.get(id(child)) or made.setdefault(id(child), NoiselessLayer(child).eval())
+    return fixed
+
+
+def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> torch.export.ExportedProgram:
+    """The :func:`noiseless` net as a graph of torch's own operations, which needs no phasegrad to run.
+
+    Args:
+        net: a converted net, programmed or not.
+        inputs: example inputs of its ``forward``.
+        options: of ``torch.export.export``, such as ``dynamic_shapes``.
+
+    Raises:
+        ValueError: the net has no analog layer, or its converters draw at each conversion (the message names the op).
+    """
+    with torch.no_grad():
+        exported = torch.export.export(noiseless(net), inputs, **options)
+    table = torch.export.default_decompositions()
+    for name in _DEFINITIONS:
+        table[getattr(torch.ops.phasegrad, name).default] = getattr(reference, name)
+    plain = exported.run_decompositions(table)
+    left = {str(node.target) for node in plain.graph.nodes if str(node.target).startswith("phasegrad.")}
+    if left:
+        raise ValueError(
+            f"export_graph: {', '.join(sorted(left))} is left, which no other program knows: the hardware's converters "
+            "draw at each conversion. Export a net whose converters have no noise of their own (comparator_noise=0)"
+        )
+    return plain
+
+
+def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str], **options: Any) -> None:
+    """Write the :func:`noiseless` net as an ONNX model.
+
+    Needs onnx and onnxscript: ``pip install phasegrad[neighbours]``.
+
+    Args:
+        net: a converted net, programmed or not.
+        inputs: example inputs of its ``forward``.
+        path: the file.
+        options: of ``torch.export.export``, such as ``dynamic_shapes``.
+
+    Raises:
+        ImportError: onnx or onnxscript is not installed.
+        ValueError: as :func:`export_graph`.
+    """
+    plain = export_graph(net, inputs, **options)
+    try:
+        program = torch.onnx.export(plain, dynamo=True, verbose=False)
+    except ModuleNotFoundError as error:
+        raise ImportError("ONNX models need onnx and onnxscript: pip install phasegrad[neighbours]") from error
+    assert program is not None
+    program.save(Path(path))

@@ -1,0 +1,31 @@
+"""The example of several processes, on a slice of real data, by torchrun."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+_data = importlib.import_module("_data")
+
+
+@pytest.mark.parametrize("store", ["hardware-aware", "in-memory"])
+def test_two_processes_learn_and_leave_checkpoints(store: str, tmp_path: Path) -> None:
+    if _data._faults(_data.MNIST, _data.cache_folder() / _data.MNIST.name):
+        pytest.skip("MNIST is not in the cache: python examples/_data.py --fetch mnist")
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    line += [str(EXAMPLES / "distributed.py"), "--store", store, "--images", "1600", "--epochs", "2"]
+    line += ["--batch", "16", "--every", "100", "--out", str(tmp_path)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    accuracy = re.search(r"2 process\(es\): test accuracy ([\d.]+) %", done.stdout)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 60.0
+    files = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.pt"))
+    assert files == [f"rank{r}-of-2/step-000000{step}.pt" for r in range(2) for step in ("100", "200")]

@@ -1,0 +1,115 @@
+"""What a net computes on average, and the graphs of it that others run."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import phasegrad as pg
+from phasegrad.cells import DifferentialSlices
+from phasegrad.crossbar import Adc, BitSerialDac, Dac, Hardware, SarAdc, Wires
+from phasegrad.inference import export_graph, export_onnx, noiseless, program
+
+# torch's exporters use what torch deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+
+CELL = pg.presets.pcm_inference().cell
+QUIET = replace(pg.presets.pcm_inference(), output_noise=0.0, read_noise=0.0, wires=None)
+HARDWARE = {
+    "ideal converters": QUIET,
+    "small tiles": replace(QUIET, rows=10, columns=3),
+    "real converters": replace(QUIET, adc=SarAdc(offset_mismatch=1.0), dac=Dac()),
+    "bit by bit": replace(QUIET, dac=BitSerialDac(bits=4)),
+    "slices": replace(QUIET, cell=DifferentialSlices(device=CELL.device, slices=3, bits=6)),
+    "wires": replace(QUIET, wires=Wires(word_line=1.0, bit_line=1.0)),
+    "no converters": Hardware(cell=CELL),
+}
+
+
+def model() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5))
+
+
+def images(number: int = 6) -> Tensor:
+    return torch.randn(number, 1, 4, 4)
+
+
+@pytest.mark.parametrize("name", HARDWARE)
+def test_without_noise_it_is_the_net(name: str) -> None:
+    net, x = pg.convert(model(), HARDWARE[name]).eval(), images()
+    fixed = noiseless(net)
+    torch.testing.assert_close(fixed(x), net(x), rtol=1e-6, atol=1e-6)
+    assert sum(isinstance(layer, pg.nn.AnalogLayer) for layer in net) == 2  # left as it was
+
+
+def test_a_chip_is_its_mean_over_reads() -> None:
+    chip = program(
+        pg.convert(nn.Sequential(nn.Linear(16, 5)), Hardware(cell=pg.presets.hermes_inference().cell)), seed=0
+    )
+    old = pg.inference.compensate(pg.inference.age(chip, seconds=1e5), seed=0)
+    x, n = torch.randn(4, 16), 2000
+    reads = torch.stack([old(x) for _ in range(n)]).double()
+    # 20 means: one in 10,000 lies beyond 4.5 standard errors. HERMES devices are hardly ever read as 0.
+    error = 4.5 * reads.std(0) / n**0.5
+    assert ((reads.mean(0) - noiseless(old)(x)).abs() <= error).all()
+
+
+def test_of_weights_in_the_memory_too() -> None:
+    net = pg.convert(model(), pg.presets.soft_bounds_training()).eval()
+    x = images()
+    torch.testing.assert_close(noiseless(net)(x), pg.to_digital(net)(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_graph_of_torch_alone() -> None:
+    chip, x = program(pg.convert(model(), pg.presets.pcm_inference()), seed=0), images()
+    exported = export_graph(chip, (x,))
+    assert not [node for node in exported.graph.nodes if "phasegrad" in str(node.target)]
+    assert torch.equal(exported.module()(x), noiseless(chip)(x))
+
+
+def test_converters_that_draw_are_refused() -> None:
+    hardware = replace(QUIET, adc=SarAdc(comparator_noise=0.5))
+    with pytest.raises(ValueError, match=r"export_graph: phasegrad\.normal\.default is left"):
+        export_graph(pg.convert(model(), hardware), (images(),))
+
+
+@pytest.mark.parametrize("programmed", [False, True])
+def test_torch_export_keeps_the_noise(programmed: bool) -> None:
+    net, x = pg.convert(model(), pg.presets.pcm_inference()).eval(), images()
+    net = program(net, seed=0) if programmed else net
+    with torch.no_grad():
+        exported = torch.export.export(net, (x,))
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    file.seek(0)
+    outputs = []
+    for one in (net, exported.module(), torch.export.load(file).module()):
+        torch.manual_seed(3)
+        outputs.append(one(x).detach())
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
+    assert not torch.equal(net(x), outputs[0])
+
+
+@pytest.mark.parametrize("name", ["preset", "small tiles", "slices", "sign-magnitude"])
+def test_onnx_gives_what_torch_gives(name: str, tmp_path: Path) -> None:
+    for needed in ("onnx", "onnxscript"):
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install .[neighbours]")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[neighbours]")
+    others = {
+        "preset": pg.presets.pcm_inference(),
+        "sign-magnitude": replace(QUIET, adc=Adc(convention="sign-magnitude")),
+    }
+    chip = program(pg.convert(model(), {**HARDWARE, **others}[name]), seed=0)
+    path = tmp_path / "chip.onnx"
+    export_onnx(chip, (images(),), path, dynamic_shapes=({0: torch.export.Dim("batch")},))
+    session, x = runtime.InferenceSession(path), images(9)
+    found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+    wanted = noiseless(chip)(x)
+    # Sums in another order may round to the next step of a converter, of which few are.
+    assert (found - wanted).abs().gt(1e-4 * wanted.abs().max()).float().mean() < 0.05
