@@ -6,10 +6,11 @@ from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digital
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.linear import AnalogLinear, AnalogTransposedLinear
 from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
 from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
 from phasegrad.nn.summary import Summary, summary
+from phasegrad.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
 from phasegrad.nn.twins import register_twin
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "AnalogConv1d",
     "AnalogConv2d",
     "AnalogConv3d",
+    "AnalogConvTranspose1d",
+    "AnalogConvTranspose2d",
+    "AnalogConvTranspose3d",
     "AnalogGRU",
     "AnalogGRUCell",
     "AnalogLSTM",
@@ -26,6 +30,7 @@ __all__ = [
     "AnalogMultiheadAttention",
     "AnalogRNN",
     "AnalogRNNCell",
+    "AnalogTransposedLinear",
     "InMemoryWeight",
     "Summary",
     "analog_layers",
