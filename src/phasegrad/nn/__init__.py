@@ -1,9 +1,11 @@
 """Layers made of tiles."""
 
 from phasegrad.nn.attention import AnalogMultiheadAttention
+from phasegrad.nn.bypasses import BypassWarning, bypasses
 from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digital
+from phasegrad.nn.embedding import AnalogEmbedding
 from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear, AnalogTransposedLinear
@@ -21,6 +23,7 @@ __all__ = [
     "AnalogConvTranspose1d",
     "AnalogConvTranspose2d",
     "AnalogConvTranspose3d",
+    "AnalogEmbedding",
     "AnalogGRU",
     "AnalogGRUCell",
     "AnalogLSTM",
@@ -31,9 +34,11 @@ __all__ = [
     "AnalogRNN",
     "AnalogRNNCell",
     "AnalogTransposedLinear",
+    "BypassWarning",
     "InMemoryWeight",
     "Summary",
     "analog_layers",
+    "bypasses",
     "convert",
     "left_digital",
     "register_twin",

@@ -298,7 +298,8 @@ class AnalogLayer(nn.Module, ABC):
         if self.devices is not None:
             self.weight.requires_grad_(True)
         else:
-            self.weight.copy_(self.layout.weight(self.clipped_weight(), self.weight.shape))
+            clipped = self.layout.weight(self.clipped_weight(), self.weight.shape)
+            self.weight.copy_(clipped.clone())  # what is not clipped may be a view of the weight itself
         return self.weight
 
     # --- the product ------------------------------------------------------------------------------------------
@@ -335,6 +336,11 @@ class AnalogLayer(nn.Module, ABC):
             return None
         seed = draw_seed(self.weight.device)
         return self._matrix(seed).drawn(seed, self.hardware.rows)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ranges of converters can be found from inputs."""
+        return True
 
     def _multiply_noisily(self, rows: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
         seed = draw_seed(self.weight.device)

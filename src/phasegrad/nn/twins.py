@@ -40,6 +40,9 @@ _TWINS: dict[type[nn.Module], Make] = {
 }
 # Classes of libraries that need not be installed, by where they are defined.
 _NAMED: dict[str, Make] = {"transformers.pytorch_utils.Conv1D": AnalogTransposedLinear.from_digital}
+_OPTIONAL: dict[type[nn.Module], str] = {
+    nn.Embedding: "a look-up of rows, with no product; register AnalogEmbedding to read tiles",
+}
 _registered: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 
 
@@ -120,7 +123,7 @@ def why_digital(module: nn.Module) -> str | None:
     twin = next((t.__name__ for t in known if issubclass(kind, t)), None)
     if twin is not None:
         return f"{kind.__name__} is a subclass of {twin} and may compute something else"
-    return f"no analog twin of {kind.__name__}"
+    return _OPTIONAL.get(kind) or f"no analog twin of {kind.__name__}"
 
 
 def _computed(module: nn.Module) -> bool:
