@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.product import drive, tile_outputs
 from phasegrad.hwa.recipe import Recipe
-from phasegrad.nn import AnalogLayer, analog_layers
+from phasegrad.nn import AnalogLayer, BypassWarning, analog_layers, left_digital
+from phasegrad.nn.bypasses import watching_bypasses
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -46,6 +48,10 @@ def calibrate(
     Returns:
         The net.
 
+    Warns:
+        BypassWarning: the net multiplies with parameters past its tiles; see :func:`phasegrad.nn.bypasses`. What was
+            left digital with ``only`` or ``skip`` is not named.
+
     Raises:
         ValueError: no analog layer, a programmed layer, no batch, or an input that is not finite.
     """
@@ -56,13 +62,15 @@ def calibrate(
     perturbations = {name: layer.perturbation for name, layer in layers.items()}
     if recipe is not None:
         recipe.apply(net)
-    ranges = {name: _Ranges(name, layer, sd) for name, layer in layers.items()}
+    ranges = {name: _Ranges(name, layer, sd) for name, layer in layers.items() if layer.calibrated}
     before = {name: (r.input.clone(), r.output.clone()) for name, r in ranges.items()}
-    count = 0
+    count, passed_by = 0, {}
     try:
         with _evaluating(net), _watching(ranges.values()), torch.no_grad():
             for batch in itertools.islice(loader, batches):
-                (forward or _forward)(eager, batch)
+                with watching_bypasses(eager) if count == 0 else nullcontext() as found:
+                    (forward or _forward)(eager, batch)
+                passed_by = passed_by or found or {}
                 count += 1
         if count == 0:
             raise ValueError("calibrate: the loader gave no batch")
@@ -72,7 +80,22 @@ def calibrate(
             r.input.copy_(before[name][0])
             r.output.copy_(before[name][1])
         raise
+    _warn(eager, passed_by)
     return net
+
+
+def _warn(net: nn.Module, passed_by: dict[str, str]) -> None:
+    """Of products that pass by the tiles, unless the user left their module digital."""
+    asked = {n for n, why in left_digital(net).items() if why.startswith("named in") or why.startswith("not named in")}
+    surprising = {name: why for name, why in passed_by.items() if name.rpartition(".")[0] not in asked}
+    if surprising:
+        warnings.warn(
+            f"calibrate: {'; '.join(f'{name}: {why}' for name, why in surprising.items())}. The hardware is not "
+            "simulated there. Change the model, register a twin with phasegrad.nn.register_twin, or convert with skip "
+            "to say that it is meant",
+            BypassWarning,
+            stacklevel=3,
+        )
 
 
 class _Ranges:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from phasegrad.crossbar.stores import Devices
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
+from phasegrad.nn.ties import untie
 
 
 def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
@@ -18,7 +19,8 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
 
     Each weight is clipped as its layer says, scaled to the conductance range, and programmed once; every device
     draws its own error and its own drift exponent. The time of the chip starts at 0. Tied analog layers share devices;
-    a digital module tied to one (an embedding) keeps its digital weight.
+    a digital module tied to one (an embedding) keeps its digital weight, and a layer that lays the weight out the
+    other way around gets devices of its own.
 
     Args:
         net: a converted net; left as it is.
@@ -43,7 +45,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
             raise ValueError(f"program: {name or 'the net'} is programmed already; program the net it was made from")
         _check_finite(name, layer.weight)
     chip = copy.deepcopy(net).eval()
-    _untie_digital(chip)
+    untie(chip, analog_layers(chip).values())
     seeds = _Seeds(seed)
     shared: dict[int, AnalogLayer] = {}
     for layer in analog_layers(chip).values():
@@ -162,22 +164,6 @@ class _Seeds:
         if self._generator is None:
             return draw_seed(device)
         return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._generator).to(device)
-
-
-def _untie_digital(chip: nn.Module) -> None:
-    """Give analog layers a weight of their own where a digital module has the same, which must not drift."""
-    digital = {
-        id(p)
-        for module in chip.modules()
-        if not isinstance(module, AnalogLayer)
-        for p in module._parameters.values()
-        if p is not None
-    }
-    own: dict[int, nn.Parameter] = {}
-    for layer in analog_layers(chip).values():
-        if id(layer.weight) in digital:
-            key = id(layer.weight)
-            layer.weight = own.setdefault(key, nn.Parameter(layer.weight.detach().clone()))
 
 
 def _devices(chip: nn.Module) -> list[Devices]:

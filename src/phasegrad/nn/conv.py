@@ -64,6 +64,11 @@ class _AnalogConv(AnalogLayer, ABC):
         return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)
 
     @property
+    def _kernel(self) -> tuple[int, ...]:
+        """Positions of an image that one sample of the matrix sees."""
+        return self.kernel_size
+
+    @property
     def _tiles(self) -> ConvolutionTiles:
         padding = self.padding if self.padding_mode == "zeros" else (0,) * len(self.kernel_size)
         return ConvolutionTiles(
@@ -84,7 +89,7 @@ class _AnalogConv(AnalogLayer, ABC):
         return Patches(self.kernel_size, self.stride, self.dilation, self.groups, edges)
 
     def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
-        return self.patches.transposed(d, weight.view(self.weight.shape), shape)
+        return self.patches.transposed(d, weight.view(len(weight), -1, *self._kernel), shape)
 
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
         # A tile is driven by the gradients of one position at a time, as it was by one patch.
@@ -98,7 +103,7 @@ class _AnalogConv(AnalogLayer, ABC):
                 self._turned_product(rows, weight, seed + i * self.groups + group)
                 for group, (rows, weight) in enumerate(zip(by_group, weights, strict=True))
             ]
-            seen = torch.stack(parts, 1).view(*some.shape[:-1], -1, *self.kernel_size)
+            seen = torch.stack(parts, 1).view(*some.shape[:-1], -1, *self._kernel)
             folded.append(patches.fold(seen, shape))
         return torch.cat(folded)
 

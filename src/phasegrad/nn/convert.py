@@ -13,6 +13,7 @@ from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.processes import heed_in_ddp, ignore_in_ddp
 from phasegrad.nn.sharing import Exchanges, sharing
+from phasegrad.nn.ties import untie
 from phasegrad.nn.twins import make_twin, why_digital
 
 Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
@@ -258,7 +259,8 @@ def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *
     for name, layer in layers.items():
         layer.check_state_dict(state_dict, keys[name])
     tied: dict[int, AnalogLayer] = {}
-    for name, layer in layers.items():
-        if layer.devices is None and f"{keys[name]}devices.conductance" in state_dict:
-            first = tied.setdefault(id(layer.weight), layer)
-            layer.expect_devices(first.devices or layer.make_devices())
+    programmed = [m for n, m in layers.items() if m.devices is None and f"{keys[n]}devices.conductance" in state_dict]
+    untie(net, programmed)
+    for layer in programmed:
+        first = tied.setdefault(id(layer.weight), layer)
+        layer.expect_devices(first.devices or layer.make_devices())

@@ -107,7 +107,7 @@ class AnalogLayer(nn.Module, ABC):
         if not isinstance(weight, InMemoryWeight):
             weight = exchanged(weight, self._programmed_weight)
         assert isinstance(weight, InMemoryWeight)
-        if weight.matrix_layout != self._layout:
+        if weight.matrix_layout != self.layout:
             raise ValueError(
                 f"{type(self).__name__}: its weight is tied to one whose inputs and outputs lie the other way "
                 "around, so that no devices can hold both while they are trained. Untie them, or skip one"
@@ -194,24 +194,24 @@ class AnalogLayer(nn.Module, ABC):
     # --- the weight -------------------------------------------------------------------------------------------
 
     @property
-    def _layout(self) -> Layout:
+    def layout(self) -> Layout:
         """How the parameter ``weight`` is a matrix ``[out, in]``."""
         return OUTPUTS_FIRST
 
     @property
     def weight_matrix(self) -> Tensor:
         """The parameter ``weight`` as the matrix ``[out, in]`` that is put on tiles; differentiable."""
-        return self._layout.matrix(self.weight)
+        return self.layout.matrix(self.weight)
 
     @property
     def out_features(self) -> int:
         """Outputs of the weight matrix."""
-        return self._layout.size(self.weight.shape)[0]
+        return self.layout.size(self.weight.shape)[0]
 
     @property
     def in_features(self) -> int:
         """Inputs that one output sees."""
-        return self._layout.size(self.weight.shape)[1]
+        return self.layout.size(self.weight.shape)[1]
 
     @property
     def tiles(self) -> int:
@@ -261,7 +261,7 @@ class AnalogLayer(nn.Module, ABC):
         """The weight ``[out, in]`` as a read finds it while it is trained in the memory; it needs no gradient."""
         devices, weight = self.devices, self.weight
         if devices is None or not devices.reads_are_noisy:
-            return self._layout.matrix(weight.detach())
+            return self.layout.matrix(weight.detach())
         seed = draw_seed(weight.device) if seed is None else seed
         return devices.read_logical_weight(seed).to(weight.dtype)
 
@@ -299,7 +299,7 @@ class AnalogLayer(nn.Module, ABC):
         """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
         if self.devices is not None:
             self.devices.solve_wires()
-            self.weight.copy_(self._layout.weight(self.devices.logical_weight(), self.weight.shape))
+            self.weight.copy_(self.layout.weight(self.devices.logical_weight(), self.weight.shape))
 
     def to_digital(self) -> nn.Module:
         """The digital twin, with the weight that the layer holds now (the same parameter, clipped)."""
@@ -315,7 +315,8 @@ class AnalogLayer(nn.Module, ABC):
         if self.devices is not None:
             self.weight.requires_grad_(True)
         else:
-            self.weight.copy_(self._layout.weight(self.clipped_weight(), self.weight.shape))
+            clipped = self.layout.weight(self.clipped_weight(), self.weight.shape)
+            self.weight.copy_(clipped.clone())  # what is not clipped may be a view of the weight itself
         return self.weight
 
     # --- the product ------------------------------------------------------------------------------------------
@@ -365,6 +366,11 @@ class AnalogLayer(nn.Module, ABC):
             return None
         seed = draw_seed(self.weight.device)
         return self._matrix(seed).drawn(seed, self.hardware.rows)
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether ranges of converters can be found from inputs."""
+        return True
 
     def _multiply_noisily(self, rows: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
         seed = draw_seed(self.weight.device)
@@ -493,7 +499,7 @@ class AnalogLayer(nn.Module, ABC):
             self.weight.requires_grad_(False)
         elif not isinstance(self.weight, InMemoryWeight) or self.weight.devices is not devices:
             copied = self.weight.detach().clone()
-            self.register_parameter("weight", InMemoryWeight(copied, devices, self._layout))
+            self.register_parameter("weight", InMemoryWeight(copied, devices, self.layout))
 
     def _reprogram(self, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
         """Put a weight that was just loaded onto the devices, behind the converters that come with it."""

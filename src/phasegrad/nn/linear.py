@@ -1,7 +1,8 @@
-"""Analog twin of ``nn.Linear``."""
+"""Analog twins of ``nn.Linear``, and of layers that are one with its weight transposed."""
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Any, final
 
 import torch
@@ -10,34 +11,13 @@ from torch import Tensor, nn
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.product import LinearTiles
 from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.layout import Layout
 
 
-@final
-class AnalogLinear(AnalogLayer):
-    """``nn.Linear`` in crossbar tiles: ``[..., in_features] -> [..., out_features]``.
-
-    Args:
-        in_features: size of each input.
-        out_features: size of each output.
-        bias: whether a digital bias is added.
-        device: as in torch.
-        dtype: as in torch.
-        hardware: the hardware to run on.
-
-    Examples:
-        >>> import torch, phasegrad as pg
-        >>> layer = AnalogLinear(64, 10, hardware=pg.presets.pcm_inference())
-        >>> layer(torch.randn(3, 5, 64)).shape
-        torch.Size([3, 5, 10])
-    """
+class _RowProduct(AnalogLayer, ABC):
+    """What layers share whose samples are the rows of their input."""
 
     _options = ()
-
-    def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None,
-        *, hardware: Hardware,
-    ) -> None:  # fmt: skip
-        self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
 
     @property
     def _tiles(self) -> LinearTiles:
@@ -50,7 +30,7 @@ class AnalogLinear(AnalogLayer):
     def _to_rows(self, x: Tensor) -> Tensor:
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
-                f"AnalogLinear: input has shape {list(x.shape)}; its last dimension must be in_features = "
+                f"{type(self).__name__}: input has shape {list(x.shape)}; its last dimension must be in_features = "
                 f"{self.in_features}"
             )
         return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
@@ -68,10 +48,91 @@ class AnalogLinear(AnalogLayer):
     def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
         return self._turned_product(d, self._held(seed), seed)
 
-    def _digital(self) -> nn.Module:
-        return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-
     def extra_repr(self) -> str:
         """The layer's sizes, and what :class:`AnalogLayer` adds."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}{super().extra_repr()}"
+
+
+@final
+class AnalogLinear(_RowProduct):
+    """``nn.Linear`` in crossbar tiles: ``[..., in_features] -> [..., out_features]``.
+
+    Args:
+        in_features: size of each input.
+        out_features: size of each output.
+        bias: whether a digital bias is added.
+        device: as in torch.
+        dtype: as in torch.
+        hardware: the hardware to run on.
+
+    Examples:
+        >>> import torch, phasegrad as pg
+        >>> layer = AnalogLinear(64, 10, hardware=pg.presets.pcm_inference())
+        >>> layer(torch.randn(3, 5, 64)).shape
+        torch.Size([3, 5, 10])
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None,
+        *, hardware: Hardware,
+    ) -> None:  # fmt: skip
+        self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
+
+    def _digital(self) -> nn.Module:
+        return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+
+
+@final
+class AnalogTransposedLinear(_RowProduct):
+    """A linear layer with weight ``[in, out]`` in crossbar tiles, as Hugging Face's ``Conv1D`` in GPT-2.
+
+    It takes the constructor of that class, with inputs behind outputs. The parameter keeps its shape; on tiles lies its
+    transpose, as of any linear layer.
+
+    Args:
+        nf: size of each output.
+        nx: size of each input.
+        hardware: the hardware to run on.
+
+    Examples:
+        >>> import torch, phasegrad as pg
+        >>> layer = AnalogTransposedLinear(10, 64, hardware=pg.presets.pcm_inference())
+        >>> tuple(layer.weight.shape), tuple(layer(torch.randn(3, 5, 64)).shape)
+        ((64, 10), (3, 5, 10))
+    """
+
+    def __init__(self, nf: int, nx: int, *, hardware: Hardware) -> None:
+        self._adopt(TransposedLinear(nf, nx), hardware)
+
+    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
+        self.twin = type(digital)
+        super()._adopt(digital, hardware)
+
+    @property
+    def layout(self) -> Layout:
+        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        return Layout(inputs_first=True)
+
+    def _digital(self) -> nn.Module:
+        with torch.device("meta"):
+            return self.twin(self.out_features, self.in_features)
+
+
+class TransposedLinear(nn.Module):
+    """The digital twin of an :class:`AnalogTransposedLinear` that was not made from another class.
+
+    Args:
+        nf: size of each output.
+        nx: size of each input.
+    """
+
+    def __init__(self, nf: int, nx: int) -> None:
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(nx, nf), std=0.02))
+        self.bias = nn.Parameter(torch.zeros(nf))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., nx] -> [..., nf]``."""
+        return x @ self.weight + self.bias

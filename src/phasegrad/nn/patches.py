@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Patches:
         padded = [size + low + high for size, low, high in zip(shape[2:], *self._sides, strict=True)]
         images = patches.new_zeros(len(patches), *padded, shape[1])
         by_kernel = patches.flatten(space + 1, space + 2).movedim(space + 1, -1)
-        for index in torch.cartesian_prod(*[torch.arange(k) for k in self.kernel_size]).view(-1, space).tolist():
+        for index in itertools.product(*map(range, self.kernel_size)):
             images[(slice(None), *self._seen(index, patches.shape[1 : space + 1]))] += by_kernel[
                 (slice(None), *[slice(None)] * space, *index)
             ]

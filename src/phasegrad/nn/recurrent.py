@@ -229,8 +229,8 @@ class AnalogRNN(_Recurrent):
         dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
         sizes = (input_size, hidden_size, num_layers)
-        options = (nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype)
-        self._adopt(nn.RNN(*sizes, *options), hardware)
+        options = (nonlinearity, bias, batch_first, dropout, bidirectional)
+        self._adopt(nn.RNN(*sizes, *options, device=device, dtype=dtype), hardware)
 
     def _next(self, driven: Tensor, recurrent: Tensor, state: State) -> State:
         return (gates.rnn(driven, recurrent, self.nonlinearity),)
@@ -279,7 +279,8 @@ class AnalogGRU(_Recurrent):
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
         sizes = (input_size, hidden_size, num_layers)
-        self._adopt(nn.GRU(*sizes, bias, batch_first, dropout, bidirectional, device, dtype), hardware)
+        options = (bias, batch_first, dropout, bidirectional)
+        self._adopt(nn.GRU(*sizes, *options, device=device, dtype=dtype), hardware)
 
     def _next(self, driven: Tensor, recurrent: Tensor, state: State) -> State:
         return (gates.gru(driven, recurrent, state[0]),)

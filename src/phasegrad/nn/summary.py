@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
+from phasegrad.nn.bypasses import bypasses
 from phasegrad.nn.convert import analog_layers, left_digital
 
 
@@ -31,6 +33,8 @@ class Summary:
     layers: tuple[LayerSummary, ...]
     digital: dict[str, str]
     """Modules with weights that stay digital, with the reason."""
+    bypasses: dict[str, str] = field(default_factory=dict)
+    """Parameters that a forward pass multiplied with digitally; empty where no input was given."""
 
     @property
     def tiles(self) -> int:
@@ -58,17 +62,23 @@ class Summary:
         ]
         total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "")
         lines = _table([head, *rows, total])
-        if self.digital:
-            width = max(len(name) for name in self.digital)
-            lines += ["", "digital:"]
-            lines += [f"  {name or '(root)':<{width}}  {why}" for name, why in self.digital.items()]
+        for head, entries in (("digital:", self.digital), ("past the tiles:", self.bypasses)):
+            if entries:
+                width = max(len(name or "(root)") for name in entries)
+                lines += ["", head, *(f"  {name or '(root)':<{width}}  {why}" for name, why in entries.items())]
         return "\n".join(lines)
 
 
-def summary(net: nn.Module) -> Summary:
+def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
     """Layers, tiles, devices and utilisation of a converted net, and what stayed digital and why.
 
     A layer that occurs in several places counts once.
+
+    Args:
+        net: a converted net.
+        inputs: of the net; with them it is run once, and products that no tile computes are listed as
+            :func:`phasegrad.nn.bypasses` finds them.
+        named: of the net, by name.
 
     Examples:
         >>> import phasegrad as pg
@@ -94,7 +104,8 @@ def summary(net: nn.Module) -> Summary:
                 store=layer.store,
             )
         )
-    return Summary(tuple(layers), left_digital(net))
+    found = bypasses(net, *inputs, **named) if inputs or named else {}
+    return Summary(tuple(layers), left_digital(net), found)
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

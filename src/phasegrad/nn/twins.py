@@ -13,9 +13,10 @@ from phasegrad.crossbar import Hardware
 from phasegrad.nn.attention import AnalogMultiheadAttention
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
 from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.linear import AnalogLinear, AnalogTransposedLinear, TransposedLinear
 from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
 from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
+from phasegrad.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
 
 Make: TypeAlias = Callable[[nn.Module, Hardware], nn.Module]
 """From a digital module and the hardware to its twin, which has analog layers in it or is one."""
@@ -25,6 +26,10 @@ _TWINS: dict[type[nn.Module], Make] = {
     nn.Conv1d: AnalogConv1d.from_digital,
     nn.Conv2d: AnalogConv2d.from_digital,
     nn.Conv3d: AnalogConv3d.from_digital,
+    nn.ConvTranspose1d: AnalogConvTranspose1d.from_digital,
+    nn.ConvTranspose2d: AnalogConvTranspose2d.from_digital,
+    nn.ConvTranspose3d: AnalogConvTranspose3d.from_digital,
+    TransposedLinear: AnalogTransposedLinear.from_digital,
     nn.MultiheadAttention: AnalogMultiheadAttention.from_digital,
     nn.RNN: AnalogRNN.from_digital,
     nn.LSTM: AnalogLSTM.from_digital,
@@ -32,6 +37,11 @@ _TWINS: dict[type[nn.Module], Make] = {
     nn.RNNCell: AnalogRNNCell.from_digital,
     nn.LSTMCell: AnalogLSTMCell.from_digital,
     nn.GRUCell: AnalogGRUCell.from_digital,
+}
+# Classes of libraries that need not be installed, by where they are defined.
+_NAMED: dict[str, Make] = {"transformers.pytorch_utils.Conv1D": AnalogTransposedLinear.from_digital}
+_OPTIONAL: dict[type[nn.Module], str] = {
+    nn.Embedding: "a look-up of rows, with no product; register AnalogEmbedding to read tiles",
 }
 _registered: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 
@@ -80,10 +90,11 @@ def register_twin(module_type: type[nn.Module], make: Make) -> RemovableHandle:
 
 def twin_of(module: nn.Module) -> Make | None:
     """What makes the twin of a module; ``None`` if it has none."""
-    for kind, make in reversed(_registered.values()):
-        if kind is type(module):
+    kind = type(module)
+    for registered, make in reversed(_registered.values()):
+        if registered is kind:
             return make
-    return _TWINS.get(type(module))
+    return _TWINS.get(kind) or _NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def make_twin(digital: nn.Module, hardware: Hardware) -> nn.Module:
@@ -112,7 +123,7 @@ def why_digital(module: nn.Module) -> str | None:
     twin = next((t.__name__ for t in known if issubclass(kind, t)), None)
     if twin is not None:
         return f"{kind.__name__} is a subclass of {twin} and may compute something else"
-    return f"no analog twin of {kind.__name__}"
+    return _OPTIONAL.get(kind) or f"no analog twin of {kind.__name__}"
 
 
 def _computed(module: nn.Module) -> bool:

@@ -1,0 +1,161 @@
+"""Analog twins of ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d``, ``nn.ConvTranspose3d``."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any, ClassVar, final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from phasegrad.crossbar import Hardware
+from phasegrad.crossbar.mapping import tile_count
+from phasegrad.crossbar.product import ConvolutionTiles, Matrix
+from phasegrad.nn.conv import _AnalogConv
+from phasegrad.nn.layout import Layout
+from phasegrad.nn.patches import Patches
+
+
+class _AnalogConvTranspose(_AnalogConv, ABC):
+    """What transposed convolutions share.
+
+    The channels of one input position drive the rows; a column is an output channel at a position of the kernel. So the
+    analog product is a convolution with a kernel of one position. Every column has its converter, and what overlaps in
+    the output is added digitally.
+    """
+
+    _twin: ClassVar[Any]
+    _options = (*_AnalogConv._options, "output_padding")
+
+    output_padding: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1, padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0, groups: int = 1, bias: bool = True,
+        dilation: int | tuple[int, ...] = 1, padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
+        *, hardware: Hardware,
+    ) -> None:  # fmt: skip
+        options = (stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype)
+        self._adopt(self._twin(in_channels, out_channels, kernel_size, *options), hardware)
+
+    @property
+    def layout(self) -> Layout:
+        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        return Layout(inputs_first=True, groups=self.groups)
+
+    @property
+    def _columns(self) -> int:
+        return min(self.hardware.columns, self.out_features // self.groups)
+
+    @property
+    def tiles(self) -> int:
+        """Crossbar tiles that the layer takes: each group is a matrix of its own."""
+        return self.groups * tile_count(self.out_features // self.groups, self.in_features, self.hardware)
+
+    @property
+    def _kernel(self) -> tuple[int, ...]:
+        return (1,) * len(self.kernel_size)
+
+    @property
+    def _tiles(self) -> ConvolutionTiles:
+        one = self._kernel
+        return ConvolutionTiles(type(self)._convolve, one, one, (0,) * len(one), one, self.groups, self.hardware.rows)
+
+    @property
+    def patches(self) -> Patches:
+        """One for each position and group of every image."""
+        one = self._kernel
+        return Patches(one, one, one, self.groups, (0,) * (2 * len(one)))
+
+    def forward(
+        self, input: Tensor, output_size: list[int] | None = None, matrix: Matrix | None = None
+    ) -> Tensor:  # fmt: skip
+        """The layer's output, as the hardware gives it.
+
+        Args:
+            input: in the twin's shape.
+            output_size: of the spatial dimensions, as in torch, where a stride leaves a choice.
+            matrix: what :meth:`read` found, for several products of one read; ``None`` to read now.
+        """
+        rows = self._to_rows(input)
+        sizes = (list(self.stride), list(self.padding), list(self.kernel_size), len(self.kernel_size))
+        more = _ConvTransposeNd._output_padding(self, rows, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
+        y = self._overlapped(self._outputs(rows, None, matrix, None))
+        edges = [edge for p, extra in zip(self.padding, more, strict=True) for edge in (extra - p, -p)]
+        y = F.pad(y, edges[::-1])  # a negative edge is cut off
+        y = y if self.bias is None else y + self.bias.view(-1, *[1] * len(self.kernel_size))
+        return self._from_rows(y, input)
+
+    def _overlapped(self, y: Tensor) -> Tensor:
+        """What all positions give, ``[batch, channels * kernel positions, ...]``, added where it belongs."""
+        if len(self.kernel_size) == 3:
+            return self._overlapped_volumes(y)
+        if len(self.kernel_size) == 1:
+            return _fold(y.unsqueeze(-1), *((a, 1) for a in self._geometry(0))).squeeze(-1)
+        return _fold(y, *zip(self._geometry(0), self._geometry(1), strict=True))
+
+    def _overlapped_volumes(self, y: Tensor) -> Tensor:
+        """Planes first, then what they add up to along the depth."""
+        batch, depth = len(y), y.shape[2]
+        planes = y.movedim(2, 1).flatten(0, 1)
+        planes = _fold(planes, *zip(self._geometry(1), self._geometry(2), strict=True))
+        columns = planes.unflatten(0, (batch, depth)).unflatten(2, (self.out_channels, -1))
+        columns = columns.permute(0, 2, 4, 5, 3, 1)  # batch, channels, height, width, kernel positions, depth
+        lines = _fold(columns.flatten(1, 4).unsqueeze(-1), *((a, 1) for a in self._geometry(0))).squeeze(-1)
+        return lines.unflatten(1, columns.shape[1:4]).movedim(-1, 2)
+
+    def _geometry(self, axis: int) -> tuple[int, int, int]:
+        return self.kernel_size[axis], self.dilation[axis], self.stride[axis]
+
+    def _digital(self) -> nn.Module:
+        options = (self.stride, self.padding, self.output_padding, self.groups, self.bias is not None, self.dilation)
+        return self._twin(self.in_channels, self.out_channels, self.kernel_size, *options, device="meta")
+
+
+def _fold(y: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+    """``[batch, channels * kernel positions, height, width]`` added up in images as large as they need be."""
+    sizes = zip(y.shape[2:], kernel, dilation, stride, strict=True)
+    size = [(n - 1) * s + d * (k - 1) + 1 for n, k, d, s in sizes]
+    return F.fold(y.flatten(2), size, kernel, dilation, 0, stride)
+
+
+@final
+class AnalogConvTranspose1d(_AnalogConvTranspose):
+    """``nn.ConvTranspose1d`` in crossbar tiles; arguments as there, and ``hardware``.
+
+    Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
+    """
+
+    _twin = nn.ConvTranspose1d
+    _convolve = staticmethod(F.conv1d)
+
+
+@final
+class AnalogConvTranspose2d(_AnalogConvTranspose):
+    """``nn.ConvTranspose2d`` in crossbar tiles; arguments as there, and ``hardware``.
+
+    Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
+
+    Examples:
+        >>> import torch, phasegrad as pg
+        >>> layer = AnalogConvTranspose2d(8, 3, 4, stride=2, padding=1, hardware=pg.presets.pcm_inference())
+        >>> layer(torch.randn(2, 8, 5, 5)).shape, layer.out_features, layer.in_features
+        (torch.Size([2, 3, 10, 10]), 48, 8)
+    """
+
+    _twin = nn.ConvTranspose2d
+    _convolve = staticmethod(F.conv2d)
+
+
+@final
+class AnalogConvTranspose3d(_AnalogConvTranspose):
+    """``nn.ConvTranspose3d`` in crossbar tiles; arguments as there, and ``hardware``.
+
+    Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
+    """
+
+    _twin = nn.ConvTranspose3d
+    _convolve = staticmethod(F.conv3d)

@@ -1,0 +1,128 @@
+"""Products with weights that pass by the tiles are found, and named; nothing else is."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import phasegrad as pg
+from phasegrad.nn import BypassWarning, bypasses
+
+HARDWARE = pg.presets.pcm_inference()
+
+
+class Model(nn.Module):
+    """Runs ``use`` with itself and an input."""
+
+    def __init__(self, use: Callable[[Model, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.fc, self.norm, self.use = nn.Linear(4, 4), nn.LayerNorm(4), use
+        self.conv, self.table = nn.Conv1d(4, 4, 1), nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.use(self, self.norm(self.fc(x)))
+
+
+PAST: dict[str, tuple[Callable[[Model, Tensor], Tensor], str]] = {
+    "linear": (lambda m, x: F.linear(x, m.fc.weight), "fc.weight"),
+    "named": (lambda m, x: F.linear(input=x, weight=m.fc.weight), "fc.weight"),
+    "matmul": (lambda m, x: x @ m.fc.weight.t(), "fc.weight"),
+    "right": (lambda m, x: m.fc.weight.T @ x.t(), "fc.weight"),
+    "view": (lambda m, x: torch.mm(x, m.fc.weight.view(2, 2, 4).flatten(0, 1).transpose(0, 1)), "fc.weight"),
+    "data": (lambda m, x: x @ m.fc.weight.data, "fc.weight"),
+    "part": (lambda m, x: F.linear(x, m.fc.weight[:2]), "fc.weight"),
+    "cast": (lambda m, x: F.linear(x.double(), m.fc.weight.double()), "fc.weight"),
+    "addmm": (lambda m, x: torch.addmm(m.fc.bias, x, m.fc.weight), "fc.weight"),
+    "bmm": (lambda m, x: torch.bmm(x[None], m.fc.weight[None]), "fc.weight"),
+    "einsum": (lambda m, x: torch.einsum("bi,oi->bo", x, m.fc.weight), "fc.weight"),
+    "convolution": (lambda m, x: F.conv1d(x[..., None], m.conv.weight), "conv.weight"),
+    "digital": (lambda m, x: x @ m.table, "table"),
+}
+
+
+@pytest.mark.parametrize("past", PAST.values(), ids=PAST)
+@pytest.mark.parametrize("programmed", [False, True])
+def test_products_past_the_tiles_are_named(past: tuple[Callable[..., Tensor], str], programmed: bool) -> None:
+    net = pg.convert(Model(past[0]), HARDWARE)
+    net = pg.inference.program(net, seed=0) if programmed else net
+    found = bypasses(net, torch.randn(3, 4))
+    assert set(found) - {"fc.bias"} == {past[1]}
+    assert "multiplies with it" in found[past[1]]
+
+
+CLEAN: dict[str, Callable[[Model, Tensor], Tensor]] = {
+    "layers": lambda m, x: m.conv(m.fc(x)[..., None]),
+    "elementwise": lambda m, x: x * m.table[0] + m.fc.weight.sum(),
+    "penalty": lambda m, x: x.sum() + m.fc.weight.square().sum(),
+    "activations": lambda m, x: (x * m.table[0]) @ x.t(),
+}
+
+
+@pytest.mark.parametrize("use", CLEAN.values(), ids=CLEAN)
+def test_layers_and_products_of_activations_are_not(use: Callable[..., Tensor]) -> None:
+    assert bypasses(pg.convert(Model(use), HARDWARE), torch.randn(3, 4)) == {}
+
+
+def test_composites_and_transformers_pass_through_their_tiles() -> None:
+    x = torch.randn(2, 5, 8)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    for model in (encoder, nn.LSTM(8, 8, 2, bidirectional=True), nn.GRU(8, 4)):
+        net = pg.convert(model, HARDWARE)
+        assert bypasses(net, x) == {}
+    skipped = pg.convert(encoder, HARDWARE, skip=["layers.0.self_attn", "layers.1.linear1"])
+    assert set(bypasses(skipped, x)) == {
+        "layers.0.self_attn.in_proj_weight",
+        "layers.0.self_attn.in_proj_bias",
+        "layers.0.self_attn.out_proj.weight",
+        "layers.0.self_attn.out_proj.bias",
+        "layers.1.linear1.weight",
+        "layers.1.linear1.bias",
+    }
+
+
+def test_the_net_is_left_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
+    net = pg.convert(model, HARDWARE)
+    net[2].eval()
+    before, random = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
+    bypasses(net, torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert [m.training for m in net] == [True, True, False]
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_an_error_leaves_no_watcher_behind() -> None:
+    net = pg.convert(nn.Sequential(nn.Linear(4, 4)), HARDWARE)
+    with pytest.raises(ValueError, match="in_features"):
+        bypasses(net, torch.randn(3, 5))
+    assert net.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_calibration_warns_once_with_name_and_fix() -> None:
+    data = [torch.randn(3, 4)] * 3
+    net = pg.convert(Model(PAST["linear"][0]), HARDWARE)
+    with pytest.warns(BypassWarning, match=r"fc\.weight: linear multiplies.*call fc\(x\).*register_twin.*skip") as seen:
+        pg.hwa.calibrate(net, data)
+    assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pg.hwa.calibrate(pg.convert(Model(CLEAN["layers"]), HARDWARE), data)
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        pg.hwa.calibrate(pg.convert(model, HARDWARE, skip=["1"]), data)  # it was asked for
+        pg.hwa.calibrate(pg.convert(model, HARDWARE, only=["0"]), data)
+
+
+def test_the_summary_lists_them_where_inputs_are_given() -> None:
+    net = pg.convert(Model(PAST["linear"][0]), HARDWARE)
+    assert "past the tiles" not in str(pg.summary(net))
+    found = pg.summary(net, torch.randn(3, 4))
+    assert set(found.bypasses) == {"fc.weight"}
+    assert "past the tiles:\n  fc.weight  linear multiplies with it outside" in str(found)
