@@ -113,3 +113,33 @@ def test_onnx_gives_what_torch_gives(name: str, tmp_path: Path) -> None:
     wanted = noiseless(chip)(x)
     # Sums in another order may round to the next step of a converter, of which few are.
     assert (found - wanted).abs().gt(1e-4 * wanted.abs().max()).float().mean() < 0.05
+
+
+class Several(nn.Module):
+    """Attention, a recurrent layer, a transposed convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.up = nn.ConvTranspose1d(8, 4, 2, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attended, _ = self.attention(x, x[:, :3], x[:, :3], need_weights=False)
+        return self.up(self.lstm(attended)[0].transpose(1, 2))
+
+
+def test_of_modules_with_several_matrices(tmp_path: Path) -> None:
+    chip, x = program(pg.convert(Several(), pg.presets.pcm_inference()), seed=0), torch.randn(2, 5, 8)
+    fixed = noiseless(chip)
+    assert torch.equal(fixed(x), fixed(x))
+    exported = export_graph(chip, (x,))
+    assert not [node for node in exported.graph.nodes if "phasegrad" in str(node.target)]
+    torch.testing.assert_close(exported.module()(x), fixed(x))
+    torch.testing.assert_close(noiseless(pg.convert(Several(), QUIET))(x).shape, fixed(x).shape)
+
+
+def test_of_attention_and_recurrence_in_the_memory() -> None:
+    net = pg.convert(Several(), pg.presets.constant_step_training()).eval()
+    x = torch.randn(2, 5, 8)
+    torch.testing.assert_close(noiseless(net)(x), pg.to_digital(net)(x), rtol=1e-5, atol=1e-5)

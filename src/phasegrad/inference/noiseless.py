@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from phasegrad.crossbar.product import Matrix
 from phasegrad.inference.program import _layers
-from phasegrad.nn import AnalogLayer
+from phasegrad.nn import analog_layers
 from phasegrad.ops import reference
 
 _DEFINITIONS = ("dac", "adc", "tile_linear")
 """The ops that converters and tiles come down to where nothing is drawn."""
-
-
-@final
-class NoiselessLayer(nn.Module):
-    """An analog layer with its matrix fixed: converters, tiles and gains of the hardware, and no noise.
-
-    Args:
-        layer: the layer, which stays as it is.
-    """
-
-    weight: Tensor
-    scale: Tensor
-    gain: Tensor | None
-
-    def __init__(self, layer: AnalogLayer) -> None:
-        super().__init__()
-        matrix = layer.mean_matrix()
-        self.factors = matrix.factors
-        self.register_buffer("weight", matrix.weight.detach().clone())
-        self.register_buffer("scale", matrix.scale.detach().clone())
-        self.register_buffer("gain", None if matrix.gain is None else matrix.gain.clone())
-        self.hardware = dataclasses.replace(layer.hardware, output_noise=0.0, read_noise=0.0)
-        self.layer = layer
-
-    def forward(self, input: Tensor) -> Tensor:
-        """The output, which is the same at each call."""
-        matrix = Matrix(self.weight, self.scale, self.gain, 0.0, factors=self.factors)
-        return self.layer.multiply_exactly_by(input, matrix, self.hardware)
 
 
 def noiseless(net: nn.Module) -> nn.Module:
@@ -74,13 +44,8 @@ def noiseless(net: nn.Module) -> nn.Module:
     """
     _layers(net, "noiseless")
     fixed = copy.deepcopy(net).eval().requires_grad_(False)
-    made: dict[int, NoiselessLayer] = {}
-    if isinstance(fixed, AnalogLayer):
-        return NoiselessLayer(fixed).eval()
-    for parent in list(fixed.modules()):
-        for name, child in list(parent._modules.items()):
-            if isinstance(child, AnalogLayer):
-                parent._modules[name] = made.get(id(child)) or made.setdefault(id(child), NoiselessLayer(child).eval())
+    for layer in analog_layers(fixed).values():
+        layer.fix()
     return fixed
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.product import Conversion, LinearTiles, Matrix, convert_outputs
-from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.layer import AnalogLayer
 
 
@@ -113,7 +112,7 @@ class AnalogEmbedding(AnalogLayer):
             input: tokens, of an integer dtype.
             matrix: what :meth:`read` found, for several look-ups of one read; ``None`` to read now.
         """
-        seed = draw_seed(self.weight.device)
+        seed = self._seed()
         matrix = self._matrix(seed) if matrix is None else matrix
         tokens, total = input.flatten(), None
         for i, (factor, part) in enumerate(matrix.slices()):

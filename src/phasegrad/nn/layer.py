@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from phasegrad.crossbar.masters import master_matrix, sliced_matrix, wired_matri
 from phasegrad.crossbar.product import LinearTiles, Matrix, Periphery, Tiles, product
 from phasegrad.crossbar.stores import Devices
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.nn.fixed import FixedMatrix
 from phasegrad.nn.in_memory import InMemoryWeight, in_memory_product
 from phasegrad.nn.layout import OUTPUTS_FIRST, Layout
 from phasegrad.nn.patches import Patches
@@ -65,6 +67,7 @@ class AnalogLayer(nn.Module, ABC):
         output_range: range of the ADC in units of ``max|w| max|x|``; a parameter when learned.
         converters: what is not ideal about each physical converter, or ``None`` where they are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
+        fixed: the mean of the matrix, where :meth:`fix` was called; ``None`` otherwise.
     """
 
     weight: nn.Parameter
@@ -74,6 +77,7 @@ class AnalogLayer(nn.Module, ABC):
     output_range: Tensor
     converters: Converters | None
     devices: Devices | None
+    fixed: FixedMatrix | None
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
@@ -98,6 +102,7 @@ class AnalogLayer(nn.Module, ABC):
         self._make_output_range(like)
         self._make_converters()
         self.devices = None
+        self.fixed = None
         if hardware.update is not None:
             self._move_into_memory()
 
@@ -239,6 +244,8 @@ class AnalogLayer(nn.Module, ABC):
         return self.hardware.columns
 
     def _matrix(self, seed: Tensor) -> Matrix:
+        if self.fixed is not None:
+            return self.fixed.matrix()
         if self.hardware.update is not None:
             return master_matrix(self._held(seed), self.hardware, None, None, self._columns)
         if self.devices is not None:
@@ -247,13 +254,23 @@ class AnalogLayer(nn.Module, ABC):
         matrix = master_matrix(self.weight_matrix, self.hardware, self.perturbation, level, self._columns)
         return wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
 
+    def _seed(self) -> Tensor:
+        """Of what this call draws."""
+        device = self.weight.device
+        return draw_seed(device) if self.fixed is None else torch.zeros(1, dtype=torch.int64, device=device)
+
+    def fix(self) -> None:
+        """From now on compute with the mean of the matrix and without noise: for inference alone."""
+        self.fixed = FixedMatrix(self.mean_matrix())
+        self.hardware = dataclasses.replace(self.hardware, output_noise=0.0, read_noise=0.0)
+
     @torch.no_grad()
     def mean_matrix(self) -> Matrix:
         """What the layer computes with, but for noise: the weight clipped, or as devices hold it, with its wires."""
         seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
         if self.devices is not None and self.hardware.update is None:
             return self.devices.mean_matrix(self.weight.dtype)
-        matrix = master_matrix(self.weight.flatten(1), self.hardware, self.perturbation, None, self._columns)
+        matrix = master_matrix(self.weight_matrix, self.hardware, self.perturbation, None, self._columns)
         matrix = wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
         return matrix._replace(weight=matrix.read(seed, self.hardware.rows), draw=None, read_noise=0.0)
 
@@ -335,10 +352,10 @@ class AnalogLayer(nn.Module, ABC):
 
     def _outputs(self, rows: Tensor, bias: Tensor | None, matrix: Matrix | None, outputs: slice | None) -> Tensor:
         """The product of rows, or of images, and a digital bias."""
-        if isinstance(self.weight, InMemoryWeight):
+        if self.fixed is None and isinstance(self.weight, InMemoryWeight):
             y = in_memory_product(rows, self.weight, bias, self)
             return y if outputs is None else y[:, outputs]
-        if self.hardware.update is not None:
+        if self.fixed is None and self.hardware.update is not None:
             self._refuse_a_stand_in()
         y = self._multiply_noisily(rows, matrix, outputs)
         if bias is None:
@@ -362,9 +379,9 @@ class AnalogLayer(nn.Module, ABC):
         Noise of training and of devices is that of this read; what each product adds (converters, noise that is
         referred to the output) is drawn by each. ``None`` in the memory, where each product reads.
         """
-        if self.hardware.update is not None:
+        if self.fixed is None and self.hardware.update is not None:
             return None
-        seed = draw_seed(self.weight.device)
+        seed = self._seed()
         return self._matrix(seed).drawn(seed, self.hardware.rows)
 
     @property
@@ -373,7 +390,7 @@ class AnalogLayer(nn.Module, ABC):
         return True
 
     def _multiply_noisily(self, rows: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
-        seed = draw_seed(self.weight.device)
+        seed = self._seed()
         matrix, periphery = self._matrix(seed) if matrix is None else matrix, self.periphery
         if outputs is not None:
             matrix, periphery = matrix.part(outputs), periphery.part(outputs)
