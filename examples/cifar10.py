@@ -123,7 +123,6 @@ def measure(
     methods: dict[str, tuple[nn.Module, str | None, Callable[[nn.Module], float]]] = {
         "converted": (converted, None, plain),
         "converted+gdc+bn": (converted, "tile", adapted),
-        "hwa": (tuned, None, plain),
         "hwa+gdc": (tuned, "tile", plain),
         "hwa+gdc+bn": (tuned, "tile", adapted),
     }
@@ -156,7 +155,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--epochs", type=at_least(0), default=8, help="passes over the training images; 0: none")
     group.add_argument("--lr", type=float, default=0.02, help="peak learning rate of one cycle")
     group.add_argument("--decay", type=float, default=1e-4, help="weight decay")
-    group.add_argument("--noise", type=float, default=2.0, help="weight noise, times the spread of programming")
+    group.add_argument("--noise", type=float, default=1.5, help="weight noise, times the spread of programming")
     group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
     add_evaluation(parser, chips=10)
     return parsed(parser)

@@ -42,13 +42,20 @@ def _per_row(range: Tensor, x: Tensor) -> Tensor:
     return range.reshape(-1, *[1] * (x.dim() - 1)) if range.numel() != 1 else range.reshape(())
 
 
+def memory_order(x: Tensor) -> torch.memory_format:
+    """The order in which conversions leave a tensor: channels last where it comes so, and else as dimensions come."""
+    orders = {4: torch.channels_last, 5: torch.channels_last_3d}
+    order = orders.get(x.dim(), torch.contiguous_format)
+    return torch.contiguous_format if x.is_contiguous() or not x.is_contiguous(memory_format=order) else order
+
+
 def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
     """Digital-to-analog conversion."""
     r = _per_row(range, x).to(x.dtype)
     largest = torch.finfo(r.dtype).max  # a range too small for its inverse still leaves zero at zero
     up = torch.where(r == 0, torch.zeros_like(r), (half / r).clamp(-largest, largest))
     level = torch.round(torch.clamp(x * up, -half, half))
-    return torch.where(torch.isfinite(x), level * (r / half), x).contiguous()
+    return torch.where(torch.isfinite(x), level * (r / half), x).contiguous(memory_format=memory_order(x))
 
 
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
@@ -61,7 +68,8 @@ def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: flo
     settled = inside.sum() >= keep * max(x.numel(), 1)
     pull = torch.where(settled, decay * range, torch.zeros_like(range))
     grad_range = (taken.reshape(range.shape) + pull).to(range.dtype)
-    return torch.where(inside, grad, torch.zeros_like(grad)), grad_range
+    passed = torch.where(inside, grad, torch.zeros_like(grad))
+    return passed.contiguous(memory_format=memory_order(x)), grad_range
 
 
 def _along_channels(scale: Tensor, y: Tensor) -> Tensor:

@@ -101,8 +101,11 @@ def _fake_weight_scale(w: Tensor, rows: int, *_: Any) -> tuple[Tensor, Tensor]:
 _FAKES: dict[str, Callable[..., Any]] = {
     "normal": _fake_random,
     "uniform": _fake_random,
-    "dac": _like_first,
-    "dac_backward": lambda grad, x, range, *_: (_like_first(x), torch.empty_like(range)),
+    "dac": lambda x, *_: torch.empty_like(x, memory_format=reference.memory_order(x)),
+    "dac_backward": lambda grad, x, range, *_: (
+        torch.empty_like(x, memory_format=reference.memory_order(x)),
+        torch.empty_like(range),
+    ),
     "adc": _fake_adc,
     "adc_backward": lambda grad, code: grad.new_empty(code.shape),
     "weight_scale": _fake_weight_scale,

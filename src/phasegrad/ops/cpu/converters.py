@@ -28,8 +28,9 @@ def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
     if not all_floats(x, range):
         return reference.dac(x, range, half, decay, keep)
-    x, range, out = x.contiguous(), range.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    rows = range.numel()
+    order = reference.memory_order(x)  # images stay whole in it, as each has its range
+    x, range = x.contiguous(memory_format=order), range.contiguous()
+    rows, out = range.numel(), torch.empty_like(x, memory_format=order)
     inner = x.numel() // rows if rows else 0
     call("dac", out.data_ptr(), x.data_ptr(), range.data_ptr(), rows, inner, int(rows > 1), half)
     return out
@@ -38,8 +39,9 @@ def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Ten
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
     if not all_floats(grad, x, range) or range.numel() != 1:
         return reference.dac_backward(grad, x, range, decay, keep)
-    grad, x = grad.contiguous(), x.contiguous()
-    grad_x, grad_range = torch.empty_like(x), torch.zeros(range.shape, dtype=torch.float64)
+    order = reference.memory_order(x)
+    grad, x = (t.contiguous(memory_format=order) for t in (grad, x))
+    grad_x, grad_range = torch.empty_like(x, memory_format=order), torch.zeros(range.shape, dtype=torch.float64)
     call(
         "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), grad.data_ptr(), x.data_ptr(), float(range),
         x.numel(), decay, keep,
