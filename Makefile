@@ -39,7 +39,7 @@ RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
 
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
-.PHONY: help demo test test-native test-reference lint format docs bench reproduce install develop clean
+.PHONY: help demo test test-native test-reference lint format docs bench reproduce install develop neighbours clean
 .DEFAULT_GOAL := help
 # Each step uses all cores by itself.
 .NOTPARALLEL:
@@ -52,6 +52,7 @@ help:
 	@echo "make bench      the benchmarks, into benchmarks/results/"
 	@echo "make reproduce  the reproductions of published results, into docs/results/"
 	@echo "make install    only .venv with phasegrad; make develop adds the developers' tools"
+	@echo "make neighbours the frameworks and formats that are tested beside phasegrad, some 300 MB"
 
 demo: $(RUN)
 	$(BIN)/python examples/mnist.py --out out/demo $(ARGS)
@@ -95,6 +96,7 @@ reproduce: $(RUN)
 
 install: $(RUN)
 develop: .venv/.stamp-dev .venv/.stamp-docs
+neighbours: .venv/.stamp-neighbours
 
 # torch stands alone and first, without its requirements: nothing chooses another build, and an index that
 # has only torch will do. The packages it needs come pinned with phasegrad's own.
@@ -112,7 +114,7 @@ $(RUN): .venv/.stamp-base pyproject.toml CMakeLists.txt $(CSRC)
 	@touch $@
 
 # phasegrad is installed already, so that pip adds only the extra's packages.
-.venv/.stamp-dev .venv/.stamp-docs: .venv/.stamp-%: $(RUN)
+.venv/.stamp-dev .venv/.stamp-docs .venv/.stamp-neighbours: .venv/.stamp-%: $(RUN)
 	$(PIP) --constraint $(PINS) 'phasegrad[$*]'
 	@touch $@
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import phasegrad as pg
 from phasegrad.checkpoint import ResumableLoader
 
 
@@ -75,3 +78,23 @@ def test_processes_share_each_batch(samples: int, sizes: list[int]) -> None:
 def test_impossible_numbers_are_named(options: dict[str, int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ResumableLoader(range(9), **options)
+
+
+@pytest.mark.filterwarnings("ignore")  # torchdata's are its own
+def test_torchdatas_loader_is_a_part_like_any_other(tmp_path: Path) -> None:
+    torchdata = pytest.importorskip(
+        "torchdata.stateful_dataloader", reason="torchdata is not installed: pip install .[neighbours]"
+    )
+
+    def make() -> Any:
+        own = torch.Generator().manual_seed(0)
+        return torchdata.StatefulDataLoader(list(range(12)), 4, shuffle=True, generator=own)
+
+    loader, other = make(), make()
+    passing = iter(loader)
+    next(passing)
+    pg.checkpoint.save(tmp_path / "a", loader=loader)
+    rest, drawn = [batch.tolist() for batch in passing], torch.rand(3)
+    pg.checkpoint.load(tmp_path / "a", loader=other)
+    assert [batch.tolist() for batch in other] == rest
+    assert torch.equal(torch.rand(3), drawn)

@@ -169,6 +169,22 @@ def refused(rank: int) -> Any:
     return "stepped", False
 
 
+def resumed(rank: int, folder: Path) -> Any:
+    """Process 1 was killed before it had written its last checkpoint."""
+    mine = pg.checkpoint.Folder(folder / f"rank{rank}")
+    nothing = mine.resume() is None
+    for step in (10, 20, 30)[: 3 - rank]:
+        mine.save(step)
+    found = mine.resume()
+    mine.files()[0 if rank == 1 else 1].write_bytes(b"")  # 20, in both
+    dist.barrier()
+    try:
+        mine.resume()
+    except pg.checkpoint.DamagedError as error:
+        return nothing, found, str(error)
+    return nothing, found, "went on"
+
+
 def sharded(rank: int, noise: bool) -> Any:
     hardware = pg.presets.pcm_inference() if noise else pg.Hardware(cell=pg.presets.pcm_inference().cell)
     torch.manual_seed(0)

@@ -57,6 +57,14 @@ def test_a_group_may_stay_with_its_process(tmp_path: Path) -> None:
     assert not same_bits(found[0], found[1])
 
 
+def test_processes_resume_from_the_same_step(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for nothing, found, said in start(replicas.resumed, tmp_path, tmp_path / "kept"):
+        assert nothing
+        assert found == {"step": 20}
+        assert "no sound checkpoint of the same step, but of [[30], [10]]" in said
+
+
 def test_what_one_process_refuses_all_refuse(tmp_path: Path) -> None:
     for said, unchanged in start(replicas.refused, tmp_path):
         assert "a staged input or gradient is not finite" in said

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, final
 
+import torch.distributed as dist
+
 from phasegrad.checkpoint import run
 from phasegrad.checkpoint.archive import DamagedError
 
@@ -60,7 +62,7 @@ class Folder:
         if step < 0:
             raise ValueError(f"Folder: step = {step}; it must not be negative")
         self.path.mkdir(parents=True, exist_ok=True)
-        file = self.path / f"step-{step:09d}.pt"
+        file = self.path / _name(step)
         run.save(file, step=step, **parts)
         for old in [other for other in self.files() if other != file][self.keep - 1 :]:
             old.unlink()
@@ -69,6 +71,8 @@ class Folder:
     def resume(self, **parts: Any) -> dict[str, Any] | None:
         """Take over the newest checkpoint that is sound; which others were passed over is logged as a warning.
 
+        With a process group all processes call this, and take the newest step that is sound in every one's folder.
+
         Args:
             parts: as for :func:`phasegrad.checkpoint.load`.
 
@@ -76,24 +80,50 @@ class Folder:
             The plain values, ``step`` among them; ``None`` if there is no checkpoint, and the run begins.
 
         Raises:
-            DamagedError: there are checkpoints, and none is sound.
+            DamagedError: there are checkpoints, and none is sound, or not of the same step in all processes.
             ValueError, TypeError: as :func:`phasegrad.checkpoint.load`, of the newest that is sound.
         """
         damaged: list[str] = []
+        sound: dict[int, dict[str, Any]] = {}
         for file in self.files():
             try:
-                content = run.read(file)
+                sound[_step(file)] = run.read(file)
             except DamagedError as error:
                 damaged.append(str(error))
                 continue
-            for one in damaged:
-                _logger.warning("passed over: %s", one)
-            return run.take_over(content, file, parts, streams=True)
-        if damaged:
-            raise DamagedError(
-                f"no checkpoint in {self.path} is sound ({'; '.join(damaged)}); remove them to start anew"
-            )
+            if processes() == 1:
+                break
+        for one in damaged:
+            _logger.warning("passed over: %s", one)
+        steps = _everywhere(list(sound))
+        common = set.intersection(*map(set, steps))
+        if common:
+            newest = max(common)
+            return run.take_over(sound[newest], self.path / _name(newest), parts, streams=True)
+        if any(steps):
+            raise DamagedError(f"processes have no sound checkpoint of the same step, but of {steps}, rank by rank")
+        if any(_everywhere(damaged)):
+            told = "; ".join(damaged) or "of other processes"
+            raise DamagedError(f"no checkpoint in {self.path} is sound ({told}); remove them to start anew")
         return None
+
+
+def processes() -> int:
+    """How many processes resume together: those of torch's default process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _everywhere(mine: list[Any]) -> list[list[Any]]:
+    """What each process has, rank by rank."""
+    if processes() == 1:
+        return [mine]
+    found: list[Any] = [None] * processes()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}.pt"
 
 
 def _step(file: Path) -> int:
