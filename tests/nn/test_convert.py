@@ -285,7 +285,8 @@ def test_backward_hooks_keep_their_place() -> None:
 def test_transformer_encoder_in_evaluation_uses_the_analog_layers(masked: bool) -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
     net = pg.convert(encoder, COARSE)
-    assert set(kinds(net)) == {f"layers.{i}.linear{k}" for i in (0, 1) for k in (1, 2)}
+    names = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
+    assert set(kinds(net)) == {f"layers.{i}.{name}" for i in (0, 1) for name in names}
     x, mask = torch.randn(2, 5, 8), torch.tensor([[False] * 5, [False] * 3 + [True] * 2]) if masked else None
     with torch.no_grad():
         trained = net.train()(x, src_key_padding_mask=mask)
