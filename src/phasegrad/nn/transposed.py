@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
     _options = (*_AnalogConv._options, "output_padding")
 
     output_padding: tuple[int, ...]
-    padding: tuple[int, ...]
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, ...],
@@ -70,7 +69,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         one = self._kernel
         return Patches(one, one, one, self.groups, (0,) * (2 * len(one)))
 
-    def forward(
+    def forward(  # type: ignore[override]
         self, input: Tensor, output_size: list[int] | None = None, matrix: Matrix | None = None
     ) -> Tensor:  # fmt: skip
         """The layer's output, as the hardware gives it.
@@ -80,11 +79,11 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
             output_size: of the spatial dimensions, as in torch, where a stride leaves a choice.
             matrix: what :meth:`read` found, for several products of one read; ``None`` to read now.
         """
-        rows = self._to_rows(input)
-        sizes = (list(self.stride), list(self.padding), list(self.kernel_size), len(self.kernel_size))
+        rows, padding = self._to_rows(input), cast("tuple[int, ...]", self.padding)
+        sizes = (list(self.stride), list(padding), list(self.kernel_size), len(self.kernel_size))
         more = _ConvTransposeNd._output_padding(self, rows, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
         y = self._overlapped(self._outputs(rows, None, matrix, None))
-        edges = [edge for p, extra in zip(self.padding, more, strict=True) for edge in (extra - p, -p)]
+        edges = [edge for p, extra in zip(padding, more, strict=True) for edge in (extra - p, -p)]
         y = F.pad(y, edges[::-1])  # a negative edge is cut off
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * len(self.kernel_size))
         return self._from_rows(y, input)
@@ -118,7 +117,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
 def _fold(y: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """``[batch, channels * kernel positions, height, width]`` added up in images as large as they need be."""
     sizes = zip(y.shape[2:], kernel, dilation, stride, strict=True)
-    size = [(n - 1) * s + d * (k - 1) + 1 for n, k, d, s in sizes]
+    size = tuple((n - 1) * s + d * (k - 1) + 1 for n, k, d, s in sizes)
     return F.fold(y.flatten(2), size, kernel, dilation, 0, stride)
 
 
