@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.product import Conversion, LinearTiles, Matrix, convert_outputs
-from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.layer import AnalogLayer, range_name
+from phasegrad.ops.profiling import profiled
 
 
 @final
@@ -105,6 +106,7 @@ class AnalogEmbedding(AnalogLayer):
     def patches(self) -> None:
         """None: each row is a sample."""
 
+    @profiled(range_name("forward"))
     def forward(self, input: Tensor, matrix: Matrix | None = None) -> Tensor:  # type: ignore[override]
         """The embeddings of tokens, as the hardware reads them.
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 _CONFIGURATION = "configuration"  # key of the state dict
 
 
-def _named(what: str) -> Callable[[AnalogLayer], str]:
+def range_name(what: str) -> Callable[[AnalogLayer], str]:
+    """How a profile names what a layer does: its kind, the shape of its matrix, and ``what``."""
     return lambda layer: f"{type(layer).__name__} [{layer.out_features}, {layer.in_features}] {what}"
 
 
@@ -310,7 +311,7 @@ class AnalogLayer(nn.Module, ABC):
         self.expect_devices(devices)
         self.refresh()
 
-    @profiled(_named("refresh"))
+    @profiled(range_name("refresh"))
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy into ``weight`` what the devices hold now, gain included, wires left out; solve these."""
@@ -338,7 +339,7 @@ class AnalogLayer(nn.Module, ABC):
 
     # --- the product ------------------------------------------------------------------------------------------
 
-    @profiled(_named("forward"))
+    @profiled(range_name("forward"))
     def forward(self, input: Tensor, matrix: Matrix | None = None, outputs: slice | None = None) -> Tensor:
         """The layer's output, as the hardware gives it.
 
@@ -410,7 +411,7 @@ class AnalogLayer(nn.Module, ABC):
             return self._tiles.whole(x, self._held())
         return self._multiply_noisily(x)
 
-    @profiled(_named("backward"))
+    @profiled(range_name("backward"))
     def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
         """The product of the same tiles driven from the other side, which carries gradients back.
 

@@ -13,8 +13,10 @@ from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import tile_count
 from phasegrad.crossbar.product import ConvolutionTiles, Matrix
 from phasegrad.nn.conv import _AnalogConv
+from phasegrad.nn.layer import range_name
 from phasegrad.nn.layout import Layout
 from phasegrad.nn.patches import Patches
+from phasegrad.ops.profiling import profiled
 
 
 class _AnalogConvTranspose(_AnalogConv, ABC):
@@ -69,6 +71,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         one = self._kernel
         return Patches(one, one, one, self.groups, (0,) * (2 * len(one)))
 
+    @profiled(range_name("forward"))
     def forward(  # type: ignore[override]
         self, input: Tensor, output_size: list[int] | None = None, matrix: Matrix | None = None
     ) -> Tensor:  # fmt: skip
