@@ -132,7 +132,7 @@ class _TileLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, wants_x, wants_w, wants_bound, *_ = ctx.needs_input_grad
+        _, wants_x, wants_w, wants_bound = ctx.needs_input_grad[:4]
         if grad is None:
             return None, None, None, None, None, None
         code, x, read, w, clip, gain, scale, input_range, bound = ctx.saved_tensors
