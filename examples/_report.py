@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import sys
 import time
@@ -14,10 +15,20 @@ from typing import Any
 import torch
 
 import phasegrad as pg
+from phasegrad.crossbar import Adc, CalibratedRange
 from phasegrad.inference import Report, format_time
 
 TIMES = (1.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)
 """A second, an hour, a day, a month, a year."""
+
+
+def standard_tile() -> pg.Hardware:
+    """The field's standard tile on PCM, with the range of each layer's ADCs found from data.
+
+    The standard range of 10 suits layers of hundreds of inputs; smaller sums would meet few levels of 8 bits.
+    """
+    hardware = pg.presets.pcm_inference()
+    return dataclasses.replace(hardware, adc=Adc(bits=8, range=CalibratedRange()))
 
 
 def table(exact: float, reports: Mapping[str, Report], what: str = "accuracy (%)", factor: float = 100.0) -> str:

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from _data import moby_dick
 from _fetch import DataUnavailableError, cache_folder
-from _report import Clock, add_evaluation, at_least, parsed, table, write
+from _report import Clock, add_evaluation, at_least, parsed, standard_tile, table, write
 from _training import batches, fit, one_cycle
 from torch import Tensor, nn
 
@@ -105,9 +105,9 @@ def main() -> None:
     exact = perplexity(net, book.test)
     clock.say(f"float: perplexity {exact:.3f}, trained in {float_seconds / 60:.1f} minutes")
 
-    converted = pg.convert(net, pg.presets.pcm_inference())
+    converted = pg.convert(net, standard_tile())
     pg.hwa.calibrate(converted, known(book, options), recipe=None)
-    tuned = pg.convert(net, pg.presets.pcm_inference())
+    tuned = pg.convert(net, standard_tile())
     recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=options.noise), clip_sigma=options.clip)
     pg.hwa.calibrate(tuned, known(book, options), recipe=recipe)
     tuning_seconds = train("hwa", tuned, book, options, options.epochs, options.lr)

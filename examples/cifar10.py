@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from _data import Cifar10, cifar10
 from _fetch import DataUnavailableError, cache_folder
-from _report import Clock, add_evaluation, at_least, parsed, table, write
+from _report import Clock, add_evaluation, at_least, parsed, standard_tile, table, write
 from _resnet import ResNet, accuracy, augmented, normalise
 from _training import batches, fit, one_cycle
 from torch import Tensor, nn
@@ -43,8 +43,8 @@ def main() -> None:
     exact = accuracy(net, images, labels)
     clock.say(f"float: {exact:.2%} of {len(images):,} test images, trained in {float_seconds / 60:.1f} minutes")
 
-    converted = pg.convert(net, pg.presets.pcm_inference())
-    pg.hwa.calibrate(converted, calibration(data, options), recipe=None)
+    converted = pg.convert(net, standard_tile())
+    pg.hwa.calibrate(converted, calibration(data, options), recipe=None, sd=options.reach)
     tuned, tuning_seconds = fine_tune(net, data, options)
     print(f"\n{pg.summary(tuned)}\n")
     clock.say(f"fine-tuned for the hardware in {tuning_seconds / 60:.1f} minutes")
@@ -64,9 +64,9 @@ def train(data: Cifar10, options: argparse.Namespace) -> tuple[ResNet, float]:
 
 def fine_tune(net: ResNet, data: Cifar10, options: argparse.Namespace) -> tuple[nn.Module, float]:
     """The network fine-tuned for the hardware, and the seconds that took."""
-    tuned = pg.convert(net, pg.presets.pcm_inference())
+    tuned = pg.convert(net, standard_tile())
     recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=options.noise), clip_sigma=options.clip)
-    pg.hwa.calibrate(tuned, calibration(data, options), recipe=recipe)
+    pg.hwa.calibrate(tuned, calibration(data, options), recipe=recipe, sd=options.reach)
     return tuned, _fit("hwa", tuned, data, options, options.epochs, options.lr, decay=options.decay, rise=0.1)
 
 
@@ -97,7 +97,7 @@ def _fit(
 def checkpoints(label: str, options: argparse.Namespace) -> Path:
     """The folder of a training's checkpoints, which other options do not share."""
     of_float = ("depth", "width", "float_epochs", "float_lr", "batch", "train_images", "seed")
-    names = of_float if label == "float" else (*of_float, "epochs", "lr", "decay", "noise", "clip")
+    names = of_float if label == "float" else (*of_float, "epochs", "lr", "decay", "noise", "clip", "reach")
     described = json.dumps({name: getattr(options, name) for name in names}, sort_keys=True)
     return options.runs / f"cifar10-{label}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
 
@@ -157,6 +157,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--decay", type=float, default=1e-4, help="weight decay")
     group.add_argument("--noise", type=float, default=1.5, help="weight noise, times the spread of programming")
     group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
+    group.add_argument("--reach", type=float, default=8.0, help="root-mean-squares that an input range covers at first")
     add_evaluation(parser, chips=10)
     return parsed(parser)
 
