@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -23,6 +23,7 @@ from phasegrad.nn import AnalogEmbedding, analog_layers, register_twin
 from phasegrad.nn.linear import TransposedLinear
 
 ASKED = int(os.environ.get("PHASEGRAD_FUZZ", "0"))
+PARTS = 5  # that several processes can share
 NOISY = pg.presets.pcm_inference()
 IDEAL = pg.presets.ideal_inference()
 LAST: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 0.1}
@@ -223,15 +224,20 @@ def run(net: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.timeout(3600)
-@settings(
-    max_examples=ASKED or 500,
-    deadline=None,
-    database=None,
-    derandomize=not ASKED,
-    suppress_health_check=list(HealthCheck),
-)
-@given(case=models(), rows=st.sampled_from([3, 512]), scale=st.sampled_from(["column", "tile"]))
-def test_every_stack_survives_everything(case: tuple[nn.Module, Tensor, bool], rows: int, scale: str) -> None:
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_stack_survives_everything(part: int) -> None:
+    chosen = given(case=models(), rows=st.sampled_from([3, 512]), scale=st.sampled_from(["column", "tile"]))
+    often = settings(
+        max_examples=(ASKED or 500) // PARTS,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    examples = often(chosen(survives_everything))
+    (examples if ASKED else seed(part)(examples))()
+
+
+def survives_everything(case: tuple[nn.Module, Tensor, bool], rows: int, scale: str) -> None:
     model, x, analog = case
     note(f"{model}\n{x.shape} {x.dtype}")
     dtype = next(model.parameters()).dtype
