@@ -9,7 +9,17 @@ from pathlib import Path
 
 from benchmarks.harness import as_dict
 
-NAMES = ("forward", "hwa_step", "devices", "noise", "pulsed_update", "in_memory_step", "wires", "encoder_step")
+NAMES = (
+    "forward",
+    "hwa_step",
+    "devices",
+    "noise",
+    "pulsed_update",
+    "in_memory_step",
+    "wires",
+    "encoder_step",
+    "layers_step",
+)
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from _data import minilm, moby_dick
 from _fetch import DataUnavailableError, cache_folder
-from _report import Clock, add_evaluation, at_least, parsed, table, write
+from _report import Clock, add_evaluation, at_least, parsed, standard_tile, table, write
 from _training import batches, fit, one_cycle
 from torch import Tensor, nn
 
@@ -143,7 +143,7 @@ def main() -> None:
 
 def with_pairs(pairs: int) -> pg.Hardware:
     """The standard tile, with several pairs of devices a weight, which are programmed alike and added up."""
-    standard = pg.presets.pcm_inference()
+    standard = standard_tile()
     if pairs == 1:
         return standard
     cell = pg.cells.SignificancePairs(device=standard.cell.device, significances=(1.0,) * pairs)
