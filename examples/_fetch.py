@@ -243,15 +243,15 @@ def locate(data: DataSet, folder: str | Path | None = None) -> Path:
     cache = cache_folder() / data.name
     tried: list[str] = []
     if folder is not None:
-        faults = _faults(data, Path(folder))
-        if not faults:
+        wrong = faults(data, Path(folder))
+        if not wrong:
             return Path(folder)
-        tried.append(f"folder {folder}: {_told(faults, Path(folder))}")
+        tried.append(f"folder {folder}: {_told(wrong, Path(folder))}")
         print(f"{data.name}: not in {tried[-1]}; looking elsewhere", file=sys.stderr)
-    faults = _faults(data, cache)
-    if faults:
-        tried.append(f"cache {cache}: {_told(faults, cache)}")
-        _fetch(data, tuple(faults), cache, tried)
+    wrong = faults(data, cache)
+    if wrong:
+        tried.append(f"cache {cache}: {_told(wrong, cache)}")
+        _fetch(data, tuple(wrong), cache, tried)
     return cache
 
 
@@ -273,15 +273,15 @@ def check_sha256(path: Path, expected: str) -> None:
         raise ValueError(f"{path.name} has sha256 {actual[:12]}... instead of {expected[:12]}...")
 
 
-def _faults(data: DataSet, folder: Path) -> dict[str, str]:
+def faults(data: DataSet, folder: Path) -> dict[str, str]:
     """What is wrong with each file of a data set that a folder lacks or holds damaged."""
-    faults = {}
+    wrong = {}
     for name, sha256 in data.sha256.items():
         try:
             check_sha256(folder / name, sha256)
         except (OSError, ValueError) as error:
-            faults[name] = str(error)
-    return faults
+            wrong[name] = str(error)
+    return wrong
 
 
 def _told(faults: Mapping[str, str], folder: Path) -> str:

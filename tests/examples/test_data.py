@@ -420,7 +420,7 @@ def test_mnist():
 
 def _cached(data: object) -> None:
     folder = _fetch.cache_folder() / data.name
-    if any(not (folder / name).is_file() for name in data.sha256):
+    if _fetch.faults(data, folder):
         pytest.skip(f"{data.name} is not in the cache: run `python examples/_data.py --fetch {data.name}`")
 
 

@@ -12,12 +12,12 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
-_data = importlib.import_module("_data")
+_data, _fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
 
 
 @pytest.mark.parametrize("store", ["hardware-aware", "in-memory"])
 def test_two_processes_learn_and_leave_checkpoints(store: str, tmp_path: Path) -> None:
-    if _data._faults(_data.MNIST, _data.cache_folder() / _data.MNIST.name):
+    if _fetch.faults(_data.MNIST, _fetch.cache_folder() / _data.MNIST.name):
         pytest.skip("MNIST is not in the cache: python examples/_data.py --fetch mnist")
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     line += [str(EXAMPLES / "distributed.py"), "--store", store, "--images", "1600", "--epochs", "2"]

@@ -19,9 +19,9 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import an example, if its framework and the data are there."""
     for folder in (EXAMPLES, EXAMPLES / "neighbours"):
         monkeypatch.syspath_prepend(str(folder))
-    data = importlib.import_module("_data")
+    data, fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
     # Not fetched here: .ci/run does that.
-    if data._faults(data.MNIST, data.cache_folder() / data.MNIST.name):
+    if fetch.faults(data.MNIST, fetch.cache_folder() / data.MNIST.name):
         pytest.skip("MNIST is not in the cache: python examples/_data.py --fetch mnist")
 
     def found(name: str, framework: str) -> Any:
