@@ -27,7 +27,8 @@ def reestimate_batchnorm(
 
     Args:
         chip: a converted net, programmed or not; left as it is.
-        loader: batches as in training, without augmentation; a tuple's or list's first element is the input.
+        loader: batches as in training, augmentation included: of inputs that the net knows by heart other statistics
+            come. A tuple's or list's first element is the input.
         batches: how many batches to use at most.
         forward: ``(net, batch) -> anything``, for batches that are something else.
 
