@@ -105,7 +105,7 @@ def checkpoints(label: str, options: argparse.Namespace) -> Path:
 def calibration(data: Cifar10, options: argparse.Namespace) -> list[Tensor]:
     """The images that ranges and statistics are found with: 20 batches of 128, as the network saw them in training.
 
-    Of training images as they are, which it knows by heart, other statistics come: they cost the float network 2 points.
+    Training images as they are, which it knows by heart, give other statistics, at a cost of 2 points in float.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
