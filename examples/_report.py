@@ -22,13 +22,24 @@ TIMES = (1.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)
 """A second, an hour, a day, a month, a year."""
 
 
-def standard_tile() -> pg.Hardware:
+def standard_tile(pairs: int = 1) -> pg.Hardware:
     """The field's standard tile on PCM, with the range of each layer's ADCs found from data.
 
     The standard range of 10 suits layers of hundreds of inputs; smaller sums would meet few levels of 8 bits.
+
+    Args:
+        pairs: of devices a weight, which are programmed alike and added up.
     """
     hardware = pg.presets.pcm_inference()
-    return dataclasses.replace(hardware, adc=Adc(bits=8, range=CalibratedRange()))
+    cell, adc = hardware.cell, Adc(bits=8, range=CalibratedRange())
+    if pairs > 1:
+        cell = pg.cells.SignificancePairs(device=cell.device, significances=(1.0,) * pairs)
+    return dataclasses.replace(hardware, cell=cell, adc=adc)
+
+
+def counted(pairs: int) -> str:
+    """A number of pairs, in words."""
+    return f"{pairs} pair{'s' if pairs > 1 else ''}"
 
 
 def table(exact: float, reports: Mapping[str, Report], what: str = "accuracy (%)", factor: float = 100.0) -> str:

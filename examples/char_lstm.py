@@ -1,9 +1,9 @@
 """What does a recurrent network remember of its language after a year on phase-change memory? A whole novel.
 
-Trains an LSTM to predict the next character of Moby-Dick in float, converts it to crossbar tiles, fine-tunes it for the
-hardware, programs both on chips, lets the chips age, and prints the perplexity of the last twentieth of the book, which
-no training has seen. Writes report.json, report.csv and report.png. A training that was stopped goes on from its last
-checkpoint when the same command is run again.
+Trains an LSTM to predict the next character of Moby-Dick in float, converts it to crossbar tiles, and fine-tunes it for
+the hardware, with one pair of devices a weight and with more. Programs all on chips, lets these age, and prints the
+perplexity of the last twentieth of the book, which no training has seen. Writes report.json, report.csv and report.png.
+A training that was stopped goes on from its last checkpoint when the same command is run again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from _data import moby_dick
 from _fetch import DataUnavailableError, cache_folder
-from _report import Clock, add_evaluation, at_least, parsed, standard_tile, table, write
+from _report import Clock, add_evaluation, at_least, counted, parsed, standard_tile, table, write
 from _training import batches, fit, one_cycle
 from torch import Tensor, nn
 
@@ -105,27 +105,28 @@ def main() -> None:
     exact = perplexity(net, book.test)
     clock.say(f"float: perplexity {exact:.3f}, trained in {float_seconds / 60:.1f} minutes")
 
-    converted = pg.convert(net, standard_tile())
-    pg.hwa.calibrate(converted, known(book, options), recipe=None)
-    tuned = pg.convert(net, standard_tile())
-    recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=options.noise), clip_sigma=options.clip)
-    pg.hwa.calibrate(tuned, known(book, options), recipe=recipe)
-    tuning_seconds = train("hwa", tuned, book, options, options.epochs, options.lr)
-    print(f"\n{pg.summary(tuned)}\n")
-    clock.say(f"fine-tuned for the hardware in {tuning_seconds / 60:.1f} minutes")
-
     reports: dict[str, Report] = {}
+    minutes = {"float": float_seconds / 60}
     shared: dict[str, Any] = {"chips": options.chips, "seed": options.seed, "progress": not options.quiet}
-    for name, candidate in (("converted", converted), ("hwa", tuned)):
-        for suffix, compensation in (("", None), ("+gdc", "tile")):
-            reports[name + suffix] = accuracy_over_time(
-                candidate, lambda chip: perplexity(chip, book.test), options.times, compensation=compensation, **shared
+    recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=options.noise), clip_sigma=options.clip)
+    for pairs in options.pairs:
+        converted, tuned = (pg.convert(net, standard_tile(pairs)) for _ in range(2))
+        pg.hwa.calibrate(converted, known(book, options), recipe=None)
+        pg.hwa.calibrate(tuned, known(book, options), recipe=recipe)
+        seconds = train(f"hwa-{pairs}", tuned, book, options, options.epochs, options.lr)
+        minutes[f"hwa, {counted(pairs)}"] = seconds / 60
+        if pairs == options.pairs[0]:
+            print(f"\n{pg.summary(tuned)}\n")
+        clock.say(f"fine-tuned for {counted(pairs)} a weight in {seconds / 60:.1f} minutes")
+        for name, candidate in (("converted+gdc", converted), ("hwa+gdc", tuned)):
+            method = f"{name}, {counted(pairs)}"
+            reports[method] = accuracy_over_time(
+                candidate, lambda chip: perplexity(chip, book.test), options.times, **shared
             )
-            clock.say(f"{name + suffix}: {options.chips} chips")
+            clock.say(f"{method}: {options.chips} chips")
     what = "perplexity a character"
     print(f"\n{table(exact, reports, what, factor=1.0)}\n")
-    minutes = {"float_minutes": float_seconds / 60, "fine_tuning_minutes": tuning_seconds / 60}
-    for path in write(options.out, exact, reports, more=minutes, what=what, percent=False):
+    for path in write(options.out, exact, reports, more={"training_minutes": minutes}, what=what, percent=False):
         print(f"wrote {path}")
 
 
@@ -185,7 +186,8 @@ def parse() -> argparse.Namespace:
     group.add_argument("--float-lr", type=float, default=4e-3, help="peak learning rate of one cycle")
     group.add_argument("--batch", type=at_least(1), default=64, help="windows a step")
     group.add_argument("--length", type=at_least(2), default=96, help="characters of a window")
-    group = parser.add_argument_group("fine-tuning")
+    group = parser.add_argument_group("hardware and fine-tuning")
+    group.add_argument("--pairs", type=at_least(1), nargs="+", default=[1, 4], help="device pairs a weight")
     group.add_argument("--epochs", type=at_least(0), default=4, help="passes over the book; 0: none")
     group.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of one cycle")
     group.add_argument("--noise", type=float, default=2.0, help="weight noise, times the spread of programming")

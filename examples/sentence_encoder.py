@@ -10,7 +10,6 @@ that was stopped goes on from its last checkpoint when the same command is run a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import json
 import re
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from _data import minilm, moby_dick
 from _fetch import DataUnavailableError, cache_folder
-from _report import Clock, add_evaluation, at_least, parsed, standard_tile, table, write
+from _report import Clock, add_evaluation, at_least, counted, parsed, standard_tile, table, write
 from _training import batches, fit, one_cycle
 from torch import Tensor, nn
 
@@ -122,15 +121,15 @@ def main() -> None:
     minutes: dict[str, float] = {}
     shared: dict[str, Any] = {"chips": options.chips, "seed": options.seed, "progress": not options.quiet}
     for pairs in options.pairs:
-        hardware = with_pairs(pairs)
+        hardware = standard_tile(pairs)
         converted = pg.convert(float_net, hardware)
         calibrate(converted, train, options, None)
         tuned = pg.convert(float_net, hardware)
-        minutes[f"hwa, {pairs} pair(s)"] = fine_tune(tuned, float_net, train, pairs, options) / 60
+        minutes[f"hwa, {counted(pairs)}"] = fine_tune(tuned, float_net, train, pairs, options) / 60
         if pairs == options.pairs[0]:
             print(f"\n{pg.summary(tuned)}\n")
         for name, net in (("converted", converted), ("hwa", tuned)):
-            method = f"{name}+gdc, {pairs} pair{'s' if pairs > 1 else ''}"
+            method = f"{name}+gdc, {counted(pairs)}"
             reports[method] = accuracy_over_time(
                 net, lambda chip: spearman(similarities(chip, unseen), exact), options.times, **shared
             )
@@ -139,15 +138,6 @@ def main() -> None:
     print(f"\n{table(1.0, reports, what, factor=1.0)}\n")
     for path in write(options.out, 1.0, reports, more={"fine_tuning_minutes": minutes}, what=what, percent=False):
         print(f"wrote {path}")
-
-
-def with_pairs(pairs: int) -> pg.Hardware:
-    """The standard tile, with several pairs of devices a weight, which are programmed alike and added up."""
-    standard = standard_tile()
-    if pairs == 1:
-        return standard
-    cell = pg.cells.SignificancePairs(device=standard.cell.device, significances=(1.0,) * pairs)
-    return dataclasses.replace(standard, cell=cell)
 
 
 def calibrate(net: nn.Module, train: list[Batch], options: argparse.Namespace, recipe: pg.hwa.Recipe | None) -> None:
@@ -184,7 +174,7 @@ def fine_tune(net: nn.Module, teacher: Encoder, train: list[Batch], pairs: int, 
     schedule = one_cycle(optimizer, options.epochs * len(loader), 0.1)
     return fit(
         net, loader, loss, optimizer, schedule, epochs=options.epochs, folder=checkpoints(pairs, options),
-        label=f"hwa, {pairs} pair(s)", progress=not options.quiet,
+        label=f"hwa, {counted(pairs)}", progress=not options.quiet,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,21 @@ def test_a_failed_write_keeps_the_last_checkpoint(
     with pytest.raises(OSError, match="No space left on device"):
         folder.save(3, net=nn.Linear(3, 2))
     assert [one.name for one in folder.files()] == ["step-000000002.pt", "step-000000001.pt"]
+
+
+@pytest.mark.parametrize("missing", [1, 30, 66, 70, 90])
+def test_a_disk_that_fills_up_within_the_last_bytes(missing: int, tmp_path: Path) -> None:
+    """A write that stops short says so only at the next one."""
+    resource = pytest.importorskip("resource")
+    net = nn.Linear(3, 2)
+    pg.checkpoint.save(tmp_path / "a.pt", net=net)
+    before = (tmp_path / "a.pt").read_bytes()
+    limits, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) - missing, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"a\.pt could not be written"):
+            pg.checkpoint.save(tmp_path / "a.pt", net=net)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert (tmp_path / "a.pt").read_bytes() == before

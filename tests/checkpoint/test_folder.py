@@ -20,12 +20,6 @@ def test_keeps_the_last(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "notes.txt").exists()
 
 
-def test_what_was_just_saved_stays_whatever_its_number(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, keep=1)
-    folder.save(9)
-    assert [file.name for file in (folder.save(3), *folder.files())] == ["step-000000003.pt"] * 2
-
-
 def test_without_a_checkpoint_a_run_begins(tmp_path: Path) -> None:
     assert Folder(tmp_path / "none").resume() is None
 
@@ -35,3 +29,21 @@ def test_impossible_numbers_are_named(tmp_path: Path) -> None:
         Folder(tmp_path, keep=0)
     with pytest.raises(ValueError, match="step = -1"):
         Folder(tmp_path).save(-1)
+
+
+def test_another_run_does_not_mix_with_what_is_there(tmp_path: Path) -> None:
+    Folder(tmp_path).save(300, value=1)
+    fresh = Folder(tmp_path)
+    with pytest.raises(ValueError, match=r"step-000000300\.pt of another run"):
+        fresh.save(50, value=2)
+    assert [file.name for file in fresh.files()] == ["step-000000300.pt"]
+
+
+def test_what_was_passed_over_goes(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.save(1, value=1)
+    folder.save(3, value=3).write_bytes(b"damaged")
+    resumed = Folder(tmp_path)
+    assert resumed.resume() == {"step": 1, "value": 1}
+    resumed.save(2, value=2)
+    assert [file.name for file in resumed.files()] == ["step-000000002.pt", "step-000000001.pt"]

@@ -99,3 +99,16 @@ def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ImportError, match=r"pip install phasegrad\[neighbours\]"):
         export_safetensors(Tied(), tmp_path / "a")
+
+
+@pytest.mark.parametrize("make", [lambda: nn.LSTM(4, 4), lambda: nn.MultiheadAttention(4, 2)])
+def test_a_float_checkpoint_of_several_matrices(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    digital, net = make(), pg.convert(make(), pg.presets.pcm_inference())
+    export_safetensors(digital, tmp_path / "a.safetensors")
+    import_safetensors(net, tmp_path / "a.safetensors")
+    pg.checkpoint.save(tmp_path / "a.pt", net=digital)
+    again = pg.convert(make(), pg.presets.pcm_inference())
+    pg.checkpoint.load(tmp_path / "a.pt", net=again)
+    for other in (net, again):
+        for mine, theirs in zip(pg.to_digital(other).parameters(), digital.parameters(), strict=True):
+            assert torch.equal(mine, theirs)

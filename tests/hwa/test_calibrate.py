@@ -173,3 +173,11 @@ def test_nets_that_cannot_be_trained_are_refused() -> None:
     chip = pg.inference.program(pg.nn.AnalogLinear(6, 3, hardware=LEARNED), seed=0)
     with pytest.raises(ValueError, match="is programmed"):
         calibrate(chip, batches())
+
+
+def test_inputs_of_zeros_say_nothing() -> None:
+    """The first hidden state of every sequence is one."""
+    net = pg.convert(nn.Sequential(nn.Linear(6, 4)), pg.presets.pcm_inference())
+    x = torch.full((8, 6), 0.5)
+    calibrate(net, [torch.zeros(8, 6), x, torch.zeros(8, 6), x])
+    assert net[0].input_range.item() == pytest.approx(0.5)

@@ -72,10 +72,25 @@ def test_a_graph_of_torch_alone() -> None:
     assert torch.equal(exported.module()(x), noiseless(chip)(x))
 
 
-def test_converters_that_draw_are_refused() -> None:
-    hardware = replace(QUIET, adc=SarAdc(comparator_noise=0.5))
-    with pytest.raises(ValueError, match=r"export_graph: phasegrad\.normal\.default is left"):
-        export_graph(pg.convert(model(), hardware), (images(),))
+def test_comparators_do_not_waver() -> None:
+    hardware = replace(QUIET, adc=SarAdc(comparator_noise=0.5, capacitor_mismatch=0.02))
+    net, x = pg.convert(model(), hardware), images()
+    fixed = noiseless(net)
+    assert torch.equal(fixed(x[:1].expand(6, -1, -1, -1))[0], fixed(x[:1].expand(6, -1, -1, -1))[5])
+    torch.testing.assert_close(export_graph(net, (x,)).module()(x), fixed(x))
+
+
+@pytest.mark.parametrize("act", ["program", "age", "compensate", "calibrate"])
+def test_nothing_acts_on_a_fixed_matrix(act: str) -> None:
+    chip = noiseless(program(pg.convert(model(), QUIET), seed=0))
+    acts = {
+        "program": lambda: program(chip),
+        "age": lambda: pg.inference.age(chip, 1.0),
+        "compensate": lambda: pg.inference.compensate(chip),
+        "calibrate": lambda: pg.hwa.calibrate(chip, [images()]),
+    }
+    with pytest.raises(ValueError, match=f"{act}: .*noiseless, "):
+        acts[act]()
 
 
 @pytest.mark.parametrize("programmed", [False, True])

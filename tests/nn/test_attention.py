@@ -305,3 +305,21 @@ def test_training_in_the_memory_stages_the_gradients_of_cross_attention(memory: 
             gradient = sum(d.t() @ rows for rows, d in weight.staged())
             torch.testing.assert_close(gradient, digital.get_parameter(theirs).grad, rtol=1e-4, atol=1e-4)
     pg.optim.AnalogSGD(analog.parameters(), lr=0.01).step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attn_mask": torch.zeros(1, 5)}, r"attn_mask has shape \[1, 5\]"),
+        ({"attn_mask": torch.zeros(2, 5, 5)}, r"attn_mask .* it must be \[5, 5\] or \[8, 5, 5\]"),
+        ({"key_padding_mask": torch.zeros(4, 1, dtype=torch.bool)}, r"key_padding_mask .* it must be \[4, 5\]"),
+        ({"value": torch.randn(3, 5, 8)}, r"value has shape \[3, 5, 8\]"),
+    ],
+)
+def test_what_torch_refuses_is_not_broadcast(options: dict[str, Any], message: str) -> None:
+    _, net = twins(batch_first=True)
+    x = torch.randn(4, 5, 8)
+    before = torch.get_rng_state()
+    with pytest.raises(ValueError, match=message):
+        net(**({"query": x, "key": x, "value": x} | options))
+    assert torch.equal(torch.get_rng_state(), before)

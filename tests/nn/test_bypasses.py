@@ -126,3 +126,38 @@ def test_the_summary_lists_them_where_inputs_are_given() -> None:
     found = pg.summary(net, torch.randn(3, 4))
     assert set(found.bypasses) == {"fc.weight"}
     assert "past the tiles:\n  fc.weight  linear multiplies with it outside" in str(found)
+
+
+def test_parameters_of_an_analog_module_are_its_own() -> None:
+    attention = nn.MultiheadAttention(8, 2, add_bias_kv=True, batch_first=True)
+    x = torch.randn(2, 3, 8)
+    assert bypasses(pg.convert(attention, pg.presets.pcm_inference()), x, x, x) == {}
+
+
+class Token(nn.Module):
+    """A learned token before the others, as in vision transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.head = nn.Parameter(torch.zeros(1, 8)), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token, x])
+        return self.head(x @ x.t() @ x)
+
+
+def test_a_learned_token_is_an_activation() -> None:
+    assert bypasses(pg.convert(Token(), pg.presets.pcm_inference()), torch.randn(3, 8)) == {}
+
+
+@pytest.mark.parametrize("product", [lambda x, w: torch.linalg.matmul(x, w.mH), lambda x, w: x @ w.swapaxes(0, 1)])
+def test_other_names_of_products_and_views(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return product(x, self.head.weight)
+
+    assert set(bypasses(pg.convert(Model(), pg.presets.pcm_inference()), torch.ones(1, 4))) == {"head.weight"}

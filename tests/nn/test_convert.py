@@ -350,3 +350,25 @@ def test_conv_options_travel_both_ways() -> None:
     assert isinstance(net, AnalogConv2d)
     assert isinstance(net, AnalogLayer)
     assert repr(pg.to_digital(net)) == repr(digital)
+
+
+def test_transformers_that_stay_digital_keep_their_fused_path() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+    model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(8, 2)})
+    paths = [(m.use_nested_tensor, m.layers[0].activation_relu_or_gelu) for m in (encoder,)]
+    net = pg.convert(model, IDEAL, only=["head"])
+    whole = pg.convert(model, IDEAL)
+    found = [
+        (m.use_nested_tensor, m.layers[0].activation_relu_or_gelu)
+        for m in (net["encoder"], whole["encoder"], pg.to_digital(whole)["encoder"], encoder)
+    ]
+    assert paths == [(True, 1)]
+    assert found == [(True, 1), (False, 0), (True, 1), (True, 1)]
+
+
+def test_a_parametrised_part_leaves_its_module_digital() -> None:
+    model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
+    parametrizations.weight_norm(model["attention"].out_proj)
+    net = pg.convert(model, IDEAL)
+    assert isinstance(net["attention"], nn.MultiheadAttention)
+    assert isinstance(net["head"], AnalogLinear)

@@ -120,3 +120,9 @@ def test_a_compensated_chip_reads_with_its_gain() -> None:
 def test_what_is_not_modelled_is_refused(digital: nn.Module, hardware: pg.Hardware, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         analog(digital, hardware)
+
+
+def test_a_digital_module_is_left_as_it_is() -> None:
+    digital = nn.Embedding(5, 3)
+    pg.nn.AnalogEmbedding.from_digital(digital, pg.presets.pcm_inference())
+    assert list(digital._parameters) == ["weight"]

@@ -398,3 +398,8 @@ def test_constructors_are_the_twins() -> None:
     assert AnalogRNN(3, 4, nonlinearity="relu", hardware=IDEAL).nonlinearity == "relu"
     with pytest.raises(TypeError, match="hardware"):
         AnalogGRU(3, 4, hardware=None)  # type: ignore[arg-type]
+
+
+def test_no_sequences_give_no_outputs() -> None:
+    y, (h, c) = pg.convert(nn.LSTM(4, 5), pg.presets.ideal_inference())(torch.zeros(3, 0, 4))
+    assert (tuple(y.shape), tuple(h.shape), tuple(c.shape)) == ((3, 0, 5), (1, 0, 5), (1, 0, 5))

@@ -218,3 +218,9 @@ def test_a_weight_and_its_transpose_are_two_matrices_on_a_chip_and_refused_in_th
     close(loaded(x), digital(x))
     with pytest.raises(ValueError, match="tied to one whose inputs and outputs lie the other way"):
         pg.convert(digital, pg.presets.soft_bounds_training())
+
+
+def test_output_size_with_channels() -> None:
+    digital = nn.ConvTranspose2d(2, 3, 3, stride=2)
+    net, x = pg.convert(digital, pg.presets.ideal_inference()), torch.randn(2, 4, 4)
+    torch.testing.assert_close(net(x, output_size=[3, 10, 10]), digital(x, output_size=[3, 10, 10]))

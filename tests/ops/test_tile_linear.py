@@ -16,9 +16,10 @@ from tests.contracts.op import (
     tensors,
     threads,
 )
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+import phasegrad as pg
 from phasegrad.ops import direct
 from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
 
@@ -368,3 +369,15 @@ def test_converted_inputs_are_not_kept(learned: bool) -> None:
     assert driven.data_ptr() not in kept
     (grad_w,) = torch.autograd.grad(y.sum(), w)
     torch.testing.assert_close(grad_w, driven.detach().sum(0).expand_as(w))
+
+
+def test_an_input_that_changes_between_two_backward_passes_is_noticed() -> None:
+    torch.manual_seed(0)
+    layer = pg.convert(nn.Linear(6, 4), pg.presets.pcm_inference())
+    h = torch.randn(5, 6, requires_grad=True) * 1.0
+    y = layer(h).sum()
+    torch.autograd.grad(y, [layer.weight], retain_graph=True)
+    with torch.no_grad():
+        h.mul_(100.0)
+    with pytest.raises(RuntimeError, match="changed in place"):
+        torch.autograd.grad(y, [layer.weight])

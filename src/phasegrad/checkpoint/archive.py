@@ -57,7 +57,7 @@ class Sink:
         """Give the archive its digest."""
         comment = _COMMENT + self.digest.hexdigest().encode()
         self.size += _LENGTH
-        self.attempt(lambda: (self.file.seek(-len(_NO_COMMENT), os.SEEK_END), self.file.write(comment)))
+        self.attempt(lambda: (self.file.seek(-len(_NO_COMMENT), os.SEEK_END), self._write_all(memoryview(comment))))
 
     def attempt(self, act: Any) -> None:
         """Do something to the file, unless something failed before."""
@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[Sink]:
     """A new file beside ``path``, which takes its place once all of it is on the disk.
 
     Killed at any moment, there is either the old file or the new one. The name of the new one is always the same, so
-    that the next attempt overwrites what a killed one left.
+    that the next attempt overwrites what a killed one left; a file has one writer at a time.
 
     Raises:
         OSError: it could not be written; the old file is as it was, and nothing is left of the new one.

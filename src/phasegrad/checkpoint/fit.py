@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phasegrad.nn import AnalogLayer
+from phasegrad.nn import AnalogComposite, AnalogLayer
 
 _OF_ELEMENTS = (
     "momentum_buffer", "velocity", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "chi", "hidden",
@@ -21,7 +21,10 @@ def check_module(module: nn.Module, state: dict[str, Any]) -> None:
     Raises:
         ValueError: it cannot; the message lists the fields of other hardware, or keys and shapes.
     """
-    expected = dict(module.state_dict())
+    expected, state = dict(module.state_dict()), dict(state)
+    for name, part in module.named_modules():
+        if isinstance(part, AnalogComposite):  # a float checkpoint has its twin's keys
+            part.rename_float_keys(state, f"{name}." if name else "")
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, AnalogLayer):
             prefix = f"{name}." if name else ""

@@ -43,6 +43,7 @@ class Folder:
         if keep < 1:
             raise ValueError(f"Folder: keep = {keep}; at least one checkpoint must stay")
         self.path, self.keep = Path(path), keep
+        self._resumed = False
 
     def files(self) -> list[Path]:
         """The checkpoints, newest first, sound or not."""
@@ -56,15 +57,22 @@ class Folder:
             The file.
 
         Raises:
-            ValueError: ``step`` is negative.
+            ValueError: ``step`` is negative, or there are later checkpoints, of a run that was not resumed.
             TypeError, OSError: as there; no old checkpoint was dropped.
         """
         if step < 0:
             raise ValueError(f"Folder: step = {step}; it must not be negative")
+        later = [file for file in self.files() if _step(file) > step]
+        if later and not self._resumed:
+            raise ValueError(
+                f"Folder: {self.path} holds {later[0].name} of another run, which resume would take for this one's; "
+                "resume from it, remove it, or choose another folder"
+            )
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / _name(step)
         run.save(file, step=step, **parts)
-        for old in [other for other in self.files() if other != file][self.keep - 1 :]:
+        earlier = [other for other in self.files() if _step(other) < step]
+        for old in [*later, *earlier[self.keep - 1 :]]:  # a later one was passed over when the run was resumed
             old.unlink()
         return file
 
@@ -83,6 +91,7 @@ class Folder:
             DamagedError: there are checkpoints, and none is sound, or not of the same step in all processes.
             ValueError, TypeError: as :func:`phasegrad.checkpoint.load`, of the newest that is sound.
         """
+        self._resumed = True
         damaged: list[str] = []
         sound: dict[int, dict[str, Any]] = {}
         for file in self.files():

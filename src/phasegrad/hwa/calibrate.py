@@ -102,7 +102,8 @@ class _Ranges:
     """Running means of one layer's ranges, written into the layer at each batch."""
 
     def __init__(self, name: str, layer: AnalogLayer, sd: float) -> None:
-        self.name, self.layer, self.sd, self.seen = name, layer, sd, 0
+        self.name, self.layer, self.sd = name, layer, sd
+        self.inputs = self.outputs = 0  # how many there were that say something: a first hidden state is all zero
         hardware = layer.hardware
         self.learns_input = hardware.dac is not None and isinstance(hardware.dac.range, LearnedRange)
         adc_range = hardware.adc.range if hardware.adc else None
@@ -114,16 +115,17 @@ class _Ranges:
     def see(self, x: Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"calibrate: the input of {self.name or 'the layer'} is not finite; look at the data")
-        self.seen += 1
         if self.learns_input:
             size = x.detach().abs().float()
             covered = torch.minimum(self.sd * size.square().mean().sqrt(), size.max())
             if covered > 0:
-                self.input += (covered.to(self.input) - self.input) / self.seen
+                self.inputs += 1
+                self.input += (covered.to(self.input) - self.input) / self.inputs
         if self.percentile is not None:
             largest = self._output_size(x)
             if largest > 0:
-                self.output += (largest.to(self.output) - self.output) / self.seen
+                self.outputs += 1
+                self.output += (largest.to(self.output) - self.output) / self.outputs
 
     def _output_size(self, x: Tensor) -> Tensor:
         """The percentile of the tiles' outputs, in units of ``max|w| max|x|``."""
@@ -177,6 +179,10 @@ def _unprogrammed(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
     if not layers:
         raise ValueError(f"{what}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
     for name, layer in layers.items():
+        if layer.fixed is not None:
+            raise ValueError(
+                f"{what}: {name or 'the net'} is noiseless, its matrix is fixed; use the net it was made from"
+            )
         if layer.devices is not None:
             raise ValueError(
                 f"{what}: {name or 'the net'} is programmed, so its weights cannot be trained; use the net the chip "

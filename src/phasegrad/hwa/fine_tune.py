@@ -88,7 +88,8 @@ def fine_tune(
         evaluate: called with the net, in evaluation mode, after each epoch.
         calibration_batches: batches for :func:`calibrate`; 0 to skip it.
         checkpoints: where the training is kept, such as ``pg.checkpoint.Folder("run")``: called again with the same
-            arguments, it goes on where it was stopped, and ends with the same bits. ``None`` to keep nothing.
+            arguments, it goes on where it was stopped, and ends with the same bits, unless the loader draws its order
+            from a generator of its own that no ``state_dict`` tells of. ``None`` to keep nothing.
         every: steps from one checkpoint to the next where the loader has a ``state_dict``, as
             :class:`phasegrad.checkpoint.ResumableLoader` does; with other loaders each epoch ends with one.
         progress: whether to show a progress bar.

@@ -23,7 +23,7 @@ def noiseless(net: nn.Module) -> nn.Module:
 
     Weights are what the devices hold at the chip's present time (of a net that is not programmed: its clipped weights),
     wires included; inputs and outputs are converted and clipped as on the hardware, tile by tile; gains count. What is
-    drawn at each call, read noise and output noise, is left out. So an output is not quite the mean of the chip's, as
+    drawn at each call, noise of reads, outputs and comparators, is left out. So an output is not quite the mean of the chip's, as
     converters, activations, and conductances that are read as 0 or more bend noise to one side.
 
     Args:
@@ -58,7 +58,7 @@ def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> tor
         options: of ``torch.export.export``, such as ``dynamic_shapes``.
 
     Raises:
-        ValueError: the net has no analog layer, or its converters draw at each conversion (the message names the op).
+        ValueError: the net has no analog layer, or an operation of phasegrad is left (the message names it).
     """
     with torch.no_grad():
         exported = torch.export.export(noiseless(net), inputs, **options)
@@ -68,10 +68,7 @@ def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> tor
     plain = exported.run_decompositions(table)
     left = {str(node.target) for node in plain.graph.nodes if str(node.target).startswith("phasegrad.")}
     if left:
-        raise ValueError(
-            f"export_graph: {', '.join(sorted(left))} is left, which no other program knows: the hardware's converters "
-            "draw at each conversion. Export a net whose converters have no noise of their own (comparator_noise=0)"
-        )
+        raise ValueError(f"export_graph: {', '.join(sorted(left))} is left, which no other program knows")
     return plain
 
 

@@ -39,7 +39,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         >>> chip[0].devices.conductance.shape
         torch.Size([2, 4, 16])
     """
-    layers = _layers(net, "program")
+    layers = _changeable(net, "program")
     for name, layer in layers.items():
         if layer.devices is not None:
             raise ValueError(f"program: {name or 'the net'} is programmed already; program the net it was made from")
@@ -178,8 +178,16 @@ def _layers(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
     return layers
 
 
+def _changeable(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
+    """The analog layers of a net that is not :func:`phasegrad.inference.noiseless`, on which nothing acts any more."""
+    layers = _layers(net, what)
+    if any(layer.fixed is not None for layer in layers.values()):
+        raise ValueError(f"{what}: the net is noiseless, its matrices are fixed; use the net or chip it was made from")
+    return layers
+
+
 def _programmed(chip: nn.Module, what: str) -> None:
-    missing = [name for name, layer in _layers(chip, what).items() if layer.devices is None]
+    missing = [name for name, layer in _changeable(chip, what).items() if layer.devices is None]
     if missing:
         raise ValueError(
             f"{what}: {missing[0] or 'the net'} was never programmed; program it first with pg.inference.program(net)"

@@ -102,7 +102,8 @@ class AnalogMultiheadAttention(AnalogComposite):
         """Outputs and attention weights; arguments and results as in torch.
 
         Raises:
-            ValueError: an input is nested, or a causal hint comes without its mask.
+            ValueError: an input is nested, a causal hint comes without its mask, or inputs or masks have shapes that do
+                not belong together.
         """
         if query.is_nested or key.is_nested or value.is_nested:
             raise ValueError("AnalogMultiheadAttention: nested tensors are not supported; pad them, and give masks")
@@ -111,6 +112,7 @@ class AnalogMultiheadAttention(AnalogComposite):
         batched: bool = F._mha_shape_check(  # type: ignore[attr-defined]
             query, key, value, key_padding_mask, attn_mask, self.num_heads
         )
+        self._check_shapes(batched, query, key, value, key_padding_mask, attn_mask)
         q, k, v = self._heads(batched, *self._project(query, key, value))
         if not batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
@@ -123,6 +125,26 @@ class AnalogMultiheadAttention(AnalogComposite):
             return y, None
         weights = weights.mean(dim=1) if average_attn_weights else weights
         return y, weights if batched else weights.squeeze(0)
+
+    def _check_shapes(
+        self, batched: bool, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, mask: Tensor | None
+    ) -> None:  # fmt: skip
+        """What torch refuses is not broadcast here."""
+        along, across = (-2, 0) if self.batch_first or not batched else (0, 1)
+        queries, keys, batch = query.shape[along], key.shape[along], query.shape[across] if batched else 1
+        places = ([batch, keys] if self.batch_first else [keys, batch]) if batched else [keys]
+        shapes: list[tuple[str, Tensor | None, list[list[int]]]] = [
+            ("key", key, [[*places, self.kdim]]),
+            ("value", value, [[*places, self.vdim]]),
+            ("key_padding_mask", padding, [[batch, keys] if batched else [keys]]),
+            ("attn_mask", mask, [[queries, keys], [batch * self.num_heads, queries, keys]]),
+        ]
+        for name, tensor, allowed in shapes:
+            if tensor is not None and list(tensor.shape) not in allowed:
+                raise ValueError(
+                    f"AnalogMultiheadAttention: {name} has shape {list(tensor.shape)}; beside a query of "
+                    f"{list(query.shape)} it must be {' or '.join(map(str, allowed))}"
+                )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self._products(query, key, value)

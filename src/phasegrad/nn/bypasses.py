@@ -10,19 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.layer import AnalogLayer
 
 _PRODUCTS = frozenset(
-    "linear bilinear matmul __matmul__ __rmatmul__ mm bmm addmm addmm_ addbmm baddbmm mv addmv dot vdot inner einsum "
-    "tensordot chain_matmul multi_dot conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "scaled_dot_product_attention multi_head_attention_forward _native_multi_head_attention "
-    "_transformer_encoder_layer_fwd lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split()
+    "linear bilinear matmul linalg_matmul linalg_multi_dot __matmul__ __rmatmul__ mm bmm addmm addmm_ addbmm "
+    "baddbmm mv addmv dot vdot inner einsum tensordot chain_matmul multi_dot conv1d conv2d conv3d "
+    "conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention multi_head_attention_forward "
+    "_native_multi_head_attention _transformer_encoder_layer_fwd lstm gru rnn_tanh rnn_relu lstm_cell gru_cell "
+    "rnn_tanh_cell rnn_relu_cell".split()
 )
 # The same numbers in another shape, place or precision: a product with these is one with the weight.
 _VIEWS = frozenset(
     "t transpose permute movedim view reshape flatten unflatten squeeze unsqueeze expand narrow select chunk split "
-    "unbind __getitem__ to float half bfloat16 double type contiguous clone detach cat stack T mT data".split()
+    "unbind __getitem__ to float half bfloat16 double type contiguous clone detach cat stack T mT H mH adjoint "
+    "swapaxes swapdims data".split()
 )
+
+_JOINED = frozenset(("cat", "stack"))
 
 
 class BypassWarning(UserWarning):
@@ -89,7 +94,7 @@ class _Watch(TorchFunctionMode):
             id(p): (f"{name}.{key}".lstrip("."), name, module)
             for name, module in reversed(modules.items())
             for key, p in module._parameters.items()
-            if p is not None
+            if p is not None and not isinstance(module, AnalogComposite)
         }
         for name, module in modules.items():  # of a tied weight it is the analog layer that is passed by
             if isinstance(module, AnalogLayer):
@@ -111,6 +116,8 @@ class _Watch(TorchFunctionMode):
             name = getattr(getattr(func, "__self__", None), "__name__", "")
         if not self.inside and name in _PRODUCTS | _VIEWS:
             used = [self._parameter(t) for t in _tensors((args, kwargs or {}))]
+            if name in _JOINED and None in used:  # a parameter among activations, as a learned token
+                return result
             for parameter in (p for p in used if p is not None):
                 if name in _PRODUCTS:
                     self._report(name, *self.owners[parameter])

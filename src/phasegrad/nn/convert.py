@@ -22,6 +22,12 @@ Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
 Module = TypeVar("Module", bound=nn.Module)
 
 _REASONS = "_phasegrad_left_digital"
+_OPEN = "_phasegrad_fused_path"
+_FUSED: dict[type[nn.Module], str] = {
+    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
+    nn.TransformerEncoder: "use_nested_tensor",
+}
+"""What opens a module's fused path in evaluation."""
 
 
 def analog_layers(net: nn.Module) -> dict[str, AnalogLayer]:
@@ -70,6 +76,7 @@ def convert(
     left = {name: why for name, why in reasons.items() if why is not None}
     with sharing() as exchanges:
         net = _replace(net, _twins(net, [name for name in reasons if name not in left], hardware))
+    _close_fused_paths(net)
     setattr(net, _REASONS, left)
     _check_ties(net, exchanges)
     net.register_load_state_dict_pre_hook(_check_state_dict)
@@ -90,6 +97,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     heed_in_ddp(net)
     with sharing():
         net = _replace(net, {id(twin): _keep_hooks(twin, twin.to_digital()) for twin in _reversible(net)})
+    _open_fused_paths(net)
     if hasattr(net, _REASONS):
         delattr(net, _REASONS)
     hooks = net._load_state_dict_pre_hooks
@@ -241,12 +249,25 @@ def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
         for name, child in list(parent._modules.items()):
             if child is not None and id(child) in replacements:
                 parent._modules[name] = replacements[id(child)]
-        # In evaluation fused transformers would read weights past their modules; this closes those paths.
-        if isinstance(parent, nn.TransformerEncoderLayer):
-            parent.activation_relu_or_gelu = 0
-        if isinstance(parent, nn.TransformerEncoder):
-            parent.use_nested_tensor = False
     return replacements.get(id(net), net)
+
+
+def _close_fused_paths(net: nn.Module) -> None:
+    """In evaluation fused transformers would read weights past their modules, which only digital ones may."""
+    for module in net.modules():
+        name = _FUSED.get(type(module))
+        if name is not None and analog_layers(module):
+            setattr(module, _OPEN, getattr(module, name))
+            setattr(module, name, 0 if name == "activation_relu_or_gelu" else False)
+
+
+def _open_fused_paths(net: nn.Module) -> None:
+    """What :func:`_close_fused_paths` closed."""
+    for module in net.modules():
+        name = _FUSED.get(type(module))
+        if name is not None and _OPEN in vars(module):
+            setattr(module, name, vars(module)[_OPEN])
+            delattr(module, _OPEN)
 
 
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

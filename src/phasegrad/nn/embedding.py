@@ -73,7 +73,6 @@ class AnalogEmbedding(AnalogLayer):
     def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
         _check_options(digital)
         _check_hardware(hardware)
-        digital.register_parameter("bias", None)
         super()._adopt(digital, hardware)
 
     def _make_input_range(self, like: dict[str, Any]) -> None:

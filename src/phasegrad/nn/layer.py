@@ -96,7 +96,7 @@ class AnalogLayer(nn.Module, ABC):
         for name in self._options:
             setattr(self, name, getattr(digital, name))
         self.register_parameter("weight", digital.weight)  # type: ignore[arg-type]
-        self.register_parameter("bias", digital.bias)  # type: ignore[arg-type]
+        self.register_parameter("bias", digital._parameters.get("bias"))
         like: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
         self.register_buffer("noise_level", torch.ones((), **like), persistent=False)
         self._make_input_range(like)
@@ -263,7 +263,8 @@ class AnalogLayer(nn.Module, ABC):
     def fix(self) -> None:
         """From now on compute with the mean of the matrix and without noise: for inference alone."""
         self.fixed = FixedMatrix(self.mean_matrix())
-        self.hardware = dataclasses.replace(self.hardware, output_noise=0.0, read_noise=0.0)
+        adc = self.hardware.adc.without_noise() if self.hardware.adc else None
+        self.hardware = dataclasses.replace(self.hardware, adc=adc, output_noise=0.0, read_noise=0.0)
 
     @torch.no_grad()
     def mean_matrix(self) -> Matrix:

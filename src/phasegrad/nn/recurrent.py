@@ -97,8 +97,8 @@ class _Recurrent(AnalogComposite, ABC):
                 f"{type(self).__name__}: input has shape {list(input.shape)}; a sequence has one step at least"
             )
         initial = self._initial(hx, batch, batched, input)
-        y, states = self._run(x.reshape(length * batch, -1), [batch] * length, initial)
-        y = y.view(length, batch, -1)
+        y, states = self._run(x.flatten(0, 1), [batch] * length, initial)
+        y = y.view(length, batch, y.shape[1])
         if not batched:
             return y.squeeze(1), self._states([s.squeeze(1) for s in states])
         return y.transpose(0, 1) if first else y, self._states(states)

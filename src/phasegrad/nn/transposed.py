@@ -84,7 +84,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         """
         rows, padding = self._to_rows(input), cast("tuple[int, ...]", self.padding)
         sizes = (list(self.stride), list(padding), list(self.kernel_size), len(self.kernel_size))
-        more = _ConvTransposeNd._output_padding(self, rows, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
+        more = _ConvTransposeNd._output_padding(self, input, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
         y = self._overlapped(self._outputs(rows, None, matrix, None))
         edges = [edge for p, extra in zip(padding, more, strict=True) for edge in (extra - p, -p)]
         y = F.pad(y, edges[::-1])  # a negative edge is cut off

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.hooks import RemovableHandle
 
 from phasegrad.crossbar import Hardware
@@ -128,4 +129,7 @@ def why_digital(module: nn.Module) -> str | None:
 
 def _computed(module: nn.Module) -> bool:
     """Whether a hook puts a tensor where the module looks for a parameter, as weight normalisation does."""
-    return any(isinstance(value, Tensor) for part in module.modules() for value in vars(part).values())
+    return any(
+        is_parametrized(part) or any(isinstance(value, Tensor) for value in vars(part).values())
+        for part in module.modules()
+    )

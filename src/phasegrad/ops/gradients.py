@@ -45,6 +45,12 @@ def _fetched(ctx: Any) -> tuple[Tensor, Tensor]:
     """What a converter keeps, asked for once a backward pass: under checkpointing it is there only once."""
     if ctx.fetched is None:
         ctx.fetched = ctx.saved_tensors
+        ctx.versions = [t._version for t in ctx.fetched]
+    if [t._version for t in ctx.fetched] != ctx.versions:
+        raise RuntimeError(
+            "dac: an input of the converter was changed in place after a backward pass through it and before another "
+            "one; change a copy, or run the forward pass again"
+        )
     return ctx.fetched
 
 

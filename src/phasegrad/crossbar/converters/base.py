@@ -53,6 +53,10 @@ class OutputConverter(Configuration, ABC):
     offset_mismatch: float = 0.0
     columns_per_converter: int = 1
 
+    def without_noise(self) -> OutputConverter:
+        """The same converter, drawing nothing when it converts; errors that it has for life stay."""
+        return self
+
     def __post_init__(self) -> None:
         check_integer(self, "bits", 2, 16)
         check_type(self, "range", (FixedRange, FullScaleRange, CalibratedRange, LearnedRange))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,10 @@ class SarAdc(OutputConverter):
         super().__post_init__()
         check_number(self, "capacitor_mismatch", 0.0, 0.5)
         check_number(self, "comparator_noise", 0.0)
+
+    def without_noise(self) -> SarAdc:
+        """The same converter with a comparator that does not waver."""
+        return dataclasses.replace(self, comparator_noise=0.0)
 
     @property
     def own_errors(self) -> tuple[Spread, ...]:
