@@ -23,8 +23,8 @@ def noiseless(net: nn.Module) -> nn.Module:
 
     Weights are what the devices hold at the chip's present time (of a net that is not programmed: its clipped weights),
     wires included; inputs and outputs are converted and clipped as on the hardware, tile by tile; gains count. What is
-    drawn at each call, noise of reads, outputs and comparators, is left out. So an output is not quite the mean of the chip's, as
-    converters, activations, and conductances that are read as 0 or more bend noise to one side.
+    drawn at each call, noise of reads, outputs and comparators, is left out. So an output is not quite the mean of the
+    chip's, as converters, activations, and conductances that are read as 0 or more bend noise to one side.
 
     Args:
         net: a converted net, programmed or not; left as it is.
