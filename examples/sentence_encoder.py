@@ -199,7 +199,7 @@ def parse() -> argparse.Namespace:
     group.add_argument("--test-sentences", type=at_least(50), default=400, help="at the book's end, to test with")
     group = parser.add_argument_group("hardware and fine-tuning")
     group.add_argument("--pairs", type=at_least(1), nargs="+", default=[1, 4], help="device pairs a weight")
-    group.add_argument("--epochs", type=at_least(0), default=2, help="passes over the sentences; 0: none")
+    group.add_argument("--epochs", type=at_least(0), default=4, help="passes over the sentences; 0: none")
     group.add_argument("--batch", type=at_least(2), default=32, help="sentences a step")
     group.add_argument("--lr", type=float, default=2e-4, help="peak learning rate of one cycle")
     group.add_argument("--noise", type=float, default=2.0, help="weight noise, times the spread of programming")
