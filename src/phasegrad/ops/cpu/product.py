@@ -141,7 +141,6 @@ class _Integers:
 
     def __init__(self, levels: Tensor, digits: Tensor, units: Tensor, input_range: Tensor, rows: int) -> None:
         self.levels, self.digits, self.units, self.input_range, self.rows = levels, digits, units, input_range, rows
-        self.products = memory.scratch("products", torch.int32, 3, len(levels), digits.shape[1])
 
     @classmethod
     def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
@@ -159,13 +158,16 @@ class _Integers:
 
     def multiply(self, tiles: slice, out: Tensor) -> None:
         """The products of some tiles, ``[tiles, rows, out]``."""
-        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
+        ranges = self.input_range.expand(len(self.levels)).contiguous()
+        for tile, whole in zip(range(tiles.start, tiles.stop), out, strict=True):
             lines = slice(tile * self.rows, (tile + 1) * self.rows)
-            for digit, product in zip(self.digits, self.products, strict=True):
-                torch._int_mm(self.levels[:, lines], digit[:, lines].t(), out=product)
-            place = (part.data_ptr(), self.products.data_ptr(), self.units[tile].data_ptr())
-            per_row = int(self.input_range.numel() > 1)
-            call("join_digits", *place, self.input_range.data_ptr(), *part.shape, per_row)
+            parts = zip(self.levels.split(_AT_ONCE), whole.split(_AT_ONCE), ranges.split(_AT_ONCE), strict=True)
+            for levels, part, limits in parts:
+                products = memory.scratch("products", torch.int32, 3, *part.shape)
+                for digit, product in zip(self.digits, products, strict=True):
+                    torch._int_mm(levels[:, lines], digit[:, lines].t(), out=product)
+                place = (part.data_ptr(), products.data_ptr(), self.units[tile].data_ptr(), limits.data_ptr())
+                call("join_digits", *place, *part.shape, 1)
 
 
 def _large(x: Tensor, w: Tensor, rows: int) -> bool:
@@ -175,6 +177,7 @@ def _large(x: Tensor, w: Tensor, rows: int) -> bool:
 
 _BYTES = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 _LARGE = 1 << 24  # multiplications
+_AT_ONCE = 256  # inputs whose three products of bytes are held
 _MANY = 256  # inputs, for which weights are worth cutting into bytes
 _SUMMED = 1 << 17  # products of bytes that a 32-bit sum holds
 
