@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from tests.contracts.configuration import ConfigurationContract
@@ -18,6 +18,8 @@ from phasegrad.configuration import (
     check_type,
     from_json,
 )
+from phasegrad.crossbar import Dac as PhasegradDac
+from phasegrad.crossbar import InputConverter
 from phasegrad.devices import Curve, hermes_one, ideal_device, joshi_2020
 
 
@@ -113,3 +115,46 @@ def test_a_choice_and_a_type_name_what_they_allow() -> None:
     check_type(Owner(None), "x", (int, type(None)))
     with pytest.raises(TypeError, match=r"x = 'c' \(str\); it must be int or None"):
         check_type(Owner("c"), "x", (int, type(None)))
+
+
+class Dac(InputConverter):
+    """A user's own converter, of the name of one of phasegrad's."""
+
+    def phases(self, driven: Any, input_range: Any, errors: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_users_class_never_replaces_one_of_the_same_name() -> None:
+    assert type(from_json(PhasegradDac(bits=6).to_json())) is PhasegradDac
+    own = dataclasses.dataclass(frozen=True, kw_only=True)(Dac)(bits=6)
+    content = json.loads(own.to_json())
+    assert content["configuration"]["type"] == f"{__name__}.Dac"
+    assert type(from_json(json.dumps(content))) is Dac
+
+
+def test_a_users_type_written_by_0_1_0_under_its_bare_name_is_found() -> None:
+    class OnlyHere(Configuration):
+        pass
+
+    content = json.dumps({"version": 1, "configuration": {"type": "OnlyHere"}})
+    assert type(from_json(content)) is OnlyHere
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Renamed(Configuration):
+    _renamed: ClassVar = {"old": "new"}
+    _former_names = ("Former",)
+    new: float = 1.0
+
+
+def test_an_old_field_name_works_with_a_warning_and_loads_without() -> None:
+    with pytest.warns(DeprecationWarning, match=r"Renamed\(old=\) was renamed to new="):
+        made = Renamed(old=2.0)  # pyright: ignore[reportCallIssue]
+    assert made == Renamed(new=2.0)
+    with pytest.warns(DeprecationWarning, match=r"Renamed.old was renamed to new"):
+        assert made.old == 2.0
+    with pytest.warns(DeprecationWarning, match="old"):
+        assert dataclasses.replace(made, old=3.0).new == 3.0
+    assert from_json('{"version": 1, "configuration": {"type": "Former", "old": 4.0}}') == Renamed(new=4.0)
+    with pytest.raises(AttributeError, match="no attribute 'older'"):
+        made.older  # noqa: B018

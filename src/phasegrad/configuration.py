@@ -5,24 +5,56 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from abc import ABCMeta
 from typing import Any, ClassVar
+
+from phasegrad.deprecation import warn_renamed
 
 VERSION = 1
 
 
+class _RenamedFields(ABCMeta):
+    """Accepts the old names of renamed fields when a configuration is made."""
+
+    def __call__(cls, *arguments: Any, **fields: Any) -> Any:
+        renamed = cls.all_renamed()  # type: ignore[attr-defined]
+        for old in [name for name in fields if name in renamed]:
+            warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
+            fields[renamed[old]] = fields.pop(old)
+        return super().__call__(*arguments, **fields)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Configuration:
+class Configuration(metaclass=_RenamedFields):
     """Base of everything that is configured: immutable, keyword-only, checked when it is made.
 
     A subclass is a frozen dataclass whose fields are numbers, strings, tuples of those, ``None``, or other
-    configurations; it checks itself in ``__post_init__``.
+    configurations; it checks itself in ``__post_init__``. In JSON phasegrad's own types have their bare name, all
+    others their module and qualified name, so that a user's class never replaces one of phasegrad's.
     """
 
     _types: ClassVar[dict[str, type[Configuration]]] = {}
+    _renamed: ClassVar[dict[str, str]] = {}
+    """New names of fields that were renamed, by their old names; a subclass lists its own."""
+    _former_names: ClassVar[tuple[str, ...]] = ()
+    """Names that the class had in earlier releases, as checkpoints hold them."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        Configuration._types[cls.__name__] = cls
+        for name in (type_name(cls), *vars(cls).get("_former_names", ())):
+            Configuration._types[name] = cls
+
+    @classmethod
+    def all_renamed(cls) -> dict[str, str]:
+        """New names of all fields that were renamed, inherited ones included, by their old names."""
+        return {old: new for kind in cls.__mro__ for old, new in vars(kind).get("_renamed", {}).items()}
+
+    def __getattr__(self, name: str) -> Any:
+        new = type(self).all_renamed().get(name)
+        if new is None:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        warn_renamed(f"{type(self).__name__}.{name}", new)
+        return getattr(self, new)
 
     def to_json(self) -> str:
         """This configuration as versioned JSON."""
@@ -48,10 +80,16 @@ def from_json(text: str) -> Configuration:
     return _decode(content["configuration"])
 
 
+def type_name(kind: type) -> str:
+    """The name of a configuration's type in JSON."""
+    package, _, _ = kind.__module__.partition(".")
+    return kind.__name__ if package == "phasegrad" else f"{kind.__module__}.{kind.__qualname__}"
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, Configuration):
         fields = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        return {"type": type_name(type(value)), **fields}
     if isinstance(value, tuple):
         return [_encode(v) for v in value]
     return value
@@ -62,11 +100,23 @@ def _decode(value: Any) -> Any:
         return tuple(_decode(v) for v in value)
     if not isinstance(value, dict):
         return value
-    fields = {name: _decode(v) for name, v in value.items() if name != "type"}
-    kind = Configuration._types.get(value["type"])
-    if kind is None:
-        raise ValueError(f"configuration type {value['type']!r} is unknown; import the module that defines it first")
+    kind = _find_type(value["type"], Configuration._types)
+    renamed = kind.all_renamed()
+    fields = {renamed.get(str(name), str(name)): _decode(v) for name, v in value.items() if name != "type"}
     return kind(**fields)
+
+
+def _find_type(name: str, types: dict[str, type[Configuration]]) -> type[Configuration]:
+    """The type of a name; a bare name that is not phasegrad's is a user's own, written by release 0.1.0."""
+    if name in types:
+        return types[name]
+    found = [kind for known, kind in types.items() if known.endswith(f".{name}")] if "." not in name else []
+    if len(found) > 1:
+        names = ", ".join(sorted(type_name(kind) for kind in found))
+        raise ValueError(f"configuration type {name!r} is ambiguous: {names}; import only the module that is meant")
+    if not found:
+        raise ValueError(f"configuration type {name!r} is unknown; import the module that defines it first")
+    return found[0]
 
 
 def _differences(path: str, mine: Any, theirs: Any) -> list[str]:

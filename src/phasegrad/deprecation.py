@@ -1,0 +1,61 @@
+"""Names of the release before this one: they still work for one release, with a warning that says the new name."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that a name was renamed.
+
+    Args:
+        old: the name that was used.
+        new: the name to use instead.
+        stacklevel: frames between this function and the user's call, as for :func:`warnings.warn`.
+    """
+    message = f"{old} was renamed to {new} in phasegrad 0.2.0; the old name is removed in 0.3.0"
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+
+
+def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that resolves renamed attributes.
+
+    Args:
+        module: the ``__name__`` of the module.
+        names: the new name of each old one; both are attributes of the module.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", names[name])
+        return getattr(sys.modules[module], names[name])
+
+    return __getattr__
+
+
+def renamed_arguments(**names: str) -> Callable[[F], F]:
+    """Accept the old keywords of a function.
+
+    Args:
+        names: the new keyword of each old one.
+    """
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def renamed(*arguments: Any, **keywords: Any) -> Any:
+            for old, new in names.items():
+                if old in keywords:
+                    warn_renamed(f"{function.__name__}({old}=)", f"{new}=")
+                    keywords[new] = keywords.pop(old)
+            return function(*arguments, **keywords)
+
+        return renamed  # type: ignore[return-value]
+
+    return decorate
