@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import phasegrad as pg
-from benchmarks import aihwkit_twins
+from benchmarks import aihwkit_counterparts
 from benchmarks.harness import Figure, side_by_side
 
 DEVICES = {
@@ -65,13 +65,13 @@ def figures() -> list[Figure]:
         for name, algorithm in ALGORITHMS.items()
     ]
     mixed = figure("mixed precision", pg.presets.pcm_pair_training(), pg.optim.MixedPrecision, 0.1, "at most 4")
-    return [*plain, mixed, *family, *(map(twin, TWINS) if aihwkit_twins.AVAILABLE else ())]
+    return [*plain, mixed, *family, *(map(counterpart, TWINS) if aihwkit_counterparts.AVAILABLE else ())]
 
 
 def figure(
     name: str, hardware: pg.Hardware, optimiser: Callable[..., torch.optim.Optimizer], lr: float, target: str
 ) -> Figure:
-    """One network beside its float twin."""
+    """One network beside its float counterpart."""
     torch.manual_seed(0)
     x, y = batch()
     digital = network()
@@ -82,12 +82,12 @@ def figure(
     return Figure(f"in-memory step {name}", a * 1e6, "us", "float SGD", b * 1e6, ratio, target)
 
 
-def twin(name: str) -> Figure:
+def counterpart(name: str) -> Figure:
     """One network beside the same in aihwkit, at the same learning rate."""
     torch.manual_seed(0)
     x, y = batch()
     digital = network()
     analog = pg.convert(digital, DEVICES[name][0]())
     ours = step(analog, pg.optim.AnalogSGD(analog.parameters(), lr=0.1), x, y)
-    a, b, ratio = side_by_side(ours, aihwkit_twins.step(name, digital, x, y, 0.1), 50)
+    a, b, ratio = side_by_side(ours, aihwkit_counterparts.step(name, digital, x, y, 0.1), 50)
     return Figure(f"in-memory step {name}, beside aihwkit", a * 1e6, "us", "aihwkit", b * 1e6, ratio, "below 1")

@@ -11,12 +11,12 @@ from collections.abc import Callable
 import torch
 
 import phasegrad as pg
-from benchmarks import aihwkit_twins
+from benchmarks import aihwkit_counterparts
 from benchmarks.harness import Figure, side_by_side
 from phasegrad.cells import DifferentialPair
 from phasegrad.crossbar import Pulses
-from phasegrad.crossbar.stores import Devices
 from phasegrad.devices import ExponentialSteps, ideal_device
+from phasegrad.stores import AnalogWeight
 
 
 def exponential() -> pg.Hardware:
@@ -52,9 +52,9 @@ LOADS = (0.01, 0.04, 0.15, 0.4)
 SIZES = ((256, 64), (1024, 1), (1024, 16), (1024, 64), (1024, 256), (2048, 64), (4096, 64))
 
 
-def devices(hardware: pg.Hardware, size: int) -> Devices:
+def devices(hardware: pg.Hardware, size: int) -> AnalogWeight:
     """Programmed to small weights."""
-    made = Devices(hardware, size, size, hardware.columns)
+    made = AnalogWeight(hardware, size, size, hardware.columns)
     scale = torch.full_like(made.scale, float(hardware.scale))
     made.program_weight(0.02 * torch.randn(size, size), scale, torch.ones(1), torch.zeros(1, dtype=torch.int64))
     return made
@@ -84,12 +84,12 @@ def update(hardware: pg.Hardware, x: torch.Tensor, d: torch.Tensor, load: float)
     return lambda: made.update([(x, d)], lr, seed, weight)
 
 
-def twin(law: str, load: float) -> Figure:
+def counterpart(law: str, load: float) -> Figure:
     """Time an update of 1024 x 1024 weights by 64 samples beside aihwkit's."""
     torch.manual_seed(0)
     make, times = TWINS[law]
     x, d = samples(1024, 64)
-    theirs = aihwkit_twins.update(law, x, d, load)
+    theirs = aihwkit_counterparts.update(law, x, d, load)
     pulsed, other, ratio = side_by_side(update(make(), x, d, load), theirs, 9)
     per = 1e9 / (1024 * 1024 * 64)
     name = f"{law} 1024x1024 B64, {load:g} pulses, beside aihwkit"
@@ -102,6 +102,6 @@ def figures() -> list[Figure]:
     target = {("soft-bounds", 0.04): "at most 0.2 ns"}
     result = [figure(law, 1024, 64, load, target.get((law, load), "-")) for law in LAWS for load in LOADS]
     result += [figure("soft-bounds", size, batch, 0.04) for size, batch in SIZES if (size, batch) != (1024, 64)]
-    if aihwkit_twins.AVAILABLE:
-        result += [twin(law, load) for law in TWINS for load in LOADS]
+    if aihwkit_counterparts.AVAILABLE:
+        result += [counterpart(law, load) for law in TWINS for load in LOADS]
     return result

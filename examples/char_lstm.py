@@ -73,7 +73,7 @@ def perplexity(net: nn.Module, text: Tensor, streams: int = 64, length: int = 12
     """Of the next character, when a text is read in streams side by side from beginning to end.
 
     Args:
-        net: a :class:`CharLSTM` or its analog twin, in the mode that it is in.
+        net: a :class:`CharLSTM` or its analog counterpart, in the mode that it is in.
         text: numbers of characters ``[n]``.
         streams: how many parts of the text are read at once.
         length: characters a pass; the state goes on from pass to pass.

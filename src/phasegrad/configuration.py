@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from abc import ABCMeta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from phasegrad.deprecation import warn_renamed
 
@@ -16,12 +16,14 @@ VERSION = 1
 class _RenamedFields(ABCMeta):
     """Accepts the old names of renamed fields when a configuration is made."""
 
-    def __call__(cls, *arguments: Any, **fields: Any) -> Any:
-        renamed = cls.all_renamed()  # type: ignore[attr-defined]
-        for old in [name for name in fields if name in renamed]:
-            warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
-            fields[renamed[old]] = fields.pop(old)
-        return super().__call__(*arguments, **fields)
+    if not TYPE_CHECKING:  # type checkers would take this signature for that of every configuration
+
+        def __call__(cls, *arguments: Any, **fields: Any) -> Any:
+            renamed = cls.all_renamed()
+            for old in [name for name in fields if name in renamed]:
+                warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
+                fields[renamed[old]] = fields.pop(old)
+            return super().__call__(*arguments, **fields)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

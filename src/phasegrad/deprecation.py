@@ -6,6 +6,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,6 +37,24 @@ def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], An
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         warn_renamed(f"{module}.{name}", names[name])
         return getattr(sys.modules[module], names[name])
+
+    return __getattr__
+
+
+def moved_attributes(module: str, home: ModuleType, **names: str) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that resolves attributes that have moved to another module.
+
+    Args:
+        module: the ``__name__`` of the module.
+        home: the module that has them now.
+        names: the name of each in ``home``, by its old name.
+    """
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", f"{home.__name__}.{names[name]}")
+        return getattr(home, names[name])
 
     return __getattr__
 

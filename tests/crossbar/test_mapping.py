@@ -11,7 +11,7 @@ from torch import Tensor
 
 import phasegrad as pg
 from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles, tile_count
-from phasegrad.crossbar.masters import master_matrix
+from phasegrad.stores.digital import digital_weights
 
 ROWS, COLUMNS = 4, 3
 HARDWARE = replace(pg.presets.ideal_inference(), rows=ROWS, columns=COLUMNS)
@@ -45,7 +45,7 @@ def test_column_scale_is_the_largest_weight_of_each_tiles_column() -> None:
     expected = np.zeros((3, 7), np.float32)
     for t, outputs, inputs in blocks(7, 10):
         expected[t, outputs] = np.abs(w[outputs, inputs]).max(1)
-    found = master_matrix(torch.from_numpy(w), HARDWARE, None, None).scale
+    found = digital_weights(torch.from_numpy(w), HARDWARE, None, None).scale
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
@@ -54,21 +54,21 @@ def test_tile_scale_is_the_largest_weight_of_each_tile() -> None:
     expected = np.zeros((3, 7), np.float32)
     for t, outputs, inputs in blocks(7, 10):
         expected[t, outputs] = np.abs(w[outputs, inputs]).max()
-    found = master_matrix(torch.from_numpy(w), replace(HARDWARE, scale="tile"), None, None).scale
+    found = digital_weights(torch.from_numpy(w), replace(HARDWARE, scale="tile"), None, None).scale
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_a_column_of_zeros_has_scale_zero() -> None:
     w = matrix()
     w[2, :ROWS] = 0.0
-    scale = master_matrix(w, HARDWARE, None, None).scale
+    scale = digital_weights(w, HARDWARE, None, None).scale
     assert scale[0, 2] == 0.0
     assert (scale > 0).sum() == scale.numel() - 1
 
 
 def test_spread_scale_puts_each_scale_on_its_weights() -> None:
     w = matrix()
-    full = spread_scale(master_matrix(w, HARDWARE, None, None).scale, 10, HARDWARE)
+    full = spread_scale(digital_weights(w, HARDWARE, None, None).scale, 10, HARDWARE)
     for _, outputs, inputs in blocks(7, 10):
         expected = w[outputs, inputs].abs().amax(1, keepdim=True).expand(-1, full[outputs, inputs].shape[1])
         assert torch.equal(full[outputs, inputs], expected)

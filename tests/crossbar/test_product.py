@@ -193,9 +193,9 @@ def test_broken_inputs_stay_broken(dac: Dac | None, adc: Adc | None, noisy: bool
     for layer, x in layers(replace(IDEAL, rows=4, dac=dac, adc=adc, **noise)):
         for row, value in enumerate((float("nan"), float("inf"), -float("inf"))):
             x[row].view(-1)[7] = value
-        y, twin = layer(x), pg.to_digital(layer)(x)
-        assert y[torch.isnan(twin)].isnan().all()
-        assert not y[~torch.isfinite(twin)].isfinite().any()
+        y, counterpart = layer(x), pg.to_digital(layer)(x)
+        assert y[torch.isnan(counterpart)].isnan().all()
+        assert not y[~torch.isfinite(counterpart)].isfinite().any()
         assert y[3].isfinite().all()  # the row without saw nothing of it
 
 
@@ -206,8 +206,8 @@ def test_broken_weights_stay_broken(preset: str, value: float) -> None:
     for layer, x in layers(replace(hardware, rows=4)):
         with torch.no_grad():
             layer.weight.view(len(layer.weight), -1)[2, 5] = value
-        twin = nn.functional.linear(x, layer.weight) if x.dim() == 2 else F.conv2d(x, layer.weight, padding=1)
+        counterpart = nn.functional.linear(x, layer.weight) if x.dim() == 2 else F.conv2d(x, layer.weight, padding=1)
         y = layer(x)
-        assert y[torch.isnan(twin)].isnan().all()
-        assert not y[~torch.isfinite(twin)].isfinite().any()
+        assert y[torch.isnan(counterpart)].isnan().all()
+        assert not y[~torch.isfinite(counterpart)].isfinite().any()
         assert y[:, [0, 1, 3]].isfinite().all()

@@ -14,9 +14,9 @@ from torch import nn
 
 import phasegrad as pg
 from phasegrad.cells import DifferentialPair, OffsetSlices
-from phasegrad.crossbar.stores import Devices
 from phasegrad.devices import PCM, CorrelatedNoise, Curve, Power, Telegraph, Thermal, ideal_device, joshi_2020
 from phasegrad.inference.program import advance
+from phasegrad.stores import AnalogWeight
 
 MEMORY = CorrelatedNoise(modes_per_decade=1)
 SWITCHES = Telegraph(fraction=0.3, amplitude=0.1, rates=(1e-3, 1e3))
@@ -30,9 +30,9 @@ def chip_of(device: PCM, *, outputs: int = 16, inputs: int = 32, seed: int = 0) 
     return pg.inference.program(net, seed=seed)
 
 
-def devices(chip: nn.Module) -> Devices:
+def devices(chip: nn.Module) -> AnalogWeight:
     found = chip[0].devices  # type: ignore[index]
-    assert isinstance(found, Devices)
+    assert isinstance(found, AnalogWeight)
     return found
 
 

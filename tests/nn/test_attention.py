@@ -1,4 +1,4 @@
-"""Attention: its float twin's numbers, every option, inside transformers, in every store."""
+"""Attention: its float counterpart's numbers, every option, inside transformers, in every store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def twins(hardware: pg.Hardware = IDEAL, **options: Any) -> tuple[nn.MultiheadAttention, nn.Module]:
+def counterparts(hardware: pg.Hardware = IDEAL, **options: Any) -> tuple[nn.MultiheadAttention, nn.Module]:
     torch.manual_seed(0)
     digital = nn.MultiheadAttention(8, 2, **options)
     for p in digital.parameters():  # biases of zero would hide their places
@@ -56,7 +56,7 @@ def close(mine: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("batch", [3, None], ids=["batched", "unbatched"])
 def test_numbers_and_gradients_are_the_float_twins(options: dict[str, Any], batch: int | None) -> None:
-    digital, analog = twins(**options)
+    digital, analog = counterparts(**options)
     found = []
     for module, weights in itertools.product((digital, analog), (True, False)):
         torch.manual_seed(1)
@@ -80,7 +80,7 @@ def test_numbers_and_gradients_are_the_float_twins(options: dict[str, Any], batc
 
 @pytest.mark.parametrize("same", ["all", "keys"])
 def test_self_attention_and_a_memory_use_columns_of_one_matrix(same: str) -> None:
-    digital, analog = twins(batch_first=True)
+    digital, analog = counterparts(batch_first=True)
     q, k = torch.randn(2, 4, 8), torch.randn(2, 6, 8)
     x = (q, q, q) if same == "all" else (q, k, k)
     close(analog(*x), digital(*x))
@@ -101,14 +101,14 @@ MASKS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"add_bias_kv": True, "add_zero_attn": True}], ids=str)
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_masks_are_the_float_twins(masks: dict[str, Any], options: dict[str, Any], need_weights: bool) -> None:
-    digital, analog = twins(**options)
+    digital, analog = counterparts(**options)
     x = inputs(digital)
     close(analog(*x, need_weights=need_weights, **masks), digital(*x, need_weights=need_weights, **masks))
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_causal_hints_are_the_float_twins(need_weights: bool) -> None:
-    digital, analog = twins()
+    digital, analog = counterparts()
     x = torch.randn(5, 2, 8)
     mask = nn.Transformer.generate_square_subsequent_mask(5)
     named = {"attn_mask": mask, "is_causal": True, "need_weights": need_weights}
@@ -118,13 +118,13 @@ def test_causal_hints_are_the_float_twins(need_weights: bool) -> None:
 
 
 def test_an_unbatched_mask_of_padding() -> None:
-    digital, analog = twins()
+    digital, analog = counterparts()
     x, mask = torch.randn(5, 8), torch.tensor([False, False, True, False, True])
     close(analog(x, x, x, key_padding_mask=mask), digital(x, x, x, key_padding_mask=mask))
 
 
 def test_dropout_is_of_attention_weights_in_training() -> None:
-    digital, analog = twins(dropout=0.5)
+    digital, analog = counterparts(dropout=0.5)
     x = torch.randn(5, 2, 8)
     weights = analog(x, x, x)[1]
     assert (analog(x, x, x, average_attn_weights=False)[1] == 0).any()
@@ -133,7 +133,7 @@ def test_dropout_is_of_attention_weights_in_training() -> None:
 
 
 def test_nested_tensors_are_refused() -> None:
-    analog = twins(batch_first=True)[1].eval()
+    analog = counterparts(batch_first=True)[1].eval()
     nested = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(2, 8)], layout=torch.jagged)
     with pytest.raises(ValueError, match="nested tensors are not supported"):
         analog(nested, nested, nested)
@@ -185,7 +185,7 @@ def test_decoders_and_whole_transformers(training: bool) -> None:
 def test_float_checkpoints_load_and_other_shapes_raise() -> None:
     several: list[dict[str, Any]] = [{}, {"kdim": 3, "vdim": 5, "add_bias_kv": True}]
     for options in several:
-        digital, analog = twins(**options)
+        digital, analog = counterparts(**options)
         other = nn.MultiheadAttention(8, 2, **options)
         x = inputs(digital)
         analog.load_state_dict(other.state_dict())
@@ -195,12 +195,12 @@ def test_float_checkpoints_load_and_other_shapes_raise() -> None:
         net.load_state_dict({f"a.b.{k}": v for k, v in other.state_dict().items()})
         close(net["a"]["b"](*x), other(*x))
     with pytest.raises(RuntimeError, match=r"size mismatch for in_proj\.weight"):
-        twins()[1].load_state_dict(nn.MultiheadAttention(4, 2).state_dict())
+        counterparts()[1].load_state_dict(nn.MultiheadAttention(4, 2).state_dict())
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_the_way_back(options: dict[str, Any]) -> None:
-    digital, analog = twins(**options)
+    digital, analog = counterparts(**options)
     back = pg.to_digital(analog)
     assert type(back) is nn.MultiheadAttention
     assert {n: tuple(p.shape) for n, p in back.named_parameters()} == {
@@ -214,7 +214,7 @@ def test_the_way_back(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_compute_the_same(copied: Any) -> None:
     x = torch.randn(5, 2, 8)
-    for module in (twins(NOISY)[1].eval(), pg.inference.program(twins(NOISY)[1], seed=0)):
+    for module in (counterparts(NOISY)[1].eval(), pg.inference.program(counterparts(NOISY)[1], seed=0)):
         other = copied(module)
         torch.manual_seed(3)
         expected = module(x, x, x)[0]
@@ -224,7 +224,7 @@ def test_copies_compute_the_same(copied: Any) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"kdim": 3, "vdim": 5}], ids=str)
 def test_chips_are_saved_loaded_and_age(options: dict[str, Any], tmp_path: Path) -> None:
-    digital, analog = twins(NOISY, **options)
+    digital, analog = counterparts(NOISY, **options)
     chip = pg.inference.compensate(pg.inference.age(pg.inference.program(analog, seed=1), 1e6), seed=2)
     torch.save(chip.state_dict(), tmp_path / "chip.pt")
     loaded = pg.convert(digital, NOISY).eval()
@@ -238,7 +238,7 @@ def test_chips_are_saved_loaded_and_age(options: dict[str, Any], tmp_path: Path)
 
 
 def test_one_read_serves_queries_keys_and_values() -> None:
-    chip = pg.inference.program(twins(NOISY)[1], seed=0)
+    chip = pg.inference.program(counterparts(NOISY)[1], seed=0)
     packed, x = chip.in_proj, torch.randn(2, 8)
     matrix = packed.read()
     held = replace(NOISY, dac=None, adc=None, output_noise=0.0)
@@ -270,8 +270,8 @@ def test_a_part_named_in_skip_leaves_the_whole_digital() -> None:
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
     net = pg.convert(model, IDEAL, skip=["attention.out_proj"])
     assert type(net["attention"]) is nn.MultiheadAttention
-    assert pg.nn.left_digital(net)["attention"] == "out_proj, a part of it, is named in skip"
-    assert "attention" in pg.nn.left_digital(pg.convert(model, IDEAL, only=["head"]))
+    assert pg.conversion.left_digital(net)["attention"] == "out_proj, a part of it, is named in skip"
+    assert "attention" in pg.conversion.left_digital(pg.convert(model, IDEAL, only=["head"]))
     only = pg.convert(model, IDEAL, only=["attention"])
     assert set(analog_layers(only)) == {"attention.in_proj", "attention.out_proj"}
 
@@ -288,7 +288,7 @@ def test_the_constructor_is_the_twins() -> None:
 
 @pytest.mark.parametrize("memory", [False, True])
 def test_training_in_the_memory_stages_the_gradients_of_cross_attention(memory: bool) -> None:
-    digital, analog = twins(pg.presets.soft_bounds_training())
+    digital, analog = counterparts(pg.presets.soft_bounds_training())
     exact = replace(analog.hardware, dac=None, adc=None, output_noise=0.0, read_noise=0.0)
     analog = pg.convert(digital, exact)
     with torch.no_grad():  # devices hold what they could be programmed to
@@ -317,7 +317,7 @@ def test_training_in_the_memory_stages_the_gradients_of_cross_attention(memory: 
     ],
 )
 def test_what_torch_refuses_is_not_broadcast(options: dict[str, Any], message: str) -> None:
-    _, net = twins(batch_first=True)
+    _, net = counterparts(batch_first=True)
     x = torch.randn(4, 5, 8)
     before = torch.get_rng_state()
     with pytest.raises(ValueError, match=message):

@@ -25,11 +25,13 @@ PAIRS = {
     2: (nn.Conv2d, pg.nn.AnalogConv2d),
     3: (nn.Conv3d, pg.nn.AnalogConv3d),
 }
-# With an even kernel torch warns that padding="same" copies the input: its twin and ours alike.
+# With an even kernel torch warns that padding="same" copies the input: its counterpart and ours alike.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
 
-def twins(space: int, hardware: pg.Hardware, *options: Any, **keywords: Any) -> tuple[nn.Module, pg.nn.AnalogLayer]:
+def counterparts(
+    space: int, hardware: pg.Hardware, *options: Any, **keywords: Any
+) -> tuple[nn.Module, pg.nn.AnalogLayer]:
     digital_type, analog_type = PAIRS[space]
     digital = digital_type(*options, **keywords)
     analog = analog_type(*options, **keywords, hardware=hardware)
@@ -38,7 +40,7 @@ def twins(space: int, hardware: pg.Hardware, *options: Any, **keywords: Any) -> 
 
 
 def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output, and gradients of the input and of every parameter of the digital twin."""
+    """Output, and gradients of the input and of every parameter of the digital counterpart."""
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
@@ -47,7 +49,7 @@ def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def assert_twins(space: int, hardware: pg.Hardware, x: Tensor, *options: Any, **keywords: Any) -> None:
-    digital, analog = twins(space, hardware, *options, **keywords)
+    digital, analog = counterparts(space, hardware, *options, **keywords)
     tolerance = 1e-5 if hardware.adc is None else 3e-3
     found, wanted = results(analog, x), results(digital, x)
     # Gradients of -1 to 1 nearly cancel in the bias's; what is left of a sum in another order is its terms' rounding.
@@ -122,7 +124,7 @@ def test_empty_batch_gives_empty_output_on_noisy_hardware(space: int) -> None:
 
 
 def test_channels_last_inputs_and_weights_give_the_same() -> None:
-    digital, analog = twins(2, replace(FINE, rows=7), 3, 4, 3)
+    digital, analog = counterparts(2, replace(FINE, rows=7), 3, 4, 3)
     x = torch.randn(2, 3, 6, 6)
     analog.to(memory_format=torch.channels_last)
     y = analog(x.to(memory_format=torch.channels_last))

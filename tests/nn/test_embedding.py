@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import phasegrad as pg
+from phasegrad.conversion import register_counterpart
 from phasegrad.crossbar import Adc, FullScaleRange, Wires
-from phasegrad.nn import AnalogEmbedding, register_twin
+from phasegrad.nn import AnalogEmbedding
 
 IDEAL = pg.presets.ideal_inference()
 NOISY = pg.presets.pcm_inference()
@@ -29,7 +30,7 @@ class Language(nn.Module):
 
 
 def analog(model: nn.Module, hardware: pg.Hardware) -> nn.Module:
-    with register_twin(nn.Embedding, AnalogEmbedding.from_digital):
+    with register_counterpart(nn.Embedding, AnalogEmbedding.from_digital):
         return pg.convert(model, hardware)
 
 
@@ -56,7 +57,7 @@ def test_it_is_digital_unless_asked_for() -> None:
     net = pg.convert(Language(), IDEAL)
     assert type(net.embedding) is nn.Embedding
     assert (
-        pg.nn.left_digital(net)["embedding"]
+        pg.conversion.left_digital(net)["embedding"]
         == "a look-up of rows, with no product; register AnalogEmbedding to read tiles"
     )
 

@@ -21,7 +21,7 @@ FINE = replace(
 )  # converters that take part, but hardly show
 
 
-def twins(hardware: pg.Hardware, *options: Any, **keywords: Any) -> tuple[nn.Linear, pg.nn.AnalogLinear]:
+def counterparts(hardware: pg.Hardware, *options: Any, **keywords: Any) -> tuple[nn.Linear, pg.nn.AnalogLinear]:
     digital = nn.Linear(*options, **keywords)
     analog = pg.nn.AnalogLinear(*options, **keywords, hardware=hardware)
     analog.load_state_dict(digital.state_dict())
@@ -29,7 +29,7 @@ def twins(hardware: pg.Hardware, *options: Any, **keywords: Any) -> tuple[nn.Lin
 
 
 def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output, and gradients of the input and of every parameter of the digital twin."""
+    """Output, and gradients of the input and of every parameter of the digital counterpart."""
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
@@ -56,21 +56,21 @@ def test_ideal_layer_equals_its_twin(
 ) -> None:
     torch.manual_seed(0)
     hardware = replace(FINE if converters else IDEAL, rows=rows, columns=3)
-    digital, analog = twins(hardware, *sizes, bias=bias)
+    digital, analog = counterparts(hardware, *sizes, bias=bias)
     x = torch.randn(*leading, sizes[0])
     assert_equal(results(analog, x), results(digital, x), 1e-5 if not converters else 3e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_layer_takes_the_dtype_that_it_is_made_with(dtype: torch.dtype) -> None:
-    digital, analog = twins(replace(FINE, rows=3), 7, 4, dtype=dtype)
+    digital, analog = counterparts(replace(FINE, rows=3), 7, 4, dtype=dtype)
     x = torch.randn(5, 7, dtype=dtype)
     assert analog(x).dtype == dtype
     torch.testing.assert_close(analog(x), digital(x), rtol=1e-3, atol=1e-3)
 
 
 def test_input_need_not_be_contiguous() -> None:
-    digital, analog = twins(replace(FINE, rows=3), 7, 4)
+    digital, analog = counterparts(replace(FINE, rows=3), 7, 4)
     x = torch.randn(3, 7, 5).transpose(1, 2)
     torch.testing.assert_close(analog(x), digital(x), rtol=1e-3, atol=1e-3)
 
@@ -85,9 +85,11 @@ def test_empty_batch_gives_empty_output_on_noisy_hardware() -> None:
 def test_constructor_is_the_twins_with_hardware() -> None:
     mine = dict(inspect.signature(pg.nn.AnalogLinear).parameters)
     hardware = mine.pop("hardware")
-    twin = inspect.signature(nn.Linear).parameters
+    counterpart = inspect.signature(nn.Linear).parameters
     assert hardware.kind is inspect.Parameter.KEYWORD_ONLY
-    assert [(p.name, p.default, p.kind) for p in mine.values()] == [(p.name, p.default, p.kind) for p in twin.values()]
+    assert [(p.name, p.default, p.kind) for p in mine.values()] == [
+        (p.name, p.default, p.kind) for p in counterpart.values()
+    ]
 
 
 def test_initial_weights_are_the_twins() -> None:

@@ -1,4 +1,4 @@
-"""Recurrent layers: their float twins' numbers, every option, noise a sequence or a step, every store."""
+"""Recurrent layers: their float counterparts' numbers, every option, noise a sequence or a step, every store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transposed convolutions and linear layers with transposed weights: their float twins' numbers, in every store."""
+"""Transposed convolutions and linear layers with transposed weights: their float counterparts' numbers, in every store."""
 
 from __future__ import annotations
 

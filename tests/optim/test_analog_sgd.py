@@ -95,17 +95,17 @@ def test_pulses_descend_the_dense_gradient() -> None:
 
 def test_digital_parameters_are_added_to_as_by_torch() -> None:
     digital = nn.Linear(12, 4)
-    twin = copy.deepcopy(digital)
+    counterpart = copy.deepcopy(digital)
     for optimizer in (
         pg.optim.AnalogSGD(digital.parameters(), lr=0.1, momentum=0.9),
-        torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.SGD(counterpart.parameters(), lr=0.1, momentum=0.9),
     ):
-        module = digital if isinstance(optimizer, pg.optim.AnalogSGD) else twin
+        module = digital if isinstance(optimizer, pg.optim.AnalogSGD) else counterpart
         for i in range(3):
             optimizer.zero_grad()
             backward(module, seed=i)
             optimizer.step()
-    for a, b in zip(digital.parameters(), twin.parameters(), strict=True):
+    for a, b in zip(digital.parameters(), counterpart.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 
 

@@ -29,7 +29,7 @@ PAIRS = {
     3: (nn.Conv3d, pg.nn.AnalogConv3d),
 }
 SIZES = (7, 6, 5)
-# With an even kernel torch warns that padding="same" copies the input: its twin and ours alike.
+# With an even kernel torch warns that padding="same" copies the input: its counterpart and ours alike.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
 kernels = pytest.mark.skipif(library is None, reason="thousands of samples; the reference takes them one by one")
@@ -57,7 +57,7 @@ options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys(
 spaces = pytest.mark.parametrize("space", [1, 2, 3])
 
 
-def twins(space: int, hardware: pg.Hardware, **options: Any) -> tuple[nn.Module, pg.nn.AnalogLayer]:
+def counterparts(space: int, hardware: pg.Hardware, **options: Any) -> tuple[nn.Module, pg.nn.AnalogLayer]:
     digital_type, analog_type = PAIRS[space]
     options = {"kernel_size": 3} | options
     torch.manual_seed(0)
@@ -90,7 +90,7 @@ def samples(layer: pg.nn.AnalogLayer) -> tuple[Tensor, Tensor]:
 @options
 @pytest.mark.parametrize("batch", [(), (3,)], ids=["unbatched", "batch"])
 def test_samples_add_up_to_the_dense_gradient(space: int, options: dict[str, Any], batch: tuple[int, ...]) -> None:
-    digital, analog = twins(space, fine(), **options)
+    digital, analog = counterparts(space, fine(), **options)
     x = images(space, *batch)
     theirs, mine = backward(digital, x), backward(analog, x)
     torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -103,7 +103,7 @@ def test_samples_add_up_to_the_dense_gradient(space: int, options: dict[str, Any
 
 
 def test_samples_come_image_by_image_position_by_position_group_by_group() -> None:
-    _, analog = twins(2, fine(), groups=2, padding=1, stride=2)
+    _, analog = counterparts(2, fine(), groups=2, padding=1, stride=2)
     x = images(2, 3)
     backward(analog, x)
     patches, d = samples(analog)
@@ -117,7 +117,7 @@ def test_samples_come_image_by_image_position_by_position_group_by_group() -> No
 
 
 def test_images_are_staged_and_not_their_patches() -> None:
-    _, analog = twins(2, fine(), padding=1)
+    _, analog = counterparts(2, fine(), padding=1)
     x = images(2, 3)
     backward(analog, x)
     staged = analog.weight.grad.samples[0]
@@ -130,7 +130,7 @@ def test_where_a_part_ends_does_not_show(monkeypatch: pytest.MonkeyPatch) -> Non
     found = []
     for together in (1, 1 << 30):
         monkeypatch.setattr(in_memory, "_TOGETHER", together)
-        _, analog = twins(2, pg.presets.soft_bounds_training(), groups=2, padding=1)
+        _, analog = counterparts(2, pg.presets.soft_bounds_training(), groups=2, padding=1)
         for seed in range(2):
             backward(analog, images(2, 20, seed=seed))
         parts = [len(x) for x, _ in analog.weight.staged()]
@@ -187,7 +187,7 @@ def test_no_buffer_holds_all_patches(fields: dict[str, Any], optimizer: Any, mon
 
 def pulsed(space: int, options: dict[str, Any], optimizer: type[torch.optim.Optimizer], steps: int) -> list[Tensor]:
     """Change of the weight by steps of 1e-4 at a rate of 3e-4, what was expected, and pulses sent in all."""
-    digital, analog = twins(space, fine(steps=20_000), **options)
+    digital, analog = counterparts(space, fine(steps=20_000), **options)
     x, before = images(space, 2), analog.weight.detach().double()
     backward(digital, x)
     backward(analog, x)
@@ -295,7 +295,7 @@ def test_accumulated_backward_passes_are_one_longer_batch() -> None:
 
 @pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
 def test_no_sample_is_no_update(optimizer: Any) -> None:
-    _, analog = twins(2, fine())
+    _, analog = counterparts(2, fine())
     before = analog.weight.detach().clone()
     analog(torch.ones(0, 4, 7, 6)).sum().backward()
     optimizer(analog.parameters(), lr=0.1).step()
@@ -303,7 +303,7 @@ def test_no_sample_is_no_update(optimizer: Any) -> None:
 
 
 def test_nothing_is_staged_for_a_frozen_weight() -> None:
-    _, analog = twins(2, fine())
+    _, analog = counterparts(2, fine())
     analog.weight.requires_grad_(False)
     backward(analog, images(2, 2))
     assert analog.weight.grad is None
@@ -342,7 +342,7 @@ def test_autocast_trains() -> None:
 
 
 def test_channels_last() -> None:
-    digital, analog = twins(2, fine(steps=20_000), padding=1)
+    digital, analog = counterparts(2, fine(steps=20_000), padding=1)
     analog.to(memory_format=torch.channels_last)
     x = images(2, 3)
     backward(digital, x)
@@ -354,8 +354,8 @@ def test_channels_last() -> None:
 
 
 def test_gradient_checkpointing_stages_once() -> None:
-    _, plain = twins(2, fine(), padding=1)
-    _, analog = twins(2, fine(), padding=1)
+    _, plain = counterparts(2, fine(), padding=1)
+    _, analog = counterparts(2, fine(), padding=1)
     x = images(2, 3).requires_grad_()
     torch.utils.checkpoint.checkpoint(analog, x, use_reentrant=False).sum().backward()
     plain(x).sum().backward()
@@ -371,7 +371,7 @@ def test_gradient_checkpointing_stages_once() -> None:
 def test_gradients_go_back_through_converters(space: int, options: dict[str, Any]) -> None:
     hardware = fine(dac=Dac(bits=16, range=AbsMaxRange()), adc=Adc(bits=16, range=FullScaleRange()))
     for rows in (512, 5):
-        digital, analog = twins(space, replace(hardware, rows=rows, columns=rows), **options)
+        digital, analog = counterparts(space, replace(hardware, rows=rows, columns=rows), **options)
         x = images(space, 2)
         mine, theirs = backward(analog, x), backward(digital, x)
         # Both sides have one ADC; it rounds each row-tile's part at each position that an input is seen from.
@@ -383,7 +383,7 @@ def test_gradients_go_back_through_converters(space: int, options: dict[str, Any
 
 
 def test_a_coarse_converter_shows_in_the_gradient_position_by_position() -> None:
-    digital, analog = twins(1, fine(dac=Dac(bits=2, range=AbsMaxRange())), kernel_size=1, bias=False)
+    digital, analog = counterparts(1, fine(dac=Dac(bits=2, range=AbsMaxRange())), kernel_size=1, bias=False)
     x = images(1, 2).requires_grad_()
     d = torch.randn(2, 8, 7, generator=torch.Generator().manual_seed(0))
     analog(x).backward(d)
@@ -394,7 +394,7 @@ def test_a_coarse_converter_shows_in_the_gradient_position_by_position() -> None
 
 
 def test_noise_is_there_on_the_way_back_and_differs_by_image() -> None:
-    _, analog = twins(2, fine(output_noise=0.1), groups=2)
+    _, analog = counterparts(2, fine(output_noise=0.1), groups=2)
     grads = []
     for _ in range(2):
         x = images(2, 1).expand(3, -1, -1, -1).clone().requires_grad_()
@@ -411,7 +411,7 @@ def test_folding_a_few_images_at_a_time_is_folding_all(monkeypatch: pytest.Monke
     found = []
     for together in (1, 1 << 30):
         monkeypatch.setattr(pg.nn.conv, "_TOGETHER", together)
-        _, analog = twins(2, hardware, groups=2, padding=1)
+        _, analog = counterparts(2, hardware, groups=2, padding=1)
         found.append(backward(analog, images(2, 5)))
     torch.testing.assert_close(found[0], found[1])
 

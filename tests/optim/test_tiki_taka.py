@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import phasegrad as pg
 from phasegrad.cells import ReferencedDevice
 from phasegrad.crossbar import Fast, Pulses
-from phasegrad.crossbar.stores import Devices
 from phasegrad.devices import ConstantSteps, SoftBoundsSteps, ideal_device, joshi_2020
 from phasegrad.ops.native import library
+from phasegrad.stores import AnalogWeight
 
 FAMILY = [pg.optim.TikiTaka, pg.optim.TikiTakaV2, pg.optim.ChoppedTikiTakaV2, pg.optim.AGAD]
 CHOPPED = FAMILY[2:]
@@ -207,9 +207,9 @@ def test_an_asymmetric_device_learns_a_regression_where_plain_pulses_stall(algor
 
 def test_lines_are_read_in_turn_as_samples_come(monkeypatch: pytest.MonkeyPatch) -> None:
     made, seen = layer(beside(fine()), 7, 3), []
-    whole = Devices.read_fast
+    whole = AnalogWeight.read_fast
     monkeypatch.setattr(
-        Devices, "read_fast", lambda self, lines, seed: (seen.append(lines.tolist()), whole(self, lines, seed))[1]
+        AnalogWeight, "read_fast", lambda self, lines, seed: (seen.append(lines.tolist()), whole(self, lines, seed))[1]
     )
     optimizer = pg.optim.TikiTakaV2([made.weight], lr=1e-6, transfer_every=4, lines=2)
     for n in (3, 6, 2, 5, 40):  # 3, 9, 11, 16, 56 samples: 0, 2, 2, 4, 14 transfers

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.nn import AnalogComposite, AnalogLayer
+from phasegrad.nn.layer_state import check_state_dict
+from phasegrad.stores.programmed import blank_devices
 
 _OF_ELEMENTS = (
     "momentum_buffer", "velocity", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "chi", "hidden",
@@ -23,12 +25,12 @@ def check_module(module: nn.Module, state: dict[str, Any]) -> None:
     """
     expected, state = dict(module.state_dict()), dict(state)
     for name, part in module.named_modules():
-        if isinstance(part, AnalogComposite):  # a float checkpoint has its twin's keys
+        if isinstance(part, AnalogComposite):  # a float checkpoint has its counterpart's keys
             part.rename_float_keys(state, f"{name}." if name else "")
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, AnalogLayer):
             prefix = f"{name}." if name else ""
-            layer.check_state_dict(state, prefix)
+            check_state_dict(layer, state, prefix)
             _expect_devices(layer, f"{prefix}devices.", expected, state)
             if f"{prefix}configuration" not in state:
                 _expect_floats(prefix, expected, state)
@@ -43,7 +45,7 @@ def _expect_devices(layer: AnalogLayer, prefix: str, expected: dict[str, Any], s
     """A layer that is not programmed makes devices for a chip's state; a chip is programmed anew by other weights."""
     given = any(key.startswith(prefix) for key in state)
     if given and layer.devices is None:
-        expected.update({prefix + key: value for key, value in layer.make_devices().state_dict().items()})
+        expected.update({prefix + key: value for key, value in blank_devices(layer).state_dict().items()})
     elif not given:
         for key in [key for key in expected if key.startswith(prefix)]:
             del expected[key]

@@ -45,7 +45,7 @@ def import_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         net: a net of the same layers and hardware. If it is not programmed and the file is a chip's, it becomes one.
-        path: a file of :func:`export_safetensors`, or any with the keys of the net's digital twin.
+        path: a file of :func:`export_safetensors`, or any with the keys of the net's digital counterpart.
 
     Raises:
         ImportError: safetensors is not installed.

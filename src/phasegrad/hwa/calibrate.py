@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phasegrad.conversion import BypassWarning, left_digital
+from phasegrad.conversion.bypass_watch import watching_bypasses
+from phasegrad.crossbar.bit_lines import tile_outputs
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
-from phasegrad.crossbar.product import drive, tile_outputs
+from phasegrad.crossbar.word_lines import drive
 from phasegrad.hwa.recipe import Recipe
-from phasegrad.nn import AnalogLayer, BypassWarning, analog_layers, left_digital
-from phasegrad.nn.bypasses import watching_bypasses
+from phasegrad.nn import AnalogLayer, analog_layers
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -49,7 +51,7 @@ def calibrate(
         The net.
 
     Warns:
-        BypassWarning: the net multiplies with parameters past its tiles; see :func:`phasegrad.nn.bypasses`. What was
+        BypassWarning: the net multiplies with parameters past its tiles; see :func:`phasegrad.conversion.bypasses`. What was
             left digital with ``only`` or ``skip`` is not named.
 
     Raises:
@@ -62,7 +64,7 @@ def calibrate(
     perturbations = {name: layer.perturbation for name, layer in layers.items()}
     if recipe is not None:
         recipe.apply(net)
-    ranges = {name: _Ranges(name, layer, sd) for name, layer in layers.items() if layer.calibrated}
+    ranges = {name: _Ranges(name, layer, sd) for name, layer in layers.items() if layer.has_ranges}
     before = {name: (r.input.clone(), r.output.clone()) for name, r in ranges.items()}
     count, passed_by = 0, {}
     try:
@@ -91,7 +93,7 @@ def _warn(net: nn.Module, passed_by: dict[str, str]) -> None:
     if surprising:
         warnings.warn(
             f"calibrate: {'; '.join(f'{name}: {why}' for name, why in surprising.items())}. The hardware is not "
-            "simulated there. Change the model, register a twin with phasegrad.nn.register_twin, or convert with skip "
+            "simulated there. Change the model, register a counterpart with phasegrad.conversion.register_counterpart, or convert with skip "
             "to say that it is meant",
             BypassWarning,
             stacklevel=3,
@@ -130,14 +132,14 @@ class _Ranges:
     def _output_size(self, x: Tensor) -> Tensor:
         """The percentile of the tiles' outputs, in units of ``max|w| max|x|``."""
         layer = self.layer
-        phases, input_range = drive(layer._to_rows(x), layer.periphery, layer.hardware)
+        slices, input_range = drive(layer.to_rows(x), layer.periphery, layer.hardware)
         seed = torch.zeros(1, dtype=torch.int64, device=x.device)
+        weights = layer.store.matrix(seed).read_once(seed, layer.hardware.rows)._replace(read_noise=0.0)
         sizes = []
-        for _, matrix in layer._matrix(seed).slices():
-            weight = matrix.read(seed, layer.hardware.rows)
-            for phase in phases:
-                outputs = tile_outputs(phase.x, weight, matrix.scale, input_range, layer._tiles, layer.hardware)
-                for y, scale in zip(outputs, matrix.scale, strict=True):
+        for _, part in weights.slices():
+            for driven in slices:
+                outputs = tile_outputs(driven, part, input_range, layer.tiling, layer.hardware, seed)
+                for y, scale in zip(outputs.values, part.scale, strict=True):
                     unit = scale.view(-1, *[1] * (y.dim() - 2)) * input_range.view(-1, *[1] * (y.dim() - 1))
                     size = y.abs() / torch.where(unit > 0, unit, torch.ones_like(unit))
                     sizes.append(size.flatten().float())
@@ -179,13 +181,6 @@ def _unprogrammed(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
     if not layers:
         raise ValueError(f"{what}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
     for name, layer in layers.items():
-        if layer.fixed is not None:
-            raise ValueError(
-                f"{what}: {name or 'the net'} is noiseless, its matrix is fixed; use the net it was made from"
-            )
-        if layer.devices is not None:
-            raise ValueError(
-                f"{what}: {name or 'the net'} is programmed, so its weights cannot be trained; use the net the chip "
-                "was programmed from"
-            )
+        if layer.store.why_not_digital is not None:
+            raise ValueError(f"{what}: {name or 'the net'} {layer.store.why_not_digital}")
     return layers

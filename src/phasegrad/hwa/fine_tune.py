@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from phasegrad.conversion import to_digital
 from phasegrad.hwa.calibrate import _unprogrammed, calibrate
 from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
-from phasegrad.nn import to_digital
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

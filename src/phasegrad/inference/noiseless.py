@@ -13,6 +13,7 @@ from torch import nn
 from phasegrad.inference.program import _layers
 from phasegrad.nn import analog_layers
 from phasegrad.ops import reference
+from phasegrad.stores.noiseless import make_noiseless
 
 _DEFINITIONS = ("dac", "adc", "tile_linear")
 """The ops that converters and tiles come down to where nothing is drawn."""
@@ -45,7 +46,7 @@ def noiseless(net: nn.Module) -> nn.Module:
     _layers(net, "noiseless")
     fixed = copy.deepcopy(net).eval().requires_grad_(False)
     for layer in analog_layers(fixed).values():
-        layer.fix()
+        make_noiseless(layer)
     return fixed
 
 

@@ -8,10 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from phasegrad.crossbar.stores import Devices
+from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
-from phasegrad.nn.ties import untie
+from phasegrad.stores import AnalogWeight, Noiseless
+from phasegrad.stores.programmed import attach
+from phasegrad.stores.programmed import program as program_layer
 
 
 def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
@@ -51,10 +53,10 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     for layer in analog_layers(chip).values():
         first = shared.setdefault(id(layer.weight), layer)
         if first is layer:
-            layer.program(seeds.next(layer.weight.device))
+            program_layer(layer, seeds.next(layer.weight.device))
             continue
         assert first.devices is not None
-        layer.attach(first.devices)
+        attach(layer, first.devices)
         if type(first) is type(layer):  # the same tiles
             layer.converters = first.converters
     return chip
@@ -138,7 +140,7 @@ def advance(chip: nn.Module, until: float, temperature: float | None = None) -> 
     for devices in _devices(chip):
         devices.advance(until, temperature)
     for layer in analog_layers(chip).values():
-        layer.refresh()
+        layer.store.sync()
 
 
 def apply_compensation(chip: nn.Module, per: str, seeds: _Seeds) -> None:
@@ -151,7 +153,7 @@ def apply_compensation(chip: nn.Module, per: str, seeds: _Seeds) -> None:
             done.add(id(layer.devices))
             seed, errors = seeds.next(layer.weight.device), layer.periphery.output_errors
             layer.devices.compensate(layer.output_range, seed, per, errors)
-        layer.refresh()
+        layer.store.sync()
 
 
 class _Seeds:
@@ -166,7 +168,7 @@ class _Seeds:
         return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._generator).to(device)
 
 
-def _devices(chip: nn.Module) -> list[Devices]:
+def _devices(chip: nn.Module) -> list[AnalogWeight]:
     found = {id(m.devices): m.devices for m in analog_layers(chip).values() if m.devices is not None}
     return list(found.values())
 
@@ -181,7 +183,7 @@ def _layers(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
 def _changeable(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
     """The analog layers of a net that is not :func:`phasegrad.inference.noiseless`, on which nothing acts any more."""
     layers = _layers(net, what)
-    if any(layer.fixed is not None for layer in layers.values()):
+    if any(layer.store.name == Noiseless.name for layer in layers.values()):
         raise ValueError(f"{what}: the net is noiseless, its matrices are fixed; use the net or chip it was made from")
     return layers
 

@@ -1,20 +1,16 @@
-"""Layers made of tiles."""
+"""Layers whose products are computed in crossbar tiles."""
 
 from phasegrad.nn.attention import AnalogMultiheadAttention
-from phasegrad.nn.bypasses import BypassWarning, bypasses
 from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
-from phasegrad.nn.convert import analog_layers, convert, left_digital, to_digital
+from phasegrad.nn.ddp import ignore_in_ddp
 from phasegrad.nn.embedding import AnalogEmbedding
-from phasegrad.nn.in_memory import InMemoryWeight
-from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.layer import AnalogLayer, analog_layers
 from phasegrad.nn.linear import AnalogLinear, AnalogTransposedLinear
-from phasegrad.nn.processes import ignore_in_ddp
 from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
 from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
-from phasegrad.nn.summary import Summary, summary
 from phasegrad.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
-from phasegrad.nn.twins import register_twin
+from phasegrad.stores import InMemoryWeight
 
 __all__ = [
     "AnalogComposite",
@@ -35,15 +31,11 @@ __all__ = [
     "AnalogRNN",
     "AnalogRNNCell",
     "AnalogTransposedLinear",
-    "BypassWarning",
     "InMemoryWeight",
-    "Summary",
     "analog_layers",
-    "bypasses",
-    "convert",
     "ignore_in_ddp",
-    "left_digital",
-    "register_twin",
-    "summary",
-    "to_digital",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""Analog twin of ``nn.MultiheadAttention``."""
+"""Analog counterpart of ``nn.MultiheadAttention``."""
 
 from __future__ import annotations
 
@@ -161,11 +161,11 @@ class AnalogMultiheadAttention(AnalogComposite):
             return tuple(self.get_submodule(name)(x) for name, x in inputs.items())
         if query is key and key is value:
             return packed(query).chunk(3, dim=-1)
-        matrix = packed.read()  # one read of the devices, whatever is driven through them
-        q = packed(query, matrix, slice(size))
+        weights = packed.read()  # one read of the devices, whatever is driven through them
+        q = packed(query, weights, slice(size))
         if key is value:
-            return q, *packed(key, matrix, slice(size, 3 * size)).chunk(2, dim=-1)
-        return q, packed(key, matrix, slice(size, 2 * size)), packed(value, matrix, slice(2 * size, 3 * size))
+            return q, *packed(key, weights, slice(size, 3 * size)).chunk(2, dim=-1)
+        return q, packed(key, weights, slice(size, 2 * size)), packed(value, weights, slice(2 * size, 3 * size))
 
     def _heads(self, batched: bool, *projected: Tensor) -> tuple[Tensor, ...]:
         """Each as ``[batch, heads, length, size of a head]``."""
@@ -217,5 +217,5 @@ class AnalogMultiheadAttention(AnalogComposite):
         return weights @ v, weights
 
     def extra_repr(self) -> str:
-        """The twin's options."""
+        """The counterpart's options."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)

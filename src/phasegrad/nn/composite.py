@@ -1,4 +1,4 @@
-"""Twins that are made of several analog layers, with digital arithmetic between them."""
+"""Counterparts that are made of several analog layers, with digital arithmetic between them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class AnalogComposite(nn.Module, ABC):
-    """What the twin of a module with several matrices shares; each matrix is an analog layer of its own.
+    """What the counterpart of a module with several matrices shares; each matrix is an analog layer of its own.
 
-    A float checkpoint of the digital twin loads: its keys are renamed to those of the layers.
+    A float checkpoint of the digital counterpart loads: its keys are renamed to those of the layers.
 
     Attributes:
         hardware: the hardware of every layer, frozen.
@@ -31,10 +31,10 @@ class AnalogComposite(nn.Module, ABC):
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
-        """An analog module that takes over the parameters of its digital twin (the same objects)."""
-        twin = cls.__new__(cls)
-        twin._adopt(digital, hardware)
-        return twin
+        """An analog module that takes over the parameters of its digital counterpart (the same objects)."""
+        counterpart = cls.__new__(cls)
+        counterpart._adopt(digital, hardware)
+        return counterpart
 
     def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
         nn.Module.__init__(self)
@@ -46,16 +46,16 @@ class AnalogComposite(nn.Module, ABC):
         self._take(digital)
 
     def _linear(self, weight: nn.Parameter, bias: nn.Parameter | None) -> AnalogLinear:
-        """An analog matrix product of parameters of the digital twin."""
+        """An analog matrix product of parameters of the digital counterpart."""
         digital = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
         digital.register_parameter("weight", weight)
         digital.register_parameter("bias", bias)
         return AnalogLinear.from_digital(digital.train(self.training), self.hardware)
 
-    # --- what a concrete twin supplies --------------------------------------------------------------------------
+    # --- what a concrete counterpart supplies --------------------------------------------------------------------------
 
     _options: tuple[str, ...]
-    """Attributes that are the digital twin's own."""
+    """Attributes that are the digital counterpart's own."""
 
     @abstractmethod
     def _take(self, digital: nn.Module) -> None:
@@ -64,16 +64,16 @@ class AnalogComposite(nn.Module, ABC):
     @property
     @abstractmethod
     def _keys(self) -> dict[str, str]:
-        """Each parameter's name in the digital twin, and here."""
+        """Each parameter's name in the digital counterpart, and here."""
 
     @abstractmethod
     def _digital(self) -> nn.Module:
-        """A digital twin with the same options, on the meta device."""
+        """A digital counterpart with the same options, on the meta device."""
 
     # --- the way back, and checkpoints --------------------------------------------------------------------------
 
     def to_digital(self) -> nn.Module:
-        """The digital twin, with the weights that the layers hold now (the same parameters, clipped)."""
+        """The digital counterpart, with the weights that the layers hold now (the same parameters, clipped)."""
         digital, plain = self._digital(), {}
         for name, layer in self.named_modules(remove_duplicate=False):
             if isinstance(layer, AnalogLayer):

@@ -1,4 +1,4 @@
-"""Analog twins of ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``."""
+"""Analog counterparts of ``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``."""
 
 from __future__ import annotations
 
@@ -6,23 +6,19 @@ from abc import ABC
 from collections.abc import Callable
 from typing import Any, ClassVar, final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import tile_count
-from phasegrad.crossbar.product import ConvolutionTiles
+from phasegrad.crossbar.tilings import ConvolutionTiling
 from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.patches import Patches
-
-_TOGETHER = 1 << 22  # gradients of patches that are folded at a time, unless an image has more
 
 
 class _AnalogConv(AnalogLayer, ABC):
     """What the convolutions share; each output channel of each group is a column."""
 
-    _twin: ClassVar[type[nn.modules.conv._ConvNd]]
+    _counterpart: ClassVar[type[nn.modules.conv._ConvNd]]
     _convolve: ClassVar[Callable[..., Tensor]]
     _options = (
         "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
@@ -44,18 +40,19 @@ class _AnalogConv(AnalogLayer, ABC):
         device: Any = None, dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
         options = (kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
-        self._adopt(self._twin(in_channels, out_channels, *options), hardware)  # type: ignore[arg-type]
+        self._adopt(self._counterpart(in_channels, out_channels, *options), hardware)  # type: ignore[arg-type]
 
     def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
         super()._adopt(digital, hardware)
         self._edges = tuple(digital._reversed_padding_repeated_twice)  # type: ignore[arg-type]
 
     @property
-    def _columns(self) -> int:
+    def columns(self) -> int:
+        """Outputs that share a tile: those of one group at most."""
         return min(self.hardware.columns, self.out_channels // self.groups)
 
     @property
-    def _lines(self) -> int:
+    def _dac_count(self) -> int:
         return self.in_channels
 
     @property
@@ -64,50 +61,23 @@ class _AnalogConv(AnalogLayer, ABC):
         return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)
 
     @property
-    def _kernel(self) -> tuple[int, ...]:
-        """Positions of an image that one sample of the matrix sees."""
-        return self.kernel_size
-
-    @property
-    def _tiles(self) -> ConvolutionTiles:
-        padding = self.padding if self.padding_mode == "zeros" else (0,) * len(self.kernel_size)
-        return ConvolutionTiles(
+    def tiling(self) -> ConvolutionTiling:
+        """Row tiles of a convolution."""
+        # Padding other than zeros is added to the inputs themselves.
+        zeros = self.padding_mode == "zeros"
+        return ConvolutionTiling(
             convolve=type(self)._convolve,
             kernel_size=self.kernel_size,
             stride=self.stride,
-            padding=padding,
+            padding=self.padding if zeros else (0,) * len(self.kernel_size),
             dilation=self.dilation,
             groups=self.groups,
             rows=self.hardware.rows,
+            edges=self._edges if zeros else (0,) * len(self._edges),
         )
 
-    @property
-    def patches(self) -> Patches:
-        """One for each position and group of every image."""
-        # Padding that is not of zeros is put around the rows themselves.
-        edges = self._edges if self.padding_mode == "zeros" else (0,) * len(self._edges)
-        return Patches(self.kernel_size, self.stride, self.dilation, self.groups, edges)
-
-    def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
-        return self.patches.transposed(d, weight.view(len(weight), -1, *self._kernel), shape)
-
-    def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
-        # A tile is driven by the gradients of one position at a time, as it was by one patch.
-        weights, patches = self._held(seed).chunk(self.groups), self.patches
-        images = d.movedim(1, -1).unflatten(-1, (self.groups, -1))
-        folded = []
-        together = max(1, _TOGETHER // (patches.number(d[:1]) * self.in_features))
-        for i, some in enumerate(images.split(together)):
-            by_group = some.flatten(0, -3).unbind(1)
-            parts = [
-                self._turned_product(rows, weight, seed + i * self.groups + group)
-                for group, (rows, weight) in enumerate(zip(by_group, weights, strict=True))
-            ]
-            seen = torch.stack(parts, 1).view(*some.shape[:-1], -1, *self._kernel)
-            folded.append(patches.fold(seen, shape))
-        return torch.cat(folded)
-
-    def _to_rows(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
+        """The input as ``[batch, channels, ...]``; raises if its shape is wrong."""
         space = len(self.kernel_size)
         if x.dim() not in (space + 1, space + 2) or x.shape[-space - 1] != self.in_channels:
             raise ValueError(
@@ -123,14 +93,14 @@ class _AnalogConv(AnalogLayer, ABC):
     def _digital(self) -> nn.Module:
         options = (self.stride, self.padding, self.dilation, self.groups, self.bias is not None, self.padding_mode)
         sizes = (self.in_channels, self.out_channels, self.kernel_size)
-        return self._twin(*sizes, *options, device="meta")  # type: ignore[arg-type]
+        return self._counterpart(*sizes, *options, device="meta")  # type: ignore[arg-type]
 
 
 @final
 class AnalogConv1d(_AnalogConv):
     """``nn.Conv1d`` in crossbar tiles; arguments as there, and ``hardware``."""
 
-    _twin = nn.Conv1d
+    _counterpart = nn.Conv1d
     _convolve = staticmethod(F.conv1d)
 
 
@@ -145,7 +115,7 @@ class AnalogConv2d(_AnalogConv):
         torch.Size([2, 8, 16, 16])
     """
 
-    _twin = nn.Conv2d
+    _counterpart = nn.Conv2d
     _convolve = staticmethod(F.conv2d)
 
 
@@ -153,5 +123,5 @@ class AnalogConv2d(_AnalogConv):
 class AnalogConv3d(_AnalogConv):
     """``nn.Conv3d`` in crossbar tiles; arguments as there, and ``hardware``."""
 
-    _twin = nn.Conv3d
+    _counterpart = nn.Conv3d
     _convolve = staticmethod(F.conv3d)

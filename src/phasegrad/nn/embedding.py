@@ -1,18 +1,20 @@
-"""Analog twin of ``nn.Embedding``."""
+"""Analog counterpart of ``nn.Embedding``."""
 
 from __future__ import annotations
 
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
-from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
-from phasegrad.crossbar.product import Conversion, LinearTiles, Matrix, convert_outputs
-from phasegrad.nn.layer import AnalogLayer, range_name
+from phasegrad.crossbar.bit_lines import Conversion, TileOutputs, converted, tile_outputs
+from phasegrad.crossbar.converters import CalibratedRange, LearnedRange, Phase
+from phasegrad.crossbar.tile_weights import TileWeights
+from phasegrad.crossbar.tilings import LookUp
+from phasegrad.nn.layer import AnalogLayer
 from phasegrad.ops.profiling import profiled
+from phasegrad.stores.base import range_name
 
 
 @final
@@ -25,7 +27,7 @@ class AnalogEmbedding(AnalogLayer):
     device, unless it is learned: then it starts there.
 
     :func:`phasegrad.convert` leaves embeddings digital, where a look-up costs a read of one row of ordinary memory. Ask
-    for this one with ``register_twin(nn.Embedding, AnalogEmbedding.from_digital)``.
+    for this one with ``register_counterpart(nn.Embedding, AnalogEmbedding.from_digital)``.
 
     Args:
         num_embeddings: how many there are.
@@ -89,80 +91,66 @@ class AnalogEmbedding(AnalogLayer):
         self.converters = None
 
     @property
-    def calibrated(self) -> bool:
-        """No: tokens have no range."""
+    def has_ranges(self) -> bool:
+        """Whether the ranges of the converters can be calibrated from inputs: tokens have no range."""
         return False
 
     @property
-    def _tiles(self) -> LinearTiles:
-        return LinearTiles(self.hardware.rows)
+    def tiling(self) -> LookUp:
+        """Tiles that are driven from their columns by one token at a time."""
+        return LookUp(self.hardware.rows, self.padding_idx, self.scale_grad_by_freq)
 
     @property
-    def _lines(self) -> int:
+    def _dac_count(self) -> int:
         return 1
 
-    @property
-    def patches(self) -> None:
-        """None: each row is a sample."""
-
     @profiled(range_name("forward"))
-    def forward(self, input: Tensor, matrix: Matrix | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor, weights: TileWeights | None = None) -> Tensor:  # type: ignore[override]
         """The embeddings of tokens, as the hardware reads them.
 
         Args:
             input: tokens, of an integer dtype.
-            matrix: what :meth:`read` found, for several look-ups of one read; ``None`` to read now.
+            weights: an earlier :meth:`read`, for several look-ups with one read; ``None`` to read now.
         """
-        seed = self._seed()
-        matrix = self._matrix(seed) if matrix is None else matrix
-        tokens, total = input.flatten(), None
-        for i, (factor, part) in enumerate(matrix.slices()):
-            y = factor * self._look_up(tokens, part, seed, i)
-            total = y if total is None else total + y
-        assert total is not None
+        seed = self.store.draw_seed()
+        weights = self.store.matrix(seed) if weights is None else weights
+        tokens = input.flatten()
+        parts = [factor * self._look_up(tokens, w, seed, i) for i, (factor, w) in enumerate(weights.slices())]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
         return total.view(*input.shape, self.embedding_dim)
 
-    def _look_up(self, tokens: Tensor, matrix: Matrix, seed: Tensor, number: int) -> Tensor:
-        """One slice, tile after tile of the lines that are sensed."""
-        read = matrix.read(seed, self.hardware.rows)
-        y = F.embedding(tokens, read, self.padding_idx, None, 2.0, self.scale_grad_by_freq)
+    def _look_up(self, tokens: Tensor, weights: TileWeights, seed: Tensor, number: int) -> Tensor:
+        """The embeddings from one slice of the weights; each tile of sensed lines has its own converters."""
+        hardware, driven = self.hardware, Phase(tokens, square=tokens)
+        outputs = tile_outputs(driven, weights, weights.scale, self.tiling, hardware, seed)
         parts = []
-        for t, values in enumerate(y.split(self.hardware.rows, dim=1)):
-            unit = matrix.scale[t][tokens]
-            values = self._converted(values, unit, matrix, seed, number * len(matrix.scale) + t)
-            parts.append(
-                values if matrix.gain is None else values * matrix.gain[t][tokens].unsqueeze(1).to(values.dtype)
-            )
+        for t, values in enumerate(outputs.values):
+            if hardware.adc is not None or hardware.output_noise > 0.0 or weights.read_noise > 0.0:
+                conversion = Conversion(weights.scale[t][tokens], self.output_range, hardware, seed)
+                conversion = conversion._replace(offset=conversion.offset + number * len(weights.scale) + t)
+                tile = TileOutputs([values.contiguous()], outputs.variances[t : t + 1])
+                ones = weights.scale.new_ones(1, values.shape[1])
+                values = converted(tile, weights._replace(scale=ones, gain=None), conversion)
+            if weights.gain is not None:
+                values = values * weights.gain[t][tokens].unsqueeze(1).to(values.dtype)
+            parts.append(values)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def _converted(self, values: Tensor, unit: Tensor, matrix: Matrix, seed: Tensor, stream: int) -> Tensor:
-        hardware = self.hardware
-        if hardware.adc is None and hardware.output_noise == 0.0 and matrix.read_noise == 0.0:
-            return values
-        whole = matrix.scale.new_ones(1, values.shape[1])
-        conversion = Conversion(unit, self.output_range, hardware, seed)
-        conversion = conversion._replace(offset=conversion.offset + stream)
-        spread = [values.detach().abs()] if matrix.read_noise > 0 else []
-        return convert_outputs([values.contiguous()], spread, matrix._replace(scale=whole, gain=None), conversion)
-
-    def _to_rows(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
+        """The tokens as they are."""
         return x
 
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
         return y
-
-    def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
-        raise NotImplementedError("tokens have no gradient")
-
-    def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
-        raise NotImplementedError("tokens have no gradient")
 
     def _digital(self) -> nn.Module:
         options = (self.padding_idx, None, self.norm_type, self.scale_grad_by_freq, False)
         return nn.Embedding(self.num_embeddings, self.embedding_dim, *options, device="meta")
 
     def to_digital(self) -> nn.Module:
-        """The digital twin, with the weight that the layer holds now (the same parameter, clipped)."""
+        """The digital counterpart, with the weight that the layer holds now (the same parameter, clipped)."""
         digital = super().to_digital()
         del digital._parameters["bias"]
         return digital
@@ -192,5 +180,5 @@ def _check_hardware(hardware: Hardware) -> None:
     if found:
         raise ValueError(
             f"AnalogEmbedding: hardware.{found[0]} = {getattr(hardware, found[0])}; a look-up through it is not "
-            "modelled. Leave the embedding digital, which convert does unless a twin is registered for it"
+            "modelled. Leave the embedding digital, which convert does unless a counterpart is registered for it"
         )

@@ -1,4 +1,4 @@
-"""Analog twins of ``nn.Linear``, and of layers that are one with its weight transposed."""
+"""Analog counterparts of ``nn.Linear``, and of layers that are one with its weight transposed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
-from phasegrad.crossbar.product import LinearTiles
+from phasegrad.crossbar.tilings import LinearTiling
 from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.layout import Layout
+from phasegrad.stores.layout import Layout
 
 
 class _RowProduct(AnalogLayer, ABC):
@@ -20,14 +20,16 @@ class _RowProduct(AnalogLayer, ABC):
     _options = ()
 
     @property
-    def _tiles(self) -> LinearTiles:
-        return LinearTiles(self.hardware.rows)
+    def tiling(self) -> LinearTiling:
+        """Row tiles of a matrix product."""
+        return LinearTiling(self.hardware.rows)
 
     @property
-    def _lines(self) -> int:
+    def _dac_count(self) -> int:
         return self.in_features
 
-    def _to_rows(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
+        """The input as ``[rows, in]``; raises if its last dimension is wrong."""
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(x.shape)}; its last dimension must be in_features = "
@@ -37,16 +39,6 @@ class _RowProduct(AnalogLayer, ABC):
 
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
         return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
-
-    @property
-    def patches(self) -> None:
-        """None: each row is a sample."""
-
-    def _transposed_exactly(self, d: Tensor, shape: torch.Size, weight: Tensor) -> Tensor:
-        return d @ weight
-
-    def _transposed_by_tiles(self, d: Tensor, shape: torch.Size, seed: Tensor) -> Tensor:
-        return self._turned_product(d, self._held(seed), seed)
 
     def extra_repr(self) -> str:
         """The layer's sizes, and what :class:`AnalogLayer` adds."""
@@ -106,7 +98,7 @@ class AnalogTransposedLinear(_RowProduct):
         self._adopt(TransposedLinear(nf, nx), hardware)
 
     def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
-        self.twin = type(digital)
+        self.counterpart = type(digital)
         super()._adopt(digital, hardware)
 
     @property
@@ -116,11 +108,11 @@ class AnalogTransposedLinear(_RowProduct):
 
     def _digital(self) -> nn.Module:
         with torch.device("meta"):
-            return self.twin(self.out_features, self.in_features)
+            return self.counterpart(self.out_features, self.in_features)
 
 
 class TransposedLinear(nn.Module):
-    """The digital twin of an :class:`AnalogTransposedLinear` that was not made from another class.
+    """The digital counterpart of an :class:`AnalogTransposedLinear` that was not made from another class.
 
     Args:
         nf: size of each output.

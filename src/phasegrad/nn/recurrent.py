@@ -1,4 +1,4 @@
-"""Analog twins of ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``."""
+"""Analog counterparts of ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from phasegrad.crossbar import Hardware
-from phasegrad.crossbar.product import Matrix
+from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.nn import gates
 from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.linear import AnalogLinear
@@ -28,7 +28,7 @@ class _Recurrent(AnalogComposite, ABC):
     the noise of training, which stands for the errors of programming; a chip is read anew at each step.
     """
 
-    _twin: ClassVar[type[nn.RNNBase]]
+    _counterpart: ClassVar[type[nn.RNNBase]]
     _names: ClassVar[tuple[str, ...]]
     """Of the parts of the state."""
     _options = (
@@ -66,7 +66,7 @@ class _Recurrent(AnalogComposite, ABC):
 
     def _digital(self) -> nn.Module:
         options = {name: getattr(self, name) for name in self._options if name != "proj_size" or self.proj_size}
-        digital = self._twin(**(options | {"dropout": 0.0}), device="meta")  # type: ignore[arg-type]
+        digital = self._counterpart(**(options | {"dropout": 0.0}), device="meta")  # type: ignore[arg-type]
         digital.dropout = self.dropout  # of a single layer torch warns, as it did when the model was made
         return digital
 
@@ -186,7 +186,7 @@ class _Recurrent(AnalogComposite, ABC):
         """The state that follows, from what the two products give."""
 
     def extra_repr(self) -> str:
-        """The twin's options."""
+        """The counterpart's options."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
 
 
@@ -196,28 +196,28 @@ class _Step:
     def __init__(self, layer: _Recurrent, place: str) -> None:
         self.follows = layer._next
         self.hidden: AnalogLinear = layer.get_submodule(f"hh_{place}")  # type: ignore[assignment]
-        self.matrix = _of_a_sequence(self.hidden)
+        self.weights = _sequence_read(self.hidden)
         self.projection: AnalogLinear | None = layer._modules.get(f"hr_{place}")  # type: ignore[assignment]
-        self.projected = None if self.projection is None else _of_a_sequence(self.projection)
+        self.projected = None if self.projection is None else _sequence_read(self.projection)
 
     def __call__(self, driven: Tensor, state: State) -> State:
         """The next state."""
-        hidden, *others = self.follows(driven, self.hidden(state[0], self.matrix), state)
+        hidden, *others = self.follows(driven, self.hidden(state[0], self.weights), state)
         if self.projection is not None:
             hidden = self.projection(hidden, self.projected)
         return hidden, *others
 
 
-def _of_a_sequence(layer: AnalogLinear) -> Matrix | None:
-    """Digital weights with one draw of training noise; devices are read at each step."""
-    return layer.read() if layer.devices is None else None
+def _sequence_read(layer: AnalogLinear) -> TileWeights | None:
+    """One read for all steps of a sequence, if the weights are digital; devices are read at each step."""
+    return layer.read() if layer.store.one_read_per_sequence else None
 
 
 @final
 class AnalogRNN(_Recurrent):
     """``nn.RNN`` whose two products a step are computed in crossbar tiles; arguments as there, and ``hardware``."""
 
-    _twin = nn.RNN
+    _counterpart = nn.RNN
     _names = ("h_0",)
     _options = (*_Recurrent._options, "nonlinearity")
 
@@ -250,7 +250,7 @@ class AnalogLSTM(_Recurrent):
         ((3, 5, 16), (1, 3, 16))
     """
 
-    _twin = nn.LSTM
+    _counterpart = nn.LSTM
     _names = ("h_0", "c_0")
 
     def __init__(
@@ -270,7 +270,7 @@ class AnalogLSTM(_Recurrent):
 class AnalogGRU(_Recurrent):
     """``nn.GRU`` whose two products a step are computed in crossbar tiles; arguments as there, and ``hardware``."""
 
-    _twin = nn.GRU
+    _counterpart = nn.GRU
     _names = ("h_0",)
 
     def __init__(

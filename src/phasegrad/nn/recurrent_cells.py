@@ -1,4 +1,4 @@
-"""Analog twins of ``nn.RNNCell``, ``nn.LSTMCell`` and ``nn.GRUCell``."""
+"""Analog counterparts of ``nn.RNNCell``, ``nn.LSTMCell`` and ``nn.GRUCell``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _RecurrentCell(AnalogComposite, ABC):
     sequence.
     """
 
-    _twin: ClassVar[type[nn.RNNCellBase]]
+    _counterpart: ClassVar[type[nn.RNNCellBase]]
     _parts: ClassVar[int] = 1
     """Tensors of a state."""
     _options = ("input_size", "hidden_size", "bias")
@@ -41,7 +41,7 @@ class _RecurrentCell(AnalogComposite, ABC):
 
     def _digital(self) -> nn.Module:
         options = {name: getattr(self, name) for name in self._options}
-        return self._twin(**options, device="meta")  # type: ignore[arg-type]
+        return self._counterpart(**options, device="meta")  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
         """The next state; arguments and result as in torch.
@@ -79,7 +79,7 @@ class _RecurrentCell(AnalogComposite, ABC):
         """The state that follows, from what the two products give."""
 
     def extra_repr(self) -> str:
-        """The twin's options."""
+        """The counterpart's options."""
         return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
 
 
@@ -87,7 +87,7 @@ class _RecurrentCell(AnalogComposite, ABC):
 class AnalogRNNCell(_RecurrentCell):
     """``nn.RNNCell`` in crossbar tiles; arguments as there, and ``hardware``."""
 
-    _twin = nn.RNNCell
+    _counterpart = nn.RNNCell
     _options = (*_RecurrentCell._options, "nonlinearity")
 
     nonlinearity: str
@@ -114,7 +114,7 @@ class AnalogLSTMCell(_RecurrentCell):
         (3, 8)
     """
 
-    _twin = nn.LSTMCell
+    _counterpart = nn.LSTMCell
     _parts = 2
 
     def __init__(
@@ -131,7 +131,7 @@ class AnalogLSTMCell(_RecurrentCell):
 class AnalogGRUCell(_RecurrentCell):
     """``nn.GRUCell`` in crossbar tiles; arguments as there, and ``hardware``."""
 
-    _twin = nn.GRUCell
+    _counterpart = nn.GRUCell
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,

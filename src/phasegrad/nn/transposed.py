@@ -1,4 +1,4 @@
-"""Analog twins of ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d``, ``nn.ConvTranspose3d``."""
+"""Analog counterparts of ``nn.ConvTranspose1d``, ``nn.ConvTranspose2d``, ``nn.ConvTranspose3d``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import tile_count
-from phasegrad.crossbar.product import ConvolutionTiles, Matrix
+from phasegrad.crossbar.tile_weights import TileWeights
+from phasegrad.crossbar.tilings import ConvolutionTiling
 from phasegrad.nn.conv import _AnalogConv
-from phasegrad.nn.layer import range_name
-from phasegrad.nn.layout import Layout
-from phasegrad.nn.patches import Patches
 from phasegrad.ops.profiling import profiled
+from phasegrad.stores.base import range_name
+from phasegrad.stores.layout import Layout
 
 
 class _AnalogConvTranspose(_AnalogConv, ABC):
@@ -27,7 +27,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
     the output is added digitally.
     """
 
-    _twin: ClassVar[Any]
+    _counterpart: ClassVar[Any]
     _options = (*_AnalogConv._options, "output_padding")
 
     output_padding: tuple[int, ...]
@@ -40,7 +40,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
         options = (stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype)
-        self._adopt(self._twin(in_channels, out_channels, kernel_size, *options), hardware)
+        self._adopt(self._counterpart(in_channels, out_channels, kernel_size, *options), hardware)
 
     @property
     def layout(self) -> Layout:
@@ -48,7 +48,8 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         return Layout(inputs_first=True, groups=self.groups)
 
     @property
-    def _columns(self) -> int:
+    def columns(self) -> int:
+        """Outputs that share a tile: those of one group at most."""
         return min(self.hardware.columns, self.out_features // self.groups)
 
     @property
@@ -57,35 +58,30 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         return self.groups * tile_count(self.out_features // self.groups, self.in_features, self.hardware)
 
     @property
-    def _kernel(self) -> tuple[int, ...]:
-        return (1,) * len(self.kernel_size)
-
-    @property
-    def _tiles(self) -> ConvolutionTiles:
-        one = self._kernel
-        return ConvolutionTiles(type(self)._convolve, one, one, (0,) * len(one), one, self.groups, self.hardware.rows)
-
-    @property
-    def patches(self) -> Patches:
-        """One for each position and group of every image."""
-        one = self._kernel
-        return Patches(one, one, one, self.groups, (0,) * (2 * len(one)))
+    def tiling(self) -> ConvolutionTiling:
+        """A convolution with a kernel of one position: one sample per position and group of every image."""
+        one = (1,) * len(self.kernel_size)
+        zeros = (0,) * len(one)
+        edges = zeros * 2
+        return ConvolutionTiling(
+            type(self)._convolve, one, one, zeros, one, self.groups, self.hardware.rows, edges
+        )  # fmt: skip
 
     @profiled(range_name("forward"))
     def forward(  # type: ignore[override]
-        self, input: Tensor, output_size: list[int] | None = None, matrix: Matrix | None = None
+        self, input: Tensor, output_size: list[int] | None = None, weights: TileWeights | None = None
     ) -> Tensor:  # fmt: skip
         """The layer's output, as the hardware gives it.
 
         Args:
-            input: in the twin's shape.
+            input: in the counterpart's shape.
             output_size: of the spatial dimensions, as in torch, where a stride leaves a choice.
-            matrix: what :meth:`read` found, for several products of one read; ``None`` to read now.
+            weights: an earlier :meth:`read`, for several products with one read; ``None`` to read now.
         """
-        rows, padding = self._to_rows(input), cast("tuple[int, ...]", self.padding)
+        rows, padding = self.to_rows(input), cast("tuple[int, ...]", self.padding)
         sizes = (list(self.stride), list(padding), list(self.kernel_size), len(self.kernel_size))
         more = _ConvTransposeNd._output_padding(self, input, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
-        y = self._overlapped(self._outputs(rows, None, matrix, None))
+        y = self._overlapped(self.store.output(rows, None, weights))
         edges = [edge for p, extra in zip(padding, more, strict=True) for edge in (extra - p, -p)]
         y = F.pad(y, edges[::-1])  # a negative edge is cut off
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * len(self.kernel_size))
@@ -114,7 +110,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
 
     def _digital(self) -> nn.Module:
         options = (self.stride, self.padding, self.output_padding, self.groups, self.bias is not None, self.dilation)
-        return self._twin(self.in_channels, self.out_channels, self.kernel_size, *options, device="meta")
+        return self._counterpart(self.in_channels, self.out_channels, self.kernel_size, *options, device="meta")
 
 
 def _fold(y: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
@@ -131,7 +127,7 @@ class AnalogConvTranspose1d(_AnalogConvTranspose):
     Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
     """
 
-    _twin = nn.ConvTranspose1d
+    _counterpart = nn.ConvTranspose1d
     _convolve = staticmethod(F.conv1d)
 
 
@@ -148,7 +144,7 @@ class AnalogConvTranspose2d(_AnalogConvTranspose):
         (torch.Size([2, 3, 10, 10]), 48, 8)
     """
 
-    _twin = nn.ConvTranspose2d
+    _counterpart = nn.ConvTranspose2d
     _convolve = staticmethod(F.conv2d)
 
 
@@ -159,5 +155,5 @@ class AnalogConvTranspose3d(_AnalogConvTranspose):
     Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
     """
 
-    _twin = nn.ConvTranspose3d
+    _counterpart = nn.ConvTranspose3d
     _convolve = staticmethod(F.conv3d)

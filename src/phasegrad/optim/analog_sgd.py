@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, final
 
-from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.base import PulsedOptimizer
+from phasegrad.stores import InMemoryWeight
+from phasegrad.stores.pulsed_weight import update
 
 
 @final
@@ -40,4 +41,5 @@ class AnalogSGD(PulsedOptimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
-        weight.update(float(group["lr"]), self._draw_seed(weight, group))
+        seed = self._draw_seed(weight, group)
+        weight.apply_pulses(update, weight.staged(), float(group["lr"]), seed)

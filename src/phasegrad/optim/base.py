@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
-from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.replicas import common_generator, gathered, processes, share_devices
+from phasegrad.stores import InMemoryWeight
 
 
 class PulsedOptimizer(torch.optim.Optimizer):

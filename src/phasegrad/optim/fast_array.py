@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.base import PulsedOptimizer
+from phasegrad.stores import InMemoryWeight
+from phasegrad.stores.pulsed_weight import read_fast, send_counts_to_slow, update
 
 _AVERAGED = 0.05
 """Weight of a step in the running mean that an automatic ``fast_lr`` follows."""
@@ -104,11 +105,14 @@ class FastArrayOptimizer(PulsedOptimizer):
         if not state:
             state.update({"samples": 0, "reads": 0, "strength": 0.0}, **self._begin(weight))
         fast_lr = self._fast_rate(weight, state, group)
-        weight.update(fast_lr, self._draw_seed(weight, group), state.get("chopper"))
+        samples, chopper = weight.staged(), state.get("chopper")
+        if chopper is not None:
+            samples = ((x * chopper, d) for x, d in samples)
+        weight.apply_pulses(update, samples, fast_lr, self._draw_seed(weight, group))
         lines, reads = self._due(weight, state, group)
         if len(lines):
             seed = self._draw_seed(weight, group)
-            read = weight.read_fast(lines, seed)
+            read = read_fast(weight.devices, lines, seed)
             self._transfer(weight, state, group, Transfer(lines, reads, read, float(group["lr"]) / fast_lr, seed))
 
     def _fast_rate(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> float:
@@ -146,7 +150,7 @@ class FastArrayOptimizer(PulsedOptimizer):
         steps = (hidden / threshold).trunc_()
         state["hidden"].index_copy_(1, due.lines, hidden.sub_(steps, alpha=threshold))
         if bool(steps.any()):
-            weight.send_to_slow(steps.to(torch.int32), due.lines, due.seed)
+            weight.apply_pulses(send_counts_to_slow, steps.to(torch.int32), due.lines, due.seed)
 
     def _check_positive(self, name: str, value: float) -> None:
         if not 0.0 < value < math.inf:

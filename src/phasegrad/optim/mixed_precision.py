@@ -7,8 +7,9 @@ from typing import Any, final
 
 import torch
 
-from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.base import PulsedOptimizer
+from phasegrad.stores import InMemoryWeight
+from phasegrad.stores.pulsed_weight import send_counts
 
 
 @final
@@ -52,4 +53,4 @@ class MixedPrecision(PulsedOptimizer):
             chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
         steps = (chi / epsilon).trunc_()
         chi.sub_(steps, alpha=epsilon)
-        weight.send_counts(steps.neg_().to(torch.int32), self._draw_seed(weight, group))
+        weight.apply_pulses(send_counts, steps.neg_().to(torch.int32), self._draw_seed(weight, group))

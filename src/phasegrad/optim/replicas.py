@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
-from phasegrad.nn.in_memory import InMemoryWeight, Samples
+from phasegrad.stores.in_memory_weight import InMemoryWeight, Samples
 
 _ALIGNED = 8  # bytes, so that any dtype may begin there
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import CHOPPER
-from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.optim.fast_array import FastArrayOptimizer, Transfer, hidden_matrix
+from phasegrad.stores import InMemoryWeight
+from phasegrad.stores.pulsed_weight import pulse_slow
 
 
 @final
@@ -63,7 +64,7 @@ class TikiTaka(FastArrayOptimizer):
         return {}
 
     def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer) -> None:
-        weight.coincide_on_slow(due.read.neg().t().contiguous(), due.rate, due.lines, due.seed)
+        weight.apply_pulses(pulse_slow, due.read.neg().t().contiguous(), due.rate, due.lines, due.seed)
 
 
 @final

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from phasegrad.cells import DifferentialSlices
+from phasegrad.conversion import convert
 from phasegrad.crossbar import Adc, CalibratedRange, Hardware, OutputConverter
 from phasegrad.crossbar.converters import linearity as measure
 from phasegrad.hwa import calibrate
-from phasegrad.nn import convert
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 

@@ -1,4 +1,7 @@
-"""Closed-loop transfer of a weight from its fast devices to its slow ones."""
+"""Write-and-verify: pulse devices and read them in turn until they store their targets.
+
+The only write loop of the library: closed-loop transfers of in-memory training use it.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +9,8 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.arrays import DeviceArray
 from phasegrad.crossbar.fast import Transfer
-
-_ROUNDS = 3
-"""Times that the residual is sent as counted pulses, each time what is missing still."""
-
-
-def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
-    """Move all of ``slow + polarity * fast`` to the slow devices, and what they miss to the fast ones, in place.
-
-    Args:
-        slow: written anew.
-        fast: starts from rest, with the residual on it.
-        polarity: 1 or -1, 0-d; changes its sign if the rule inverts.
-        rule: how.
-        now: time [s].
-        seed: of all draws.
-    """
-    assert slow.full is not None
-    assert fast.full is not None
-    held = fast.cell.weight(fast.present(now)) * (fast.full * polarity)
-    wanted = measured(slow, rule.reads, now, seed, streams.TRANSFER) * slow.full + held
-    limit = rule.limit * slow.full
-    write(slow, wanted.clamp(-limit, limit) / slow.full, rule, now, seed)
-    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2) * slow.full
-    if rule.inversion:
-        polarity.neg_()
-    fast.program(torch.zeros_like(wanted), now, seed)
-    for i in range(_ROUNDS):  # steps differ from cell to cell, so what was sent is looked at
-        missing = residual * polarity - fast.cell.weight(fast.present(now)) * fast.full
-        fast.send((missing / fast.granularity).round_().to(torch.int32), now, seed, streams.TRANSFER + 4 + i)
+from phasegrad.stores.device_array import DeviceArray
 
 
 def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import phasegrad as pg
 from phasegrad.cells import DifferentialPair, ReferencedDevice
 from phasegrad.crossbar import Fast, Hardware, Pulses, Transfer
-from phasegrad.crossbar.stores import Devices
 from phasegrad.devices import Capacitor, ConstantSteps, LinearSteps, ideal_device, nandakumar_2018_device
+from phasegrad.stores import AnalogWeight
 
 SEED = torch.tensor([11])
 SHAPE = (60, 80)
@@ -40,9 +40,9 @@ def hardware(
     )
 
 
-def devices(made: Hardware, weight: Tensor | None = None) -> Devices:
+def devices(made: Hardware, weight: Tensor | None = None) -> AnalogWeight:
     """Programmed to a weight, 0 without one."""
-    result = Devices(made, *SHAPE, made.columns)
+    result = AnalogWeight(made, *SHAPE, made.columns)
     target = torch.zeros(SHAPE) if weight is None else weight
     result.program_weight(target, torch.full_like(result.scale, 0.45), torch.ones(1), SEED)
     return result
@@ -103,8 +103,8 @@ def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
 # --- the transfer ---------------------------------------------------------------------------------------------
 
 
-def loaded(made: Devices, n: int = 300) -> Tensor:
-    """Devices after an update, and their weight."""
+def loaded(made: AnalogWeight, n: int = 300) -> Tensor:
+    """AnalogWeight after an update, and their weight."""
     weight = made.logical_weight()
     made.update([samples(n)], 1e-2, SEED, weight)
     return made.logical_weight()

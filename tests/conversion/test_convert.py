@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import phasegrad as pg
+from phasegrad.conversion import left_digital
 from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
-from phasegrad.nn import AnalogConv2d, AnalogLayer, AnalogLinear, analog_layers, left_digital
+from phasegrad.nn import AnalogConv2d, AnalogLayer, AnalogLinear, analog_layers
 
 IDEAL = pg.presets.ideal_inference()
 NOISY = pg.presets.pcm_inference()
@@ -188,7 +189,7 @@ def test_unknown_names_raise_with_the_names_there_are(argument: str) -> None:
     ("digital", "selection", "why"),
     [
         (nn.Sequential(nn.ReLU()), {}, "no layer has weights"),
-        (nn.Sequential(nn.BatchNorm1d(3)), {}, "no analog twin of BatchNorm1d"),
+        (nn.Sequential(nn.BatchNorm1d(3)), {}, "no analog counterpart of BatchNorm1d"),
         (nn.Sequential(nn.Linear(2, 2)), {"skip": ["0"]}, "0: named in skip"),
         (nn.Sequential(nn.Linear(2, 2)), {"only": []}, "0: not named in only"),
     ],
@@ -225,7 +226,7 @@ def test_reasons_name_what_stayed_digital_and_why() -> None:
         }
     )
     reasons = left_digital(pg.convert(digital, IDEAL, skip=["skipped"]))
-    assert reasons["norm"] == "no analog twin of BatchNorm1d"
+    assert reasons["norm"] == "no analog counterpart of BatchNorm1d"
     assert reasons["scaled"] == "Scaled is a subclass of Linear and may compute something else"
     assert reasons["attention"].startswith("scores and weighted values multiply activations")
     assert "attention.out_proj" not in reasons
@@ -249,7 +250,7 @@ def test_a_weight_that_a_hook_computes_stays_digital() -> None:
 def test_reasons_survive_deepcopy_and_vanish_on_the_way_back() -> None:
     net = pg.convert(model(), IDEAL, skip=["5"])
     assert left_digital(copy.deepcopy(net)) == left_digital(net) == {
-        "3.norm": "no analog twin of BatchNorm1d",
+        "3.norm": "no analog counterpart of BatchNorm1d",
         "5": "named in skip",
     }  # fmt: skip
     assert left_digital(pg.to_digital(net))["5"] == "not converted"

@@ -1,4 +1,4 @@
-"""Which module has which analog twin."""
+"""Which module has which analog counterpart."""
 
 from __future__ import annotations
 
@@ -11,18 +11,30 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.hooks import RemovableHandle
 
 from phasegrad.crossbar import Hardware
-from phasegrad.nn.attention import AnalogMultiheadAttention
-from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
-from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.linear import AnalogLinear, AnalogTransposedLinear, TransposedLinear
-from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
-from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
-from phasegrad.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
+from phasegrad.nn import (
+    AnalogConv1d,
+    AnalogConv2d,
+    AnalogConv3d,
+    AnalogConvTranspose1d,
+    AnalogConvTranspose2d,
+    AnalogConvTranspose3d,
+    AnalogGRU,
+    AnalogGRUCell,
+    AnalogLayer,
+    AnalogLinear,
+    AnalogLSTM,
+    AnalogLSTMCell,
+    AnalogMultiheadAttention,
+    AnalogRNN,
+    AnalogRNNCell,
+    AnalogTransposedLinear,
+)
+from phasegrad.nn.linear import TransposedLinear
 
 Make: TypeAlias = Callable[[nn.Module, Hardware], nn.Module]
-"""From a digital module and the hardware to its twin, which has analog layers in it or is one."""
+"""From a digital module and the hardware to its counterpart, which has analog layers in it or is one."""
 
-_TWINS: dict[type[nn.Module], Make] = {
+_COUNTERPARTS: dict[type[nn.Module], Make] = {
     nn.Linear: AnalogLinear.from_digital,
     nn.Conv1d: AnalogConv1d.from_digital,
     nn.Conv2d: AnalogConv2d.from_digital,
@@ -47,11 +59,11 @@ _OPTIONAL: dict[type[nn.Module], str] = {
 _registered: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 
 
-def register_twin(module_type: type[nn.Module], make: Make) -> RemovableHandle:
-    """Let :func:`phasegrad.convert` make twins of a module type, or other ones than it would.
+def register_counterpart(module_type: type[nn.Module], make: Make) -> RemovableHandle:
+    """Let :func:`phasegrad.convert` make counterparts of a module type, or other ones than it would.
 
     The type must be met exactly: a subclass may compute something else. A module is converted whole, so what it
-    contains is left to ``make``. :func:`phasegrad.to_digital` calls the twin's ``to_digital()`` where it has that
+    contains is left to ``make``. :func:`phasegrad.to_digital` calls the counterpart's ``to_digital()`` where it has that
     method, and otherwise takes the analog layers inside it back one by one.
 
     Args:
@@ -75,56 +87,58 @@ def register_twin(module_type: type[nn.Module], make: Make) -> RemovableHandle:
         >>> class Double(nn.Module):
         ...     def forward(self, x):
         ...         return 2 * x
-        >>> with register_twin(Scaled, make):
+        >>> with register_counterpart(Scaled, make):
         ...     net = pg.convert(nn.Sequential(Scaled(4, 4)), pg.presets.pcm_inference())
         >>> [type(m).__name__ for m in net[0]]
         ['AnalogLinear', 'Double']
     """
     if not (isinstance(module_type, type) and issubclass(module_type, nn.Module)):
-        raise TypeError(f"register_twin: module_type = {module_type!r}; it must be a subclass of torch.nn.Module")
+        raise TypeError(
+            f"register_counterpart: module_type = {module_type!r}; it must be a subclass of torch.nn.Module"
+        )
     if not callable(make):
-        raise TypeError(f"register_twin: make = {make!r}; it must be a function of a module and a Hardware")
+        raise TypeError(f"register_counterpart: make = {make!r}; it must be a function of a module and a Hardware")
     handle = RemovableHandle(_registered)
     _registered[handle.id] = (module_type, make)
     return handle
 
 
-def twin_of(module: nn.Module) -> Make | None:
-    """What makes the twin of a module; ``None`` if it has none."""
+def counterpart_of(module: nn.Module) -> Make | None:
+    """What makes the counterpart of a module; ``None`` if it has none."""
     kind = type(module)
     for registered, make in reversed(_registered.values()):
         if registered is kind:
             return make
-    return _TWINS.get(kind) or _NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
+    return _COUNTERPARTS.get(kind) or _NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
-def make_twin(digital: nn.Module, hardware: Hardware) -> nn.Module:
-    """The twin of a module that has one.
+def make_counterpart(digital: nn.Module, hardware: Hardware) -> nn.Module:
+    """The counterpart of a module that has one.
 
     Raises:
         TypeError: what a registered function made has no analog layer in it.
     """
-    make = twin_of(digital)
+    make = counterpart_of(digital)
     assert make is not None
-    twin = make(digital, hardware)
-    if not isinstance(twin, nn.Module) or not any(isinstance(m, AnalogLayer) for m in twin.modules()):
+    counterpart = make(digital, hardware)
+    if not isinstance(counterpart, nn.Module) or not any(isinstance(m, AnalogLayer) for m in counterpart.modules()):
         raise TypeError(
-            f"convert: the twin registered for {type(digital).__name__} is a {type(twin).__name__} without an analog "
+            f"convert: the counterpart registered for {type(digital).__name__} is a {type(counterpart).__name__} without an analog "
             "layer; it must be a module that contains one, such as AnalogLinear.from_digital(digital, hardware)"
         )
-    return twin
+    return counterpart
 
 
 def why_digital(module: nn.Module) -> str | None:
-    """Why a module has no twin; ``None`` if it has one."""
+    """Why a module has no counterpart; ``None`` if it has one."""
     kind = type(module)
-    if twin_of(module) is not None:
+    if counterpart_of(module) is not None:
         return "its weight is computed" if _computed(module) else None
-    known = (*(kind for kind, _ in _registered.values()), *_TWINS)
-    twin = next((t.__name__ for t in known if issubclass(kind, t)), None)
-    if twin is not None:
-        return f"{kind.__name__} is a subclass of {twin} and may compute something else"
-    return _OPTIONAL.get(kind) or f"no analog twin of {kind.__name__}"
+    known = (*(kind for kind, _ in _registered.values()), *_COUNTERPARTS)
+    counterpart = next((t.__name__ for t in known if issubclass(kind, t)), None)
+    if counterpart is not None:
+        return f"{kind.__name__} is a subclass of {counterpart} and may compute something else"
+    return _OPTIONAL.get(kind) or f"no analog counterpart of {kind.__name__}"
 
 
 def _computed(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 import phasegrad as pg
-from phasegrad.nn import Summary
+from phasegrad.conversion import Summary
 
 TILES = replace(pg.presets.ideal_inference(), rows=10, columns=4)
 
@@ -51,7 +51,7 @@ def test_summary_prints_a_row_a_layer_a_total_and_the_digital_rest() -> None:
         "total                              3      112",
         "",
         "digital:",
-        "  1  no analog twin of BatchNorm1d",
+        "  1  no analog counterpart of BatchNorm1d",
     ]
 
 

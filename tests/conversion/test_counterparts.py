@@ -1,4 +1,4 @@
-"""Twins that a user registers, and ties across kinds of modules."""
+"""Counterparts that a user registers, and ties across kinds of modules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import phasegrad as pg
-from phasegrad.nn import AnalogLinear, analog_layers, register_twin
+from phasegrad.conversion import register_counterpart
+from phasegrad.nn import AnalogLinear, analog_layers
 
 IDEAL = pg.presets.ideal_inference()
 NOISY = pg.presets.pcm_inference()
@@ -31,7 +32,7 @@ class Gated(nn.Module):
 
 
 class AnalogGated(nn.Module):
-    """Its twin, which knows the way back."""
+    """Its counterpart, which knows the way back."""
 
     def __init__(self, digital: Gated, hardware: pg.Hardware) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class AnalogGated(nn.Module):
 
 def test_a_registered_twin_is_made_and_comes_back(tmp_path: Path) -> None:
     model, x = nn.Sequential(Gated(), nn.Linear(4, 2)), torch.randn(3, 4)
-    with register_twin(Gated, AnalogGated):
+    with register_counterpart(Gated, AnalogGated):
         net = pg.convert(model, IDEAL)
         loaded = pg.convert(model, IDEAL).eval()
     assert set(analog_layers(net)) == {"0.gate", "0.value", "1"}
@@ -67,27 +68,27 @@ def test_a_registered_twin_is_made_and_comes_back(tmp_path: Path) -> None:
     torch.save(chip.state_dict(), tmp_path / "chip.pt")
     loaded.load_state_dict(torch.load(tmp_path / "chip.pt", weights_only=True))
     assert torch.equal(loaded(x), chip(x))
-    assert pg.nn.left_digital(net) == {}
+    assert pg.conversion.left_digital(net) == {}
 
 
 def test_it_ends_with_the_block_or_by_its_handle_and_the_last_one_counts() -> None:
     model = nn.Sequential(Gated(), nn.Linear(4, 2))
-    handle = register_twin(Gated, AnalogGated)
-    with register_twin(Gated, lambda d, h: nn.Sequential(AnalogLinear.from_digital(d.value, h))):
+    handle = register_counterpart(Gated, AnalogGated)
+    with register_counterpart(Gated, lambda d, h: nn.Sequential(AnalogLinear.from_digital(d.value, h))):
         assert type(pg.convert(model, IDEAL)[0]) is nn.Sequential
     assert type(pg.convert(model, IDEAL)[0]) is AnalogGated
     handle.remove()
     assert type(pg.convert(model, IDEAL)[0]) is Gated
-    assert pg.nn.left_digital(pg.convert(model, IDEAL))["0"] == "no analog twin of Gated"
+    assert pg.conversion.left_digital(pg.convert(model, IDEAL))["0"] == "no analog counterpart of Gated"
 
 
 def test_a_subclass_is_reported() -> None:
     class Other(Gated):
         pass
 
-    with register_twin(Gated, AnalogGated):
+    with register_counterpart(Gated, AnalogGated):
         net = pg.convert(nn.Sequential(Other()), IDEAL)
-    assert pg.nn.left_digital(net)["0"] == "Other is a subclass of Gated and may compute something else"
+    assert pg.conversion.left_digital(net)["0"] == "Other is a subclass of Gated and may compute something else"
     assert set(analog_layers(net)) == {"0.value"}
 
 
@@ -100,7 +101,7 @@ def test_a_twin_without_a_way_back_is_taken_back_layer_by_layer() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.layer(x)
 
-    with register_twin(nn.Linear, lambda d, h: Plain(AnalogLinear.from_digital(d, h))):
+    with register_counterpart(nn.Linear, lambda d, h: Plain(AnalogLinear.from_digital(d, h))):
         net = pg.convert(nn.Sequential(nn.Linear(4, 4)), IDEAL)
     back = pg.to_digital(net)
     assert type(back[0]) is Plain
@@ -117,13 +118,13 @@ def test_a_twin_without_a_way_back_is_taken_back_layer_by_layer() -> None:
 )
 def test_other_arguments_are_refused(arguments: Any, error: str) -> None:
     with pytest.raises(TypeError, match=error):
-        register_twin(*arguments)
+        register_counterpart(*arguments)
 
 
 def test_a_twin_without_analog_layers_is_refused() -> None:
     model = nn.Sequential(Gated())
     with (
-        register_twin(Gated, lambda digital, hardware: nn.Identity()),
+        register_counterpart(Gated, lambda digital, hardware: nn.Identity()),
         pytest.raises(TypeError, match="registered for Gated is a Identity without an analog layer"),
     ):
         pg.convert(model, IDEAL)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn import AnalogLayer
 
 
 def untie(net: nn.Module, layers: Iterable[AnalogLayer]) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from phasegrad.nn.bypasses import bypasses
-from phasegrad.nn.convert import analog_layers, left_digital
+from phasegrad.conversion.bypass_watch import bypasses
+from phasegrad.conversion.selection import left_digital
+from phasegrad.nn import analog_layers
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
     Args:
         net: a converted net.
         inputs: of the net; with them it is run once, and products that no tile computes are listed as
-            :func:`phasegrad.nn.bypasses` finds them.
+            :func:`phasegrad.conversion.bypasses` finds them.
         named: of the net, by name.
 
     Examples:
@@ -101,7 +102,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
                 tiles=layer.tiles,
                 devices=layer.device_count,
                 utilisation=weights / (layer.tiles * hardware.rows * hardware.columns),
-                store=layer.store,
+                store=layer.store.name,
             )
         )
     found = bypasses(net, *inputs, **named) if inputs or named else {}

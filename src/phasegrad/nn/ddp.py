@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from phasegrad.nn.in_memory import InMemoryWeight
 from phasegrad.nn.layer import AnalogLayer
+from phasegrad.stores import InMemory, InMemoryWeight
 
 _IGNORED = "_ddp_params_and_buffers_to_ignore"  # where DistributedDataParallel looks, on the module that it wraps
 
@@ -41,7 +41,7 @@ def heed_in_ddp(module: nn.Module) -> None:
 def _in_memory(module: nn.Module) -> set[str]:
     names = {n for n, p in module.named_parameters(remove_duplicate=False) if isinstance(p, InMemoryWeight)}
     for name, layer in module.named_modules(remove_duplicate=False):
-        if isinstance(layer, AnalogLayer) and layer.store == "in memory" and layer.devices is not None:
+        if isinstance(layer, AnalogLayer) and layer.store.name == InMemory.name and layer.devices is not None:
             prefix = f"{name}.devices" if name else "devices"
             names |= {key for key, _ in layer.devices.named_buffers(prefix, remove_duplicate=False)}
     return names

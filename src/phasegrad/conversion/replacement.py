@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
+from phasegrad.conversion.counterparts import make_counterpart
+from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
+from phasegrad.conversion.selection import REASONS, Selection, judge, left_digital, selected
+from phasegrad.conversion.ties import untie
 from phasegrad.crossbar import Hardware
-from phasegrad.nn.composite import AnalogComposite
-from phasegrad.nn.layer import AnalogLayer
-from phasegrad.nn.processes import heed_in_ddp, ignore_in_ddp
-from phasegrad.nn.sharing import Exchanges, sharing
-from phasegrad.nn.ties import untie
-from phasegrad.nn.twins import make_twin, why_digital
-
-Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
-"""Names of modules (each with all that it contains), or a predicate of name and module."""
+from phasegrad.nn import AnalogComposite, AnalogLayer, analog_layers, ignore_in_ddp
+from phasegrad.nn.ddp import heed_in_ddp
+from phasegrad.nn.layer_state import check_state_dict
+from phasegrad.stores.programmed import blank_devices, expect
+from phasegrad.stores.sharing import Exchanges, sharing
 
 Module = TypeVar("Module", bound=nn.Module)
-
-_REASONS = "_phasegrad_left_digital"
-_OPEN = "_phasegrad_fused_path"
-_FUSED: dict[type[nn.Module], str] = {
-    nn.TransformerEncoderLayer: "activation_relu_or_gelu",
-    nn.TransformerEncoder: "use_nested_tensor",
-}
-"""What opens a module's fused path in evaluation."""
-
-
-def analog_layers(net: nn.Module) -> dict[str, AnalogLayer]:
-    """The analog layers of a net by name, each object once."""
-    return {name: m for name, m in net.named_modules() if isinstance(m, AnalogLayer)}
 
 
 def convert(
@@ -40,8 +26,8 @@ def convert(
 ) -> nn.Module:
     """Copy a model, with its layers computed in crossbar tiles.
 
-    Linear, convolutional, attention and recurrent layers become their analog twins, and what
-    :func:`phasegrad.nn.register_twin` registered. Modules that occur in several places stay one
+    Linear, convolutional, attention and recurrent layers become their analog counterparts, and what
+    :func:`phasegrad.conversion.register_counterpart` registered. Modules that occur in several places stay one
     module, and parameters that are shared stay shared. What stays digital, and why, is in :func:`left_digital` and
     :func:`phasegrad.summary`.
 
@@ -66,18 +52,18 @@ def convert(
         ('AnalogLinear', 'Linear')
     """
     _check(model, hardware)
-    chosen = {id(m) for n, m in _selected(model, only, "only")} if only is not None else None
-    skipped = {id(m) for n, m in _selected(model, skip, "skip")} if skip is not None else set()
-    reasons = _judge(model, chosen, skipped)
+    chosen = {id(m) for n, m in selected(model, only, "only")} if only is not None else None
+    skipped = {id(m) for n, m in selected(model, skip, "skip")} if skip is not None else set()
+    reasons = judge(model, chosen, skipped)
     if all(reasons.values()):
         found = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({found})")
     net = copy.deepcopy(model)
     left = {name: why for name, why in reasons.items() if why is not None}
     with sharing() as exchanges:
-        net = _replace(net, _twins(net, [name for name in reasons if name not in left], hardware))
-    _close_fused_paths(net)
-    setattr(net, _REASONS, left)
+        net = _replace(net, _counterparts(net, [name for name in reasons if name not in left], hardware))
+    close_fused_paths(net)
+    setattr(net, REASONS, left)
     _check_ties(net, exchanges)
     net.register_load_state_dict_pre_hook(_check_state_dict)
     return ignore_in_ddp(net)
@@ -96,27 +82,17 @@ def to_digital(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     heed_in_ddp(net)
     with sharing():
-        net = _replace(net, {id(twin): _keep_hooks(twin, twin.to_digital()) for twin in _reversible(net)})
-    _open_fused_paths(net)
-    if hasattr(net, _REASONS):
-        delattr(net, _REASONS)
+        net = _replace(
+            net,
+            {id(counterpart): _keep_hooks(counterpart, counterpart.to_digital()) for counterpart in _reversible(net)},
+        )
+    open_fused_paths(net)
+    if hasattr(net, REASONS):
+        delattr(net, REASONS)
     hooks = net._load_state_dict_pre_hooks
     for key in [k for k, hook in hooks.items() if getattr(hook, "hook", None) is _check_state_dict]:
         del hooks[key]
     return net
-
-
-def left_digital(net: nn.Module) -> dict[str, str]:
-    """Why each module that has weights of its own is digital, by name."""
-    known: dict[str, str] = getattr(net, _REASONS, {})
-    left = {}
-    for name, module in net.named_modules():
-        if isinstance(module, AnalogComposite):
-            if module.digital_part is not None:
-                left[name] = module.digital_part
-        elif _has_weights(module) and not isinstance(module, AnalogLayer):
-            left[name] = known.get(name) or why_digital(module) or "not converted"
-    return left
 
 
 def _check(model: nn.Module, hardware: Hardware) -> None:
@@ -149,77 +125,22 @@ def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
             )
 
 
-def _selected(model: nn.Module, selection: Selection, argument: str) -> list[tuple[str, nn.Module]]:
-    modules = list(model.named_modules(remove_duplicate=False))
-    if callable(selection):
-        return [(n, m) for n, m in modules if selection(n, m)]
-    names = [selection] if isinstance(selection, str) else list(selection)
-    unknown = [n for n in names if n not in dict(modules)]
-    if unknown:
-        raise ValueError(
-            f"convert: {argument} names {unknown[0]!r}, which the model does not have; its modules are "
-            f"{', '.join(n for n, _ in modules if n)}"
-        )
-    return [(n, m) for n, m in modules if any(n == name or n.startswith(f"{name}.") for name in names)]
-
-
-def _has_weights(module: nn.Module) -> bool:
-    return any(p is not None for p in module._parameters.values())
-
-
-def _judge(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[str, str | None]:
-    """For each module with a twin, or with weights of its own, why it stays digital; ``None`` if it is converted.
-
-    What a converted module contains is converted with it, and not judged.
-    """
-    reasons: dict[str, str | None] = {}
-    seen: set[int] = set()
-
-    def visit(name: str, module: nn.Module) -> None:
-        if id(module) in seen:
-            return
-        seen.add(id(module))
-        reason = _reason(module, chosen, skipped)
-        if reason is None:
-            seen.update(id(part) for part in module.modules())
-        if reason is None or _has_weights(module):
-            reasons[name] = reason
-        if reason is not None:
-            for child_name, child in module.named_children():
-                visit(f"{name}.{child_name}" if name else child_name, child)
-
-    visit("", model)
-    return reasons
-
-
-def _reason(module: nn.Module, chosen: set[int] | None, skipped: set[int]) -> str | None:
-    reason = why_digital(module)
-    if reason is not None:
-        return reason
-    if id(module) in skipped:
-        return "named in skip"
-    if chosen is not None and id(module) not in chosen:
-        return "not named in only"
-    part = next((name for name, m in module.named_modules() if id(m) in skipped), None)
-    return None if part is None else f"{part}, a part of it, is named in skip"
-
-
-def _twins(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
+def _counterparts(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
     """The analog modules that take the places of digital ones, by the digital one's id."""
-    twins: dict[int, nn.Module] = {}
+    counterparts: dict[int, nn.Module] = {}
     first: dict[int, AnalogLayer] = {}
     for name in names:
         digital = net.get_submodule(name)
-        twins[id(digital)] = twin = _keep_hooks(digital, make_twin(digital, hardware))
-        for layer in analog_layers(twin).values():
+        counterparts[id(digital)] = counterpart = _keep_hooks(digital, make_counterpart(digital, hardware))
+        for layer in analog_layers(counterpart).values():
             tied = first.setdefault(id(layer.weight), layer)
             if tied is not layer and type(tied) is type(layer):  # the same tiles
                 layer.converters = tied.converters
-    return twins
+    return counterparts
 
 
 def _reversible(net: nn.Module) -> list[Any]:
-    """The outermost modules that know their digital twin."""
+    """The outermost modules that know their digital counterpart."""
     found: dict[int, nn.Module] = {}
 
     def visit(module: nn.Module) -> None:
@@ -252,24 +173,6 @@ def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
     return replacements.get(id(net), net)
 
 
-def _close_fused_paths(net: nn.Module) -> None:
-    """In evaluation fused transformers would read weights past their modules, which only digital ones may."""
-    for module in net.modules():
-        name = _FUSED.get(type(module))
-        if name is not None and analog_layers(module):
-            setattr(module, _OPEN, getattr(module, name))
-            setattr(module, name, 0 if name == "activation_relu_or_gelu" else False)
-
-
-def _open_fused_paths(net: nn.Module) -> None:
-    """What :func:`_close_fused_paths` closed."""
-    for module in net.modules():
-        name = _FUSED.get(type(module))
-        if name is not None and _OPEN in vars(module):
-            setattr(module, name, vars(module)[_OPEN])
-            delattr(module, _OPEN)
-
-
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before anything is copied: is every layer of the state dict of this net's Hardware? Tied layers share devices."""
     layers = analog_layers(net)
@@ -278,10 +181,10 @@ def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *
             module.rename_float_keys(state_dict, f"{prefix}{name}." if name else prefix)
     keys = {name: f"{prefix}{name}." if name else prefix for name in layers}
     for name, layer in layers.items():
-        layer.check_state_dict(state_dict, keys[name])
+        check_state_dict(layer, state_dict, keys[name])
     tied: dict[int, AnalogLayer] = {}
     programmed = [m for n, m in layers.items() if m.devices is None and f"{keys[n]}devices.conductance" in state_dict]
     untie(net, programmed)
     for layer in programmed:
         first = tied.setdefault(id(layer.weight), layer)
-        layer.expect_devices(first.devices or layer.make_devices())
+        expect(layer, first.devices or blank_devices(layer))

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from phasegrad.nn.composite import AnalogComposite
-from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn import AnalogComposite, AnalogLayer
 
 _PRODUCTS = frozenset(
     "linear bilinear matmul linalg_matmul linalg_multi_dot __matmul__ __rmatmul__ mm bmm addmm addmm_ addbmm "

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import phasegrad as pg
-from phasegrad.nn import AnalogEmbedding, analog_layers, register_twin
+from phasegrad.conversion import register_counterpart
+from phasegrad.nn import AnalogEmbedding, analog_layers
 from phasegrad.nn.linear import TransposedLinear
 
 ASKED = int(os.environ.get("PHASEGRAD_FUZZ", "0"))
@@ -244,7 +245,7 @@ def survives_everything(case: tuple[nn.Module, Tensor, bool], rows: int, scale: 
     before, text, tolerance = state(model), repr(model), LAST[dtype]
     with ExitStack() as registered:
         if analog:
-            registered.enter_context(register_twin(nn.Embedding, AnalogEmbedding.from_digital))
+            registered.enter_context(register_counterpart(nn.Embedding, AnalogEmbedding.from_digital))
         ideal = pg.convert(model, replace(IDEAL, rows=rows, scale=scale))
         noisy, fresh = (pg.convert(model, replace(NOISY, rows=rows)) for _ in range(2))
     expected = run(model, x)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import phasegrad as pg
-from phasegrad.nn import BypassWarning, bypasses
+from phasegrad.conversion import BypassWarning, bypasses
 
 HARDWARE = pg.presets.pcm_inference()
 
@@ -109,7 +109,9 @@ def test_an_error_leaves_no_watcher_behind() -> None:
 def test_calibration_warns_once_with_name_and_fix() -> None:
     data = [torch.randn(3, 4)] * 3
     net = pg.convert(Model(PAST["linear"][0]), HARDWARE)
-    with pytest.warns(BypassWarning, match=r"fc\.weight: linear multiplies.*call fc\(x\).*register_twin.*skip") as seen:
+    with pytest.warns(
+        BypassWarning, match=r"fc\.weight: linear multiplies.*call fc\(x\).*register_counterpart.*skip"
+    ) as seen:
         pg.hwa.calibrate(net, data)
     assert len(seen) == 1
     with warnings.catch_warnings():

@@ -7,18 +7,18 @@ pass stages inputs and output gradients, and :class:`phasegrad.optim.AnalogSGD` 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, final
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from phasegrad.crossbar.stores import Devices
-from phasegrad.nn.layout import OUTPUTS_FIRST, Layout
-from phasegrad.nn.patches import Patches
+from phasegrad.crossbar.patches import Patches
+from phasegrad.crossbar.streams import draw_seed
 from phasegrad.ops.pulses import TOGETHER
+from phasegrad.stores.analog_weight import AnalogWeight
+from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
 
 _ADVICE = (
     "This weight lives on devices, which take pulses and no additions. Train it with "
@@ -31,7 +31,7 @@ _AROUND = (
     "for mixed precision use bfloat16, which needs no GradScaler"
 )
 
-_TOGETHER = 1 << 20  # numbers that are unfolded at a time, unless 1,024 samples are more
+_MAX_UNFOLDED = 1 << 20  # numbers that are unfolded at once, unless one block of samples has more
 
 
 class Samples(NamedTuple):
@@ -104,18 +104,18 @@ class InMemoryWeight(nn.Parameter):
         grad: what is staged for the next update, or ``None``.
     """
 
-    devices: Devices
+    devices: AnalogWeight
     matrix_layout: Layout
     _staged: Staged | None
 
-    def __new__(cls, data: Tensor, devices: Devices, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
+    def __new__(cls, data: Tensor, devices: AnalogWeight, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
         """Wrap ``data``, the value that the devices hold now."""
         weight = torch.Tensor._make_subclass(cls, data.detach(), True)
         weight.devices, weight.matrix_layout, weight._staged = devices, layout, None
         weight.register_hook(_refuse_dense)
         return weight
 
-    def __init__(self, data: Tensor, devices: Devices, layout: Layout = OUTPUTS_FIRST) -> None:
+    def __init__(self, data: Tensor, devices: AnalogWeight, layout: Layout = OUTPUTS_FIRST) -> None:
         pass
 
     @property
@@ -154,53 +154,41 @@ class InMemoryWeight(nn.Parameter):
         if len(samples) == 1 and samples[0].patches is None:
             yield samples[0].x, samples[0].d
             return
-        lines = sum(self.matrix_layout.size(self.shape))
-        size = TOGETHER * max(1, _TOGETHER // (TOGETHER * lines))
+        lines = sum(self.matrix_size)
+        size = TOGETHER * max(1, _MAX_UNFOLDED // (TOGETHER * lines))
         for first in range(0, sum(s.number for s in samples), size):
             yield _part(samples, first, first + size)
 
-    @torch.no_grad()
-    def update(self, lr: float, seed: Tensor, signs: Tensor | None = None) -> None:
-        """Pulse the devices by what is staged, sample after sample; ``signs`` ``[in]`` turn input lines."""
-        samples = self.staged() if signs is None else ((x * signs, d) for x, d in self.staged())
-        held = self.matrix_layout.matrix(self.data)
-        self.devices.update(samples, lr, seed, held)
-        self._take(held)
+    def read(self, seed: Tensor | None = None) -> Tensor:
+        """The weight ``[out, in]`` as one read of the devices sees it, without gradient.
+
+        Args:
+            seed: seed of the read; ``None`` to draw one if reads are noisy.
+        """
+        devices = self.devices
+        if not devices.reads_are_noisy:
+            return self.matrix_layout.matrix(self.detach())
+        seed = draw_seed(self.device) if seed is None else seed
+        return devices.read_weight(seed).to(self.dtype)
+
+    @property
+    def matrix_size(self) -> tuple[int, int]:
+        """Outputs and inputs of the matrix."""
+        return self.matrix_layout.size(self.shape)
 
     @torch.no_grad()
-    def send_counts(self, counts: Tensor, seed: Tensor) -> None:
-        """Send every weight pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        held = self.matrix_layout.matrix(self.data)
-        self.devices.send_counts(counts, seed, held)
-        self._take(held)
+    def apply_pulses(self, pulses: Callable[..., None], *arguments: Any) -> None:
+        """Let pulses act on the devices; the value of this parameter follows.
 
-    def _take(self, held: Tensor) -> None:
-        """Take over a matrix that followed the devices: a copy where this tensor's layout has no such view."""
-        if held.data_ptr() != self.data_ptr():
-            self.copy_(self.matrix_layout.weight(held, self.shape))
-
-    def read_fast(self, lines: Tensor, seed: Tensor) -> Tensor:
-        """What one read of some input lines, given by their numbers, finds on the fast cells: ``[out, lines]``."""
-        return self.devices.read_fast(lines, seed)
-
-    @torch.no_grad()
-    def send_to_slow(self, counts: Tensor, lines: Tensor, seed: Tensor) -> None:
-        """Send the slow cells of some input lines counted pulses: int32 ``[out, lines]``, above 0 to grow."""
-        held = self.matrix_layout.matrix(self.data)
-        self.devices.send_to_slow(counts, lines, seed, held)
-        self._take(held)
-
-    @torch.no_grad()
-    def coincide_on_slow(self, d: Tensor, lr: float, lines: Tensor, seed: Tensor) -> None:
-        """Send trains to the slow cells of some input lines, for ``slow -= lr d^T``; ``d`` is ``[lines, out]``."""
-        held = self.matrix_layout.matrix(self.data)
-        self.devices.coincide_on_slow(d, lr, lines, seed, held)
-        self._take(held)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Take over what the devices hold."""
-        self.copy_(self.matrix_layout.weight(self.devices.logical_weight(), self.shape))
+        Args:
+            pulses: a function of :mod:`phasegrad.stores.pulsed_weight`.
+            arguments: its arguments between the devices, which come first, and the value ``[out, in]``, which comes
+                last.
+        """
+        value = self.matrix_layout.matrix(self.data)
+        pulses(self.devices, *arguments, value)
+        if value.data_ptr() != self.data_ptr():  # this tensor's layout has no view as a matrix
+            self.copy_(self.matrix_layout.weight(value, self.shape))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:
         """A copy with devices of its own and nothing staged."""
@@ -235,63 +223,10 @@ def _refuse_dense(grad: Tensor | None) -> None:
         )
 
 
-def _restored(data: Tensor, devices: Devices, requires_grad: bool, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
+def _restored(
+    data: Tensor, devices: AnalogWeight, requires_grad: bool, layout: Layout = OUTPUTS_FIRST
+) -> InMemoryWeight:
     return InMemoryWeight(data, devices, layout).requires_grad_(requires_grad)  # type: ignore[return-value]
-
-
-class Tiled(Protocol):
-    """A layer as the product in the memory needs it."""
-
-    def multiply(self, x: Tensor) -> Tensor:
-        """The product of the tiles."""
-        ...
-
-    def transposed(self, d: Tensor, shape: torch.Size) -> Tensor:
-        """The product of the same tiles driven from the other side: gradients of inputs of a shape."""
-        ...
-
-    @property
-    def patches(self) -> Patches | None:
-        """How images are samples; ``None`` where each row is one."""
-        ...
-
-
-def in_memory_product(x: Tensor, weight: InMemoryWeight, bias: Tensor | None, layer: Tiled) -> Tensor:
-    """The product of a layer's tiles and a digital bias; in the backward pass what the update needs is staged.
-
-    Args:
-        x: inputs ``[samples, in]`` or ``[batch, channels, ...]``.
-        weight: where to stage.
-        bias: ``[out]``, or ``None``.
-        layer: forward and transposed product.
-    """
-    return _InMemoryProduct.apply(x, weight, bias, layer)  # type: ignore[return-value]
-
-
-class _InMemoryProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: InMemoryWeight, bias: Tensor | None, layer: Tiled) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.weight, ctx.layer = weight, layer
-        y = layer.multiply(x)
-        return y if bias is None else y + (bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2)))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        (x,) = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        grad_x = grad_bias = None
-        if wants_weight:
-            ctx.weight.stage(x.detach(), grad.detach(), ctx.layer.patches)
-        if wants_x:
-            dtype = ctx.weight.dtype
-            d = grad if grad.dtype == dtype else grad.to(dtype)  # autocast's may differ
-            grad_x = ctx.layer.transposed(d, x.shape)
-            grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
-        if wants_bias:
-            grad_bias = grad.sum(0) if grad.dim() == 2 else grad.sum([0, *range(2, grad.dim())])
-        return grad_x, None, grad_bias, None
 
 
 def _refuse(optimizer: torch.optim.Optimizer, *_: Any) -> None:

@@ -1,0 +1,171 @@
+"""The outputs of tiles before and after their converters: every product of the library passes through here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar import streams
+from phasegrad.crossbar.converters import OutputConverter, Phase
+from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import divisor, spread_scale
+from phasegrad.crossbar.tile_weights import TileWeights
+from phasegrad.crossbar.tilings import Tiling
+from phasegrad.ops import reference
+from phasegrad.ops.direct import call
+
+
+class TileOutputs(NamedTuple):
+    """What the columns of each row tile pass to their converters, in units of an exact product."""
+
+    values: Sequence[Tensor]
+    """``[rows, columns, ...]`` of each row tile."""
+    variances: Sequence[Tensor]
+    """``sum_j |w_ij| x_j^2`` of each, which read noise multiplies; empty without read noise."""
+
+
+class Conversion(NamedTuple):
+    """How outputs become numbers: output noise, read noise, ADC."""
+
+    input_range: Tensor
+    """Range of the inputs, one element, or one per row."""
+    output_range: Tensor
+    """Range of the ADC in units of ``max|w| max|x|``, one element."""
+    hardware: Hardware
+    seed: Tensor
+    """Seed of the noise."""
+    offset: int = streams.OUTPUT
+    """Random stream of the first tile's noise."""
+    noise: float = 1.0
+    """Factor of the output noise."""
+    errors: Tensor | None = None
+    """``[errors, tiles, out]`` of the converters, or ``None``."""
+
+    @property
+    def unfused(self) -> OutputConverter | None:
+        """The converter, if the fused kernels do not implement it."""
+        adc = self.hardware.adc
+        return adc if adc is not None and adc.mode == reference.NO_CONVERTER else None
+
+    def settings(self, weights: TileWeights) -> tuple[float, float, int, float]:
+        """Noise and converter, as the ops take them."""
+        adc = self.hardware.adc
+        mode, half = (adc.mode, adc.half) if adc else (reference.NO_CONVERTER, 1.0)
+        return self.hardware.output_noise * self.noise, weights.read_noise, mode, half
+
+
+def tile_outputs(
+    driven: Phase, weights: TileWeights, input_range: Tensor, tiling: Tiling, hardware: Hardware, seed: Tensor
+) -> TileOutputs:
+    """The outputs of tiles before their converters.
+
+    Args:
+        driven: what the word lines carry.
+        weights: a single slice of weights.
+        input_range: range of the inputs, one element, or one per row.
+        tiling: how the inputs meet the rows of the tiles.
+        hardware: the hardware.
+        seed: seed of the read of the weights.
+    """
+    weight = weights.read(seed, hardware.rows)
+    if hardware.integrator is not None:
+        values = _charges(driven.x, weight, weights.scale, input_range, tiling, hardware)
+    elif hardware.drop is not None:
+        values = _with_ir_drop(driven.x, weight, weights.scale, input_range, tiling, hardware)
+    else:
+        values = tiling.partial_products(driven.x, weight)
+    if weights.read_noise == 0.0:
+        return TileOutputs(values, [])
+    with torch.no_grad():
+        square = driven.x.detach().square() if driven.square is None else driven.square
+        return TileOutputs(values, tiling.partial_products(square, weight.detach().abs()))
+
+
+def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion) -> Tensor:
+    """The outputs of tiles after noise, ADC and gain, added digitally over the row tiles ``[rows, columns, ...]``."""
+    shape, (values, variances) = outputs.values[0].shape, outputs
+    if len(shape) > 2:
+        values, variances = [_by_position(y) for y in values], [_by_position(v) for v in variances]
+        if conversion.input_range.numel() > 1:
+            ranges = conversion.input_range.repeat_interleave(shape[2:].numel())
+            conversion = conversion._replace(input_range=ranges)
+    if conversion.unfused is not None:
+        y = _converted_unfused(TileOutputs(values, variances), weights, conversion, conversion.unfused)
+    else:
+        y = call(
+            "adc", list(values), list(variances), weights.scale, weights.gain, conversion.input_range,
+            conversion.output_range, conversion.seed, conversion.offset, *conversion.settings(weights),
+        )[0]  # fmt: skip
+    return y if len(shape) == 2 else y.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+
+
+def _with_ir_drop(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiling: Tiling, hardware: Hardware
+) -> Sequence[Tensor]:
+    """Products less the voltage drop on bit lines."""
+    ir_drop = hardware.drop
+    assert ir_drop is not None
+    rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
+    outputs = tiling.partial_products(x, weight)
+    ramped = tiling.partial_products(x, weight * torch.cat([ir_drop.ramp(n, weight) for n in rows]))
+    sizes = tiling.partial_products(x.abs(), weight.abs())
+    reduced, g_max = [], hardware.cell.device.g_max
+    for y, size, ramp, n, s in zip(outputs, sizes, ramped, rows, scale, strict=True):
+        unit = s.to(size.dtype).view(-1, *[1] * (size.dim() - 2)) * input_range.view(-1, *[1] * (size.dim() - 1))
+        lost = ir_drop.lost(size / torch.where(unit > 0, unit, torch.ones_like(unit)), ramp, n, g_max)
+        reduced.append(y - lost)
+    return reduced
+
+
+def _charges(
+    x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiling: Tiling, hardware: Hardware
+) -> Sequence[Tensor]:
+    """The charges of integrating capacitors, in the units of a product of amplitudes."""
+    assert hardware.integrator is not None
+    window = divisor(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    full = spread_scale(divisor(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
+    ticks = None if hardware.dac is None else int(hardware.dac.half)
+    charges = tiling.charges(hardware.integrator, x / window, weight / full, ticks)
+    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in divisor(scale.detach())]
+    return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
+
+
+def _converted_unfused(
+    outputs: TileOutputs, weights: TileWeights, conversion: Conversion, adc: OutputConverter
+) -> Tensor:
+    """:func:`converted`, tile by tile, for a converter that the fused kernels do not implement."""
+    errors = conversion.errors
+    if errors is None:
+        errors = weights.scale.new_zeros(len(adc.errors), len(outputs.values), 1, dtype=torch.float32)
+    total = torch.zeros_like(outputs.values[0])
+    for t, y in enumerate(outputs.values):
+        scale, v = weights.scale[t : t + 1], list(outputs.variances[t : t + 1])
+        arguments = (scale, None, conversion.input_range, conversion.output_range.detach(), conversion.seed)
+        settings = conversion.settings(weights)
+        noisy = y
+        if v or settings[0] > 0:
+            noisy = call("adc", [y], v, *arguments, conversion.offset + t, *settings)[0]
+        full = (conversion.output_range.to(y.dtype) * scale * conversion.input_range.view(-1, 1)).abs()
+        decisions = _Decisions(conversion.seed, streams.DECISIONS + (conversion.offset + t) * 32, tuple(y.shape))
+        codes = adc.convert(noisy, full, errors[:, t].unbind(), decisions)
+        total = total + (codes if weights.gain is None else codes * weights.gain[t].to(y.dtype))
+    return total
+
+
+class _Decisions(NamedTuple):
+    """The noise of the comparator decisions of one tile's converters."""
+
+    seed: Tensor
+    offset: int
+    shape: tuple[int, ...]
+
+    def __call__(self, decision: int) -> Tensor:
+        return call("normal", self.seed, self.offset + decision, self.shape)
+
+
+def _by_position(y: Tensor) -> Tensor:
+    """``[rows, channels, ...]`` as ``[rows * positions, channels]``: noise is drawn in this order in any layout."""
+    return y.movedim(1, -1).reshape(-1, y.shape[1])

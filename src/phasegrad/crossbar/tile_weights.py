@@ -1,0 +1,88 @@
+"""The weights of a layer's tiles, as one read of them sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar import streams
+from phasegrad.ops.direct import call
+
+
+class WeightPerturbation(NamedTuple):
+    """Clipping and training noise of digital weights; see :func:`phasegrad.ops.reference.noisy_weights`."""
+
+    clip: Tensor
+    """``[out]``: the largest absolute weight of each output."""
+    level: Tensor
+    """Factor of the noise, one element."""
+    noise: tuple[float, float, float]
+    """Coefficients of the standard deviation, for powers of the relative weight from 0."""
+    drop_connect: float
+    """Probability that a weight reads as zero."""
+
+    def clip_only(self) -> WeightPerturbation:
+        """The same clipping, without noise and dropped weights."""
+        return WeightPerturbation(self.clip, torch.zeros_like(self.level), (0.0, 0.0, 0.0), 0.0)
+
+
+class TileWeights(NamedTuple):
+    """The matrix that the tiles of a layer multiply with, in units of the layer's weight."""
+
+    weight: Tensor
+    """``[out, in]``, before ``perturbation``; for bit-sliced weights ``[slices, out, in]``."""
+    scale: Tensor
+    """``[row tiles, out]``: the weight that a fully programmed cell represents."""
+    gain: Tensor | None
+    """``[row tiles, out]``: digital factor of each tile's output (drift compensation), or ``None``."""
+    read_noise: float
+    """Output-referred read noise of the weights that the product still adds."""
+    perturbation: WeightPerturbation | None = None
+    """Perturbation that each read draws; ``None`` if ``weight`` is final."""
+    slice_factors: tuple[float, ...] | None = None
+    """Digital significance of each slice; ``None`` for weights without slices."""
+    stream: int = streams.WEIGHTS
+    """Random stream of ``perturbation``."""
+
+    def slices(self) -> tuple[tuple[float, TileWeights], ...]:
+        """Every slice as weights of their own, with its digital significance."""
+        if self.slice_factors is None:
+            return ((1.0, self),)
+        return tuple(
+            (factor, self._replace(weight=weight, slice_factors=None, stream=self.stream + 2 * i))
+            for i, (factor, weight) in enumerate(zip(self.slice_factors, self.weight.unbind(), strict=True))
+        )
+
+    def row_tiles(self, rows: int) -> Iterator[TileWeights]:
+        """The weights of each row tile, with ``rows`` inputs per tile; ``perturbation`` must be ``None``."""
+        assert self.perturbation is None
+        for t, weight in enumerate(self.weight.split(rows, dim=-1)):
+            gain = None if self.gain is None else self.gain[t : t + 1]
+            yield self._replace(weight=weight, scale=self.scale[t : t + 1], gain=gain)
+
+    def read(self, seed: Tensor, rows: int) -> Tensor:
+        """The weight ``[out, in]`` that one read of a single slice sees, with ``rows`` inputs per tile."""
+        if self.perturbation is None:
+            return self.weight
+        clip, level, *noise = self.perturbation
+        return call("noisy_weights", self.weight, self.scale, clip, level, seed, self.stream, rows, *noise)
+
+    def read_once(self, seed: Tensor, rows: int) -> TileWeights:
+        """The same weights with ``perturbation`` drawn: all products that follow share this read."""
+        if self.perturbation is None:
+            return self
+        parts = [part.read(seed, rows) for _, part in self.slices()]
+        weight = parts[0] if self.slice_factors is None else torch.stack(parts)
+        return self._replace(weight=weight, perturbation=None)
+
+    def outputs(self, chosen: slice) -> TileWeights:
+        """The weights of some of the outputs."""
+        gain = None if self.gain is None else self.gain[:, chosen]
+        perturbation = self.perturbation
+        if perturbation is not None:
+            perturbation = perturbation._replace(clip=perturbation.clip[chosen])
+        weight, scale = self.weight[..., chosen, :], self.scale[:, chosen]
+        return self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation)

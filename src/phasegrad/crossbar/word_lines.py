@@ -1,0 +1,63 @@
+"""What the word lines of a tile carry: inputs after the DAC, in one or several slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar.converters import LearnedRange, Phase
+from phasegrad.crossbar.hardware import Hardware
+from phasegrad.ops.direct import call
+
+
+class Periphery(NamedTuple):
+    """The tensors of a layer's converters."""
+
+    input_range: Tensor | None
+    """Range of the DAC, one element; ``None`` for the largest absolute input of each row."""
+    output_range: Tensor
+    """Range of the ADC in units of ``max|w| max|x|``, one element."""
+    output_errors: Tensor | None = None
+    """``[errors, tiles, out]``: errors of the ADC of every column, slice after slice, or ``None``."""
+    input_errors: Tensor | None = None
+    """``[errors, lines]``: errors of the DACs, or ``None``."""
+
+    def outputs(self, chosen: slice) -> Periphery:
+        """The converters of some of the outputs."""
+        errors = self.output_errors
+        return self if errors is None else self._replace(output_errors=errors[:, :, chosen])
+
+
+def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
+    """The inputs after ideal DACs, and the range that they cover (one element, or one per row)."""
+    integrator = hardware.integrator
+    if integrator is not None and integrator.full_input is not None:
+        return x, x.new_full((1,), integrator.full_input)
+    if input_range is None:
+        input_range = x.detach().abs().flatten(1).amax(1)
+    if hardware.dac is None:
+        return x, input_range
+    learned = hardware.dac.range
+    decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
+    return call("dac", x, input_range, hardware.dac.half, decay, keep), input_range
+
+
+def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[Phase, ...], Tensor]:
+    """The input slices that the word lines carry one after another, and the range that they cover."""
+    driven, input_range = convert_inputs(x, periphery.input_range, hardware)
+    input_range = input_range.detach()
+    if hardware.dac is None:
+        return (Phase(driven),), input_range
+    return hardware.dac.phases(driven, input_range, periphery.input_errors), input_range
+
+
+def joined(slices: Sequence[Phase]) -> Tensor:
+    """The input that all slices add up to."""
+    first, *others = slices
+    total = first.x if first.factor == 1.0 else first.x * first.factor
+    for other in others:
+        total = torch.add(total, other.x, alpha=other.factor)
+    return total

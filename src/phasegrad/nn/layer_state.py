@@ -1,0 +1,136 @@
+"""The state dict of an analog layer: its configuration, its devices, and float checkpoints.
+
+A state dict with device keys restores the devices. One without (a float checkpoint) leaves converters as they are, and
+programs its weight onto the devices if the layer has some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import nn
+
+from phasegrad.configuration import Configuration
+from phasegrad.crossbar import Hardware, Perturbation
+from phasegrad.crossbar.hardware import from_tensor, to_tensor
+from phasegrad.crossbar.streams import draw_seed
+from phasegrad.stores.programmed import blank_devices, expect, program
+
+if TYPE_CHECKING:
+    from phasegrad.nn.layer import AnalogLayer
+
+_CONFIGURATION = "configuration"  # key of the state dict
+_CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LayerConfiguration(Configuration):
+    """The configuration in a layer's state dict."""
+
+    hardware: Hardware
+    perturbation: Perturbation | None
+
+
+def save_configuration(layer: AnalogLayer, destination: dict[str, Any], prefix: str) -> None:
+    """Add the configuration of a layer to a state dict."""
+    configuration = LayerConfiguration(hardware=layer.hardware, perturbation=layer.perturbation)
+    destination[prefix + _CONFIGURATION] = to_tensor(configuration)
+
+
+def check_state_dict(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
+    """Check that a state dict can be loaded into a layer, before anything is copied.
+
+    Returns:
+        The configuration that the state dict has for this layer; ``None`` for a float checkpoint.
+
+    Raises:
+        ValueError: it was saved with other hardware (the message lists the fields), devices have another shape, or
+            values of devices, converters or a weight to program are not finite.
+    """
+    weight, devices = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}devices.conductance")
+    expected = [len(layer.hardware.cell.factors), layer.out_features, layer.in_features]
+    loaded = _loaded_configuration(layer, state_dict, prefix)
+    if devices is not None and list(devices.shape) != expected:
+        raise ValueError(f"{prefix}devices.conductance has shape {list(devices.shape)}; it must be {expected}")
+    _check_values(layer, state_dict, prefix)
+    if layer.devices is not None and devices is None and weight is not None and not bool(weight.isfinite().all()):
+        raise ValueError(f"{prefix}weight has non-finite values; a device cannot be programmed to them")
+    return loaded
+
+
+def _check_values(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> None:
+    """Conductances and errors of converters must be finite; with wires no conductance may be negative."""
+    for key, value in state_dict.items():
+        name = key.removeprefix(prefix)
+        conducts = name in _CONDUCTANCES
+        if not key.startswith(prefix) or not (conducts or name.startswith("converters.")):
+            continue
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{key} has non-finite values; the state dict is damaged, nothing was loaded")
+        if conducts and layer.hardware.linear_wires is not None and bool((value < 0.0).any()):
+            raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires none may be negative")
+
+
+def _loaded_configuration(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
+    tensor = state_dict.get(prefix + _CONFIGURATION)
+    if tensor is None:
+        return None
+    loaded = from_tensor(tensor)
+    assert isinstance(loaded, LayerConfiguration)
+    differences = layer.hardware.differences(loaded.hardware)
+    if differences:
+        raise ValueError(
+            f"state dict of other Hardware for {prefix.rstrip('.') or 'this layer'} (mine != the state dict's): "
+            f"{'; '.join(differences)}. Convert the model with the Hardware the state dict was made with, or "
+            f"delete its '{_CONFIGURATION}' entries to take the weights alone"
+        )
+    return loaded
+
+
+@contextmanager
+def loading(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> Iterator[None]:
+    """Prepare a layer for a state dict, and program the weight afterwards if the state dict has no devices."""
+    loaded = check_state_dict(layer, state_dict, prefix)
+    state_dict.pop(prefix + _CONFIGURATION, None)
+    has_devices = f"{prefix}devices.conductance" in state_dict
+    reprograms = layer.devices is not None and not has_devices and f"{prefix}weight" in state_dict
+    if loaded is None:
+        _keep_converters(layer, state_dict, prefix)
+    elif loaded.perturbation is not None:  # a state dict saved before a recipe was applied does not remove the recipe
+        layer.perturbation = loaded.perturbation
+    if has_devices and layer.devices is None:
+        expect(layer, blank_devices(layer))
+    yield
+    if reprograms:
+        _reprogram(layer, local_metadata.get("assign_to_params_buffers", False), state_dict, prefix)
+        devices = layer.devices
+        assert devices is not None
+        state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
+
+
+def _reprogram(layer: AnalogLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
+    """Program a weight that was just loaded onto the devices, with the converters that come with it."""
+    if assigned:  # the weight is the checkpoint's own tensor, which must not change
+        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    if layer.converters is not None:  # torch loads this submodule later; the baseline is read through it now
+        with torch.no_grad():
+            for name, buffer in layer.converters.state_dict().items():
+                buffer.copy_(state_dict.get(f"{prefix}converters.{name}", buffer))
+    program(layer, draw_seed(layer.weight.device), converters=False)
+
+
+def _keep_converters(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> None:
+    """A float checkpoint has no converters: those of the layer stay, with their ranges."""
+    if layer.converters is not None:
+        for name, value in layer.converters.state_dict().items():
+            state_dict.setdefault(f"{prefix}converters.{name}", value)
+    persistent = (set(layer._parameters) | set(layer._buffers)) - layer._non_persistent_buffers_set
+    for name in ("input_range", "output_range"):
+        value = getattr(layer, name)
+        if value is not None and name in persistent:
+            state_dict.setdefault(prefix + name, value.detach())

@@ -1,0 +1,15 @@
+"""Where weights live: in digital memory, programmed on devices, trained on devices, or frozen without noise."""
+
+from phasegrad.stores.analog_weight import AnalogWeight
+from phasegrad.stores.base import WeightStore
+from phasegrad.stores.digital import Digital
+from phasegrad.stores.in_memory import InMemory
+from phasegrad.stores.in_memory_weight import InMemoryWeight
+from phasegrad.stores.noiseless import Noiseless
+from phasegrad.stores.programmed import Programmed
+
+__all__ = ["AnalogWeight", "Digital", "InMemory", "InMemoryWeight", "Noiseless", "Programmed", "WeightStore"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,69 @@
+"""Drift compensation: what a calibration read finds, and the digital gain that follows from it.
+
+A compensation sees noisy reads through the converters, as a chip does, and never the conductances themselves.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar import streams
+from phasegrad.crossbar.bit_lines import Conversion, converted, tile_outputs
+from phasegrad.crossbar.converters import Phase
+from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import sum_over_tiles
+from phasegrad.crossbar.tile_weights import TileWeights
+from phasegrad.crossbar.tilings import SingleRows
+
+
+@torch.no_grad()
+def calibration_read(
+    weights: TileWeights, hardware: Hardware, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
+) -> Tensor:
+    """The sum of the absolute outputs of each column when the rows of its tile are fully driven one at a time.
+
+    The outputs pass through output noise and ADC as those of any product.
+
+    Args:
+        weights: one read of the weights; their gain is not applied.
+        hardware: the hardware.
+        output_range: range of the ADC.
+        seed: seed of the noise.
+        errors: errors of the ADCs ``[errors, tiles, out]``, or ``None``.
+
+    Returns:
+        ``[row tiles, out]``, in units of the weights.
+    """
+    one = torch.ones(1, dtype=torch.float32, device=weights.weight.device)
+    count = len(weights.scale)
+    outputs: list[list[Tensor]] = [[] for _ in range(count)]
+    for s, (factor, part) in enumerate(weights._replace(gain=None).slices()):
+        for t, tile in enumerate(part.row_tiles(hardware.rows)):
+            rows = one.expand(tile.weight.shape[1], 1)
+            own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
+            conversion = Conversion(one, output_range.float(), hardware, seed + t, errors=own)
+            conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
+            read = tile_outputs(Phase(rows), tile, one, SingleRows(), hardware, seed)
+            outputs[t].append(factor * converted(read, tile, conversion))
+    return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in outputs])
+
+
+def drift_gain(baseline: Tensor, present: Tensor, columns: int, per: str) -> Tensor:
+    """The gain that brings the present calibration read back to the baseline.
+
+    Args:
+        baseline: the calibration read after programming ``[row tiles, out]``.
+        present: the calibration read now, of the same shape.
+        columns: outputs that share a tile.
+        per: ``"column"``, ``"tile"`` or ``"layer"``: which columns share a gain.
+
+    Returns:
+        ``[row tiles, out]``; 1 where one of the reads is 0.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9 (global drift compensation)
+    """
+    before, now = (sum_over_tiles(read, columns, per) for read in (baseline, present))
+    return torch.where((before > 0) & (now > 0), before / now, torch.ones_like(now))

@@ -1,0 +1,142 @@
+"""Weights in digital memory, as the hardware would read them: clipped, noisy, bit-sliced, through wires."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale
+from phasegrad.crossbar.perturbation import Perturbation
+from phasegrad.crossbar.straight_through import cut
+from phasegrad.crossbar.tile_weights import TileWeights, WeightPerturbation
+from phasegrad.crossbar.wires import over_tiles
+from phasegrad.ops.direct import call
+from phasegrad.stores.base import StoredLayer, WeightStore
+
+
+@final
+class Digital(WeightStore):
+    """An ordinary parameter in digital memory, read with the noise that the hardware would add."""
+
+    name = "digital"
+    one_read_per_sequence = True
+
+    def matrix(self, seed: Tensor) -> TileWeights:
+        """The parameter, clipped; in training with the perturbation of the layer."""
+        layer = self.layer
+        return self._tile_weights(layer.noise_level if layer.training else None, seed)
+
+    @torch.no_grad()
+    def mean_matrix(self) -> TileWeights:
+        """The parameter, clipped, with its wires."""
+        seed = self.no_seed()
+        return self._tile_weights(None, seed).read_once(seed, self.layer.hardware.rows)._replace(read_noise=0.0)
+
+    def _tile_weights(self, level: Tensor | None, seed: Tensor) -> TileWeights:
+        layer = self.layer
+        weights = digital_weights(layer.weight_matrix, layer.hardware, layer.perturbation, level, layer.columns)
+        return wired_weights(sliced_weights(weights, layer.hardware), seed, layer.hardware, layer.columns)
+
+    @torch.no_grad()
+    def to_parameter(self) -> nn.Parameter:
+        """The same parameter, clipped in place."""
+        weight = self.layer.weight
+        clipped = self.layer.layout.weight(programming_target(self.layer).weight, weight.shape)
+        weight.copy_(clipped.clone())  # without clipping it may be a view of the weight itself
+        return weight
+
+
+@torch.no_grad()
+def programming_target(layer: StoredLayer) -> TileWeights:
+    """The weights ``[out, in]`` that programming writes, clipped, and the scales of the same clipped weights."""
+    weights = digital_weights(layer.weight_matrix, layer.hardware, layer.perturbation, None, layer.columns)
+    no_seed = torch.zeros(1, dtype=torch.int64, device=layer.weight.device)  # clipping draws nothing
+    return weights.read_once(no_seed, layer.hardware.rows)
+
+
+def digital_weights(
+    weight: Tensor,
+    hardware: Hardware,
+    perturbation: Perturbation | None,
+    level: Tensor | None,
+    columns: int | None = None,
+) -> TileWeights:
+    """Digital weights as the hardware reads them.
+
+    Args:
+        weight: ``[out, in]``.
+        hardware: tiles and scales.
+        perturbation: clipping and noise, or ``None``.
+        level: factor of the noise in training; ``None`` in evaluation, which applies clipping alone.
+        columns: outputs that share a tile; ``None`` for the hardware's columns.
+
+    Returns:
+        The weights, with scales from the clipped ones. The gradient of a read passes straight through noise and dropped
+        weights, and through clipping unless a step down the gradient would push a clipped weight further out.
+    """
+    p = perturbation or Perturbation()
+    if not isinstance(hardware.scale, str):
+        tiles = row_tiles(weight.shape[1], hardware)
+        return TileWeights(weight, weight.new_full((tiles, len(weight)), hardware.scale), None, hardware.read_noise)
+    scale, clip = call(
+        "weight_scale",
+        weight.detach(),
+        hardware.rows,
+        columns or hardware.columns,
+        hardware.scale == "column",
+        p.clip_sigma,
+        p.clip_per == "channel",
+    )
+    drawn = None
+    if level is not None and p.perturbs:
+        drawn = WeightPerturbation(clip, level, p.noise, p.drop_connect)
+    elif p.clip_sigma > 0:
+        drawn = WeightPerturbation(clip, weight.new_zeros(()), (0.0, 0.0, 0.0), 0.0)
+    return TileWeights(weight, scale, None, hardware.read_noise, drawn)
+
+
+def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
+    """Digital weights ``[out, in]`` as bit slices, if the cell of the hardware has slices.
+
+    Weights are clipped before they are sliced; training noise is drawn for every slice separately, as devices that each
+    store a slice would add it. Gradients follow :func:`phasegrad.crossbar.straight_through.cut`.
+    """
+    factors = hardware.cell.slice_factors
+    if factors is None:
+        return weights
+    drawn, weight = weights.perturbation, weights.weight
+    if drawn is not None:
+        no_seed = torch.zeros(1, dtype=torch.int64, device=weight.device)
+        weight = weights._replace(perturbation=drawn.clip_only()).read(no_seed, hardware.rows)
+        unclipped = torch.full_like(drawn.clip, torch.inf)
+        drawn = drawn._replace(clip=unclipped) if any(drawn.noise) or drawn.drop_connect else None
+    with torch.no_grad():
+        scale = spread_scale(weights.scale, weight.shape[1], hardware)
+        digits = hardware.cell.cut(weight / divisor(scale)) * scale
+        digits = torch.where(torch.isfinite(weight), digits, weight)  # non-finite weights stay non-finite
+    return weights._replace(weight=cut(weight, digits, factors), perturbation=drawn, slice_factors=factors)
+
+
+def wired_weights(weights: TileWeights, seed: Tensor, hardware: Hardware, columns: int) -> TileWeights:
+    """Digital weights as tiles with wires read them; the devices' noise comes before the wires. Differentiable.
+
+    Args:
+        weights: of :func:`digital_weights` or :func:`sliced_weights`.
+        seed: seed of the read.
+        hardware: the hardware.
+        columns: outputs that share a tile.
+    """
+    wires = hardware.linear_wires
+    if wires is None:
+        return weights
+    weight = weights.read_once(seed, hardware.rows).weight
+    exact = weight.to(torch.promote_types(weight.dtype, torch.float32))  # float16 cannot represent microsiemens
+    scale = spread_scale(divisor(weights.scale).to(exact.dtype), exact.shape[-1], hardware)
+    cell, sliced = hardware.cell, weights.slice_factors is not None
+    planes = (cell.slice_targets if sliced else cell.targets)(exact / scale)
+    planes = over_tiles(planes, hardware.rows, columns, wires.effective_unchecked)
+    read = (cell.read_slices if sliced else cell.weight)(planes)
+    return weights._replace(weight=(read * scale).to(weight.dtype), perturbation=None)

@@ -1,0 +1,96 @@
+"""Weights on devices: programmed once, then read as they age."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from phasegrad.crossbar.tile_weights import TileWeights
+from phasegrad.ops.profiling import profiled
+from phasegrad.stores.analog_weight import AnalogWeight
+from phasegrad.stores.base import StoredLayer, WeightStore, range_name
+from phasegrad.stores.digital import programming_target
+from phasegrad.stores.in_memory_weight import InMemoryWeight
+
+
+@final
+class Programmed(WeightStore):
+    """Conductances, drift exponents and programming times; the parameter ``weight`` is a copy of them."""
+
+    name = "programmed"
+    why_not_digital = "is programmed, so its weights cannot be trained; use the net the chip was programmed from"
+
+    @property
+    def devices(self) -> AnalogWeight:
+        """The devices."""
+        devices = self.layer.devices
+        assert devices is not None
+        return devices
+
+    def matrix(self, seed: Tensor) -> TileWeights:
+        """The devices at the layer's present time, with the noise of this read."""
+        return self.devices.tile_weights(seed, self.layer.weight.dtype)
+
+    @torch.no_grad()
+    def mean_matrix(self) -> TileWeights:
+        """The devices at the layer's present time, with their wires."""
+        return self.devices.mean_tile_weights(self.layer.weight.dtype)
+
+    @torch.no_grad()
+    def to_parameter(self) -> nn.Parameter:
+        """The copy of what the devices store, trainable again."""
+        weight = self.layer.weight
+        weight.requires_grad_(True)
+        return weight
+
+    def sync(self) -> None:
+        """Copy into the parameter ``weight`` what the devices store now, gain included, wires excluded."""
+        sync_devices(self.layer)
+
+
+@torch.no_grad()
+def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> None:
+    """Write the weight of a layer onto devices; its store becomes ``Programmed``, or ``InMemory`` with pulses.
+
+    Args:
+        layer: the layer, with any store.
+        seed: seed of all draws.
+        converters: whether the errors of the converters are drawn too.
+    """
+    if converters and layer.converters is not None and layer.converters.differ:
+        layer.converters.draw(seed)
+    target, devices = programming_target(layer), layer.devices or blank_devices(layer)
+    devices.program_weight(target.weight, target.scale, layer.output_range, seed, layer.periphery.output_errors)
+    attach(layer, devices)
+
+
+def attach(layer: StoredLayer, devices: AnalogWeight) -> None:
+    """Move the weight of a layer to devices that are programmed, which tied layers share."""
+    expect(layer, devices)
+    sync_devices(layer)
+
+
+def expect(layer: StoredLayer, devices: AnalogWeight) -> None:
+    """Move the weight of a layer to devices whose state is loaded afterwards."""
+    layer.devices = devices.train(layer.training)
+    if layer.hardware.update is None:
+        layer.weight.requires_grad_(False)
+        layer.use_store(Programmed)
+    elif not isinstance(layer.weight, InMemoryWeight) or layer.weight.devices is not devices:
+        layer.register_parameter("weight", InMemoryWeight(layer.weight.detach().clone(), devices, layer.layout))
+
+
+def blank_devices(layer: StoredLayer) -> AnalogWeight:
+    """Devices in the shape of a layer, not programmed yet."""
+    return AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, layer.weight.device)
+
+
+@profiled(range_name("sync"))
+@torch.no_grad()
+def sync_devices(layer: StoredLayer) -> None:
+    """Copy into the parameter ``weight`` what the devices store now, gain included, wires excluded; solve these."""
+    assert layer.devices is not None
+    layer.devices.solve_wires()
+    layer.weight.copy_(layer.layout.weight(layer.devices.logical_weight(), layer.weight.shape))

@@ -1,0 +1,142 @@
+"""Pulses on the devices of a weight: updates on the fast or only devices, transfers to the slow ones.
+
+Every function accepts the devices first and the weight ``[out, in]`` that follows them last, as
+:meth:`phasegrad.nn.InMemoryWeight.apply_pulses` calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar import streams
+from phasegrad.ops.profiling import profiled, sized
+from phasegrad.stores.analog_weight import AnalogWeight
+from phasegrad.stores.device_array import Readout
+from phasegrad.stores.transfer import move
+
+
+@profiled(sized("update pulses"))
+def update(
+    devices: AnalogWeight, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor
+) -> None:
+    """Send pulses for ``weight -= lr d^T x``, sample after sample.
+
+    Args:
+        devices: the devices; the fast ones, if there are, receive the pulses.
+        samples: inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, block after block.
+        lr: learning rate.
+        seed: seed of trains and steps.
+        weight: the copy ``[out, in]`` that follows the devices.
+
+    Raises:
+        ValueError: an input or gradient is not finite; no device was pulsed by its block.
+    """
+    target, offset, count = devices.fast or devices, streams.UPDATE, 0
+    target.settle(devices.clock)
+    tracked = devices.tracked(weight)
+    for x, d in samples:
+        directed = d if devices.polarity is None else d * devices.polarity
+        target.coincide(x, directed, lr, devices.clock, seed, offset, tracked)
+        offset += streams.of_update(len(x))
+        count += len(x)
+    _finish_update(devices, seed, weight, tracked, count)
+
+
+@profiled(sized("update pulses"))
+def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
+    """Send every cell its own number of pulses, as one sample.
+
+    Args:
+        devices: the devices; the fast ones, if there are, receive the pulses.
+        counts: int32 ``[out, in]``; a positive count raises the weight.
+        seed: seed of the steps.
+        weight: the copy ``[out, in]`` that follows the devices.
+    """
+    target = devices.fast or devices
+    target.settle(devices.clock)
+    tracked = devices.tracked(weight)
+    directed = counts if devices.polarity is None else counts * devices.polarity.to(torch.int32)
+    target.send(directed, devices.clock, seed, streams.UPDATE, tracked)
+    _finish_update(devices, seed, weight, tracked, 1)
+
+
+@profiled(sized("read fast array"))
+def read_fast(devices: AnalogWeight, lines: Tensor, seed: Tensor) -> Tensor:
+    """One read of some rows of the fast devices ``[out, rows]``, before gain and polarity.
+
+    Args:
+        devices: the devices.
+        lines: numbers of the rows (inputs).
+        seed: seed of the read.
+    """
+    assert devices.fast is not None
+    return devices.fast.read_lines(lines, devices.clock, seed, streams.TRANSFER)
+
+
+@profiled(sized("pulse slow array"))
+@torch.no_grad()
+def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+    """Send the slow cells of some rows their own numbers of pulses, int32 ``[out, rows]``."""
+    devices.settle(devices.clock)
+    devices.send_to_lines(counts, lines, devices.clock, seed)
+    _finish_slow(devices, lines, seed, weight)
+
+
+@profiled(sized("pulse slow array"))
+@torch.no_grad()
+def pulse_slow(devices: AnalogWeight, d: Tensor, lr: float, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+    """Send pulse trains to the slow cells of some rows, for ``slow -= lr d^T`` with ``d`` ``[rows, out]``."""
+    devices.settle(devices.clock)
+    devices.coincide_on_lines(d, lr, lines, devices.clock, seed)
+    _finish_slow(devices, lines, seed, weight)
+
+
+def _finish_slow(devices: AnalogWeight, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+    assert devices.fast is not None
+    tracked, rewritten = devices.tracked(weight), devices.count_update(devices.clock, seed)
+    if rewritten or tracked.weight is None:
+        weight.copy_(devices.logical_weight())
+        return
+    fast, slow = (a.conductance.index_select(-1, lines) for a in (devices.fast, devices))
+    weight.index_copy_(1, lines, devices.sum_of_planes(fast, slow, tracked.factors))
+
+
+def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: Readout, count: int) -> None:
+    """Advance the clock, refresh saturated cells, transfer what is due, and let the weight follow."""
+    target, in_step = devices.fast or devices, tracked.weight is not None
+    if devices.sample_time:
+        devices.clock.add_(count * devices.sample_time)
+        if devices.leaks_in_training:
+            tracked = devices.tracked_now(weight)
+            in_step = target.settle(devices.clock, tracked) and tracked.weight is not None
+    rewritten = target.count_update(devices.clock, seed)
+    if _transfer_is_due(devices, count):
+        transfer(devices, seed)
+        rewritten = True
+    if rewritten or not in_step:
+        weight.copy_(devices.logical_weight())
+
+
+def _transfer_is_due(devices: AnalogWeight, count: int) -> bool:
+    """Count the samples of an update; whether they make a transfer due."""
+    if devices.samples is None or devices.hardware.fast is None:
+        return False
+    before = int(devices.samples)
+    devices.samples.add_(count)
+    rule = devices.hardware.fast.transfer
+    return rule is not None and before // rule.every != (before + count) // rule.every
+
+
+@profiled(sized("transfer"))
+@torch.no_grad()
+def transfer(devices: AnalogWeight, seed: Tensor) -> None:
+    """Move the content of the fast devices to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
+    fast = devices.hardware.fast
+    assert fast is not None
+    assert fast.transfer is not None
+    assert devices.fast is not None
+    assert devices.polarity is not None
+    move(devices, devices.fast, devices.polarity, fast.transfer, devices.clock, seed)
