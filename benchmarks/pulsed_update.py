@@ -16,7 +16,7 @@ from benchmarks.harness import Figure, side_by_side
 from phasegrad.cells import DifferentialPair
 from phasegrad.crossbar import Pulses
 from phasegrad.devices import ExponentialSteps, ideal_device
-from phasegrad.stores import AnalogWeight
+from phasegrad.stores import AnalogWeight, pulsed_weight
 
 
 def exponential() -> pg.Hardware:
@@ -81,7 +81,7 @@ def update(hardware: pg.Hardware, x: torch.Tensor, d: torch.Tensor, load: float)
     made = devices(hardware, x.shape[1])
     lr = load * made.granularity / float(x.abs().mean() * d.abs().mean())
     seed, weight = torch.zeros(1, dtype=torch.int64), made.logical_weight()
-    return lambda: made.update([(x, d)], lr, seed, weight)
+    return lambda: pulsed_weight.update(made, [(x, d)], lr, seed, weight)
 
 
 def counterpart(law: str, load: float) -> Figure:

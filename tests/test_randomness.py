@@ -148,7 +148,7 @@ def test_another_seed_draws_independent_noise(action: Callable[[nn.Module], list
 def test_two_reads_of_a_chip_differ_by_the_read_noise() -> None:
     chip = pg.inference.program(pg.convert(nn.Linear(400, 300), HARDWARE), seed=0)
     devices = chip.devices
-    reads = [devices.read_weight(torch.tensor([seed])) - devices.mean_weight() for seed in (1, 2)]
+    reads = [devices.read_weight(torch.tensor([seed])) - devices.logical_weight() for seed in (1, 2)]
     g = devices.conductance / 25e-6
     q = (0.0088 / g.clamp(min=1e-9) ** 0.65).clamp(max=0.2)
     sd = g * q * torch.log(torch.tensor((20.0 + 250e-9) / 500e-9, dtype=torch.float64)).sqrt().float()

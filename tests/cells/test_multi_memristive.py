@@ -10,6 +10,7 @@ import phasegrad as pg
 from phasegrad.cells import Cell, MultiMemristive
 from phasegrad.crossbar import Pulses
 from phasegrad.devices import ConstantSteps, Device, ideal_device, nandakumar_2018
+from phasegrad.stores import pulsed_weight
 
 PCM = ideal_device(g_max=12e-6, steps=nandakumar_2018())
 
@@ -46,7 +47,7 @@ def test_every_update_pulses_the_next_pair_alone() -> None:
     for update in range(7):
         before = devices.conductance.clone()
         samples = [(torch.ones(2, 30), torch.ones(2, 40) * (-1.0) ** update)]
-        devices.update(samples, 1.0, torch.tensor([update]), torch.zeros(40, 30))
+        pulsed_weight.update(devices, samples, 1.0, torch.tensor([update]), torch.zeros(40, 30))
         moved = (devices.conductance != before).flatten(1).any(1).nonzero().flatten().tolist()
         # One sign grows G+ of the pair whose turn it is, the other its G-.
         assert moved == [2 * (update % 3) + (1 if update % 2 == 0 else 0)]
@@ -57,7 +58,9 @@ def test_counted_pulses_turn_too() -> None:
     devices = layer(2).devices
     for update in range(3):
         before = devices.conductance.clone()
-        devices.send_counts(torch.ones(40, 30, dtype=torch.int32), torch.tensor([update]), torch.zeros(40, 30))
+        pulsed_weight.send_counts(
+            devices, torch.ones(40, 30, dtype=torch.int32), torch.tensor([update]), torch.zeros(40, 30)
+        )
         assert (devices.conductance != before).flatten(1).any(1).nonzero().flatten().tolist() == [2 * (update % 2)]
 
 
@@ -66,7 +69,9 @@ def test_a_pulse_moves_the_weight_by_its_granularity(pairs: int) -> None:
     devices = layer(pairs, device=ideal_device(g_max=12e-6, steps=ConstantSteps(size=0.1e-6))).devices
     assert devices.granularity == pytest.approx(0.3 * 0.1 / 12.0 / pairs)
     before = devices.logical_weight()
-    devices.send_counts(torch.full((40, 30), 5, dtype=torch.int32), torch.tensor([0]), torch.zeros(40, 30))
+    pulsed_weight.send_counts(
+        devices, torch.full((40, 30), 5, dtype=torch.int32), torch.tensor([0]), torch.zeros(40, 30)
+    )
     inside = devices.conductance[0] < 11.9e-6
     change = (devices.logical_weight() - before)[inside]
     torch.testing.assert_close(change, torch.full_like(change, 5.0 * devices.granularity), rtol=1e-4, atol=1e-7)
@@ -79,7 +84,7 @@ def test_an_update_descends_by_the_learning_rate_whatever_the_number_of_pairs() 
         devices.conductance.fill_(3e-6)
         before = devices.logical_weight()
         samples = [(torch.ones(1, 200), torch.full((1, 100), -1.0))]
-        devices.update(samples, 0.0113, torch.tensor([3]), torch.zeros(100, 200))
+        pulsed_weight.update(devices, samples, 0.0113, torch.tensor([3]), torch.zeros(100, 200))
         change = (devices.logical_weight() - before).double()
         # Coincidences of a train are binomial in each weight, and correlated along the lines: their mean over 100 and
         # 200 lines has at most the spread of 100 weights.
@@ -98,7 +103,7 @@ def test_refresh_keeps_every_pairs_difference_and_makes_room() -> None:
     assert 0.2 < where.double().mean().item() < 0.6
     assert not torch.equal(where[0], where[2])  # pair by pair
     nothing = [(torch.zeros(1, 30), torch.zeros(1, 40))]
-    devices.update(nothing, 0.1, torch.tensor([1]), torch.zeros(40, 30))  # the look alone
+    pulsed_weight.update(devices, nothing, 0.1, torch.tensor([1]), torch.zeros(40, 30))  # the look alone
     after = devices.conductance
     assert torch.equal(after[~where], before[~where])
     assert (torch.minimum(after[0::2], after[1::2])[where[0::2]] == 0.1e-6).all()

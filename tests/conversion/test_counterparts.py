@@ -52,7 +52,7 @@ class AnalogGated(nn.Module):
         return digital
 
 
-def test_a_registered_twin_is_made_and_comes_back(tmp_path: Path) -> None:
+def test_a_registered_counterpart_is_made_and_comes_back(tmp_path: Path) -> None:
     model, x = nn.Sequential(Gated(), nn.Linear(4, 2)), torch.randn(3, 4)
     with register_counterpart(Gated, AnalogGated):
         net = pg.convert(model, IDEAL)
@@ -92,7 +92,7 @@ def test_a_subclass_is_reported() -> None:
     assert set(analog_layers(net)) == {"0.value"}
 
 
-def test_a_twin_without_a_way_back_is_taken_back_layer_by_layer() -> None:
+def test_a_counterpart_without_a_way_back_is_taken_back_layer_by_layer() -> None:
     class Plain(nn.Module):
         def __init__(self, layer: nn.Module) -> None:
             super().__init__()
@@ -121,7 +121,7 @@ def test_other_arguments_are_refused(arguments: Any, error: str) -> None:
         register_counterpart(*arguments)
 
 
-def test_a_twin_without_analog_layers_is_refused() -> None:
+def test_a_counterpart_without_analog_layers_is_refused() -> None:
     model = nn.Sequential(Gated())
     with (
         register_counterpart(Gated, lambda digital, hardware: nn.Identity()),
@@ -176,6 +176,6 @@ def test_tied_weights_are_clipped_once_on_the_way_back() -> None:
     model = Language()
     net = pg.convert(model, IDEAL)
     pg.hwa.Recipe(noise=None, clip_sigma=1.0).apply(net)
-    expected = net.mix.clipped_weight()
+    expected = net.mix.store.mean_matrix().weight
     back = pg.to_digital(net)
     assert torch.equal(back.mix.weight, expected)

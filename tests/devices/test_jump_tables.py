@@ -15,6 +15,7 @@ from torch import Tensor
 import phasegrad as pg
 from phasegrad.configuration import from_json
 from phasegrad.devices import JumpTable, SoftBoundsSteps, Steps, ideal_device, nandakumar_2018
+from phasegrad.stores import pulsed_weight
 
 G_MAX = 20e-6
 BOUND = 5.0
@@ -122,7 +123,9 @@ def test_a_table_of_a_device_that_only_grows_trains_in_a_pair() -> None:
     devices = layer.devices
     assert (devices.conductance >= table.reset * (1.0 - 1e-6)).all()
     before = devices.conductance.clone()
-    devices.update([(torch.ones(5, 20), -torch.ones(5, 10))], 0.1, torch.tensor([1]), torch.zeros(10, 20))
+    pulsed_weight.update(
+        devices, [(torch.ones(5, 20), -torch.ones(5, 10))], 0.1, torch.tensor([1]), torch.zeros(10, 20)
+    )
     grown = devices.conductance - before
     assert grown[0].mean() > 0.5e-6
     assert (grown[1] == 0.0).all()  # a weight that grows is not pulsed on its second device

@@ -55,7 +55,7 @@ def close(mine: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("batch", [3, None], ids=["batched", "unbatched"])
-def test_numbers_and_gradients_are_the_float_twins(options: dict[str, Any], batch: int | None) -> None:
+def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any], batch: int | None) -> None:
     digital, analog = counterparts(**options)
     found = []
     for module, weights in itertools.product((digital, analog), (True, False)):
@@ -100,14 +100,14 @@ MASKS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("masks", MASKS, ids=["bool", "float", "heads", "padding", "both", "weights of each head"])
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"add_bias_kv": True, "add_zero_attn": True}], ids=str)
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_masks_are_the_float_twins(masks: dict[str, Any], options: dict[str, Any], need_weights: bool) -> None:
+def test_masks_are_the_float_counterparts(masks: dict[str, Any], options: dict[str, Any], need_weights: bool) -> None:
     digital, analog = counterparts(**options)
     x = inputs(digital)
     close(analog(*x, need_weights=need_weights, **masks), digital(*x, need_weights=need_weights, **masks))
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_causal_hints_are_the_float_twins(need_weights: bool) -> None:
+def test_causal_hints_are_the_float_counterparts(need_weights: bool) -> None:
     digital, analog = counterparts()
     x = torch.randn(5, 2, 8)
     mask = nn.Transformer.generate_square_subsequent_mask(5)
@@ -276,7 +276,7 @@ def test_a_part_named_in_skip_leaves_the_whole_digital() -> None:
     assert set(analog_layers(only)) == {"attention.in_proj", "attention.out_proj"}
 
 
-def test_the_constructor_is_the_twins() -> None:
+def test_the_constructor_is_the_counterparts() -> None:
     layer = AnalogMultiheadAttention(8, 2, 0.1, kdim=4, batch_first=True, dtype=torch.float64, hardware=IDEAL)
     assert layer.q_proj.weight.dtype == torch.float64
     assert layer.k_proj.weight.shape == (8, 4)

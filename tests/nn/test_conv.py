@@ -48,7 +48,7 @@ def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
     return [y.detach(), *[g for g in (x.grad, *parameters) if g is not None]]
 
 
-def assert_twins(space: int, hardware: pg.Hardware, x: Tensor, *options: Any, **keywords: Any) -> None:
+def assert_equal_to_counterpart(space: int, hardware: pg.Hardware, x: Tensor, *options: Any, **keywords: Any) -> None:
     digital, analog = counterparts(space, hardware, *options, **keywords)
     tolerance = 1e-5 if hardware.adc is None else 3e-3
     found, wanted = results(analog, x), results(digital, x)
@@ -87,33 +87,35 @@ def convolutions(draw: st.DrawFn) -> Convolution:
 
 @settings(max_examples=40, deadline=None)
 @given(convolution=convolutions())
-def test_ideal_layer_equals_its_twin(convolution: Convolution) -> None:
+def test_ideal_layer_equals_its_counterpart(convolution: Convolution) -> None:
     torch.manual_seed(0)
     space, rows, channels, options, size = convolution
-    assert_twins(space, replace(IDEAL, rows=rows), torch.randn(size), *channels, **options)
+    assert_equal_to_counterpart(space, replace(IDEAL, rows=rows), torch.randn(size), *channels, **options)
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", ["same", "valid", 1])
-def test_every_padding_mode_equals_the_twins(space: int, mode: str, padding: str | int) -> None:
+def test_every_padding_mode_equals_the_counterparts(space: int, mode: str, padding: str | int) -> None:
     x = torch.randn(2, 4, *(6, 5, 4)[:space])
     options = {"kernel_size": 3, "padding": padding, "padding_mode": mode, "groups": 2}
-    assert_twins(space, replace(FINE, rows=5), x, 4, 6, **options)
+    assert_equal_to_counterpart(space, replace(FINE, rows=5), x, 4, 6, **options)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 9, 10, 512])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_row_tiles_may_end_anywhere_in_a_kernel(rows: int, groups: int) -> None:
     x = torch.randn(2, 4, 6, 6)
-    assert_twins(2, replace(IDEAL, rows=rows), x, 4, 8, kernel_size=3, groups=groups, stride=2, dilation=2)
-    assert_twins(2, replace(FINE, rows=rows), x, 4, 8, kernel_size=3, groups=groups, padding=1)
+    assert_equal_to_counterpart(
+        2, replace(IDEAL, rows=rows), x, 4, 8, kernel_size=3, groups=groups, stride=2, dilation=2
+    )
+    assert_equal_to_counterpart(2, replace(FINE, rows=rows), x, 4, 8, kernel_size=3, groups=groups, padding=1)
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
 def test_unbatched_input_gives_unbatched_output(space: int) -> None:
     for hardware in (IDEAL, FINE):
-        assert_twins(space, hardware, torch.randn(3, *(6, 5, 4)[:space]), 3, 2, kernel_size=2)
+        assert_equal_to_counterpart(space, hardware, torch.randn(3, *(6, 5, 4)[:space]), 3, 2, kernel_size=2)
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
@@ -132,7 +134,7 @@ def test_channels_last_inputs_and_weights_give_the_same() -> None:
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
-def test_constructor_is_the_twins_with_hardware(space: int) -> None:
+def test_constructor_is_the_counterparts_with_hardware(space: int) -> None:
     digital, analog = PAIRS[space]
     mine = dict(inspect.signature(analog).parameters)
     hardware = mine.pop("hardware")
@@ -143,7 +145,7 @@ def test_constructor_is_the_twins_with_hardware(space: int) -> None:
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
-def test_initial_weights_are_the_twins(space: int) -> None:
+def test_initial_weights_are_the_counterparts(space: int) -> None:
     torch.manual_seed(3)
     digital = PAIRS[space][0](4, 2, 3, groups=2)
     torch.manual_seed(3)
@@ -186,7 +188,7 @@ def test_wrong_shape_raises_with_the_shape_and_the_channels(space: int) -> None:
         ({"padding_mode": "none"}, "padding_mode must be one of"),
     ],
 )
-def test_options_that_the_twin_refuses_are_refused_alike(options: dict[str, Any], message: str) -> None:
+def test_options_that_the_counterpart_refuses_are_refused_alike(options: dict[str, Any], message: str) -> None:
     for make in (nn.Conv2d, partial(pg.nn.AnalogConv2d, hardware=IDEAL)):
         with pytest.raises(ValueError, match=message):
             make(4, 2, 3, **options)

@@ -38,7 +38,7 @@ def analog(model: nn.Module, hardware: pg.Hardware) -> nn.Module:
     "options", [{}, {"padding_idx": 2}, {"scale_grad_by_freq": True}, {"padding_idx": -1}], ids=str
 )
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)], ids=str)
-def test_numbers_and_gradients_are_the_float_twins(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any], shape: tuple[int, ...]) -> None:
     digital = nn.Embedding(7, 5, **options)
     net, tokens = analog(digital, replace(IDEAL, rows=3)), torch.randint(7, shape)
     assert type(net) is AnalogEmbedding

@@ -51,7 +51,7 @@ def assert_equal(found: list[Tensor], expected: list[Tensor], tolerance: float =
     bias=st.booleans(),
     converters=st.booleans(),
 )
-def test_ideal_layer_equals_its_twin(
+def test_ideal_layer_equals_its_counterpart(
     leading: list[int], sizes: tuple[int, int], rows: int, bias: bool, converters: bool
 ) -> None:
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_empty_batch_gives_empty_output_on_noisy_hardware() -> None:
         assert layer(torch.empty(3, 0, 7)).shape == (3, 0, 4)
 
 
-def test_constructor_is_the_twins_with_hardware() -> None:
+def test_constructor_is_the_counterparts_with_hardware() -> None:
     mine = dict(inspect.signature(pg.nn.AnalogLinear).parameters)
     hardware = mine.pop("hardware")
     counterpart = inspect.signature(nn.Linear).parameters
@@ -92,7 +92,7 @@ def test_constructor_is_the_twins_with_hardware() -> None:
     ]
 
 
-def test_initial_weights_are_the_twins() -> None:
+def test_initial_weights_are_the_counterparts() -> None:
     torch.manual_seed(3)
     digital = nn.Linear(5, 4)
     torch.manual_seed(3)

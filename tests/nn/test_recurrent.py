@@ -64,7 +64,7 @@ def states(digital: nn.RNNBase, *batch: int) -> Any:
 @each_option
 @pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
-def test_numbers_and_gradients_are_the_float_twins(
+def test_numbers_and_gradients_are_the_float_counterparts(
     kind: type[nn.RNNBase], options: dict[str, Any], given: bool, batched: bool
 ) -> None:
     digital = kind(3, 5, **options)
@@ -87,7 +87,7 @@ def test_numbers_and_gradients_are_the_float_twins(
 @each_option
 @pytest.mark.parametrize("order", [True, False], ids=["sorted", "unsorted"])
 @pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
-def test_packed_sequences_are_the_float_twins(
+def test_packed_sequences_are_the_float_counterparts(
     kind: type[nn.RNNBase], options: dict[str, Any], order: bool, given: bool
 ) -> None:
     digital = kind(3, 5, **options)
@@ -134,7 +134,7 @@ def test_wrong_shapes_are_refused(kind: type[nn.RNNBase], x: Tensor, hx: int | N
 # --- noise ------------------------------------------------------------------------------------------------------
 
 
-def noisy_twin(kind: type[nn.RNNBase], sigma: float = 0.2) -> nn.Module:
+def noisy_counterpart(kind: type[nn.RNNBase], sigma: float = 0.2) -> nn.Module:
     net = pg.convert(kind(32, 32, bias=False, dtype=torch.float64), IDEAL)
     pg.hwa.Recipe(noise=pg.hwa.AdditiveNoise(sigma=sigma), clip_sigma=0.0).apply(net)
     return net
@@ -151,7 +151,7 @@ def recurrent_products(net: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Te
 
 @each_layer
 def test_training_noise_is_drawn_once_a_sequence(kind: type[nn.RNNBase]) -> None:
-    net = noisy_twin(kind)
+    net = noisy_counterpart(kind)
     x = torch.randn(6, 100, 32, dtype=torch.float64)
     h, y = recurrent_products(net, x)
     matrices = [torch.linalg.lstsq(a, b).solution for a, b in zip(h[1:], y[1:], strict=True)]
@@ -188,7 +188,7 @@ def test_noise_of_outputs_is_drawn_afresh_at_each_step() -> None:
 
 def test_gradients_of_a_noisy_sequence_add_up_over_its_steps() -> None:
     torch.manual_seed(0)
-    net = noisy_twin(nn.RNN, sigma=0.1)
+    net = noisy_counterpart(nn.RNN, sigma=0.1)
     x = torch.randn(4, 3, 32, dtype=torch.float64)
     matrices: list[Any] = []
     read = net.hh_l0.read
@@ -314,7 +314,7 @@ def test_a_language_model_learns_with_noise() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch", [(4,), ()], ids=["batched", "unbatched"])
 @pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
-def test_cells_are_their_float_twins(kind: Any, bias: bool, batch: tuple[int, ...], given: bool) -> None:
+def test_cells_are_their_float_counterparts(kind: Any, bias: bool, batch: tuple[int, ...], given: bool) -> None:
     digital = kind(3, 5, bias=bias)
     analog = pg.convert(digital, IDEAL)
     x, h, c = torch.randn(*batch, 3), torch.randn(*batch, 5), torch.randn(*batch, 5)
@@ -388,7 +388,7 @@ def test_autocast_computes_in_bfloat16_to_its_precision() -> None:
     torch.testing.assert_close(y.float(), net(x)[0], rtol=0.05, atol=0.02)
 
 
-def test_constructors_are_the_twins() -> None:
+def test_constructors_are_the_counterparts() -> None:
     layer = AnalogLSTM(3, 8, 2, proj_size=4, bidirectional=True, dtype=torch.float64, hardware=IDEAL)
     assert set(analog_layers(layer)) == {
         f"{k}_l{n}{d}" for k in ("ih", "hh", "hr") for n in (0, 1) for d in ("", "_reverse")

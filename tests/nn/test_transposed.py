@@ -1,4 +1,4 @@
-"""Transposed convolutions and linear layers with transposed weights: their float counterparts' numbers, in every store."""
+"""Transposed convolutions, and linear layers with transposed weights, equal their counterparts in every store."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def close(mine: Any, theirs: Any) -> None:
 
 @each
 @pytest.mark.parametrize("rows", [512, 3])
-def test_numbers_and_gradients_are_the_float_twins(kind: Any, options: dict[str, Any], rows: int) -> None:
+def test_numbers_and_gradients_are_the_float_counterparts(kind: Any, options: dict[str, Any], rows: int) -> None:
     digital = kind(4, 8, 3, **options)
     analog = pg.convert(digital, replace(IDEAL, rows=rows))
     x, found = image(kind, 2), []

@@ -17,6 +17,7 @@ import phasegrad as pg
 from phasegrad.cells import DifferentialPair, ReferencedDevice
 from phasegrad.crossbar import Pulses
 from phasegrad.devices import ConstantSteps, SetPulses, ideal_device, joshi_2020, nandakumar_2018
+from phasegrad.stores import pulsed_weight
 
 PRESETS = [
     pg.presets.constant_step_training,
@@ -304,7 +305,7 @@ def test_refresh_keeps_the_weight_and_makes_room() -> None:
     where = devices.hardware.cell.saturated(before)
     assert 0.2 < where.double().mean().item() < 0.6
     nothing = [(torch.zeros(1, 40), torch.zeros(1, 30))]
-    devices.update(nothing, 0.1, torch.tensor([1]), torch.zeros(30, 40))  # the look alone
+    pulsed_weight.update(devices, nothing, 0.1, torch.tensor([1]), torch.zeros(30, 40))  # the look alone
     least = torch.minimum(*devices.conductance)
     assert (least[where] == 0.1e-6).all()
     # A device cannot go below its RESET state, 0.1 of 12 uS: that much of the weight.
@@ -337,17 +338,18 @@ def test_a_compensated_net_trains_on_with_its_gain() -> None:
     module = net(fine())
     devices = module[0].devices
     with torch.inference_mode():
-        copy.deepcopy(module)[0].refresh()
+        copy.deepcopy(module)[0].store.sync()
     devices.gain.fill_(1.25)
     run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(2))
-    assert torch.equal(module[0].weight, 1.25 * devices.mean_weight())
+    value = module[0].weight.detach().clone()
     devices.gain = torch.ones_like(devices.gain)
+    assert torch.equal(value, 1.25 * devices.logical_weight())
     run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(2))
-    assert torch.equal(module[0].weight, devices.mean_weight())
+    assert torch.equal(module[0].weight, devices.logical_weight())
     other = copy.deepcopy(module)
     other[0].devices.gain.fill_(2.0)
-    other[0].refresh()
-    assert torch.equal(other[0].weight, 2.0 * devices.mean_weight())
+    other[0].store.sync()
+    assert torch.equal(other[0].weight, 2.0 * devices.logical_weight())
 
 
 def test_a_history_is_kept_for_each_device() -> None:

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import phasegrad as pg
 from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
-from phasegrad.nn import in_memory
 from phasegrad.ops.native import library
+from phasegrad.stores import in_memory_weight
 
 PAIRS = {
     1: (nn.Conv1d, pg.nn.AnalogConv1d),
@@ -129,7 +129,7 @@ def test_images_are_staged_and_not_their_patches() -> None:
 def test_where_a_part_ends_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for together in (1, 1 << 30):
-        monkeypatch.setattr(in_memory, "_TOGETHER", together)
+        monkeypatch.setattr(in_memory_weight, "_MAX_UNFOLDED", together)
         _, analog = counterparts(2, pg.presets.soft_bounds_training(), groups=2, padding=1)
         for seed in range(2):
             backward(analog, images(2, 20, seed=seed))

@@ -19,7 +19,8 @@ from phasegrad.cells import ReferencedDevice
 from phasegrad.crossbar import Fast, Pulses
 from phasegrad.devices import ConstantSteps, SoftBoundsSteps, ideal_device, joshi_2020
 from phasegrad.ops.native import library
-from phasegrad.stores import AnalogWeight
+from phasegrad.optim import fast_array
+from phasegrad.stores import pulsed_weight
 
 FAMILY = [pg.optim.TikiTaka, pg.optim.TikiTakaV2, pg.optim.ChoppedTikiTakaV2, pg.optim.AGAD]
 CHOPPED = FAMILY[2:]
@@ -207,9 +208,9 @@ def test_an_asymmetric_device_learns_a_regression_where_plain_pulses_stall(algor
 
 def test_lines_are_read_in_turn_as_samples_come(monkeypatch: pytest.MonkeyPatch) -> None:
     made, seen = layer(beside(fine()), 7, 3), []
-    whole = AnalogWeight.read_fast
+    whole = fast_array.read_fast
     monkeypatch.setattr(
-        AnalogWeight, "read_fast", lambda self, lines, seed: (seen.append(lines.tolist()), whole(self, lines, seed))[1]
+        fast_array, "read_fast", lambda made, lines, seed: (seen.append(lines.tolist()), whole(made, lines, seed))[1]
     )
     optimizer = pg.optim.TikiTakaV2([made.weight], lr=1e-6, transfer_every=4, lines=2)
     for n in (3, 6, 2, 5, 40):  # 3, 9, 11, 16, 56 samples: 0, 2, 2, 4, 14 transfers
@@ -409,7 +410,7 @@ def test_reads_of_lines_see_the_devices_read_noise() -> None:
     made.devices.clock.fill_(3600.0)
     mean = fast.full * fast.cell.weight(fast.present(made.devices.clock))[:, lines]
     whole = fast.full * fast.cell.weight(fast.read(made.devices.clock, torch.tensor([1]), 0))[:, lines]
-    reads = torch.stack([made.devices.read_fast(lines, torch.tensor([i])) for i in range(40)])
+    reads = torch.stack([pulsed_weight.read_fast(made.devices, lines, torch.tensor([i])) for i in range(40)])
     # 60,000 numbers: the relative standard error of a standard deviation is 1 / sqrt(2 n); 1,500 for the whole read.
     noise = (reads - mean).double().std().item()
     assert noise == pytest.approx((whole - mean).double().std().item(), rel=5.0 / math.sqrt(2 * 1500))
@@ -420,7 +421,7 @@ def test_counts_go_to_their_lines() -> None:
     made = layer(beside(fine(2000)), 9, 4)
     counts = torch.arange(-4, 4, dtype=torch.int32).view(4, 2)
     lines = torch.tensor([6, 1])
-    made.weight.send_to_slow(counts, lines, torch.tensor([1]))
+    made.weight.apply_pulses(pulsed_weight.send_counts_to_slow, counts, lines, torch.tensor([1]))
     wanted = torch.zeros(4, 9).index_copy_(1, lines, counts * 0.001)
     torch.testing.assert_close(made.weight.detach(), wanted, rtol=0.0, atol=1e-6)
 

@@ -17,7 +17,7 @@ import phasegrad as pg
 from phasegrad.cells import DifferentialPair, ReferencedDevice
 from phasegrad.crossbar import Fast, Hardware, Pulses, Transfer
 from phasegrad.devices import Capacitor, ConstantSteps, LinearSteps, ideal_device, nandakumar_2018_device
-from phasegrad.stores import AnalogWeight
+from phasegrad.stores import AnalogWeight, pulsed_weight
 
 SEED = torch.tensor([11])
 SHAPE = (60, 80)
@@ -64,7 +64,7 @@ def test_updates_go_to_the_capacitor_alone() -> None:
     made = devices(hardware())
     before, weight = made.conductance.clone(), made.logical_weight()
     x, d = samples(50)
-    made.update([(x, d)], 1e-3, SEED, weight)
+    pulsed_weight.update(made, [(x, d)], 1e-3, SEED, weight)
     assert made.fast is not None
     assert torch.equal(made.conductance, before)
     expected = -1e-3 * d.double().t() @ x.double()
@@ -79,10 +79,10 @@ def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
     made = devices(hardware(tau=5e-3))
     x, d = samples(50)
     weight = made.logical_weight()
-    made.update([(x, d)], 1e-3, SEED, weight)
+    pulsed_weight.update(made, [(x, d)], 1e-3, SEED, weight)
     slow = made._sum(made.conductance, None, made.factors)
     before = (weight - slow).double()
-    made.update([(x.repeat(200, 1), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
+    pulsed_weight.update(made, [(x.repeat(200, 1), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
     assert float(made.clock) == pytest.approx(10_050 * 240e-9)
     kept = math.exp(-10_000 * 240e-9 / 5e-3)
     # Conductances of 40 uS are kept to 24 bits, weights of 0.5 too.
@@ -94,7 +94,7 @@ def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
     cell = ReferencedDevice(device=Capacitor(g_max=80e-6, tau=5e-3, steps=steps))
     made = devices(Hardware(cell=cell, scale=0.45, update=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
     weight = made.logical_weight()
-    made.update([(torch.ones(10_000, SHAPE[1]), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
+    pulsed_weight.update(made, [(torch.ones(10_000, SHAPE[1]), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
     expected = torch.full(SHAPE, 0.3 * math.exp(-10_000 * 240e-9 / 5e-3))
     torch.testing.assert_close(weight, expected, rtol=0.0, atol=1e-6)
     assert torch.equal(weight, made.logical_weight())
@@ -106,7 +106,7 @@ def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
 def loaded(made: AnalogWeight, n: int = 300) -> Tensor:
     """AnalogWeight after an update, and their weight."""
     weight = made.logical_weight()
-    made.update([samples(n)], 1e-2, SEED, weight)
+    pulsed_weight.update(made, [samples(n)], 1e-2, SEED, weight)
     return made.logical_weight()
 
 
@@ -114,7 +114,7 @@ def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> 
     made = devices(hardware(rule(), noisy=False))
     before = loaded(made)
     assert 0.05 < before.std().item() < 0.3
-    made.transfer(SEED)
+    pulsed_weight.transfer(made, SEED)
     error = (made.logical_weight() - before).abs()
     inside = before.abs() < 0.3
     assert error[inside].max().item() < 0.5e-3 + 1e-5  # half a pulse of the capacitor
@@ -130,9 +130,9 @@ def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
     """
     made = devices(hardware(rule(reads=4)))
     loaded(made)
-    made.transfer(SEED)  # so that the pair holds something
+    pulsed_weight.transfer(made, SEED)  # so that the pair holds something
     before, g_before = made.logical_weight(), made.conductance.clone()
-    made.transfer(SEED + 1)
+    pulsed_weight.transfer(made, SEED + 1)
     g = torch.stack((g_before, made.conductance)).double()
     variance = ((0.03 * g + 0.13e-6) ** 2).sum((0, 1)) / 4 * (0.45 / 12e-6) ** 2 + (1e-3) ** 2 / 12
     error = (made.logical_weight() - before).double()[before.abs() < 0.3]
@@ -144,7 +144,7 @@ def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
     for inversion, sign in ((True, -1.0), (False, 1.0)):
         made = devices(hardware(rule(inversion=inversion), noisy=False))
         before = loaded(made)
-        made.transfer(SEED)
+        pulsed_weight.transfer(made, SEED)
         assert made.polarity is not None
         assert float(made.polarity) == sign
         inside = before.abs() < 0.3
@@ -152,7 +152,7 @@ def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
         weight = made.logical_weight()
         start = weight.clone()
         x, d = samples(200, seed=9)
-        made.update([(x, d)], 5e-3, SEED + 5, weight)
+        pulsed_weight.update(made, [(x, d)], 5e-3, SEED + 5, weight)
         assert torch.corrcoef(torch.stack(((weight - start).flatten(), -(d.t() @ x).flatten())))[0, 1].item() > 0.9
 
 
@@ -166,8 +166,8 @@ def test_inversion_averages_what_is_unequal_up_and_down() -> None:
         balanced = torch.cat((d, -d))[torch.randperm(800, generator=torch.Generator().manual_seed(0))]
         order = torch.cat((x, x))[torch.randperm(800, generator=torch.Generator().manual_seed(0))]
         for i in range(2):
-            made.update([(order, balanced)], 2e-4, SEED + i, weight)
-            made.transfer(SEED + 10 + i)
+            pulsed_weight.update(made, [(order, balanced)], 2e-4, SEED + i, weight)
+            pulsed_weight.transfer(made, SEED + 10 + i)
         pushed[inversion] = made.logical_weight().double().pow(2).mean().sqrt().item()
     assert pushed[True] < 0.7 * pushed[False]
 
@@ -179,7 +179,7 @@ def test_transfers_come_after_so_many_samples(batch: int) -> None:
     flips, sign = 0, 1.0
     for start in range(0, 300, batch):
         x, d = samples(min(batch, 300 - start))
-        made.update([(x, d)], 1e-5, SEED + start, weight)
+        pulsed_weight.update(made, [(x, d)], 1e-5, SEED + start, weight)
         assert made.polarity is not None
         flips, sign = flips + int(float(made.polarity) != sign), float(made.polarity)
     assert made.samples is not None
@@ -290,6 +290,6 @@ def test_two_sided_devices_are_written_in_a_closed_loop_too() -> None:
     slow = ReferencedDevice(device=ideal_device(g_max=25e-6, steps=ConstantSteps(size=25e-6 / 400)))
     made = devices(dataclasses.replace(hardware(rule(attempts=500)), cell=slow))
     before = loaded(made)
-    made.transfer(SEED)
+    pulsed_weight.transfer(made, SEED)
     inside = before.abs() < 0.3
     assert (made.logical_weight() - before).abs()[inside].max().item() < 0.51e-3

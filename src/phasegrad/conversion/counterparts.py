@@ -62,9 +62,9 @@ _registered: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 def register_counterpart(module_type: type[nn.Module], make: Make) -> RemovableHandle:
     """Let :func:`phasegrad.convert` make counterparts of a module type, or other ones than it would.
 
-    The type must be met exactly: a subclass may compute something else. A module is converted whole, so what it
-    contains is left to ``make``. :func:`phasegrad.to_digital` calls the counterpart's ``to_digital()`` where it has that
-    method, and otherwise takes the analog layers inside it back one by one.
+    The type must match exactly: a subclass may compute something else. A module is converted as a whole, so ``make`` is
+    responsible for its submodules. :func:`phasegrad.to_digital` calls the counterpart's ``to_digital()`` if it has that
+    method, and otherwise converts the analog layers inside it back one by one.
 
     Args:
         module_type: of the digital modules.
@@ -123,8 +123,9 @@ def make_counterpart(digital: nn.Module, hardware: Hardware) -> nn.Module:
     counterpart = make(digital, hardware)
     if not isinstance(counterpart, nn.Module) or not any(isinstance(m, AnalogLayer) for m in counterpart.modules()):
         raise TypeError(
-            f"convert: the counterpart registered for {type(digital).__name__} is a {type(counterpart).__name__} without an analog "
-            "layer; it must be a module that contains one, such as AnalogLinear.from_digital(digital, hardware)"
+            f"convert: the counterpart registered for {type(digital).__name__} is a {type(counterpart).__name__} "
+            "without an analog layer; it must be a module that contains one, such as "
+            "AnalogLinear.from_digital(digital, hardware)"
         )
     return counterpart
 

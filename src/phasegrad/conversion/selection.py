@@ -50,7 +50,7 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def judge(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[str, str | None]:
-    """For each module with a counterpart, or with weights of its own, why it stays digital; ``None`` if it is converted.
+    """For each module with a counterpart, or with weights of its own, why it stays digital, or ``None``.
 
     What a converted module contains is converted with it, and not judged.
     """

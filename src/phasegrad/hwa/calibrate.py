@@ -51,8 +51,8 @@ def calibrate(
         The net.
 
     Warns:
-        BypassWarning: the net multiplies with parameters past its tiles; see :func:`phasegrad.conversion.bypasses`. What was
-            left digital with ``only`` or ``skip`` is not named.
+        BypassWarning: products with parameters of the net bypass its tiles; see :func:`phasegrad.conversion.bypasses`.
+            Modules that ``only`` or ``skip`` left digital are not named.
 
     Raises:
         ValueError: no analog layer, a programmed layer, no batch, or an input that is not finite.
@@ -93,8 +93,8 @@ def _warn(net: nn.Module, passed_by: dict[str, str]) -> None:
     if surprising:
         warnings.warn(
             f"calibrate: {'; '.join(f'{name}: {why}' for name, why in surprising.items())}. The hardware is not "
-            "simulated there. Change the model, register a counterpart with phasegrad.conversion.register_counterpart, or convert with skip "
-            "to say that it is meant",
+            "simulated there. Change the model, register a counterpart with "
+            "phasegrad.conversion.register_counterpart, or convert with skip to say that it is meant",
             BypassWarning,
             stacklevel=3,
         )

@@ -52,7 +52,7 @@ class AnalogComposite(nn.Module, ABC):
         digital.register_parameter("bias", bias)
         return AnalogLinear.from_digital(digital.train(self.training), self.hardware)
 
-    # --- what a concrete counterpart supplies --------------------------------------------------------------------------
+    # --- what a concrete counterpart supplies ------------------------------------------------------------------
 
     _options: tuple[str, ...]
     """Attributes that are the digital counterpart's own."""
