@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import phasegrad as pg
-from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
+from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange, tilings
 from phasegrad.ops.native import library
 from phasegrad.stores import in_memory_weight
 
@@ -171,7 +171,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("fields", [{}, {"dac": Dac(range=AbsMaxRange())}], ids=["exact", "converters"])
 @pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
 def test_no_buffer_holds_all_patches(fields: dict[str, Any], optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pg.nn.conv, "_TOGETHER", 1 << 16)
+    monkeypatch.setattr(tilings, "_MAX_FOLDED", 1 << 16)
     conv = pg.nn.AnalogConv2d(4, 4, 7, padding=3, hardware=fine(**fields))
     x = torch.randn(64, 4, 16, 16, requires_grad=True)
     with Largest() as largest:
@@ -410,7 +410,7 @@ def test_folding_a_few_images_at_a_time_is_folding_all(monkeypatch: pytest.Monke
     hardware = fine(dac=Dac(bits=6, range=AbsMaxRange()))
     found = []
     for together in (1, 1 << 30):
-        monkeypatch.setattr(pg.nn.conv, "_TOGETHER", together)
+        monkeypatch.setattr(tilings, "_MAX_FOLDED", together)
         _, analog = counterparts(2, hardware, groups=2, padding=1)
         found.append(backward(analog, images(2, 5)))
     torch.testing.assert_close(found[0], found[1])

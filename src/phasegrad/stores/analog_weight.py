@@ -114,6 +114,11 @@ class AnalogWeight(DeviceArray):
             self.reference.grow_older(self.clock, until, temperature)
         self.clock.fill_(until)
 
+    @property
+    def pulse_size(self) -> float:
+        """Change of the weight that a nominal pulse of an update makes."""
+        return (self.fast or self).granularity
+
     def tracked(self, weight: Tensor) -> Readout:
         """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
         return UNREAD if self.leaks_in_training else self.tracked_now(weight)
