@@ -43,6 +43,10 @@ class Configuration(metaclass=_RenamedFields):
         super().__init_subclass__(**keywords)
         for name in (type_name(cls), *vars(cls).get("_former_names", ())):
             Configuration._types[name] = cls
+        for old, new in cls.all_renamed().items():
+            if old in vars(cls) and new not in vars(cls):  # a subclass written for an earlier release
+                warn_renamed(f"{cls.__name__}.{old}", new)
+                setattr(cls, new, vars(cls)[old])
 
     @classmethod
     def all_renamed(cls) -> dict[str, str]:

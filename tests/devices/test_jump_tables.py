@@ -65,7 +65,7 @@ def test_raw_pulses_give_their_distribution_back(table: JumpTable) -> None:
 
 
 def test_a_table_of_a_law_steps_as_the_law_does() -> None:
-    law = SoftBoundsSteps(size=0.2e-6, noise=0.5)
+    law = SoftBoundsSteps(size=0.2e-6, c2c=0.5)
     table = JumpTable.from_law(law, g_max=G_MAX, trains=4_000, points=POINTS, quantiles=QUANTILES)
     n = 20_000
     for up in (True, False):
@@ -107,9 +107,9 @@ def test_a_table_of_pcm_is_the_mixture_that_trains_from_reset_meet() -> None:
 
 
 def test_spread_between_devices_is_carried_over_and_not_lumped() -> None:
-    law = SoftBoundsSteps(size=0.2e-6, spread=0.3, imbalance=0.1, bound_spread=0.05, stuck=0.02)
+    law = SoftBoundsSteps(size=0.2e-6, d2d=0.3, imbalance=0.1, bounds_d2d=0.05, stuck=0.02)
     table = JumpTable.from_law(law, g_max=G_MAX, trains=1_000, points=11, quantiles=11)
-    assert [getattr(table, k) for k in ("spread", "imbalance", "bound_spread", "stuck")] == [0.3, 0.1, 0.05, 0.02]
+    assert [getattr(table, k) for k in ("d2d", "imbalance", "bounds_d2d", "stuck")] == [0.3, 0.1, 0.05, 0.02]
     middle = torch.tensor(table.up[5])
     assert (middle.max() - middle.min()).item() < 0.22  # twice a tenth: a bin's width of a law that has no noise
 
@@ -196,7 +196,7 @@ ROW = ((0.0, 1.0), (0.0, 1.0))
         ({"up": ((1.0, 0.5), (0.0, 1.0))}, "no inverse CDF"),
         ({"up": ROW, "down": ((0.0, math.nan), (0.0, 1.0))}, "no inverse CDF"),
         ({"up": ((0.0,), (0.0,))}, "no inverse CDF"),
-        ({"up": ROW, "noise": 0.1}, "noise = 0.1"),
+        ({"up": ROW, "c2c": 0.1}, "c2c = 0.1"),
         ({"up": ROW, "reset": -1e-6}, "reset = -1e-06"),
     ],
 )

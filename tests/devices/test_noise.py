@@ -50,7 +50,7 @@ class RemembersContract(DeviceContract):
         state = device.program(self.targets(device, 3, 5), SEED, 0)
         assert state.noise is not None
         assert state.noise.shape == (device.planes, 3, 5)
-        assert device.remembers
+        assert device.stateful_fields
 
     @pytest.mark.parametrize("shape", [(1001,), (7, 31, 33)], ids=str)
     def test_bits_do_not_depend_on_threads(self, device: Device, shape: tuple[int, ...]) -> None:
@@ -71,7 +71,7 @@ class RemembersContract(DeviceContract):
 
     def test_a_state_that_forgot_its_noise_is_refused(self, device: Device) -> None:
         state = device.program(self.targets(device, 4), SEED, 0)
-        with pytest.raises(ValueError, match="noise = None in the state of a device with memory or telegraph"):
+        with pytest.raises(ValueError, match="noise = None in the state of a device with correlated_noise or telegraph"):
             device.read(DeviceState(state.conductance, state.nu), age(0.0), SEED, 0)
 
 
@@ -79,7 +79,7 @@ class TestRemembers(RemembersContract, PcmContract):
     law = JOSHI_2020
 
     def configuration(self) -> PCM:
-        return dataclasses.replace(joshi_2020(), memory=CorrelatedNoise())
+        return dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise())
 
 
 class TestRemembersFromAWhileOn(RemembersContract, PcmContract):
@@ -87,7 +87,7 @@ class TestRemembersFromAWhileOn(RemembersContract, PcmContract):
     repeats: ClassVar[bool] = False
 
     def configuration(self) -> PCM:
-        return dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(shortest=0.1))
+        return dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(shortest=0.1))
 
 
 class TestSwitches(RemembersContract):
@@ -121,7 +121,7 @@ class TestSwitchesBesideMemory(TestSwitchesBesideNoiseWithoutMemory):
     repeats: ClassVar[bool] = True
 
     def configuration(self) -> PCM:
-        return dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(), telegraph=TELEGRAPH)
+        return dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(), telegraph=TELEGRAPH)
 
 
 class TestCorrelatedNoise(ConfigurationContract):
@@ -136,7 +136,7 @@ class TestTelegraph(ConfigurationContract):
 
 def test_a_constant_part_of_read_noise_comes_on_top() -> None:
     """``read_sd`` is of the read, whatever is remembered."""
-    quiet = dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(), programming_sd=(0.0,))
+    quiet = dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(), programming_sd=(0.0,))
     noisy = dataclasses.replace(quiet, read_sd=(0.2e-6,))
     state = quiet.program(torch.full((100_000,), 20e-6), SEED, 0)
     more = (noisy.read(state, age(0.0), SEED, 2) - quiet.read(state, age(0.0), SEED, 2)).double()
@@ -158,14 +158,17 @@ def test_a_constant_part_of_read_noise_comes_on_top() -> None:
         (lambda: dataclasses.replace(TELEGRAPH, rates=(1.0,)), r"rates = \(1.0,\)"),
         (lambda: dataclasses.replace(TELEGRAPH, rates=1.0), r"rates = 1.0; give a tuple"),
         (
-            lambda: dataclasses.replace(joshi_2020(), read_noise=None, memory=CorrelatedNoise()),
-            "memory is given without read_noise; give the law",
+            lambda: dataclasses.replace(joshi_2020(), read_noise=None, correlated_noise=CorrelatedNoise()),
+            "correlated_noise is given without read_noise; give the law",
         ),
         (
-            lambda: dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(shortest=3.0)),
+            lambda: dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(shortest=3.0)),
             "with a first read 20.0 s after programming; that must be at least 10 shortest",
         ),
-        (lambda: dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(longest=1.0)), "and at most longest"),
+        (
+            lambda: dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(longest=1.0)),
+            "and at most longest",
+        ),
     ],
 )
 def test_a_wrong_number_is_refused(make: Any, message: str) -> None:
@@ -173,7 +176,7 @@ def test_a_wrong_number_is_refused(make: Any, message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("field", ["memory", "telegraph", "thermal"])
+@pytest.mark.parametrize("field", ["correlated_noise", "telegraph", "thermal"])
 def test_what_is_something_else_is_refused(field: str) -> None:
     with pytest.raises(TypeError, match=rf"PCM: {field} = Curve\(.* \(Curve\); it must be "):
         dataclasses.replace(joshi_2020(), **{field: Curve()})
@@ -205,7 +208,7 @@ def test_ages_of_a_trace_are_a_tensor() -> None:
 
 @pytest.mark.parametrize("reads", [0, 1, 2, 300, 70_000])
 def test_a_trace_has_a_row_for_each_read(reads: int) -> None:
-    device = dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(), telegraph=TELEGRAPH)
+    device = dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(), telegraph=TELEGRAPH)
     state = device.program(torch.full((2, 3), 1e-5), SEED, 0)
     times = torch.arange(reads, dtype=torch.float64)
     seen = trace(device, state, times, SEED)

@@ -42,7 +42,7 @@ def of_modes(noise: CorrelatedNoise, since: float, lag: float) -> float:
 
 def remembering(noise: CorrelatedNoise | None = None) -> PCM:
     """At 25 uS, ``Q`` is 0.0088; nothing else differs from device to device."""
-    return replace(joshi_2020(), programming_sd=(0.0,), memory=noise or CorrelatedNoise())
+    return replace(joshi_2020(), programming_sd=(0.0,), correlated_noise=noise or CorrelatedNoise())
 
 
 def new(device: PCM, n: int = N) -> DeviceState:

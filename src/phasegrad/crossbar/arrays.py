@@ -97,7 +97,7 @@ class DeviceArray(nn.Module):
         self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
-        self.register_buffer("history", blank if steps and steps.remembers else None)
+        self.register_buffer("history", blank if steps and steps.has_history else None)
         restarts = steps is not None and cell.device.drifts and not self.leaks
         self.register_buffer("pulsed_at", blank.double() if restarts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
@@ -165,7 +165,7 @@ class DeviceArray(nn.Module):
             device.check_temperature(temperature)
             assert self.heat is not None
             self.heat[0] = temperature
-        if device.remembers:
+        if device.stateful_fields:
             seed = torch.zeros(1, dtype=torch.int64) if self.noise_seed is None else self.noise_seed
             seed = seed + torch.tensor(until, dtype=torch.float64).view(torch.int64).to(seed.device)
             device.advance(self.state, float(now) - written, until - written, seed, streams.NOISE)

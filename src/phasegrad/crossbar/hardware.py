@@ -182,7 +182,7 @@ def _check_pulsed(cell: Cell) -> None:
     steps = cell.device.steps
     if steps is None:
         raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
-    remembers = (*cell.device.remembers, *(("g_min",) if cell.device.lowest else ()))
+    remembers = (*cell.device.stateful_fields, *(("g_min",) if cell.device.lowest else ()))
     if remembers:
         raise ValueError(
             f"Hardware: update is given, but the cell's device has {', '.join(remembers)}, which only devices that are "

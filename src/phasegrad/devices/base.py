@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -34,6 +34,8 @@ class Device(Configuration, ABC):
     steps: Steps | None = None
     """How the device answers pulses; ``None`` for one that is only programmed."""
 
+    _renamed: ClassVar[dict[str, str]] = {"remembers": "stateful_fields"}
+
     @property
     @abstractmethod
     def reads_are_noisy(self) -> bool:
@@ -55,7 +57,7 @@ class Device(Configuration, ABC):
         return above + self.lowest if self.lowest else above
 
     @property
-    def remembers(self) -> tuple[str, ...]:
+    def stateful_fields(self) -> tuple[str, ...]:
         """The fields that make time leave more on a device than its age tells; none for most."""
         return ()
 

@@ -30,7 +30,7 @@ Pulsed = tuple[Tensor, Tensor]
 class JumpTable(Steps):
     """Steps drawn from distributions: at even conductances, the quantiles of the step.
 
-    ``size`` is the unit of the quantiles and the nominal step; ``noise`` has no meaning here and must be 0.
+    ``size`` is the unit of the quantiles and the nominal step; ``c2c`` has no meaning here and must be 0.
 
     Args:
         up: for each of two or more conductances from lowest to highest, even quantiles (0 to 1, two or more, rising)
@@ -56,8 +56,8 @@ class JumpTable(Steps):
         rising = (-math.inf < a <= b < math.inf for row in rows for a, b in itertools.pairwise(row))
         if len(rows[0]) < 2 or not all(rising):
             raise ValueError("JumpTable: a row is no inverse CDF; its two or more quantiles must be finite and rising")
-        if self.noise != 0.0:
-            raise ValueError(f"JumpTable: noise = {self.noise}; the table holds all of the noise, so it must be 0")
+        if self.c2c != 0.0:
+            raise ValueError(f"JumpTable: c2c = {self.c2c}; the table holds all of the noise, so it must be 0")
 
     @property
     def family(self) -> int:
@@ -165,7 +165,7 @@ class JumpTable(Steps):
             >>> table.two_sided, table.reset
             (False, 1e-07)
         """
-        nominal = dataclasses.replace(law, spread=0.0, imbalance=0.0, bound_spread=0.0, stuck=0.0)
+        nominal = dataclasses.replace(law, d2d=0.0, imbalance=0.0, bounds_d2d=0.0, stuck=0.0)
         _check_grid(g_max, law.lowest, points, quantiles)
         length = math.ceil(2.0 * (g_max - law.lowest) / law.size) if length is None else length
         if trains < 1 or length < 1:
@@ -174,7 +174,7 @@ class JumpTable(Steps):
         table = JumpTable.from_pulses(
             up, down, g_max=g_max, reset=law.lowest, size=law.size, points=points, quantiles=quantiles
         )
-        lives = {name: getattr(law, name) for name in ("spread", "imbalance", "bound_spread", "stuck")}
+        lives = {name: getattr(law, name) for name in ("d2d", "imbalance", "bounds_d2d", "stuck")}
         return dataclasses.replace(table, **lives)
 
 
@@ -242,7 +242,7 @@ def _simulate(law: Steps, g_max: float, trains: int, length: int, seed: int) -> 
     shape = (planes[1] + 1, 1, trains)
     parameters = law.draw(shape, g_max, law.two_sided, key, 0)
     conductance = parameters[2].clone()
-    history = torch.ones(shape) if law.remembers else None
+    history = torch.ones(shape) if law.has_history else None
     coefficients = torch.tensor(law.coefficients(g_max), dtype=torch.float32)
     seen = []
     for side, sign in enumerate((1, -1) if law.two_sided else (1,)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ class PCM(Device):
     ``nu = |nu_mean(g) + nu_sd(g) xi|`` is drawn once. A read adds noise of standard deviation
     ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))`` (1/f noise integrated over the bandwidth
     of a read of a device of that age), then ``read_sd(G(t)) xi``, and stays at or above zero. Each read redraws the
-    whole noise, unless ``memory`` says that 1/f noise is a process in time: then reads at one age find the same
+    whole noise, unless ``correlated_noise`` says that 1/f noise is a process in time: then reads at one age find the same
     deviation, and :meth:`advance` moves it on.
 
     Args:
@@ -46,12 +46,12 @@ class PCM(Device):
             ``G(t) = G (max(t, t_min) / t0) ** -nu``. ``None`` for the law above.
         steps: how the device answers pulses when it is trained in the memory; ``None`` if it never is.
         g_min: conductance at RESET [S]: what no device is programmed below, and what stands for no weight.
-        memory: how 1/f noise remembers; ``None`` for noise that each read draws afresh.
+        correlated_noise: how 1/f noise remembers; ``None`` for noise that each read draws afresh.
         telegraph: random telegraph noise beside it, or ``None``.
         thermal: what temperature does; ``None`` for devices that are the same at every temperature.
 
     Raises:
-        ValueError: a number is not finite or not positive where it must be, or ``memory`` is given without
+        ValueError: a number is not finite or not positive where it must be, or ``correlated_noise`` is given without
             ``read_noise``.
 
     Examples:
@@ -73,9 +73,11 @@ class PCM(Device):
     read_sd: tuple[float, ...] = ()
     t_min: float | None = None
     g_min: float = 0.0
-    memory: CorrelatedNoise | None = None
+    correlated_noise: CorrelatedNoise | None = None
     telegraph: Telegraph | None = None
     thermal: Thermal | None = None
+
+    _renamed: ClassVar[dict[str, str]] = {"memory": "correlated_noise"}
 
     def __post_init__(self) -> None:
         for name in ("g_max", "t0", "t_read"):
@@ -95,19 +97,21 @@ class PCM(Device):
         check_number(self, "g_min", 0.0)
         if self.g_min >= self.g_max:
             raise ValueError(f"PCM: g_min = {self.g_min} S; it must be below g_max = {self.g_max} S")
-        check_type(self, "memory", (CorrelatedNoise, type(None)))
+        check_type(self, "correlated_noise", (CorrelatedNoise, type(None)))
         check_type(self, "telegraph", (Telegraph, type(None)))
         check_type(self, "thermal", (Thermal, type(None)))
-        if self.memory is not None:
-            self._check_memory(self.memory)
+        if self.correlated_noise is not None:
+            self._check_correlated_noise(self.correlated_noise)
 
-    def _check_memory(self, memory: CorrelatedNoise) -> None:
+    def _check_correlated_noise(self, noise: CorrelatedNoise) -> None:
         if self.read_noise is None:
-            raise ValueError("PCM: memory is given without read_noise; give the law of the 1/f noise that it remembers")
-        first = self._since(0.0)
-        if not max(10.0 * memory.shortest, 40.0 * self.t_read) <= first <= memory.longest:
             raise ValueError(
-                f"PCM: memory = {memory} with a first read {first} s after programming; that must be at least 10 "
+                "PCM: correlated_noise is given without read_noise; give the law of the 1/f noise that it remembers"
+            )
+        first = self._since(0.0)
+        if not max(10.0 * noise.shortest, 40.0 * self.t_read) <= first <= noise.longest:
+            raise ValueError(
+                f"PCM: correlated_noise = {noise} with a first read {first} s after programming; that must be at least 10 "
                 f"shortest and 40 t_read = {40.0 * self.t_read} s, and at most longest"
             )
 
@@ -122,14 +126,14 @@ class PCM(Device):
         return self.read_noise is not None or any(self.read_sd) or self.telegraph is not None
 
     @property
-    def remembers(self) -> tuple[str, ...]:
-        """Which of ``memory``, ``telegraph`` and ``thermal`` are given."""
-        return tuple(name for name in ("memory", "telegraph", "thermal") if getattr(self, name) is not None)
+    def stateful_fields(self) -> tuple[str, ...]:
+        """Which of ``correlated_noise``, ``telegraph`` and ``thermal`` are given."""
+        return tuple(name for name in ("correlated_noise", "telegraph", "thermal") if getattr(self, name) is not None)
 
     @property
     def planes(self) -> int:
         """The present deviation, modes of 1/f noise, and two for telegraph noise."""
-        modes = len(self.memory.modes(self.t_read)) if self.memory else 0
+        modes = len(self.correlated_noise.modes(self.t_read)) if self.correlated_noise else 0
         held = modes + (2 if self.telegraph else 0)
         return held + 1 if held else 0
 
@@ -186,14 +190,14 @@ class PCM(Device):
             )
         first, last = self._since(before), self._since(after)
         if state.noise is not None and last > first:
-            self._live(state, last - first, seed, offset)
+            self._advance_noise(state, last - first, seed, offset)
         if self.thermal is not None and state.heat is not None:
             self.thermal.spend(state.heat, math.log(last / first))
 
-    def _live(self, state: DeviceState, seconds: float, seed: Tensor, offset: int) -> None:
+    def _advance_noise(self, state: DeviceState, seconds: float, seed: Tensor, offset: int) -> None:
         assert state.noise is not None
-        if self.memory is not None:
-            self.memory.advance(state.noise[1:], seconds, self.t_read, seed, offset)
+        if self.correlated_noise is not None:
+            self.correlated_noise.advance(state.noise[1:], seconds, self.t_read, seed, offset)
         if self.telegraph is not None:
             self.telegraph.advance(state.noise[-2:], seconds, seed, offset + self.planes)
         self._sum_up(state)
@@ -202,8 +206,8 @@ class PCM(Device):
         """Set the present deviation; mode after mode, so that the sum is the same for any number of threads."""
         assert state.noise is not None
         deviation, held = state.noise[0].zero_(), state.noise[1:]
-        if self.memory is not None and self.read_noise is not None:
-            for k in range(len(self.memory.modes(self.t_read))):
+        if self.correlated_noise is not None and self.read_noise is not None:
+            for k in range(len(self.correlated_noise.modes(self.t_read))):
                 deviation.add_(held[k])
             deviation.mul_(self.read_noise(state.conductance / self.g_max))
         if self.telegraph is not None:
@@ -212,7 +216,7 @@ class PCM(Device):
     # --- programming and reading ------------------------------------------------------------------------------
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
-        """Program devices; draws from streams ``offset`` and ``offset + 1``, and those after them for ``memory``."""
+        """Program devices; draws from streams ``offset`` and ``offset + 1``, and those after them for ``correlated_noise``."""
         conductance, nu = torch.ops.phasegrad.pcm_program(
             target, seed, offset, self.g_max, self.programming_sd, self.nu_mean.encode(), self.nu_sd.encode()
         )
@@ -223,7 +227,7 @@ class PCM(Device):
             if self.telegraph is not None:
                 self.telegraph.start(state.noise[-2:], seed, offset + 2)
             # Modes are 0 when the device is programmed, and it is first read a while after.
-            self._live(state, self._since(0.0), seed, offset + 5)
+            self._advance_noise(state, self._since(0.0), seed, offset + 5)
         return state
 
     def _blank(self, like: Tensor) -> Tensor | None:
@@ -240,9 +244,9 @@ class PCM(Device):
         Raises:
             ValueError: the noise remembers, and the state has nothing of what it does.
         """
-        law = self.read_noise.encode() if self.read_noise and self.memory is None else ()
+        law = self.read_noise.encode() if self.read_noise and self.correlated_noise is None else ()
         g = self._read(state, age, seed, offset, law)
-        if self.memory is not None or self.telegraph is not None:
+        if self.correlated_noise is not None or self.telegraph is not None:
             drifted = self._read(state, age, seed, offset, ()) if law else g
             g = (g + drifted * self._deviation(state, seed, offset)).clamp(min=0.0)
         g = self._heated(g, state)
@@ -257,10 +261,10 @@ class PCM(Device):
         """How far a read lies from the drifted conductance, over that."""
         if state.noise is None:
             raise ValueError(
-                "PCM: noise = None in the state of a device with memory or telegraph; read the state that program "
+                "PCM: noise = None in the state of a device with correlated_noise or telegraph; read the state that program "
                 "returned, after advance to the age of the read"
             )
-        fresh = self.memory.fresh_variance(self.t_read) if self.memory else 0.0
+        fresh = self.correlated_noise.fresh_variance(self.t_read) if self.correlated_noise else 0.0
         if fresh == 0.0 or self.read_noise is None:
             return state.noise[0]
         q = self.read_noise(state.conductance / self.g_max)

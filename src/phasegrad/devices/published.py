@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from phasegrad.deprecation import renamed_arguments
 from phasegrad.devices.laws import Curve, Piecewise, Power
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.steps import Steps, nandakumar_2018
@@ -80,7 +81,8 @@ def _hermes_nu_mean() -> Piecewise:
     )
 
 
-def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, spread: float = 0.0) -> PCM:
+@renamed_arguments(spread="device_variation")
+def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, device_variation: float = 0.0) -> PCM:
     """Doped-GST mushroom cells, 90 nm, that are pulsed: Nandakumar et al., J. Appl. Phys. 124, 152135 (2018).
 
     ``G(t) = G (max(t - t_p, T0) / T0) ** -nu`` after a pulse at ``t_p``, with ``T0 = 38.6 s``; a read has the standard
@@ -89,11 +91,11 @@ def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, spread: fl
     Args:
         g_max: conductance that no pulse exceeds [S]: 12 uS in training, 20 uS for the whole range.
         nu: drift exponent of every device; 0.031 in the paper, 0.04 in a published implementation.
-        spread: relative spread of the step from device to device.
+        device_variation: relative standard deviation of the step from device to device.
     """
     return PCM(
         g_max=g_max, t0=38.6, t_read=250e-9, programming_sd=(0.0,), nu_mean=Curve(polynomial=(nu,)), nu_sd=Curve(),
-        read_noise=None, read_sd=(0.13e-6, 0.03), t_min=38.6, steps=nandakumar_2018(spread=spread),
+        read_noise=None, read_sd=(0.13e-6, 0.03), t_min=38.6, steps=nandakumar_2018(device_variation=device_variation),
     )  # fmt: skip
 
 

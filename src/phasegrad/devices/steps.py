@@ -1,7 +1,7 @@
 """How a device answers a pulse: the step laws of devices that are trained in the memory.
 
-A law says what one pulse does to a conductance. Sizes are in siemens; how a device differs from the next (``spread``,
-``imbalance``, ``bound_spread``, ``stuck``) is drawn once in its life, how a pulse differs from the next (``noise``)
+A law says what one pulse does to a conductance. Sizes are in siemens; how a device differs from the next (``d2d``,
+``imbalance``, ``bounds_d2d``, ``stuck``) is drawn once in its life, how a pulse differs from the next (``c2c``)
 every time. Laws of two directions serve cells of one device against a reference; in a pair each device takes pulses in
 its growing direction alone.
 
@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_number
+from phasegrad.deprecation import renamed_arguments
 from phasegrad.ops import pulses
 
 STREAMS = 5
@@ -32,23 +33,30 @@ class Steps(Configuration, ABC):
 
     Args:
         size: step of a nominal device where the law is 1 [S].
-        noise: standard deviation of a pulse's step over its mean.
-        spread: standard deviation of ``size`` from device to device, relative.
+        c2c: standard deviation of a pulse's step over its mean.
+        d2d: standard deviation of ``size`` from device to device, relative.
         imbalance: standard deviation of the ratio of steps up and down from device to device; its mean is 1.
-        bound_spread: standard deviation of the bounds from device to device, over ``g_max``.
+        bounds_d2d: standard deviation of the bounds from device to device, over ``g_max``.
         stuck: fraction of devices that no pulse moves.
     """
 
     size: float
-    noise: float = 0.0
-    spread: float = 0.0
+    c2c: float = 0.0
+    d2d: float = 0.0
     imbalance: float = 0.0
-    bound_spread: float = 0.0
+    bounds_d2d: float = 0.0
     stuck: float = 0.0
+
+    _renamed: ClassVar[dict[str, str]] = {
+        "noise": "c2c",
+        "spread": "d2d",
+        "bound_spread": "bounds_d2d",
+        "remembers": "has_history",
+    }
 
     def __post_init__(self) -> None:
         check_number(self, "size", 0.0, above=True)
-        for name in ("noise", "spread", "imbalance", "bound_spread"):
+        for name in ("c2c", "d2d", "imbalance", "bounds_d2d"):
             check_number(self, name, 0.0)
         check_number(self, "stuck", 0.0, 1.0)
 
@@ -63,7 +71,7 @@ class Steps(Configuration, ABC):
         return True
 
     @property
-    def remembers(self) -> bool:
+    def has_history(self) -> bool:
         """Whether a device keeps a history beside its conductance."""
         return False
 
@@ -89,15 +97,15 @@ class Steps(Configuration, ABC):
         """
         own, ratio, low, high = (torch.ops.phasegrad.normal(seed, offset + i, shape) for i in range(4))
         least = 0.01  # a normal spread has a tail that no device has
-        size = self.size * (1.0 + self.spread * own).clamp(min=least)
+        size = self.size * (1.0 + self.d2d * own).clamp(min=least)
         root = (1.0 + self.imbalance * ratio).clamp(min=least).sqrt()
         moves = torch.ops.phasegrad.uniform(seed, offset + 4, shape) >= self.stuck
         return torch.stack(
             (
                 size * root * moves,
                 size / root * moves,
-                self.lowest + g_max * self.bound_spread * low * two_sided,
-                g_max * (1.0 + self.bound_spread * high).clamp(min=0.1),
+                self.lowest + g_max * self.bounds_d2d * low * two_sided,
+                g_max * (1.0 + self.bounds_d2d * high).clamp(min=0.1),
             )
         )
 
@@ -108,13 +116,13 @@ class ConstantSteps(Steps):
     """Every pulse steps by ``size``, up to hard bounds.
 
     Examples:
-        >>> ConstantSteps(size=20e-9, noise=0.3, spread=0.3, imbalance=0.02).two_sided
+        >>> ConstantSteps(size=20e-9, c2c=0.3, d2d=0.3, imbalance=0.02).two_sided
         True
     """
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Slopes of 0."""
-        return (self.noise, 0.0, 0.0, g_max / 2.0)
+        return (self.c2c, 0.0, 0.0, g_max / 2.0)
 
 
 @final
@@ -138,7 +146,7 @@ class LinearSteps(Steps):
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Both slopes, and where they are 1."""
-        return (self.noise, self.slope_up, self.slope_down, g_max / 2.0)
+        return (self.c2c, self.slope_up, self.slope_down, g_max / 2.0)
 
 
 @final
@@ -156,7 +164,7 @@ class SoftBoundsSteps(Steps):
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Slopes of 1, and where the step is full."""
-        return (self.noise, 1.0, 1.0, 0.0 if self.from_zero else g_max / 2.0)
+        return (self.c2c, 1.0, 1.0, 0.0 if self.from_zero else g_max / 2.0)
 
 
 @final
@@ -179,7 +187,7 @@ class ExponentialSteps(Steps):
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """The op's z counts from a conductance of 0."""
         return (
-            self.noise, self.a_up, self.gamma_up, self.a_down, self.gamma_down, self.scale, self.shift - self.scale,
+            self.c2c, self.a_up, self.gamma_up, self.a_down, self.gamma_down, self.scale, self.shift - self.scale,
         )  # fmt: skip
 
 
@@ -203,7 +211,7 @@ class PowerSteps(Steps):
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Both exponents."""
-        return (self.noise, self.gamma_up, self.gamma_down)
+        return (self.c2c, self.gamma_up, self.gamma_down)
 
 
 @final
@@ -235,7 +243,7 @@ class PiecewiseSteps(Steps):
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """How many points, then both curves."""
-        return (self.noise, float(len(self.up)), *self.up, *self.down)
+        return (self.c2c, float(len(self.up)), *self.up, *self.down)
 
 
 @final
@@ -243,29 +251,31 @@ class PiecewiseSteps(Steps):
 class SetPulses(Steps):
     """SET pulses on phase-change memory, which grows only: mean and spread of a step depend on conductance and past.
 
-    With ``P`` the history, 1 after RESET and ``exp(-1 / memory)`` of itself at each pulse,
+    With ``P`` the history, 1 after RESET and ``exp(-1 / history_length)`` of itself at each pulse,
     ``dG ~ N(m_G G + m_0 + m_P P, s_G G + s_0 + s_P P)``. Single steps are often negative.
 
     Args:
         size: mean step of a device at RESET whose history has faded [S]; the granularity of an update. The law
             scales with it.
-        memory: pulses after which the history has fallen to 1/e.
+        history_length: pulses after which the history has fallen to 1/e.
         mean: ``m_G, m_0 / size, m_P / size``.
         deviation: ``s_G, s_0 / size, s_P / size``.
         reset: conductance after RESET, the lowest there is [S].
     """
 
-    memory: float
+    history_length: float
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     reset: float
 
+    _renamed: ClassVar[dict[str, str]] = {"memory": "history_length"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "memory", 0.0, above=True)
+        check_number(self, "history_length", 0.0, above=True)
         check_number(self, "reset", 0.0)
-        if self.noise != 0.0:
-            raise ValueError(f"SetPulses: noise = {self.noise}; `deviation` holds it, so it must be 0")
+        if self.c2c != 0.0:
+            raise ValueError(f"SetPulses: c2c = {self.c2c}; `deviation` holds it, so it must be 0")
 
     @property
     def family(self) -> int:
@@ -278,7 +288,7 @@ class SetPulses(Steps):
         return False
 
     @property
-    def remembers(self) -> bool:
+    def has_history(self) -> bool:
         """The history ``P``."""
         return True
 
@@ -290,14 +300,15 @@ class SetPulses(Steps):
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """The op counts a step in units of ``size``, and conductance in siemens."""
         (m_g, m_0, m_p), (s_g, s_0, s_p) = self.mean, self.deviation
-        return (0.0, math.exp(-1.0 / self.memory), m_g / self.size, m_0, m_p, s_g / self.size, s_0, s_p)
+        return (0.0, math.exp(-1.0 / self.history_length), m_g / self.size, m_0, m_p, s_g / self.size, s_0, s_p)
 
 
-def nandakumar_2018(*, spread: float = 0.0) -> SetPulses:
+@renamed_arguments(spread="device_variation")
+def nandakumar_2018(*, device_variation: float = 0.0) -> SetPulses:
     """Doped-GST mushroom cells, 90 nm: Nandakumar et al., J. Appl. Phys. 124, 152135 (2018).
 
     Args:
-        spread: relative spread of the step from device to device.
+        device_variation: relative standard deviation of the step from device to device.
 
     Examples:
         The mean step vanishes at 0.880 / 0.084 = 10.5 uS:
@@ -309,8 +320,8 @@ def nandakumar_2018(*, spread: float = 0.0) -> SetPulses:
     size = 0.880e-6
     return SetPulses(
         size=size,
-        spread=spread,
-        memory=2.6,
+        d2d=device_variation,
+        history_length=2.6,
         mean=(-0.084, 1.0, 1.40 / 0.880),
         deviation=(0.091, 0.260 / 0.880, 2.15 / 0.880),
         reset=0.1e-6,

@@ -22,7 +22,7 @@ def trace(device: Device, state: DeviceState, ages: Tensor, seed: Tensor, offset
     """Read devices at many ages, any distances apart.
 
     What noise remembers runs on from read to read, exactly, and starts with the programming of the devices: with
-    ``memory`` each call is another life of them, and needs nothing but conductance and drift exponent. Heat is that of
+    ``correlated_noise`` each call is another life of them, and needs nothing but conductance and drift exponent. Heat is that of
     the state, throughout. A million reads of one device take a fraction of a second.
 
     Args:
@@ -42,7 +42,7 @@ def trace(device: Device, state: DeviceState, ages: Tensor, seed: Tensor, offset
     Examples:
         >>> from dataclasses import replace
         >>> from phasegrad.devices import joshi_2020
-        >>> device = replace(joshi_2020(), memory=CorrelatedNoise())
+        >>> device = replace(joshi_2020(), correlated_noise=CorrelatedNoise())
         >>> seed = torch.tensor([0])
         >>> state = device.program(torch.full((3,), 10e-6), seed, 0)
         >>> trace(device, state, torch.arange(1000, dtype=torch.float64) * 1e-6, seed).shape
@@ -74,17 +74,17 @@ def _deviations(device: PCM, state: DeviceState, ages: Tensor, seed: Tensor, off
     """Relative deviations ``[reads, devices]`` that the noise of new devices has at ages."""
     since = ages + device.t0 if device.t_min is None else ages.clamp(min=device.t_min)
     total = torch.zeros(len(ages), state.conductance.numel(), device=ages.device)
-    if device.memory is not None and device.read_noise is not None:
-        _add_modes(total, device.memory, device.t_read, since, seed, offset + (1 << 20))
+    if device.correlated_noise is not None and device.read_noise is not None:
+        _add_modes(total, device.correlated_noise, device.t_read, since, seed, offset + (1 << 20))
         total.mul_(device.read_noise(state.conductance / device.g_max))
     if device.telegraph is not None:
         total.add_(_switching(device.telegraph, since, total, seed, offset))
     return total
 
 
-def _add_modes(total: Tensor, memory: CorrelatedNoise, t_read: float, since: Tensor, seed: Tensor, offset: int) -> None:
+def _add_modes(total: Tensor, noise: CorrelatedNoise, t_read: float, since: Tensor, seed: Tensor, offset: int) -> None:
     """Add the sum of all modes at times since programming ``[reads]`` to ``[reads, devices]``, chunk by chunk."""
-    modes = memory.modes(t_read)
+    modes = noise.modes(t_read)
     rate, sd = (
         torch.tensor(v, device=since.device).view(-1, 1)
         for v in ([m.rate for m in modes], [math.sqrt(m.variance) for m in modes])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from phasegrad.cells import DifferentialPair, MultiMemristive, ReferencedDevice
 from phasegrad.crossbar import Fast, Hardware, Pulses, Transfer
+from phasegrad.deprecation import renamed_arguments
 from phasegrad.devices import (
     Capacitor,
     ConstantSteps,
@@ -29,7 +30,7 @@ def constant_step_training(*, weight_max: float = 0.6, steps: int = 1200) -> Har
         steps: pulses from one bound to the other.
     """
     g_max = 25e-6
-    law = ConstantSteps(size=g_max / steps, noise=0.3, spread=0.3, imbalance=0.02, bound_spread=0.15)
+    law = ConstantSteps(size=g_max / steps, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     return Hardware(
         cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, update=Pulses()
     )
@@ -43,7 +44,7 @@ def soft_bounds_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardw
         steps: nominal pulses from one bound to the other, at the step of half the range.
     """
     g_max = 25e-6
-    law = SoftBoundsSteps(size=g_max / steps, noise=0.3, spread=0.3, imbalance=0.02, bound_spread=0.15)
+    law = SoftBoundsSteps(size=g_max / steps, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     return Hardware(
         cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, update=Pulses()
     )
@@ -80,8 +81,9 @@ def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refres
     return Hardware(cell=cell, scale=weight_max, update=Pulses())
 
 
+@renamed_arguments(spread="device_variation")
 def pcm_capacitor_training(
-    *, weight_max: float = 0.45, mismatch: float = 0.15, spread: float = 0.15, inversion: bool = True,
+    *, weight_max: float = 0.45, mismatch: float = 0.15, device_variation: float = 0.15, inversion: bool = True,
     tau: float = 5e-3, every: int = 8000,
 ) -> Hardware:  # fmt: skip
     """A pair of PCM devices beside a capacitor: Ambrogio et al., Nature 558:60 (2018).
@@ -97,13 +99,13 @@ def pcm_capacitor_training(
         weight_max: weight of a pair of 12 and 0 uS; the capacitor's range goes with it. Noise does too, so a layer is
             best given the range that its weights need.
         mismatch: standard deviation of the ratio of steps up and down from cell to cell, fixed for life.
-        spread: relative standard deviation of the step from cell to cell.
+        device_variation: relative standard deviation of the step from cell to cell.
         inversion: whether the capacitor's polarity is inverted after every transfer.
         tau: time constant of the leak [s].
         every: samples from one transfer to the next.
     """
     factor, g_max = 3.0, 12e-6
-    steps = LinearSteps(size=80e-9, slope_up=0.2, slope_down=0.2, noise=0.05, spread=spread, imbalance=mismatch)
+    steps = LinearSteps(size=80e-9, slope_up=0.2, slope_down=0.2, c2c=0.05, d2d=device_variation, imbalance=mismatch)
     return Hardware(
         cell=DifferentialPair(device=nandakumar_2018_device(g_max=g_max)),
         scale=weight_max,
@@ -135,6 +137,6 @@ def tiki_taka_training(
         gain: how much of the fast array counts in the weight, ``gamma`` of Tiki-Taka.
     """
     g_max = 25e-6
-    law = SoftBoundsSteps(size=g_max / states, noise=0.3, spread=0.3, imbalance=imbalance, bound_spread=0.1)
+    law = SoftBoundsSteps(size=g_max / states, c2c=0.3, d2d=0.3, imbalance=imbalance, bounds_d2d=0.1)
     cell = ReferencedDevice(device=ideal_device(g_max=g_max, steps=law))
     return Hardware(cell=cell, scale=weight_max, update=Pulses(), fast=Fast(cell=cell, scale=weight_max, gain=gain))
