@@ -34,7 +34,7 @@ def exponential_pair() -> pg.Hardware:
         c2c=0.6, d2d=0.2, imbalance=0.05, bounds_d2d=0.1,
     )  # fmt: skip
     cell = DifferentialPair(device=ideal_device(g_max=12e-6, steps=law), refresh=1)
-    return pg.Hardware(cell=cell, scale=2.0, update=Pulses())
+    return pg.Hardware(cell=cell, scale=2.0, pulses=Pulses())
 
 
 LAWS = {

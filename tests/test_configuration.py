@@ -120,7 +120,7 @@ def test_a_choice_and_a_type_name_what_they_allow() -> None:
 class Dac(InputConverter):
     """A user's own converter, of the name of one of phasegrad's."""
 
-    def phases(self, driven: Any, input_range: Any, errors: Any) -> Any:
+    def input_slices(self, driven: Any, input_range: Any, errors: Any) -> Any:
         raise NotImplementedError
 
 

@@ -38,7 +38,7 @@ class TestOnePair(CellContract):
 
 def layer(pairs: int, refresh: int = 0, device: Device = PCM, shape: tuple[int, int] = (30, 40)) -> pg.nn.AnalogLinear:
     cell = MultiMemristive(device=device, pairs=pairs, refresh=refresh)
-    return pg.nn.AnalogLinear(*shape, hardware=pg.Hardware(cell=cell, scale=0.3, update=Pulses()))
+    return pg.nn.AnalogLinear(*shape, hardware=pg.Hardware(cell=cell, scale=0.3, pulses=Pulses()))
 
 
 def test_every_update_pulses_the_next_pair_alone() -> None:

@@ -36,7 +36,7 @@ def codes(bits: int) -> Tensor:
 @pytest.mark.parametrize(("bits", "slices"), [(2, 1), (4, 1), (4, 3), (8, 2), (8, 3), (8, 4), (8, 7), (12, 5)])
 def test_every_code_is_the_sum_of_its_slices(kind: Any, bits: int, slices: int) -> None:
     cell, w = kind(device=ideal_device(), bits=bits, slices=slices), codes(bits)
-    parts, conductance = cell.cut(w), cell.targets(w)
+    parts, conductance = cell.bit_slice(w), cell.targets(w)
     assert parts.shape == (slices, len(w))
     assert len(conductance) == len(cell.factors)
     factors = torch.tensor(cell.slice_factors).unsqueeze(1)
@@ -60,7 +60,7 @@ def test_digits_are_those_of_the_number_written_in_its_base() -> None:
         for _ in range(3):
             wanted.append((n % 4) / 3 * (1 if code >= 0 else -1))
             n //= 4
-        assert cell.cut(torch.tensor(code / 63)).tolist() == pytest.approx(wanted)
+        assert cell.bit_slice(torch.tensor(code / 63)).tolist() == pytest.approx(wanted)
     assert cell.slice_factors == pytest.approx((3 / 63, 12 / 63, 48 / 63))
 
 
@@ -72,7 +72,7 @@ def test_uneven_bits_go_to_the_least_significant_slices() -> None:
 def test_a_reference_holds_the_offset() -> None:
     cell = OffsetSlices(device=ideal_device(g_max=1.0), bits=8, slices=4)  # 128: digits 0, 0, 0, 2
     assert cell.targets(torch.zeros(1))[:, 0].tolist() == pytest.approx([0.0, 0.0, 0.0, 2 / 3])
-    assert cell.cut(torch.zeros(1)).abs().max() == 0.0
+    assert cell.bit_slice(torch.zeros(1)).abs().max() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -92,5 +92,5 @@ def test_impossible_slices_raise(kind: Any, options: dict[str, int], message: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_pulses_cannot_train_slices(kind: Any) -> None:
     training = pg.presets.soft_bounds_training()
-    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*leave update out"):
-        pg.Hardware(cell=kind(device=training.cell.device), scale=1.0, update=training.update)
+    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*leave pulses out"):
+        pg.Hardware(cell=kind(device=training.cell.device), scale=1.0, pulses=training.pulses)

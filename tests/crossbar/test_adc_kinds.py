@@ -36,7 +36,7 @@ def quiet(_: int) -> Tensor:
 def levels(adc: OutputConverter, v: Tensor, **own: float | Tensor) -> Tensor:
     """Levels [steps] of inputs [steps]; gain, offset, and own errors by their place."""
     errors = [torch.as_tensor(own.get(f"e{i}", mean)) for i, (mean, _) in enumerate(adc.errors)]
-    return adc.convert(v / adc.half, torch.ones(1), errors, quiet) * adc.half
+    return adc.convert(v / adc.max_code, torch.ones(1), errors, quiet) * adc.max_code
 
 
 def off_ties(half: float, count: int = 20_001) -> Tensor:
@@ -65,8 +65,8 @@ class TestBitSerial(ConfigurationContract):
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_errors_every_kind_is_the_ideal_converter(kind: type[OutputConverter], bits: int) -> None:
     adc = kind(bits=bits)
-    v = off_ties(adc.half)
-    assert torch.equal(levels(adc, v).round(), v.round().clamp(-adc.half, adc.half))
+    v = off_ties(adc.max_code)
+    assert torch.equal(levels(adc, v).round(), v.round().clamp(-adc.max_code, adc.max_code))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8, 12])
@@ -77,7 +77,9 @@ def test_an_oscillator_without_errors_is_the_sign_magnitude_converter(bits: int)
     assert torch.equal(levels(OscillatorAdc(bits=bits), v).round(), wanted)
     errors = [torch.zeros(1)] * 2
     ideal = Adc(bits=bits, convention="sign-magnitude")
-    assert torch.equal((ideal.convert(v / ideal.half, torch.ones(1), errors, quiet) * ideal.half).round(), wanted)
+    assert torch.equal(
+        (ideal.convert(v / ideal.max_code, torch.ones(1), errors, quiet) * ideal.max_code).round(), wanted
+    )
 
 
 @pytest.mark.parametrize("adc", [Adc(bits=6), RampAdc(bits=6), SarAdc(bits=6), PipelineAdc(bits=6), CyclicAdc(bits=6)])
@@ -91,7 +93,7 @@ def test_ideal_transfer_has_no_dnl_and_no_inl(adc: OutputConverter) -> None:
 @pytest.mark.parametrize("adc", [Adc, RampAdc, SarAdc, PipelineAdc, CyclicAdc])
 def test_gain_and_offset_move_transitions(adc: Any) -> None:
     converter = adc(bits=8, gain_error=0.02, offset=-0.3)
-    v = off_ties(converter.half)
+    v = off_ties(converter.max_code)
     shifted = 1.02 * v - 0.3
     clear = ((shifted - 0.5) % 1.0 - 0.5).abs() < 0.498
     wanted = shifted.round().clamp(-127, 127)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import phasegrad as pg
-from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles, tile_count
+from phasegrad.crossbar.mapping import expand_scale, row_tiles, sum_over_tiles, tile_count
 from phasegrad.crossbar.masters import master_matrix
 
 ROWS, COLUMNS = 4, 3
@@ -66,9 +66,9 @@ def test_a_column_of_zeros_has_scale_zero() -> None:
     assert (scale > 0).sum() == scale.numel() - 1
 
 
-def test_spread_scale_puts_each_scale_on_its_weights() -> None:
+def test_expand_scale_puts_each_scale_on_its_weights() -> None:
     w = matrix()
-    full = spread_scale(master_matrix(w, HARDWARE, None, None).scale, 10, HARDWARE)
+    full = expand_scale(master_matrix(w, HARDWARE, None, None).scale, 10, HARDWARE)
     for _, outputs, inputs in blocks(7, 10):
         expected = w[outputs, inputs].abs().amax(1, keepdim=True).expand(-1, full[outputs, inputs].shape[1])
         assert torch.equal(full[outputs, inputs], expected)

@@ -33,7 +33,7 @@ def hardware(
     return Hardware(
         cell=DifferentialPair(device=pcm),
         scale=0.45,
-        update=Pulses(sample_time=240e-9),
+        pulses=Pulses(sample_time=240e-9),
         fast=Fast(
             cell=ReferencedDevice(device=Capacitor(g_max=80e-6, tau=tau, steps=steps)), scale=0.5, transfer=transfer
         ),
@@ -92,7 +92,7 @@ def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
 def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
     steps = LinearSteps(size=80e-9, slope_up=0.0, slope_down=0.0)
     cell = ReferencedDevice(device=Capacitor(g_max=80e-6, tau=5e-3, steps=steps))
-    made = devices(Hardware(cell=cell, scale=0.45, update=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
+    made = devices(Hardware(cell=cell, scale=0.45, pulses=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
     weight = made.logical_weight()
     made.update([(torch.ones(10_000, SHAPE[1]), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
     expected = torch.full(SHAPE, 0.3 * math.exp(-10_000 * 240e-9 / 5e-3))
@@ -260,7 +260,7 @@ def test_ageing_a_trained_net_empties_its_capacitors() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: dataclasses.replace(hardware(), update=None, scale="column"), "fast is given without update"),
+        (lambda: dataclasses.replace(hardware(), pulses=None, scale="column"), "fast is given without pulses"),
         (lambda: Fast(cell=ReferencedDevice(device=ideal_device()), scale=0.0), "scale = 0.0"),
         (
             lambda: Fast(cell=ReferencedDevice(device=ideal_device()), scale=1.0, gain=0.5, transfer=Transfer()),

@@ -117,7 +117,7 @@ def test_spread_between_devices_is_carried_over_and_not_lumped() -> None:
 def test_a_table_of_a_device_that_only_grows_trains_in_a_pair() -> None:
     table = JumpTable.from_law(nandakumar_2018(), g_max=12e-6, trains=200)
     device = ideal_device(g_max=12e-6, steps=table)
-    hardware = pg.Hardware(cell=pg.cells.DifferentialPair(device=device), scale=0.3, update=pg.crossbar.Pulses())
+    hardware = pg.Hardware(cell=pg.cells.DifferentialPair(device=device), scale=0.3, pulses=pg.crossbar.Pulses())
     layer = pg.nn.AnalogLinear(20, 10, hardware=hardware)
     devices = layer.devices
     assert (devices.conductance >= table.reset * (1.0 - 1e-6)).all()

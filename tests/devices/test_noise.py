@@ -71,7 +71,9 @@ class RemembersContract(DeviceContract):
 
     def test_a_state_that_forgot_its_noise_is_refused(self, device: Device) -> None:
         state = device.program(self.targets(device, 4), SEED, 0)
-        with pytest.raises(ValueError, match="noise = None in the state of a device with correlated_noise or telegraph"):
+        with pytest.raises(
+            ValueError, match="noise = None in the state of a device with correlated_noise or telegraph"
+        ):
             device.read(DeviceState(state.conductance, state.nu), age(0.0), SEED, 0)
 
 

@@ -207,7 +207,7 @@ def test_noise_of_training_is_that_of_the_window() -> None:
 
 def test_such_devices_are_not_pulsed() -> None:
     device = dataclasses.replace(pg.presets.soft_bounds_training().cell.device, g_min=1e-6)
-    with pytest.raises(ValueError, match="update is given, but the cell's device has g_min, which only devices that"):
+    with pytest.raises(ValueError, match="pulses are given, but the cell's device has g_min, which only devices that"):
         dataclasses.replace(pg.presets.soft_bounds_training(), cell=ReferencedDevice(device=device))
 
 

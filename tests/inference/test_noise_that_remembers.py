@@ -174,7 +174,7 @@ def test_training_in_the_memory_refuses_what_it_does_not_do(field: str) -> None:
     trained = pg.presets.pcm_capacitor_training()
     value = {"correlated_noise": MEMORY, "telegraph": SWITCHES, "thermal": Thermal()}[field]
     device = dataclasses.replace(trained.cell.device, **{"read_noise": Curve(polynomial=(0.01,)), field: value})
-    with pytest.raises(ValueError, match=f"Hardware: update is given, but the cell's device has {field}, which only"):
+    with pytest.raises(ValueError, match=f"Hardware: pulses are given, but the cell's device has {field}, which only"):
         dataclasses.replace(trained, cell=dataclasses.replace(trained.cell, device=device))
 
 

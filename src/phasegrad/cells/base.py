@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ class Cell(Configuration, ABC):
     """A unit cell: several devices whose conductances, weighted, add up to one weight in [-1, 1]."""
 
     device: Device
+
+    _renamed: ClassVar[dict[str, str]] = {"cut": "bit_slice", "renewed": "rewrite_targets"}
 
     def __post_init__(self) -> None:
         check_type(self, "device", Device)
@@ -45,7 +48,7 @@ class Cell(Configuration, ABC):
         """Whether a column of each tile holds references for the others: what ``offset`` says, on devices."""
         return False
 
-    def cut(self, weight: Tensor) -> Tensor:
+    def bit_slice(self, weight: Tensor) -> Tensor:
         """The slices ``[slices, *shape]`` of weights in [-1, 1], each a part of a full device's."""
         return weight.unsqueeze(0)
 
@@ -54,7 +57,7 @@ class Cell(Configuration, ABC):
         return self.weight(conductance).unsqueeze(0)
 
     def slice_targets(self, digits: Tensor) -> Tensor:
-        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]``, as :meth:`cut` gives them."""
+        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]``, as :meth:`bit_slice` gives them."""
         return self.targets(digits[0])
 
     @property
@@ -70,7 +73,7 @@ class Cell(Configuration, ABC):
         """
         return torch.zeros_like(conductance[0], dtype=torch.bool)
 
-    def renewed(self, conductance: Tensor) -> Tensor:
+    def rewrite_targets(self, conductance: Tensor) -> Tensor:
         """Targets ``[devices, *shape]`` [S] of what is written anew: the weight as it stands."""
         return self.targets(self.weight(conductance))
 

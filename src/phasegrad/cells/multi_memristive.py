@@ -74,9 +74,9 @@ class MultiMemristive(Cell):
         full = [self._pair.saturated(pair) for pair in conductance.split(2)]
         return torch.stack(full).repeat_interleave(2, dim=0)
 
-    def renewed(self, conductance: Tensor) -> Tensor:
+    def rewrite_targets(self, conductance: Tensor) -> Tensor:
         """Every pair's own difference, one device at RESET."""
-        return torch.cat([self._pair.renewed(pair) for pair in conductance.split(2)])
+        return torch.cat([self._pair.rewrite_targets(pair) for pair in conductance.split(2)])
 
     def targets(self, weight: Tensor) -> Tensor:
         """The weight on every pair: one device at its size, the other at RESET."""

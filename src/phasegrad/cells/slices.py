@@ -71,7 +71,7 @@ class _Slices(Cell, ABC):
         """None."""
         raise ValueError(
             f"{type(self).__name__}: pulses cannot train slices, since a carry would cross them; train a "
-            "DifferentialPair, or leave update out and train digitally"
+            "DifferentialPair, or leave pulses out and train digitally"
         )
 
 
@@ -109,7 +109,7 @@ class DifferentialSlices(_Slices):
         """A slice's significance, up and down, slice after slice."""
         return tuple(sign * f for f in self.slice_factors for sign in (1.0, -1.0))
 
-    def cut(self, weight: Tensor) -> Tensor:
+    def bit_slice(self, weight: Tensor) -> Tensor:
         """Each slice's digit with the weight's sign."""
         code = self._code(weight)
         return (self._digits(code.abs()) * code.sign()).to(weight.dtype)
@@ -126,7 +126,7 @@ class DifferentialSlices(_Slices):
 
     def targets(self, weight: Tensor) -> Tensor:
         """Of each digit."""
-        return self.slice_targets(self.cut(weight))
+        return self.slice_targets(self.bit_slice(weight))
 
 
 @final
@@ -178,7 +178,7 @@ class OffsetSlices(_Slices):
     def _zero(self) -> list[float]:
         return self._digits(torch.tensor(float(1 << (self.bits - 1)))).tolist()
 
-    def cut(self, weight: Tensor) -> Tensor:
+    def bit_slice(self, weight: Tensor) -> Tensor:
         """Each slice's digit, less the reference's."""
         digits = self._digits(self._code(weight) + float(1 << (self.bits - 1)))
         return (digits - digits.new_tensor(self._zero).view(-1, *[1] * weight.dim())).to(weight.dtype)

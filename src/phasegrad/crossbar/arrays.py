@@ -238,7 +238,7 @@ class DeviceArray(nn.Module):
         assert pulses is not None
         call(
             "pulsed_update", *self._pulsed(readout), x.float(), d.float(), lr, self.granularity, pulses.length,
-            pulses.adaptive, pulses.managed, pulses.code, float(now), *self._law, seed, offset,
+            pulses.bl_management, pulses.update_management, pulses.code, float(now), *self._law, seed, offset,
         )  # fmt: skip
 
     def send(
@@ -279,7 +279,7 @@ class DeviceArray(nn.Module):
         state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         call(
             "pulsed_update", *state[:3], *UNREAD, state[3], torch.eye(len(lines), device=d.device), d, lr,
-            self.granularity, pulses.length, pulses.adaptive, pulses.managed, pulses.code, float(now), *self._law, seed,
+            self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code, float(now), *self._law, seed,
             offset,
         )  # fmt: skip
         self._put(lines, *state[:3])
@@ -322,7 +322,7 @@ class DeviceArray(nn.Module):
             return buffer.flatten(-2)[..., cells]
 
         held, chosen = taken(self.conductance), None if where.dim() == 2 else taken(where)
-        state = self.cell.device.program(self.cell.renewed(held), seed, streams.PROGRAMMING)
+        state = self.cell.device.program(self.cell.rewrite_targets(held), seed, streams.PROGRAMMING)
         written = state.conductance.clamp(*taken(self.step_parameters[2:]))
         for buffer, value in (
             (self.conductance, written), (self.nu, state.nu), (self.history, torch.ones_like(held)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ class Hardware(Configuration):
         read_noise: ``sigma_w`` of short-term weight noise referred to the output,
             ``sigma_w sqrt(sum_j |w_ij| x_j^2)`` in normalised units. It stands for devices while the weights are
             digital; programmed devices have their own read noise in its place, unless they read noiselessly.
-        update: how pulses train the weights in the memory; ``None`` for weights that are trained digitally.
+        pulses: how pulses train the weights in the memory; ``None`` for weights that are trained digitally.
         fast: cells beside the others that take the update first, in the memory; ``None`` where it goes to the cells.
         wires: resistance of word and bit lines, or the field's formula for duration-coded inputs; ``None`` for ideal
             wires. Weights that are trained in the memory have ideal ones.
@@ -63,16 +63,18 @@ class Hardware(Configuration):
     adc: OutputConverter | None = None
     output_noise: float = 0.0
     read_noise: float = 0.0
-    update: Pulses | None = None
+    pulses: Pulses | None = None
     fast: Fast | None = None
     wires: Wires | DurationCodedDrop | None = None
     integrator: Integrator | None = None
+
+    _renamed: ClassVar[dict[str, str]] = {"update": "pulses", "drop": "ir_drop", "turned": "transposed"}
 
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
         check_integer(self, "rows", 1, 1 << 20)
         check_integer(self, "columns", 1, 1 << 20)
-        check_type(self, "update", (Pulses, type(None)))
+        check_type(self, "pulses", (Pulses, type(None)))
         check_type(self, "fast", (Fast, type(None)))
         check_type(self, "dac", (InputConverter, type(None)))
         check_type(self, "adc", (OutputConverter, type(None)))
@@ -89,10 +91,10 @@ class Hardware(Configuration):
             )
         check_type(self, "integrator", (Integrator, type(None)))
         self._check_integrator()
-        if self.update is None:
+        if self.pulses is None:
             check_choice(self, "scale", ("column", "tile"))
             if self.fast is not None:
-                raise ValueError("Hardware: fast is given without update; fast cells take pulses, so say how: Pulses()")
+                raise ValueError("Hardware: fast is given without pulses; fast cells take pulses, so say how: Pulses()")
         else:
             self._check_training()
         check_number(self, "output_noise", 0.0)
@@ -109,7 +111,7 @@ class Hardware(Configuration):
         return self.wires if isinstance(self.wires, Wires) else None
 
     @property
-    def drop(self) -> DurationCodedDrop | None:
+    def ir_drop(self) -> DurationCodedDrop | None:
         """A formula for wires that depends on the inputs, if there is."""
         return self.wires if isinstance(self.wires, DurationCodedDrop) else None
 
@@ -120,7 +122,7 @@ class Hardware(Configuration):
         return not converted and self.output_noise == 0 and self.read_noise == 0
 
     @functools.cached_property
-    def turned(self) -> Hardware:
+    def transposed(self) -> Hardware:
         """The same tiles, driven from the side of their outputs."""
         return dataclasses.replace(self, rows=self.columns, columns=self.rows)
 
@@ -133,9 +135,9 @@ class Hardware(Configuration):
                 "must say what input drives a line for the whole window: the DAC's range, or full_input"
             )
         named = {
-            "wires": self.drop is not None,
+            "wires": self.ir_drop is not None,
             "dac": self.dac is not None and not self.dac.at_once,
-            "update": self.update is not None,
+            "pulses": self.pulses is not None,
         }
         for field, other in named.items():
             if other:
@@ -156,7 +158,7 @@ class Hardware(Configuration):
             raise ValueError(
                 f"Hardware: wires = {self.wires} with an update by pulses; forward and transposed products of training "
                 "in the memory have ideal wires. Train with wires=None, and look at what wires do with the trained "
-                "weights: pg.convert(pg.to_digital(net), hardware), with wires and without update"
+                "weights: pg.convert(pg.to_digital(net), hardware), with wires and without pulses"
             )
         for cell in self.cells:
             _check_pulsed(cell)
@@ -164,12 +166,12 @@ class Hardware(Configuration):
             raise ValueError(
                 f"Hardware: adc = {type(self.adc).__name__} with an update by pulses; in the memory gradients pass "
                 "through the converters of the other side, which have no state: give an Adc without errors, or leave "
-                "update out"
+                "pulses out"
             )
         if self.dac is not None and not self.dac.trains_in_memory:
             raise ValueError(
                 f"Hardware: dac = {type(self.dac).__name__} with errors, or bit by bit, and an update by pulses; in "
-                "the memory gradients pass through the same converters: give a Dac without errors, or leave update out"
+                "the memory gradients pass through the same converters: give a Dac without errors, or leave pulses out"
             )
 
 
@@ -177,15 +179,15 @@ def _check_pulsed(cell: Cell) -> None:
     if cell.slice_factors is not None:
         raise ValueError(
             f"Hardware: cell = {type(cell).__name__} with an update by pulses; pulses cannot train slices, since a "
-            "carry would cross them: give a DifferentialPair, or leave update out and train digitally"
+            "carry would cross them: give a DifferentialPair, or leave pulses out and train digitally"
         )
     steps = cell.device.steps
     if steps is None:
-        raise ValueError("Hardware: update is given, but the cell's device has no steps; give it its step law")
+        raise ValueError("Hardware: pulses are given, but the cell's device has no steps; give it its step law")
     remembers = (*cell.device.stateful_fields, *(("g_min",) if cell.device.lowest else ()))
     if remembers:
         raise ValueError(
-            f"Hardware: update is given, but the cell's device has {', '.join(remembers)}, which only devices that are "
+            f"Hardware: pulses are given, but the cell's device has {', '.join(remembers)}, which only devices that are "
             "programmed and not pulsed may have; train with dataclasses.replace(device, ...) without it"
         )
     up, down = cell.pulsed(0)

@@ -23,12 +23,12 @@ def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
     return row_tiles(in_features, hardware) * -(-out_features // hardware.columns)
 
 
-def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
+def expand_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
     """One number a tile and column, ``[row tiles, out]``, as a matrix ``[out, in]``."""
     return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # in the order of a weight's memory
 
 
-def divisor(scale: Tensor) -> Tensor:
+def nonzero(scale: Tensor) -> Tensor:
     """What to divide by: a column of zeros has no scale."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 

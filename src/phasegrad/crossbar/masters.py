@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale
+from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.product import Draw, Matrix
-from phasegrad.crossbar.straight_through import cut
+from phasegrad.crossbar.straight_through import bit_slice
 from phasegrad.crossbar.wires import over_tiles
 from phasegrad.ops.direct import call
 
@@ -59,7 +59,7 @@ def sliced_matrix(matrix: Matrix, hardware: Hardware) -> Matrix:
     """Digital weights ``[out, in]`` cut into slices, if the hardware's cell has them.
 
     Weights are clipped before they are cut; the noise of training is drawn for every slice on its own, as devices that
-    each hold a slice would add it. Gradients pass :func:`phasegrad.crossbar.straight_through.cut`.
+    each hold a slice would add it. Gradients pass :func:`phasegrad.crossbar.straight_through.bit_slice`.
     """
     factors = hardware.cell.slice_factors
     if factors is None:
@@ -71,10 +71,10 @@ def sliced_matrix(matrix: Matrix, hardware: Hardware) -> Matrix:
         unclipped = torch.full_like(draw.clip, torch.inf)
         draw = draw._replace(clip=unclipped) if any(draw.noise) or draw.drop else None
     with torch.no_grad():
-        full = spread_scale(matrix.scale, weight.shape[1], hardware)
-        digits = hardware.cell.cut(weight / divisor(full)) * full
+        full = expand_scale(matrix.scale, weight.shape[1], hardware)
+        digits = hardware.cell.bit_slice(weight / nonzero(full)) * full
         digits = torch.where(torch.isfinite(weight), digits, weight)  # what is broken stays so
-    return matrix._replace(weight=cut(weight, digits, factors), draw=draw, factors=factors)
+    return matrix._replace(weight=bit_slice(weight, digits, factors), draw=draw, factors=factors)
 
 
 def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int) -> Matrix:
@@ -92,7 +92,7 @@ def wired_matrix(matrix: Matrix, seed: Tensor, hardware: Hardware, columns: int)
     parts = [part.read(seed, hardware.rows) for _, part in matrix.slices()]
     weight = parts[0] if matrix.factors is None else torch.stack(parts)
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))  # float16 has no numbers for microsiemens
-    scale = spread_scale(divisor(matrix.scale).to(exact.dtype), exact.shape[-1], hardware)
+    scale = expand_scale(nonzero(matrix.scale).to(exact.dtype), exact.shape[-1], hardware)
     cell, sliced = hardware.cell, matrix.factors is not None
     planes = (cell.slice_targets if sliced else cell.targets)(exact / scale)
     planes = over_tiles(planes, hardware.rows, columns, wires.effective_unchecked)

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.converters import LearnedRange, OutputConverter, Phase
+from phasegrad.crossbar.converters import InputSlice, LearnedRange, OutputConverter
 from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import divisor, spread_scale
+from phasegrad.crossbar.mapping import expand_scale, nonzero
 from phasegrad.ops import reference
 from phasegrad.ops.direct import call
 
@@ -182,16 +182,16 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
         return x, input_range
     learned = hardware.dac.range
     decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
-    return call("dac", x, input_range, hardware.dac.half, decay, keep), input_range
+    return call("dac", x, input_range, hardware.dac.max_code, decay, keep), input_range
 
 
-def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[Phase, ...], Tensor]:
+def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[InputSlice, ...], Tensor]:
     """What the word lines carry, step after step, and the range that it is part of."""
     driven, input_range = convert_inputs(x, periphery.input_range, hardware)
     input_range = input_range.detach()
     if hardware.dac is None:
-        return (Phase(driven),), input_range
-    return hardware.dac.phases(driven, input_range, periphery.input_errors), input_range
+        return (InputSlice(driven),), input_range
+    return hardware.dac.input_slices(driven, input_range, periphery.input_errors), input_range
 
 
 class Conversion(NamedTuple):
@@ -217,7 +217,7 @@ class Conversion(NamedTuple):
     def settings(self, matrix: Matrix) -> tuple[float, float, int, float]:
         """Noise and converter, as the ops take them."""
         adc = self.hardware.adc
-        mode, half = (adc.mode, adc.half) if adc else (reference.NO_CONVERTER, 1.0)
+        mode, half = (adc.mode, adc.max_code) if adc else (reference.NO_CONVERTER, 1.0)
         return self.hardware.output_noise * self.noise, matrix.read_noise, mode, half
 
 
@@ -236,7 +236,7 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
         ``[rows, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and matrix.read_noise == 0
-    if exact_outputs and hardware.drop is None and hardware.integrator is None:
+    if exact_outputs and hardware.ir_drop is None and hardware.integrator is None:
         driven = x if hardware.dac is None else _whole_input(drive(x, periphery, hardware)[0])
         return tiles.whole(driven, _whole_weight(matrix, seed, hardware.rows))
     phases, input_range = drive(x, periphery, hardware)
@@ -249,8 +249,8 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
 
 
 def _parts(
-    phases: Sequence[Phase], matrix: Matrix, conversion: Conversion, errors: Tensor | None
-) -> Iterator[tuple[Phase, Matrix, Conversion]]:
+    phases: Sequence[InputSlice], matrix: Matrix, conversion: Conversion, errors: Tensor | None
+) -> Iterator[tuple[InputSlice, Matrix, Conversion]]:
     """Each step of the inputs with each slice of the weights; the gain is what it counts in the sum."""
     count = len(matrix.scale)
     for i, (phase, (s, (factor, part))) in enumerate(itertools.product(phases, enumerate(matrix.slices()))):
@@ -265,9 +265,9 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
     return torch.full_like(like, factor) if gain is None else gain * factor
 
 
-def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) -> Tensor:
+def _part(phase: InputSlice, matrix: Matrix, conversion: Conversion, tiles: Tiles) -> Tensor:
     x, input_range, seed = phase.x, conversion.input_range, conversion.seed
-    linear = conversion.hardware.drop is None and conversion.hardware.integrator is None
+    linear = conversion.hardware.ir_drop is None and conversion.hardware.integrator is None
     fused = linear and phase.square is None and conversion.apart is None
     if isinstance(tiles, LinearTiles) and fused and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
@@ -305,7 +305,7 @@ def tile_outputs(
     """
     if hardware.integrator is not None:
         return _charges(x, weight, scale, input_range, tiles, hardware, hardware.integrator)
-    outputs, drop = tiles.each(x, weight), hardware.drop
+    outputs, drop = tiles.each(x, weight), hardware.ir_drop
     if drop is None:
         return outputs
     rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
@@ -322,11 +322,11 @@ def _charges(
     integrator: Integrator,
 ) -> Sequence[Tensor]:  # fmt: skip
     """What capacitors hold, in the units of a product of amplitudes."""
-    window = divisor(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
-    full = spread_scale(divisor(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
-    ticks = None if hardware.dac is None else int(hardware.dac.half)
+    window = nonzero(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    full = expand_scale(nonzero(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
+    ticks = None if hardware.dac is None else int(hardware.dac.max_code)
     charges = integrator.integrate(x / window, weight / full, tiles.each, ticks)
-    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in divisor(scale.detach())]
+    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in nonzero(scale.detach())]
     return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
 
 
@@ -375,7 +375,7 @@ class _Decisions(NamedTuple):
         return call("normal", self.seed, self.offset + decision, self.shape)
 
 
-def _whole_input(phases: Sequence[Phase]) -> Tensor:
+def _whole_input(phases: Sequence[InputSlice]) -> Tensor:
     """What all steps of the inputs add up to."""
     first, *others = phases
     whole = first.x if first.factor == 1.0 else first.x * first.factor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
 from phasegrad.ops import pulses
@@ -24,8 +24,8 @@ class Pulses(Configuration):
 
     Args:
         length: slots of the longest train, 1 to 31.
-        adaptive: whether a train is only as long as the largest product of a sample asks for.
-        managed: whether firing probabilities are balanced between inputs and outputs, so that neither saturates
+        bl_management: whether a train is only as long as the largest product of a sample asks for.
+        update_management: whether firing probabilities are balanced between inputs and outputs, so that neither saturates
             before the other.
         kind: ``"stochastic"``; ``"deterministic"``: evenly spread slots, whose coincidences are the product,
             rounded; ``"mean-count"``: the expected number of coincidences, rounded up or down at random, which no
@@ -38,15 +38,17 @@ class Pulses(Configuration):
     """
 
     length: int = 31
-    adaptive: bool = True
-    managed: bool = True
+    bl_management: bool = True
+    update_management: bool = True
     kind: str = "stochastic"
     sample_time: float = 0.0
 
+    _renamed: ClassVar[dict[str, str]] = {"adaptive": "bl_management", "managed": "update_management"}
+
     def __post_init__(self) -> None:
         check_integer(self, "length", 1, pulses.LONGEST)
-        check_type(self, "adaptive", bool)
-        check_type(self, "managed", bool)
+        check_type(self, "bl_management", bool)
+        check_type(self, "update_management", bool)
         check_number(self, "sample_time", 0.0)
         check_choice(self, "kind", tuple(_KINDS))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found, Readout
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale, sum_over_tiles
+from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles, sum_over_tiles
 from phasegrad.crossbar.product import Conversion, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
 from phasegrad.crossbar.wires import check_conductances, over_tiles
@@ -56,16 +56,16 @@ class Devices(DeviceArray):
     ) -> None:
         full = None if isinstance(hardware.scale, str) else float(hardware.scale)
         shape, fast = (out_features, in_features), hardware.fast
-        super().__init__(hardware.cell, hardware.update, full, shape, device)
+        super().__init__(hardware.cell, hardware.pulses, full, shape, device)
         self.hardware = hardware
         self._gain_seen: tuple[Tensor, int, bool] | None = None
-        second = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
+        second = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None
         self.register_module("fast", second)
         lines = (-(-out_features // columns), in_features)
         offset = DeviceArray(hardware.cell, None, full, lines, device) if hardware.cell.has_reference else None
         self.register_module("reference", offset)
         self._factors_by_polarity = {} if full is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
-        self._sample_time = hardware.update.sample_time if hardware.update else 0.0
+        self._sample_time = hardware.pulses.sample_time if hardware.pulses else 0.0
         self._leaks = self._sample_time > 0.0 and (second or self).leaks
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
@@ -91,7 +91,7 @@ class Devices(DeviceArray):
             seed: seed of the draws.
             errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
-        full = spread_scale(divisor(scale).float(), weight.shape[1], self.hardware)
+        full = expand_scale(nonzero(scale).float(), weight.shape[1], self.hardware)
         self.program(weight.float() / full, self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
@@ -263,7 +263,7 @@ class Devices(DeviceArray):
         if reference is not None:
             zero = self.cell.read_slices(reference).repeat_interleave(self.columns, dim=1)
             slices = slices - zero[:, : slices.shape[1]]
-        return slices * spread_scale(self.scale, slices.shape[-1], self.hardware)
+        return slices * expand_scale(self.scale, slices.shape[-1], self.hardware)
 
     def read_slices(self, seed: Tensor) -> Tensor:
         """The slices ``[slices, out, in]`` in units of the weight, as one read sees them."""
@@ -289,7 +289,7 @@ class Devices(DeviceArray):
         if self.full is not None:
             return self._sum(conductance, None, self.factors)
         relative = self.cell.weight(conductance)
-        return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
+        return relative * expand_scale(self.scale, relative.shape[1], self.hardware)
 
     def _sum(self, planes: Tensor, others: Tensor | None, factors: Sequence[float]) -> Tensor:
         nothing = torch.zeros(1, dtype=torch.int64, device=planes.device)  # is drawn
@@ -304,7 +304,7 @@ class Devices(DeviceArray):
         return self._corrected(self.read_weight(seed))
 
     def _corrected(self, weight: Tensor) -> Tensor:
-        return weight * spread_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
+        return weight * expand_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` as one read sees them."""
@@ -405,14 +405,14 @@ class Devices(DeviceArray):
 
     def _alone(self, outputs: Tensor, scale: Tensor) -> Tensor:
         """What columns give ``[rows, out]`` to converters when each row is driven alone."""
-        drop, integrator, rows = self.hardware.drop, self.hardware.integrator, len(outputs)
+        drop, integrator, rows = self.hardware.ir_drop, self.hardware.integrator, len(outputs)
         if integrator is not None:
-            relative = outputs / divisor(scale) * integrator.charge_of(torch.ones_like(scale))
+            relative = outputs / nonzero(scale) * integrator.charge_of(torch.ones_like(scale))
             return relative.clamp(-integrator.saturation, integrator.saturation) * scale
         if drop is None:
             return outputs
         ramped = outputs * drop.ramp(rows, outputs).unsqueeze(1)
-        return outputs - drop.lost(outputs.abs() / divisor(scale), ramped, rows, self.cell.device.g_max)
+        return outputs - drop.lost(outputs.abs() / nonzero(scale), ramped, rows, self.cell.device.g_max)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:

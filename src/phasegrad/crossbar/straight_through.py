@@ -16,7 +16,7 @@ def straight_through(value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def cut(whole: Tensor, parts: Tensor, factors: Sequence[float]) -> Tensor:
+def bit_slice(whole: Tensor, parts: Tensor, factors: Sequence[float]) -> Tensor:
     """The digits ``[parts, *shape]`` that ``whole = sum_k factors[k] parts[k]`` was cut into.
 
     Digits are integers and have no derivative. The rule: a small change of the whole is the smallest change of the
@@ -25,7 +25,7 @@ def cut(whole: Tensor, parts: Tensor, factors: Sequence[float]) -> Tensor:
     """
     if torch.is_grad_enabled() and whole.requires_grad:
         squares = sum(f * f for f in factors)
-        return _Cut.apply(whole, parts, tuple(f / squares for f in factors))  # type: ignore[return-value]
+        return _BitSlice.apply(whole, parts, tuple(f / squares for f in factors))  # type: ignore[return-value]
     return parts
 
 
@@ -45,7 +45,7 @@ class _StraightThrough(torch.autograd.Function):
         return None, grad
 
 
-class _Cut(torch.autograd.Function):
+class _BitSlice(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod

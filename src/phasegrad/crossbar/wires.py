@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ class Wires(Configuration):
     sensed: str = "last"
     solve: str = "exact"
 
+    _renamed: ClassVar[dict[str, str]] = {"lines": "resistances"}
+
     def __post_init__(self) -> None:
         for name in ("word_line", "bit_line", "driver", "sense"):
             check_number(self, name, 0.0)
@@ -66,7 +68,7 @@ class Wires(Configuration):
         check_choice(self, "solve", ("exact", "first-order"))
 
     @property
-    def lines(self) -> lines.Lines:
+    def resistances(self) -> lines.Lines:
         """The wires as the ops take them."""
         ends = float(self.driver), float(self.sense)
         return lines.Lines(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
@@ -102,15 +104,15 @@ class Wires(Configuration):
         """As :meth:`effective`, for those who have checked or want what is broken to stay so: NaN gives NaN."""
         if self.solve == "first-order":
             return conductance * self.reached(conductance)
-        return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.lines))
+        return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.resistances))
 
     def reached(self, conductance: Tensor) -> Tensor:
         """The part of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.reached(g, *self.lines))
+        return self._from_the_last(conductance, lambda g: lines.reached(g, *self.resistances))
 
     def sensitivity(self, conductance: Tensor) -> Tensor:
         """What a small change of each conductance counts in the device's own effective one, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.lines))
+        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.resistances))
 
     def _from_the_last(self, conductance: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows counted towards the sense."""

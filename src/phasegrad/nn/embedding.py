@@ -183,8 +183,8 @@ def _check_options(digital: nn.Module) -> None:
 
 def _check_hardware(hardware: Hardware) -> None:
     refused = {
-        "update": hardware.update is not None,
-        "wires": hardware.linear_wires is not None or hardware.drop is not None,
+        "pulses": hardware.pulses is not None,
+        "wires": hardware.linear_wires is not None or hardware.ir_drop is not None,
         "integrator": hardware.integrator is not None,
         "adc": hardware.adc is not None and any(map(any, hardware.adc.errors)),
     }

@@ -104,7 +104,7 @@ class AnalogLayer(nn.Module, ABC):
         self._make_converters()
         self.devices = None
         self.fixed = None
-        if hardware.update is not None:
+        if hardware.pulses is not None:
             self._move_into_memory()
 
     def _move_into_memory(self) -> None:
@@ -235,7 +235,7 @@ class AnalogLayer(nn.Module, ABC):
     @property
     def store(self) -> str:
         """Where the weight lives: ``"digital"``, ``"programmed"`` or ``"in memory"``."""
-        if self.hardware.update is not None:
+        if self.hardware.pulses is not None:
             return "in memory"
         return "digital" if self.devices is None else "programmed"
 
@@ -247,7 +247,7 @@ class AnalogLayer(nn.Module, ABC):
     def _matrix(self, seed: Tensor) -> Matrix:
         if self.fixed is not None:
             return self.fixed.matrix()
-        if self.hardware.update is not None:
+        if self.hardware.pulses is not None:
             return master_matrix(self._held(seed), self.hardware, None, None, self._columns)
         if self.devices is not None:
             return self.devices.matrix(seed, self.weight.dtype)
@@ -270,7 +270,7 @@ class AnalogLayer(nn.Module, ABC):
     def mean_matrix(self) -> Matrix:
         """What the layer computes with, but for noise: the weight clipped, or as devices hold it, with its wires."""
         seed = torch.zeros(1, dtype=torch.int64, device=self.weight.device)  # evaluation draws nothing
-        if self.devices is not None and self.hardware.update is None:
+        if self.devices is not None and self.hardware.pulses is None:
             return self.devices.mean_matrix(self.weight.dtype)
         matrix = master_matrix(self.weight_matrix, self.hardware, self.perturbation, None, self._columns)
         matrix = wired_matrix(sliced_matrix(matrix, self.hardware), seed, self.hardware, self._columns)
@@ -329,7 +329,7 @@ class AnalogLayer(nn.Module, ABC):
 
     @torch.no_grad()
     def _plain_weight(self) -> nn.Parameter:
-        if self.hardware.update is not None:
+        if self.hardware.pulses is not None:
             return nn.Parameter(self.weight.detach().clone())
         if self.devices is not None:
             self.weight.requires_grad_(True)
@@ -357,7 +357,7 @@ class AnalogLayer(nn.Module, ABC):
         if self.fixed is None and isinstance(self.weight, InMemoryWeight):
             y = in_memory_product(rows, self.weight, bias, self)
             return y if outputs is None else y[:, outputs]
-        if self.fixed is None and self.hardware.update is not None:
+        if self.fixed is None and self.hardware.pulses is not None:
             self._refuse_a_stand_in()
         y = self._multiply_noisily(rows, matrix, outputs)
         if bias is None:
@@ -372,7 +372,7 @@ class AnalogLayer(nn.Module, ABC):
                 f"{type(self).__name__}: the weight is trained in the memory, and something, FSDP it seems, has put a "
                 "parameter without devices in its place. Pulses act on all devices of a weight, so it cannot be "
                 "sharded: wrap the net in DistributedDataParallel, whose replicas take the same pulses, or train it "
-                "digitally (hardware without update)"
+                "digitally (hardware without pulses)"
             )
 
     def read(self) -> Matrix | None:
@@ -381,7 +381,7 @@ class AnalogLayer(nn.Module, ABC):
         Noise of training and of devices is that of this read; what each product adds (converters, noise that is
         referred to the output) is drawn by each. ``None`` in the memory, where each product reads.
         """
-        if self.fixed is None and self.hardware.update is not None:
+        if self.fixed is None and self.hardware.pulses is not None:
             return None
         seed = self._seed()
         return self._matrix(seed).drawn(seed, self.hardware.rows)
@@ -426,7 +426,7 @@ class AnalogLayer(nn.Module, ABC):
 
     def _turned_product(self, d: Tensor, weight: Tensor, seed: Tensor) -> Tensor:
         """``[rows, out] @ [out, in]`` as tiles give it that are driven from the side of their outputs."""
-        turned = self.hardware.turned
+        turned = self.hardware.transposed
         matrix = master_matrix(weight.t().contiguous(), turned, None, None)
         return product(d, matrix, LinearTiles(turned.rows), Periphery(None, self.output_range.detach()), turned, seed)
 
@@ -514,7 +514,7 @@ class AnalogLayer(nn.Module, ABC):
     def expect_devices(self, devices: Devices) -> None:
         """Make room for devices whose state is about to be loaded."""
         self.devices = devices.train(self.training)
-        if self.hardware.update is None:
+        if self.hardware.pulses is None:
             self.weight.requires_grad_(False)
         elif not isinstance(self.weight, InMemoryWeight) or self.weight.devices is not devices:
             copied = self.weight.detach().clone()

@@ -32,7 +32,7 @@ def constant_step_training(*, weight_max: float = 0.6, steps: int = 1200) -> Har
     g_max = 25e-6
     law = ConstantSteps(size=g_max / steps, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     return Hardware(
-        cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, update=Pulses()
+        cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, pulses=Pulses()
     )
 
 
@@ -46,7 +46,7 @@ def soft_bounds_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardw
     g_max = 25e-6
     law = SoftBoundsSteps(size=g_max / steps, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     return Hardware(
-        cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, update=Pulses()
+        cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, pulses=Pulses()
     )
 
 
@@ -62,7 +62,7 @@ def pcm_pair_training(*, weight_max: float = 0.3, refresh: int = 100) -> Hardwar
     """
     device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
     cell = DifferentialPair(device=device, refresh=refresh, reach=_PCM_REACH)
-    return Hardware(cell=cell, scale=weight_max, update=Pulses())
+    return Hardware(cell=cell, scale=weight_max, pulses=Pulses())
 
 
 def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refresh: int = 100) -> Hardware:
@@ -78,7 +78,7 @@ def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refres
     """
     device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
     cell = MultiMemristive(device=device, pairs=pairs, refresh=refresh, reach=_PCM_REACH)
-    return Hardware(cell=cell, scale=weight_max, update=Pulses())
+    return Hardware(cell=cell, scale=weight_max, pulses=Pulses())
 
 
 @renamed_arguments(spread="device_variation")
@@ -109,7 +109,7 @@ def pcm_capacitor_training(
     return Hardware(
         cell=DifferentialPair(device=nandakumar_2018_device(g_max=g_max)),
         scale=weight_max,
-        update=Pulses(sample_time=240e-9),
+        pulses=Pulses(sample_time=240e-9),
         fast=Fast(
             cell=ReferencedDevice(device=Capacitor(g_max=80e-6, tau=tau, steps=steps)),
             scale=weight_max * 40e-6 / (factor * g_max),
@@ -139,4 +139,4 @@ def tiki_taka_training(
     g_max = 25e-6
     law = SoftBoundsSteps(size=g_max / states, c2c=0.3, d2d=0.3, imbalance=imbalance, bounds_d2d=0.1)
     cell = ReferencedDevice(device=ideal_device(g_max=g_max, steps=law))
-    return Hardware(cell=cell, scale=weight_max, update=Pulses(), fast=Fast(cell=cell, scale=weight_max, gain=gain))
+    return Hardware(cell=cell, scale=weight_max, pulses=Pulses(), fast=Fast(cell=cell, scale=weight_max, gain=gain))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from phasegrad.configuration import Configuration, check_integer, check_number, check_type
 from phasegrad.crossbar.converters.ranges import CalibratedRange, FixedRange, FullScaleRange, LearnedRange
 from phasegrad.crossbar.straight_through import straight_through
+from phasegrad.deprecation import renamed_attributes
 from phasegrad.ops import reference
 
 Noise: TypeAlias = Callable[[int], Tensor]
@@ -20,15 +21,17 @@ Noise: TypeAlias = Callable[[int], Tensor]
 
 _TEN = FixedRange(value=10.0)
 
-Spread: TypeAlias = tuple[float, float]
+Tolerance: TypeAlias = tuple[float, float]
 """Mean and standard deviation, over physical converters, of one of their errors."""
+
+__getattr__ = renamed_attributes(__name__, {"Spread": "Tolerance"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConverter(Configuration, ABC):
     """Analog-to-digital converter of bit lines.
 
-    A step is ``range / half``. Input ``y``, in steps, is converted as ``v = (1 + gain) y + offset``; the code is taken
+    A step is ``range / max_code``. Input ``y``, in steps, is converted as ``v = (1 + gain) y + offset``; the code is taken
     for ``y`` again. Gain and offset are a physical converter's own: their means are ``gain_error`` and ``offset``, and
     each converter's deviation is drawn once, independently, and kept in the layer's state.
 
@@ -53,6 +56,8 @@ class OutputConverter(Configuration, ABC):
     offset_mismatch: float = 0.0
     columns_per_converter: int = 1
 
+    _renamed: ClassVar[dict[str, str]] = {"half": "max_code"}
+
     def without_noise(self) -> OutputConverter:
         """The same converter, drawing nothing when it converts; errors that it has for life stay."""
         return self
@@ -73,7 +78,7 @@ class OutputConverter(Configuration, ABC):
         check_integer(self, "columns_per_converter", 1, 1 << 20)
 
     @property
-    def half(self) -> float:
+    def max_code(self) -> float:
         """Steps on each side of zero."""
         return 2.0 ** (self.bits - 1) - 1.0
 
@@ -83,12 +88,12 @@ class OutputConverter(Configuration, ABC):
         return reference.NO_CONVERTER
 
     @property
-    def own_errors(self) -> tuple[Spread, ...]:
+    def own_errors(self) -> tuple[Tolerance, ...]:
         """The errors that this kind of converter has beside gain and offset."""
         return ()
 
     @property
-    def errors(self) -> tuple[Spread, ...]:
+    def errors(self) -> tuple[Tolerance, ...]:
         """Every error of a physical converter: gain, offset [steps], and its kind's own."""
         general = ((self.gain_error, self.gain_mismatch), (self.offset, self.offset_mismatch))
         return (*general, *self.own_errors)
@@ -116,9 +121,9 @@ class OutputConverter(Configuration, ABC):
         gain, offset, *own = errors
         with torch.no_grad():
             passes = ~torch.isfinite(y) | (full <= 0)
-            step = torch.where(full > 0, full, torch.ones_like(full)).float() / self.half
+            step = torch.where(full > 0, full, torch.ones_like(full)).float() / self.max_code
             v = (y.float() / step) * (1.0 + gain) + offset
             v = torch.where(passes, torch.zeros_like(v), v)
             value = torch.where(passes, y, (self.levels(v, own, noise) * step + 0.0 * full).to(y.dtype))
-            side = torch.where(v > self.half, 1.0, torch.where(v < -self.half, -1.0, 0.0)).to(y.dtype)
+            side = torch.where(v > self.max_code, 1.0, torch.where(v < -self.max_code, -1.0, 0.0)).to(y.dtype)
         return straight_through(value, torch.where(side == 0, y, side * full))

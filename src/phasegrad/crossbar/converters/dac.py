@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
-from phasegrad.crossbar.converters.base import Spread
+from phasegrad.crossbar.converters.base import Tolerance
 from phasegrad.crossbar.converters.ranges import AbsMaxRange, FixedRange, LearnedRange
-from phasegrad.crossbar.straight_through import cut, straight_through
+from phasegrad.crossbar.straight_through import bit_slice, straight_through
+from phasegrad.deprecation import renamed_attributes
 
 _LEARNED = LearnedRange()
 
+__getattr__ = renamed_attributes(__name__, {"Phase": "InputSlice"})
 
-class Phase(NamedTuple):
+
+class InputSlice(NamedTuple):
     """What the word lines carry in one step of a product, and what its result counts."""
 
     x: Tensor
@@ -49,6 +52,8 @@ class InputConverter(Configuration, ABC):
     gain_error: float = 0.0
     gain_mismatch: float = 0.0
 
+    _renamed: ClassVar[dict[str, str]] = {"half": "max_code", "phases": "input_slices"}
+
     def __post_init__(self) -> None:
         check_integer(self, "bits", 2, 16)
         check_type(self, "range", (LearnedRange, FixedRange, AbsMaxRange))
@@ -56,19 +61,19 @@ class InputConverter(Configuration, ABC):
         check_number(self, "gain_mismatch", 0.0)
 
     @property
-    def half(self) -> float:
+    def max_code(self) -> float:
         """Steps on each side of zero."""
         return 2.0 ** (self.bits - 1) - 1.0
 
     @property
-    def errors(self) -> tuple[Spread, ...]:
+    def errors(self) -> tuple[Tolerance, ...]:
         """Every error of a word line's converter, the gain first."""
         return ((self.gain_error, self.gain_mismatch),)
 
     @property
     def trains_in_memory(self) -> bool:
         """Whether lines carry what the ideal converter gives, all bits at once."""
-        return not any(value != 0.0 for spread in self.errors for value in spread)
+        return not any(value != 0.0 for tolerance in self.errors for value in tolerance)
 
     @property
     def at_once(self) -> bool:
@@ -76,7 +81,7 @@ class InputConverter(Configuration, ABC):
         return True
 
     @abstractmethod
-    def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
+    def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
         """What the lines carry.
 
         Args:
@@ -92,7 +97,7 @@ class Dac(InputConverter):
     """Digital-to-analog converter of a word line that gives all bits at once.
 
     At level ``l`` [steps] the line carries ``l (1 + gain) + offset + INL(l)``, with the odd distortion of a
-    differential driver, ``INL(l) = nonlinearity (3 sqrt(3) / 2) z (1 - z^2)``, ``z = l / half``: nothing at zero and at
+    differential driver, ``INL(l) = nonlinearity (3 sqrt(3) / 2) z (1 - z^2)``, ``z = l / max_code``: nothing at zero and at
     the ends, the whole ``nonlinearity`` at ``z = 1 / sqrt(3)``.
 
     Args:
@@ -115,21 +120,21 @@ class Dac(InputConverter):
         check_number(self, "nonlinearity_mismatch", 0.0)
 
     @property
-    def errors(self) -> tuple[Spread, ...]:
+    def errors(self) -> tuple[Tolerance, ...]:
         """Gain, offset [steps], INL [steps]."""
         offset, bend = (self.offset, self.offset_mismatch), (self.nonlinearity, self.nonlinearity_mismatch)
         return (*super().errors, offset, bend)
 
-    def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
+    def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
         """One, with every line's errors."""
         if errors is None:
-            return (Phase(driven),)
+            return (InputSlice(driven),)
         with torch.no_grad():
             z, full = _fraction(driven, input_range)
             gain, offset, bend = _by_line(errors, driven)
-            deviation = z * gain + (offset + bend * (1.5 * 3.0**0.5) * z * (1.0 - z.square())) / self.half
+            deviation = z * gain + (offset + bend * (1.5 * 3.0**0.5) * z * (1.0 - z.square())) / self.max_code
             carried = torch.where(torch.isfinite(driven), driven + deviation * full, driven).to(driven.dtype)
-        return (Phase(straight_through(carried, driven)),)
+        return (InputSlice(straight_through(carried, driven)),)
 
 
 @final
@@ -145,7 +150,7 @@ class BitSerialDac(InputConverter):
       the bit's weight.
 
     Devices are read once: their noise does not change within the time of a product. Gradients treat the bits as
-    :func:`phasegrad.crossbar.straight_through.cut` says.
+    :func:`phasegrad.crossbar.straight_through.bit_slice` says.
 
     Args:
         accumulation: ``"digital"`` or ``"analog"``.
@@ -170,25 +175,25 @@ class BitSerialDac(InputConverter):
     @property
     def factors(self) -> tuple[float, ...]:
         """What each bit counts, the least significant one first."""
-        return tuple(float(1 << k) / self.half for k in range(self.bits - 1))
+        return tuple(float(1 << k) / self.max_code for k in range(self.bits - 1))
 
-    def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
+    def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
         """One a bit, or one with the noise of all."""
         bits, carried = self._bits(driven, input_range), driven
         if errors is not None:
             gain = (1.0 + _by_line(errors, driven)[0]).to(driven.dtype)
             bits, carried = bits * gain, straight_through(driven.detach() * gain, driven)
         if self.accumulation == "digital":
-            lines = cut(driven, bits, self.factors)
-            return tuple(Phase(x, f) for x, f in zip(lines.unbind(), self.factors, strict=True))
+            slices = bit_slice(driven, bits, self.factors)
+            return tuple(InputSlice(x, f) for x, f in zip(slices.unbind(), self.factors, strict=True))
         squares = torch.stack([(f * x).square() for x, f in zip(bits.unbind(), self.factors, strict=True)]).sum(0)
-        return (Phase(carried, 1.0, squares, sum(f * f for f in self.factors) ** 0.5),)
+        return (InputSlice(carried, 1.0, squares, sum(f * f for f in self.factors) ** 0.5),)
 
     @torch.no_grad()
     def _bits(self, driven: Tensor, input_range: Tensor) -> Tensor:
         """``[bits, *shape]``: what the lines carry for each bit, the whole range or nothing."""
         z, full = _fraction(driven, input_range)
-        size, on = torch.round(z.abs() * self.half).to(torch.int32), z.sign() * full
+        size, on = torch.round(z.abs() * self.max_code).to(torch.int32), z.sign() * full
         ordinary = torch.isfinite(driven)
         bits = [torch.where(ordinary, (size >> k & 1) * on, driven) for k in range(self.bits - 1)]
         return torch.stack(bits).to(driven.dtype)

@@ -38,17 +38,17 @@ class Adc(OutputConverter):
         check_choice(self, "convention", tuple(_MODES))
 
     @property
-    def half(self) -> float:
+    def max_code(self) -> float:
         """Steps on each side of zero."""
         return 2.0 ** (self.bits - 1) - (1.0 if self.convention == "end-point" else 0.0)
 
     @property
     def mode(self) -> int:
         """The number by which the kernels know the convention; 0 with errors, which are computed apart."""
-        if any(value != 0.0 for spread in self.errors for value in spread):
+        if any(value != 0.0 for tolerance in self.errors for value in tolerance):
             return reference.NO_CONVERTER
         return _MODES[self.convention]
 
     def levels(self, v: Tensor, own: Sequence[Tensor], noise: Noise) -> Tensor:
         """Round as the convention says."""
-        return reference.quantise(v.clamp(-self.half, self.half), _MODES[self.convention], self.half)
+        return reference.quantise(v.clamp(-self.max_code, self.max_code), _MODES[self.convention], self.max_code)

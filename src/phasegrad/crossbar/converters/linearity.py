@@ -48,14 +48,14 @@ def linearity(adc: OutputConverter, converters: int = 1, *, seed: int = 0, overs
     """
     key = torch.tensor([seed])
     errors = draw_errors(adc.errors, (converters, 1), key, 0)
-    count = int(2 * adc.half) * oversampling
+    count = int(2 * adc.max_code) * oversampling
     inputs = (torch.arange(count) + 0.5) / (0.5 * count) - 1.0
 
     def noise(decision: int) -> Tensor:
         return reference.normal(key, 1 << 20 | decision, (converters, count))
 
     outputs = adc.convert(inputs.expand(converters, -1), torch.ones(1), errors.unbind(0), noise)
-    steps = outputs * adc.half
+    steps = outputs * adc.max_code
     lowest, highest = int(torch.round(2 * steps.min())), int(torch.round(2 * steps.max()))
     bins = torch.round(2 * steps).long() - lowest  # half steps: mid-rise levels lie between
     stride = 2

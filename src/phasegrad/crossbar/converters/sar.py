@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import check_number
-from phasegrad.crossbar.converters.base import Noise, OutputConverter, Spread
+from phasegrad.crossbar.converters.base import Noise, OutputConverter, Tolerance
 
 
 @final
@@ -45,7 +45,7 @@ class SarAdc(OutputConverter):
         return dataclasses.replace(self, comparator_noise=0.0)
 
     @property
-    def own_errors(self) -> tuple[Spread, ...]:
+    def own_errors(self) -> tuple[Tolerance, ...]:
         """Relative errors of the capacitors, that of the least significant bit first, and of the last unit."""
         capacitors = tuple((0.0, self.capacitor_mismatch / math.sqrt(1 << i)) for i in range(self.bits))
         return (*capacitors, (0.0, self.capacitor_mismatch))
@@ -63,4 +63,4 @@ class SarAdc(OutputConverter):
             keep = seen >= trial
             held = torch.where(keep, trial, held)
             code = code + keep * float(1 << bit)
-        return (code - middle).clamp(min=-self.half)
+        return (code - middle).clamp(min=-self.max_code)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import check_number
-from phasegrad.crossbar.converters.base import Noise, OutputConverter, Spread
+from phasegrad.crossbar.converters.base import Noise, OutputConverter, Tolerance
 
 
 def _digits(v: Tensor, bits: int, stages: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
@@ -26,8 +26,8 @@ def _digits(v: Tensor, bits: int, stages: Sequence[tuple[Tensor, Tensor, Tensor]
         digit = (x > 0.25 + upper).to(v.dtype) - (x < -0.25 + lower).to(v.dtype)
         code = 2.0 * code + digit
         x = (2.0 * x - digit) * (1.0 + gain)
-    half = 2.0 ** (bits - 1) - 1.0
-    return (code + torch.round(x).clamp(-1.0, 1.0)).clamp(-half, half)
+    max_code = 2.0 ** (bits - 1) - 1.0
+    return (code + torch.round(x).clamp(-1.0, 1.0)).clamp(-max_code, max_code)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class _StageErrors(OutputConverter):
         check_number(self, "threshold_mismatch", 0.0, 0.5)
 
     @property
-    def _stage(self) -> tuple[Spread, ...]:
+    def _stage(self) -> tuple[Tolerance, ...]:
         """Residue gain, upper and lower threshold of one stage."""
         threshold = (0.0, self.threshold_mismatch)
         return ((self.residue_gain_error, self.residue_gain_mismatch), threshold, threshold)
@@ -65,7 +65,7 @@ class PipelineAdc(_StageErrors):
     """
 
     @property
-    def own_errors(self) -> tuple[Spread, ...]:
+    def own_errors(self) -> tuple[Tolerance, ...]:
         """Three a stage."""
         return self._stage * (self.bits - 1)
 
@@ -89,7 +89,7 @@ class CyclicAdc(_StageErrors):
     """
 
     @property
-    def own_errors(self) -> tuple[Spread, ...]:
+    def own_errors(self) -> tuple[Tolerance, ...]:
         """Those of the stage."""
         return self._stage
 
