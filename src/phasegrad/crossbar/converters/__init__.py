@@ -1,4 +1,4 @@
-"""Converters between digital numbers and the analog inside of a tile, and the ranges they cover."""
+"""Converters between digital numbers and the analog signals of a tile, and their ranges."""
 
 from phasegrad.crossbar.converters.base import OutputConverter
 from phasegrad.crossbar.converters.dac import BitSerialDac, Dac, InputConverter, InputSlice

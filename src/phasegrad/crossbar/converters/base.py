@@ -1,4 +1,4 @@
-"""What the converters of bit lines share: their range, their errors, and the gradient through them."""
+"""The interface of bit-line converters: range, errors, and straight-through gradient."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from phasegrad.deprecation import renamed_attributes
 from phasegrad.ops import reference
 
 Noise: TypeAlias = Callable[[int], Tensor]
-"""Standard normals of the shape of what is converted, fresh for each decision of a conversion."""
+"""Standard normals of the shape of the inputs, by the number of the decision; each decision has its own draw."""
 
 _TEN = FixedRange(value=10.0)
 
 Tolerance: TypeAlias = tuple[float, float]
-"""Mean and standard deviation, over physical converters, of one of their errors."""
+"""Mean and standard deviation of one error over physical converters."""
 
 __getattr__ = renamed_attributes(__name__, {"Spread": "Tolerance"})
 
@@ -31,21 +31,22 @@ __getattr__ = renamed_attributes(__name__, {"Spread": "Tolerance"})
 class OutputConverter(Configuration, ABC):
     """Analog-to-digital converter of bit lines.
 
-    A step is ``range / max_code``. Input ``y``, in steps, is converted as ``v = (1 + gain) y + offset``; the code is taken
-    for ``y`` again. Gain and offset are a physical converter's own: their means are ``gain_error`` and ``offset``, and
-    each converter's deviation is drawn once, independently, and kept in the layer's state.
+    A step is ``range / max_code``. An input ``y`` in steps is converted as ``v = (1 + gain) y + offset``, and the code
+    of ``v`` is the result for ``y``. Gain and offset are properties of a physical converter: their means are
+    ``gain_error`` and ``offset``, and the deviation of each converter is drawn once, independently, and stored in the
+    state of the layer.
 
-    The gradient is straight-through, with the clip rule of the ideal converter: where the converter is inside of its
-    range, ``y`` gets that of the output; beyond, it belongs to the range (if that is learned) and ``y`` gets none.
+    The gradient is straight-through with the clip rule of the ideal converter: within the range the gradient of the
+    output passes to ``y``; outside, it goes to the range, if that is learned, and ``y`` receives none.
 
     Args:
         bits: resolution, 2 to 16.
-        range: the output at which it clips, in units of ``max|w| max|x|``.
+        range: output at which the converter clips, in units of ``max|w| max|x|``.
         gain_error: mean relative deviation of the slope.
         offset: mean shift [steps].
         gain_mismatch: standard deviation of the slope between converters.
         offset_mismatch: standard deviation of the shift between converters [steps].
-        columns_per_converter: neighbouring columns of a tile that take turns on one converter, and share its errors.
+        columns_per_converter: neighbouring columns of a tile that share one converter and its errors.
     """
 
     bits: int = 8
@@ -59,7 +60,7 @@ class OutputConverter(Configuration, ABC):
     _renamed: ClassVar[dict[str, str]] = {"half": "max_code"}
 
     def without_noise(self) -> OutputConverter:
-        """The same converter, drawing nothing when it converts; errors that it has for life stay."""
+        """The same converter without noise; errors that are fixed at fabrication remain."""
         return self
 
     def __post_init__(self) -> None:
@@ -68,8 +69,8 @@ class OutputConverter(Configuration, ABC):
         learned = self.range
         if isinstance(learned, LearnedRange) and learned != LearnedRange(start=learned.start):
             raise ValueError(
-                f"{type(self).__name__}: range = {learned}; decay and keep act on the range of a DAC alone, leave them "
-                "out"
+                f"{type(self).__name__}: range = {learned}; decay and keep act only on the range of a DAC; give "
+                "LearnedRange(start=...) alone"
             )
         check_number(self, "gain_error", -1.0, above=True)
         check_number(self, "offset", -float(1 << self.bits))
@@ -79,43 +80,46 @@ class OutputConverter(Configuration, ABC):
 
     @property
     def max_code(self) -> float:
-        """Steps on each side of zero."""
+        """Number of steps on each side of 0."""
         return 2.0 ** (self.bits - 1) - 1.0
 
     @property
     def mode(self) -> int:
-        """The number by which the fused kernels know this converter; 0 where it is computed apart from them."""
+        """Number of this converter in the fused kernels; 0 for a converter outside of them."""
         return reference.NO_CONVERTER
 
     @property
     def own_errors(self) -> tuple[Tolerance, ...]:
-        """The errors that this kind of converter has beside gain and offset."""
+        """Tolerances of the errors of this kind of converter, other than gain and offset."""
         return ()
 
     @property
     def errors(self) -> tuple[Tolerance, ...]:
-        """Every error of a physical converter: gain, offset [steps], and its kind's own."""
+        """Tolerances of all errors of a physical converter: gain, offset [steps], and those of ``own_errors``."""
         general = ((self.gain_error, self.gain_mismatch), (self.offset, self.offset_mismatch))
         return (*general, *self.own_errors)
 
     @abstractmethod
     def levels(self, v: Tensor, own: Sequence[Tensor], noise: Noise) -> Tensor:
-        """The levels [steps] that inputs come out as.
+        """Quantise inputs to levels [steps].
 
         Args:
-            v: inputs [steps], after gain and offset; some beyond the range.
-            own: :attr:`own_errors` of the converters, each to broadcast over ``v``.
-            noise: standard normals for a decision.
+            v: inputs after gain and offset [steps]; may exceed the range.
+            own: drawn :attr:`own_errors` of the converters, each broadcastable to ``v``.
+            noise: standard normals by the number of the decision.
         """
 
     def convert(self, y: Tensor, full: Tensor, errors: Sequence[Tensor], noise: Noise) -> Tensor:
-        """Convert, in the units of ``y``; what is not finite, or has no range, passes.
+        """Convert inputs; values that are not finite or have no range pass unchanged.
 
         Args:
             y: inputs.
-            full: where the range ends, above 0, to broadcast over ``y``.
-            errors: :attr:`errors` of the converters, each to broadcast over ``y``.
-            noise: standard normals for a decision.
+            full: end of the range in the units of ``y``, broadcastable to ``y``; 0 for no range.
+            errors: drawn :attr:`errors` of the converters, each broadcastable to ``y``.
+            noise: standard normals by the number of the decision.
+
+        Returns:
+            Converted inputs, in the units, shape and dtype of ``y``.
         """
         full = full.expand_as(y)
         gain, offset, *own = errors

@@ -1,4 +1,4 @@
-"""The physical converters of a layer: what each one's errors are."""
+"""Errors of the physical converters of a layer."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from phasegrad.ops.direct import call
 
 @final
 class Converters(nn.Module):
-    """The errors of a layer's physical converters: drawn once, float32 buffers of the state dict.
+    """Errors of the physical converters of a layer, as float32 buffers in the state dict.
 
-    Drawn when a layer is made, under ``torch.manual_seed``, and anew when it is programmed, under the seed of the chip:
-    another chip has other converters. ``.half()`` and ``.to(dtype)`` never round them.
+    They are drawn under ``torch.manual_seed`` when a layer is created, and drawn again under the seed of the chip when
+    it is programmed: another chip has other converters. ``.half()`` and ``.to(dtype)`` never round them.
 
     Attributes:
-        outputs: ``[errors, tiles, converters]``, of every tile along the inputs (slice after slice); ``None`` where the
-            ADC has no errors.
-        inputs: ``[errors, lines]``, of every input: a word line's converter serves all tiles side by side, and all
-            kernel positions of a channel. ``None`` where the DAC has no errors.
+        outputs: errors ``[errors, tiles, converters]`` of the ADCs of every tile along the inputs, slice by slice;
+            ``None`` if the ADC has no errors.
+        inputs: errors ``[errors, converters]`` of the DAC of every input, which serves all tiles along the outputs and
+            all kernel positions of a channel; ``None`` if the DAC has no errors.
     """
 
     outputs: Tensor | None
@@ -59,19 +59,19 @@ class Converters(nn.Module):
 
     @torch.no_grad()
     def draw(self, seed: Tensor) -> None:
-        """Draw every converter's errors."""
+        """Draw the errors of every converter."""
         for i, (buffer, tolerances) in enumerate(zip((self.outputs, self.inputs), self._tolerances, strict=True)):
             if buffer is not None:
                 buffer.copy_(draw_errors(tolerances, tuple(buffer.shape[1:]), seed, streams.CONVERTERS + i))
 
     @property
     def of_columns(self) -> Tensor | None:
-        """``[errors, tiles, out]``: what the converter of each column has."""
+        """Errors ``[errors, tiles, out]`` of the converter of each column."""
         return None if self.outputs is None else self.outputs.index_select(-1, self._place)
 
 
 def draw_errors(tolerances: Sequence[Tolerance], shape: tuple[int, ...], seed: Tensor, offset: int) -> Tensor:
-    """Errors ``[errors, *shape]`` of physical converters, each drawn on its own."""
+    """Draw independent errors ``[errors, *shape]`` of physical converters."""
     means, each = _means(tolerances, shape, seed.device), (-1, *[1] * len(shape))
     sd = torch.tensor([sd for _, sd in tolerances], dtype=torch.float32, device=seed.device).view(each)
     return means + sd * call("normal", seed, offset, tuple(means.shape))
@@ -87,6 +87,6 @@ def _any(tolerances: Sequence[Tolerance]) -> bool:
 
 
 def _places(outputs: int, columns: int, shared: int) -> Tensor:
-    """Which converter each column has: neighbours in a tile share one."""
+    """Index of the converter of each column; neighbours in a tile share one."""
     column = torch.arange(outputs)
     return column // columns * -(-columns // shared) + column % columns // shared
