@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar
 
 import pytest
-from tests.contracts.configuration import ConfigurationContract
 
 from phasegrad.cells import DifferentialPair, SignificancePairs
 from phasegrad.configuration import (
@@ -21,6 +20,7 @@ from phasegrad.configuration import (
 from phasegrad.crossbar import Dac as PhasegradDac
 from phasegrad.crossbar import InputConverter
 from phasegrad.devices import Curve, hermes_one, ideal_device, joshi_2020
+from phasegrad.testing import ConfigurationContract
 
 
 class TestNested(ConfigurationContract):

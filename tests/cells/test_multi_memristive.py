@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.contracts.cell import CellContract
+from tests.cells.averaging import AveragingContract
 
 import phasegrad as pg
 from phasegrad.cells import Cell, MultiMemristive
@@ -14,7 +14,7 @@ from phasegrad.devices import ConstantSteps, Device, ideal_device, nandakumar_20
 PCM = ideal_device(g_max=12e-6, steps=nandakumar_2018())
 
 
-class TestFourPairs(CellContract):
+class TestFourPairs(AveragingContract):
     devices = 8
     averaging = 1.0 / 4.0
 
@@ -26,7 +26,7 @@ class TestFourPairs(CellContract):
         assert [cell.pulsed(update) for update in range(6)] == [(0, 1), (2, 3), (4, 5), (6, 7), (0, 1), (2, 3)]
 
 
-class TestOnePair(CellContract):
+class TestOnePair(AveragingContract):
     """The case of one pair is a pair."""
 
     devices = 2

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 from torch import Tensor
 
 import phasegrad as pg
 from phasegrad.cells import Cell, DifferentialSlices, OffsetSlices
 from phasegrad.devices import ideal_device, joshi_2020
+from phasegrad.testing import ConfigurationContract
 
 KINDS = (DifferentialSlices, OffsetSlices)
 
@@ -78,8 +78,8 @@ def test_a_reference_holds_the_offset() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (DifferentialSlices, {"bits": 8, "slices": 8}, "slices = 8, but a weight of bits = 8 has 7 to cut"),
-        (OffsetSlices, {"bits": 4, "slices": 5}, "slices = 5, but a weight of bits = 4 has 4 to cut"),
+        (DifferentialSlices, {"bits": 8, "slices": 8}, "slices = 8, but a weight of bits = 8 has 7 bits to slice"),
+        (OffsetSlices, {"bits": 4, "slices": 5}, "slices = 5, but a weight of bits = 4 has 4 bits to slice"),
         (OffsetSlices, {"bits": 1}, "bits = 1; it must be an integer in"),
         (DifferentialSlices, {"slices": 0}, "slices = 0; it must be an integer in"),
     ],
@@ -92,5 +92,5 @@ def test_impossible_slices_raise(kind: Any, options: dict[str, int], message: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_pulses_cannot_train_slices(kind: Any) -> None:
     training = pg.presets.soft_bounds_training()
-    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*leave pulses out"):
+    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*or pulses=None"):
         pg.Hardware(cell=kind(device=training.cell.device), scale=1.0, pulses=training.pulses)

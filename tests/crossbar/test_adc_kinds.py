@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
@@ -24,6 +23,7 @@ from phasegrad.crossbar import (
     SarAdc,
     linearity,
 )
+from phasegrad.testing import ConfigurationContract, ConverterContract
 
 KINDS: tuple[type[OutputConverter], ...] = (RampAdc, SarAdc, PipelineAdc, CyclicAdc)
 BOUND = 5.0
@@ -46,14 +46,39 @@ def off_ties(half: float, count: int = 20_001) -> Tensor:
     return v[(fraction > 2e-3) & (fraction < 1.0 - 2e-3)]
 
 
-class TestRamp(ConfigurationContract):
-    def configuration(self) -> Configuration:
+class TestRamp(ConverterContract):
+    def configuration(self) -> OutputConverter:
         return RampAdc(curvature=0.5, gain_mismatch=0.01)
 
 
-class TestSar(ConfigurationContract):
-    def configuration(self) -> Configuration:
-        return SarAdc(capacitor_mismatch=0.02, range=FixedRange(value=4.0))
+class TestSar(ConverterContract):
+    def configuration(self) -> OutputConverter:
+        return SarAdc(capacitor_mismatch=0.02, comparator_noise=0.3, range=FixedRange(value=4.0))
+
+
+class TestOscillator(ConverterContract):
+    def configuration(self) -> OutputConverter:
+        return OscillatorAdc(bits=6, nonlinearity=0.05, nonlinearity_mismatch=0.01, gain_mismatch=0.02)
+
+
+class TestPipeline(ConverterContract):
+    def configuration(self) -> OutputConverter:
+        return PipelineAdc(bits=7, residue_gain_mismatch=0.01, threshold_mismatch=0.02)
+
+
+class TestCyclic(ConverterContract):
+    def configuration(self) -> OutputConverter:
+        return CyclicAdc(residue_gain_error=-0.005, residue_gain_mismatch=0.002, offset_mismatch=0.5)
+
+
+class TestMidRise(ConverterContract):
+    def configuration(self) -> OutputConverter:
+        return Adc(bits=4, convention="mid-rise", gain_error=0.02, offset=0.3)
+
+
+class TestSignMagnitude(ConverterContract):
+    def configuration(self) -> OutputConverter:
+        return Adc(bits=5, convention="sign-magnitude", offset_mismatch=0.2)
 
 
 class TestBitSerial(ConfigurationContract):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contracts.device import SEED
 from tests.devices.test_pcm import PcmContract
 from tests.physics.pcm_law import JOSHI_2020, PcmLaw
 
@@ -23,6 +22,7 @@ from phasegrad.cells import (
     SignificancePairs,
 )
 from phasegrad.devices import PCM, Thermal, ideal_device, joshi_2020, projected
+from phasegrad.testing import SEED
 
 LINER, RESET, G_MAX, CRYSTALLINE = 1.9e-6, 0.1e-6, 25e-6, 50e-6
 OF_RESET = 1.0 / RESET - 1.0 / CRYSTALLINE  # resistance of the longest plug [Ohm]
@@ -152,7 +152,7 @@ def test_an_impossible_liner_is_refused(options: dict[str, float], message: str)
 
 
 def test_a_device_is_projected_once() -> None:
-    with pytest.raises(ValueError, match=r"the device has g_min = .* already; give the one without a liner"):
+    with pytest.raises(ValueError, match=r"device.g_min = .* S; give a device without a liner"):
         projected(projected(joshi_2020(), liner=1e-6), liner=1e-6)
 
 
@@ -212,7 +212,7 @@ def test_such_devices_are_not_pulsed() -> None:
 
 
 def test_a_liner_that_leaves_no_window_is_named() -> None:
-    with pytest.raises(ValueError, match=r"liner = 0\.0001 S conducts as much"):
+    with pytest.raises(ValueError, match=r"liner = 0\.0001 S conducts as well as"):
         projected(joshi_2020(), liner=1e-4)
     with pytest.raises(TypeError, match="liner = '1' is a str"):
         projected(joshi_2020(), liner="1")  # type: ignore[arg-type]

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import exp1
-from tests.contracts.device import SEED, age
 
 from phasegrad.devices import PCM, CorrelatedNoise, DeviceState, Telegraph, ideal_device, joshi_2020, trace
 from phasegrad.devices.trace import _scan
+from phasegrad.testing import SEED, at_age
 
 T_READ, T0 = 250e-9, 20.0
 N = 200_000
@@ -51,7 +51,7 @@ def new(device: PCM, n: int = N) -> DeviceState:
 
 def deviation(device: PCM, state: DeviceState, seconds: float) -> np.ndarray:
     """Of a read, in units of ``Q``."""
-    ratio = device.read(state, age(seconds), SEED, 2).double() / device.drift(state, age(seconds)).double()
+    ratio = device.read(state, at_age(seconds), SEED, 2).double() / device.drift(state, at_age(seconds)).double()
     return (ratio.numpy() - 1.0) / 0.0088
 
 
@@ -188,7 +188,7 @@ def test_what_is_drawn_afresh_is_the_part_that_forgets_within_shortest() -> None
     shortest = 0.1
     device = remembering(CorrelatedNoise(shortest=shortest))
     state = new(device)
-    ratios = [device.read(state, age(0.0), SEED + i, 2).double().numpy() / 25e-6 - 1.0 for i in range(2)]
+    ratios = [device.read(state, at_age(0.0), SEED + i, 2).double().numpy() / 25e-6 - 1.0 for i in range(2)]
     first, second = (r / 0.0088 for r in ratios)
     fresh = math.log(math.exp(-EULER) / (4.0 * T_READ) * shortest)
     v = math.log(T0 / (2.0 * T_READ))
@@ -218,11 +218,11 @@ def check_switching(first: np.ndarray, second: np.ndarray, lag: float) -> None:
 def test_telegraph_noise_has_its_autocovariance() -> None:
     device = replace(ideal_device(), telegraph=SWITCHING)
     state = device.program(torch.full((N,), 25e-6), SEED, 0)
-    first, now = device.read(state, age(0.0), SEED, 2).double().numpy() / 25e-6 - 1.0, 0.0
+    first, now = device.read(state, at_age(0.0), SEED, 2).double().numpy() / 25e-6 - 1.0, 0.0
     for i, lag in enumerate((1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)):
         device.advance(state, now, lag, SEED + 1 + i, 0)
         now = lag
-        check_switching(first, device.read(state, age(lag), SEED, 2).double().numpy() / 25e-6 - 1.0, lag)
+        check_switching(first, device.read(state, at_age(lag), SEED, 2).double().numpy() / 25e-6 - 1.0, lag)
 
 
 def test_a_trace_of_telegraph_noise_has_it_too() -> None:
