@@ -274,7 +274,7 @@ def test_ageing_a_trained_net_empties_its_capacitors() -> None:
         ),
         (
             lambda: dataclasses.replace(hardware(), fast=Fast(cell=ReferencedDevice(device=ideal_device()), scale=1.0)),
-            "no steps",
+            "device.steps = None",
         ),
         (lambda: Transfer(every=0), "every = 0"),
         (lambda: Transfer(limit=1.5), "limit = 1.5"),

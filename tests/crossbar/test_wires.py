@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 from tests.contracts.op import draw
 from torch import Tensor
 
 from phasegrad.crossbar import DurationCodedDrop, Sinh, Wires, solve
 from phasegrad.crossbar.wires import over_tiles
+from phasegrad.testing import ConfigurationContract
 
 WIRES = Wires(word_line=1.0, bit_line=2.0, driver=3.0, sense=4.0)
 
@@ -103,7 +103,7 @@ def test_shorts_are_solved_up_to_the_largest_and_refused_beyond() -> None:
     largest = wires.effective(torch.where(g == 1e6, 1e9, g))
     torch.testing.assert_close(largest, usual, rtol=0.0, atol=1e-4 * float(usual.max()))
     g[40, 33] = 1e12
-    message = r"conductance\[40, 33\] = 1e\+12 S with wires of 1 ohm; .* at most 1e\+09, .* 1e\+09 S is a short as well"
+    message = r"conductance\[40, 33\] = 1e\+12 S with wires of 1 ohm; .* at most 1e\+09, .* 1e\+09 S for a short"
     for ask in (wires.effective, lambda g: solve(g, torch.ones(70), wires)):
         with pytest.raises(ValueError, match=message):
             ask(g)
@@ -203,7 +203,7 @@ def test_no_vectors_no_cells_and_no_numbers(iv: Sinh | None) -> None:
     assert nothing.cell.shape == nothing.bit_line.shape == (2, 0, 3, 2)
     for m, n in ((0, 2), (3, 0)):
         with pytest.raises(
-            ValueError, match=rf"solve: conductance has shape \[{m}, {n}\]; it must have a row and a col"
+            ValueError, match=rf"solve: conductance has shape \[{m}, {n}\]; it must have at least one row and col"
         ):
             solve(torch.ones(m, n), torch.ones(m), WIRES, iv)
     for value in (math.nan, math.inf):
@@ -216,7 +216,7 @@ def test_no_vectors_no_cells_and_no_numbers(iv: Sinh | None) -> None:
 def test_a_law_that_overflows_is_refused() -> None:
     """Without wires that bound the current it is ``sinh(1e5)``."""
     v = torch.stack((torch.ones(3), torch.full((3,), 1e4)))
-    with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower them, or raise v0"):
+    with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower the voltages, or raise v0"):
         solve(cells(3, 2), v, Wires(word_line=0.0, bit_line=0.0), Sinh(v0=0.1))
 
 

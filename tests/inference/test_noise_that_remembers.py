@@ -217,5 +217,5 @@ def test_a_temperature_that_devices_have_no_law_for_is_refused_and_changes_nothi
     with pytest.raises(ValueError, match=r"age: 0: temperature = 85.0 K; it must be in \[200, 400\] K"):
         advance(chip, 60.0, 85.0)
     assert all(same_bits(t, before[name]) for name, t in chip.state_dict().items())
-    with pytest.raises(ValueError, match=r"age: 0: temperature = 350.0 K, but PCM is the same at every temperature"):
+    with pytest.raises(ValueError, match=r"age: 0: temperature = 350.0 K, but PCM does not depend on temperature"):
         pg.inference.age(chip_of(joshi_2020()), 1.0, temperature=350.0)

@@ -70,8 +70,8 @@ class _Slices(Cell, ABC):
     def pulsed(self, update: int) -> tuple[int, int]:
         """Raise, because pulses cannot train slices."""
         raise ValueError(
-            f"{type(self).__name__}: pulses cannot train slices, since a carry would cross them; train a "
-            "DifferentialPair, or leave pulses out and train digitally"
+            f"{type(self).__name__}: pulses cannot train slices, because they cannot carry from one slice to the "
+            "next; use a DifferentialPair, or Hardware(pulses=None)"
         )
 
 

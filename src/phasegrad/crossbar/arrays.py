@@ -279,8 +279,8 @@ class DeviceArray(nn.Module):
         state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         call(
             "pulsed_update", *state[:3], *UNREAD, state[3], torch.eye(len(lines), device=d.device), d, lr,
-            self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code, float(now), *self._law, seed,
-            offset,
+            self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code, float(now),
+            *self._law, seed, offset,
         )  # fmt: skip
         self._put(lines, *state[:3])
 

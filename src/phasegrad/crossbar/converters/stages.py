@@ -1,9 +1,9 @@
 """Converters of 1.5-bit stages: a pipeline of stages, or one stage in a cycle.
 
 A stage compares its input ``x`` in [-1, 1], in units of the reference voltage, with thresholds at ``+-1/4``, outputs
-the digit ``d`` in {-1, 0, 1}, and passes on the residue ``2 x - d``. Digits overlap: a threshold error below 1/4 changes
-digit and residue but not the code (digital correction). An error of the residue gain, ``(1 + e) (2 x - d)``, is not
-corrected.
+the digit ``d`` in {-1, 0, 1}, and passes on the residue ``2 x - d``. Digits overlap: a threshold error below 1/4
+changes digit and residue but not the code (digital correction). An error ``e`` of the residue gain,
+``(1 + e) (2 x - d)``, is not corrected.
 
 References:
     Lewis, S. H. et al. A 10-b 20-Msample/s analog-to-digital converter. IEEE J. Solid-State Circuits 27, 351-358
