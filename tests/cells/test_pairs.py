@@ -23,7 +23,7 @@ class TestDifferentialPair(AveragingContract):
 
 
 class TestTwoAndOne(AveragingContract):
-    """Four devices a weight, the factor that Mackin et al. found best."""
+    """Four devices per weight with the optimal factor of Mackin et al. (2022)."""
 
     devices = 4
     averaging = 5.0 / 9.0
@@ -50,7 +50,7 @@ class TestThreeEqual(AveragingContract):
 
 
 class TestOneOfAny(AveragingContract):
-    """One pair is one pair, whatever its significance."""
+    """A single pair equals a pair, whatever its significance."""
 
     devices = 2
     averaging = 1.0

@@ -1,4 +1,4 @@
-"""Weights in slices of bits: digits, what they count, and what is refused."""
+"""Bit-sliced weights: digits, factors, and errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TestOffsetSlices(ConfigurationContract):
 
 
 def codes(bits: int) -> Tensor:
-    """Every weight that so many bits can hold."""
+    """All weights that a number of bits can represent."""
     largest = 2 ** (bits - 1) - 1
     return torch.arange(-largest, largest + 1) / largest
 

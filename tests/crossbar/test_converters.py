@@ -1,4 +1,4 @@
-"""Transfer curves of DAC and ADC against closed forms, and what their ranges mean."""
+"""Transfer curves of DAC and ADC against closed forms, and the meaning of their ranges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDEAL = pg.presets.ideal_inference()
 
 
 def layer_of(weight: Tensor, **options: object) -> pg.nn.AnalogLinear:
-    """A layer without bias that holds ``weight``, ideal but for ``options``."""
+    """A layer without bias with a given weight, ideal except for ``options``."""
     layer = pg.nn.AnalogLinear(*reversed(weight.shape), bias=False, hardware=replace(IDEAL, **options))
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -32,18 +32,18 @@ def layer_of(weight: Tensor, **options: object) -> pg.nn.AnalogLinear:
 
 
 def through_dac(x: Tensor, dac: Dac) -> Tensor:
-    """What a word line carries for each input value."""
+    """Signal of a word line for each input value."""
     return layer_of(torch.ones(1, 1), dac=dac)(x.unsqueeze(1)).squeeze(1).detach()
 
 
 def through_adc(y: Tensor, adc: Adc) -> Tensor:
-    """What the converter makes of each tile output in [-1, 1], in units of ``max|w| max|x|``."""
-    x = torch.stack((torch.ones_like(y), y), dim=1)  # the first input fixes max|x|, and has no weight
+    """Converted tile outputs for inputs in [-1, 1], in units of ``max|w| max|x|``."""
+    x = torch.stack((torch.ones_like(y), y), dim=1)  # the first input sets max|x| and has a weight of 0
     return layer_of(torch.tensor([[0.0, 1.0]]), adc=adc)(x).squeeze(1).detach()
 
 
 def away_from_ties(level: np.ndarray, tie: float) -> np.ndarray:
-    """Where float32, of some 1e-7 of the largest level, cannot land on the other side of a rounding boundary."""
+    """Inputs at which float32 errors, about 1e-7 of the largest level, cannot cross a rounding boundary."""
     return np.abs((level - tie + 0.5) % 1.0 - 0.5) > 1e-6 * np.abs(level).max()
 
 
@@ -152,7 +152,7 @@ def test_adc_is_its_closed_form(convention: str) -> None:
         expected, sure = np.round(level), away_from_ties(level, 0.5)
     else:
         expected, sure = np.minimum(np.floor(level), adc.max_code - 1) + 0.5, away_from_ties(level, 0.0)
-        sure |= np.abs(level) == adc.max_code  # clipped: no boundary is near
+        sure |= np.abs(level) == adc.max_code  # clipped, with no boundary nearby
     assert sure.mean() > 0.98
     np.testing.assert_allclose(found[sure], (expected * 0.8 / adc.max_code)[sure], rtol=1e-6, atol=1e-7)
 

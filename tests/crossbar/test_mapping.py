@@ -1,4 +1,4 @@
-"""How a matrix lies on tiles: counts and scales against plain numpy."""
+"""Mapping of a matrix to tiles: counts and scales against NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def matrix(out_features: int = 7, in_features: int = 10) -> Tensor:
 
 
 def blocks(out_features: int, in_features: int) -> list[tuple[int, slice, slice]]:
-    """Every tile: its place among the row-tiles, its outputs, its inputs."""
+    """Every tile: index of the row-tile, outputs, inputs."""
     return [
         (t, slice(o, o + COLUMNS), slice(i, i + ROWS))
         for t, i in enumerate(range(0, in_features, ROWS))

@@ -1,4 +1,4 @@
-"""Tables made of pulses: of raw data, and of another law."""
+"""Tables built from raw data and from another law."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def skewed(n: int, sign: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def steps(law: Steps, g: float, n: int, *, up: bool = True, seed: int = 7) -> np.ndarray:
-    """What one pulse does to ``n`` devices at ``g`` of the range, in hundredths of it."""
+    """Steps of one pulse on ``n`` devices at ``g`` of the range, in hundredths of the range."""
     start = torch.full((n,), g * G_MAX)
     return ((pulse(law, start, 1, up=up, seed=seed) - start.double()) / (0.01 * G_MAX)).numpy()
 
@@ -50,7 +50,7 @@ def test_raw_pulses_give_their_mean_and_spread_back(table: JumpTable, g: float, 
     n, behind = 100_000, 400_000 / POINTS
     found = steps(table, g, n, up=up) * (1.0 if up else -1.0)
     mean, sd = 1.5 - g, 0.5 * (1.0 + g)
-    # What is asked of the op, and what the table was made of, are samples; an exponential has a kurtosis of 9.
+    # Both the steps of the op and the data of the table are samples; an exponential has a kurtosis of 9.
     error = math.sqrt(1.0 / n + 1.0 / behind)
     assert abs(found.mean() - mean) < BOUND * sd * error
     assert abs(found.std() / sd - 1.0) < BOUND * math.sqrt(8.0 / 4.0) * error
@@ -60,7 +60,7 @@ def test_raw_pulses_give_their_distribution_back(table: JumpTable) -> None:
     n, g = 20_000, 0.5
     sd = 0.5 * (1.0 + g)
     found = stats.kstest(steps(table, g, n), stats.expon(loc=1.5 - g - sd, scale=sd).cdf)
-    # Kolmogorov's distance, exceeded once in 10,000 times by each of both samples.
+    # Kolmogorov distance, which each of both samples exceeds once in 10,000 times.
     assert found.statistic < 2.23 * (n**-0.5 + (400_000 / POINTS) ** -0.5)
 
 
@@ -72,7 +72,7 @@ def test_a_table_of_a_law_steps_as_the_law_does() -> None:
         for g in (0.3, 0.5, 0.77):
             mean = 2.0 * ((1.0 - g) if up else -g)
             ours, theirs = steps(table, g, n, up=up), steps(law, g, n, up=up, seed=8)
-            # Every bin between saw far more pulses than are drawn here.
+            # Every bin in between has far more pulses than are drawn here.
             assert abs(ours.mean() - mean) < BOUND * 0.5 * abs(mean) * math.sqrt(2.0 / n)
             assert abs(ours.std() / (0.5 * abs(mean)) - 1.0) < BOUND * math.sqrt(2.0 * 0.5 / n)
             assert stats.ks_2samp(ours, theirs).pvalue > 1e-4
@@ -111,7 +111,7 @@ def test_spread_between_devices_is_carried_over_and_not_lumped() -> None:
     table = JumpTable.from_law(law, g_max=G_MAX, trains=1_000, points=11, quantiles=11)
     assert [getattr(table, k) for k in ("d2d", "imbalance", "bounds_d2d", "stuck")] == [0.3, 0.1, 0.05, 0.02]
     middle = torch.tensor(table.up[5])
-    assert (middle.max() - middle.min()).item() < 0.22  # twice a tenth: a bin's width of a law that has no noise
+    assert (middle.max() - middle.min()).item() < 0.22  # twice 0.1, the variation of a noiseless law over a bin
 
 
 def test_a_table_of_a_device_that_only_grows_trains_in_a_pair() -> None:

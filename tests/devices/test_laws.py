@@ -29,7 +29,7 @@ class LawContract(ConfigurationContract):
         np.testing.assert_allclose(value.double().numpy(), self.truth(g.double().numpy()), rtol=3e-6, atol=1e-8)
 
     def test_kernels_compute_it(self) -> None:
-        # As the mean of nu, with a spread of zero and another sign so that |nu| shows nothing of the sign.
+        # As the mean of nu without variation, with a sign chosen so that |nu| hides it.
         law, zero = self.configuration(), Curve()
         seed = torch.tensor([0])
         _, nu = torch.ops.phasegrad.pcm_program(G, seed, 0, 1.0, [0.0], law.encode(), zero.encode())

@@ -35,7 +35,7 @@ def test_drift_is_counted_from_the_last_pulse(seconds: float) -> None:
 @pytest.mark.parametrize("seconds", [0.0, 3.15e7])
 @pytest.mark.parametrize("g", [2e-6, 5e-6, 10e-6])
 def test_read_noise_goes_with_the_drifted_conductance(g: float, seconds: float) -> None:
-    """``0.03 G + 0.13 uS``; at 2 uS a read lies 10 standard deviations above the floor, so nothing is clipped."""
+    """``0.03 G + 0.13 uS``; at 2 uS a read is 10 standard deviations above 0, so that none is clipped."""
     device = nandakumar_2018_device()
     state = device.program(torch.full((N,), g), SEED, 0)
     mean = g * (max(seconds, 38.6) / 38.6) ** -0.04

@@ -106,7 +106,7 @@ class TestSwitches(RemembersContract):
 
 
 class TestSwitchesBesideNoiseWithoutMemory(RemembersContract, PcmContract):
-    """Independent, so that variances add."""
+    """The two noises are independent, so that their variances add."""
 
     law = JOSHI_2020
     repeats: ClassVar[bool] = False
@@ -136,7 +136,7 @@ class TestTelegraph(ConfigurationContract):
 
 
 def test_a_constant_part_of_read_noise_comes_on_top() -> None:
-    """``read_sd`` is of the read, whatever is remembered."""
+    """``read_sd`` is redrawn at each read, in addition to correlated noise."""
     quiet = dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(), programming_sd=(0.0,))
     noisy = dataclasses.replace(quiet, read_sd=(0.2e-6,))
     state = quiet.program(torch.full((100_000,), 20e-6), SEED, 0)

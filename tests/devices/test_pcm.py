@@ -104,7 +104,7 @@ class TestOwnDevice(PcmContract):
         ({"t0": math.inf}, "t0 = inf"),
         ({"t_read": 0.0}, "t_read = 0.0"),
         ({"t_read": True}, "t_read = True"),
-        # The law's logarithm is negative at the first read.
+        # The logarithm in the law is negative at the first read.
         ({"t_read": 30.0}, "t_read = 30.0"),
         ({"programming_sd": ()}, r"programming_sd = \(\); it must contain one or more finite numbers"),
         ({"programming_sd": (1e-6, math.nan)}, r"programming_sd = \(1e-06, nan\)"),

@@ -92,14 +92,14 @@ def test_laws_downwards_near_the_top() -> None:
 @pytest.mark.parametrize("g", [0.0, 3e-6, 8e-6])
 @pytest.mark.parametrize("history", [0.0, 1.0])
 def test_set_pulse_has_the_published_mean_and_spread(g: float, history: float) -> None:
-    # The law is about a step that no bound cuts: the lowest conductance is put out of the way.
+    # The law describes steps without clipping: lower the lowest conductance.
     n, us = 20_000, 1e6
     law = nandakumar_2018()
     free = SetPulses(**{f: getattr(law, f) for f in ("size", "history_length", "mean", "deviation")}, reset=0.0)
     p = history * math.exp(-1.0 / 2.6)
     mean, sd = -0.084 * g * us + 0.880 + 1.40 * p, 0.091 * g * us + 0.260 + 2.15 * p
     found = (pulse(free, torch.full((n,), g), 1, history=history) - g) * us
-    # Steps that would fall below 0 end there: the mean and variance of a clipped normal.
+    # Steps below 0 are clipped: mean and variance are those of a clipped normal.
     alpha = (g * us + mean) / sd
     pdf, cdf = math.exp(-(alpha**2) / 2) / math.sqrt(2 * math.pi), 0.5 * (1 + math.erf(alpha / math.sqrt(2)))
     shifted = mean + g * us
@@ -123,7 +123,7 @@ def test_single_set_pulses_are_often_negative() -> None:
     n = 20_000
     law = nandakumar_2018()
     free = SetPulses(**{f: getattr(law, f) for f in ("size", "history_length", "mean", "deviation")}, reset=0.0)
-    start = torch.full((n,), 6e-6)  # far from the floor, where the share is that of mean and spread there
+    start = torch.full((n,), 6e-6)  # far from the lower bound, so that mean and standard deviation give the share
     p = math.exp(-1.0 / 2.6)
     mean, sd = -0.084 * 6 + 0.880 + 1.40 * p, 0.091 * 6 + 0.260 + 2.15 * p
     share = 0.5 * (1 + math.erf(-mean / sd / math.sqrt(2)))

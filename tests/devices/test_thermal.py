@@ -1,4 +1,4 @@
-"""Conductance and drift at a temperature, against the law written a second time."""
+"""Conductance and drift at a temperature, against an independent implementation of the law."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TestThermal(ConfigurationContract):
 
 
 def hot(temperature: float, device: PCM | None = None) -> tuple[PCM, DeviceState]:
-    """A device that has been brought to a temperature when it was new."""
+    """A device that was brought to a temperature when new."""
     device = dataclasses.replace(device or joshi_2020(), thermal=THERMAL)
     heat = device.heat()
     assert heat is not None
@@ -54,7 +54,7 @@ def test_drift_has_an_activated_exponent(temperature: float) -> None:
 
 
 def test_a_hot_day_is_remembered() -> None:
-    """``d ln G = -nu exp(E b) d ln t``, part after part, read at the reference in the end."""
+    """``d ln G = -nu exp(E b) d ln t``, interval by interval, finally read at the reference."""
     device, state = hot(298.0)
     assert state.heat is not None
     history = ((298.0, 1e3), (360.0, 9e4), (260.0, 2e5), (298.0, 1e7))
@@ -84,7 +84,7 @@ def test_relative_read_noise_stays() -> None:
 
 
 def test_a_device_that_restarts_its_drift_counts_from_there() -> None:
-    """With ``t_min`` the law is ``(t / t0) ** -nu``, and nothing drifts before it."""
+    """With ``t_min`` the law is ``(t / t0) ** -nu``, without drift before ``t_min``."""
     device, state = hot(350.0, dataclasses.replace(joshi_2020(), t_min=50.0))
     device.advance(state, 0.0, 30.0, SEED, 0)
     device.advance(state, 30.0, 1e5, SEED, 0)

@@ -1,4 +1,4 @@
-"""Presets hold the published numbers."""
+"""Presets have the published values."""
 
 from __future__ import annotations
 
