@@ -16,7 +16,7 @@ DEVICES = 1_000_000
 def figures() -> list[Figure]:
     """Traces of evenly and unevenly spaced reads; then a clock that moves, and a read, beside noise without memory."""
     plain, seed = joshi_2020(), torch.tensor([0])
-    device = replace(plain, memory=CorrelatedNoise())
+    device = replace(plain, correlated_noise=CorrelatedNoise())
     both = replace(device, telegraph=Telegraph(fraction=0.5, amplitude=0.05, rates=(1e-2, 1e4)))
     one = device.program(torch.tensor([12.5e-6]), seed, 0)
     even = torch.arange(READS, dtype=torch.float64) * 1e-6

@@ -21,7 +21,7 @@ from phasegrad.stores import AnalogWeight, pulsed_weight
 
 def exponential() -> pg.Hardware:
     """The preset of soft bounds with exponential steps in their place, 0.001 of weights of -0.6 to 0.6."""
-    law = ExponentialSteps(size=25e-6 / 1200, noise=0.3, spread=0.3, imbalance=0.02, bound_spread=0.15)
+    law = ExponentialSteps(size=25e-6 / 1200, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     preset = pg.presets.soft_bounds_training()
     device = ideal_device(g_max=25e-6, steps=law)
     return dataclasses.replace(preset, cell=dataclasses.replace(preset.cell, device=device))
@@ -31,10 +31,10 @@ def exponential_pair() -> pg.Hardware:
     """The PCM preset of aihwkit: pairs of exponential devices, 200 nominal steps each, looked at after every update."""
     law = ExponentialSteps(
         size=12e-6 / 200, a_up=-27.235, a_down=-2.235, gamma_up=2.5, gamma_down=2.5, scale=-1.0, shift=-1.0,
-        noise=0.6, spread=0.2, imbalance=0.05, bound_spread=0.1,
+        c2c=0.6, d2d=0.2, imbalance=0.05, bounds_d2d=0.1,
     )  # fmt: skip
     cell = DifferentialPair(device=ideal_device(g_max=12e-6, steps=law), refresh=1)
-    return pg.Hardware(cell=cell, scale=2.0, update=Pulses())
+    return pg.Hardware(cell=cell, scale=2.0, pulses=Pulses())
 
 
 LAWS = {

@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar
 
 import pytest
-from tests.contracts.configuration import ConfigurationContract
 
 from phasegrad.cells import DifferentialPair, SignificancePairs
 from phasegrad.configuration import (
@@ -21,6 +20,7 @@ from phasegrad.configuration import (
 from phasegrad.crossbar import Dac as PhasegradDac
 from phasegrad.crossbar import InputConverter
 from phasegrad.devices import Curve, hermes_one, ideal_device, joshi_2020
+from phasegrad.testing import ConfigurationContract
 
 
 class TestNested(ConfigurationContract):
@@ -120,7 +120,7 @@ def test_a_choice_and_a_type_name_what_they_allow() -> None:
 class Dac(InputConverter):
     """A user's own converter, of the name of one of phasegrad's."""
 
-    def phases(self, driven: Any, input_range: Any, errors: Any) -> Any:
+    def input_slices(self, driven: Any, input_range: Any, errors: Any) -> Any:
         raise NotImplementedError
 
 

@@ -30,7 +30,7 @@ EXPERIMENT = Experiment(
     layers=(528, 250, 125, 10),
     methods=(
         Method("PCM pair", pg.presets.pcm_pair_training, lr=0.003),
-        with_capacitor("+ ideal capacitor", mismatch=0.0, spread=0.0, inversion=False),
+        with_capacitor("+ ideal capacitor", mismatch=0.0, device_variation=0.0, inversion=False),
         with_capacitor("+ CMOS variability", inversion=False),
         with_capacitor("+ polarity inversion"),
     ),

@@ -17,13 +17,13 @@ def pcm_pair(weight_max: float, refresh: int = 100) -> Hardware:
     table = JumpTable.from_law(nandakumar_2018(), g_max=12e-6, trains=4000)
     device = ideal_device(g_max=12e-6, steps=table)
     cell = DifferentialPair(device=device, refresh=refresh, reach=10.5e-6)  # where the mean step vanishes
-    return Hardware(cell=cell, scale=weight_max, update=Pulses())
+    return Hardware(cell=cell, scale=weight_max, pulses=Pulses())
 
 
 def ideal() -> Hardware:
     """Equal steps up and down, 4,000 from one bound to the other, without any spread."""
     device = ideal_device(g_max=25e-6, steps=ConstantSteps(size=25e-6 / 4000))
-    return Hardware(cell=ReferencedDevice(device=device), scale=2.0, update=Pulses())
+    return Hardware(cell=ReferencedDevice(device=device), scale=2.0, pulses=Pulses())
 
 
 EXPERIMENT = Experiment(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from abc import ABCMeta
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from phasegrad.deprecation import warn_renamed
@@ -45,6 +46,10 @@ class Configuration(metaclass=_RenamedFields):
         super().__init_subclass__(**keywords)
         for name in (type_name(cls), *vars(cls).get("_former_names", ())):
             Configuration._types[name] = cls
+        for old, new in cls.all_renamed().items():  # members of a subclass written for an earlier release
+            if isinstance(vars(cls).get(old), (property, FunctionType)) and new not in vars(cls):
+                warn_renamed(f"{cls.__name__}.{old}", new)
+                setattr(cls, new, vars(cls)[old])
 
     @classmethod
     def all_renamed(cls) -> dict[str, str]:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from tests.contracts.cell import CellContract
+from tests.cells.averaging import AveragingContract
 
 import phasegrad as pg
 from phasegrad.cells import Cell, MultiMemristive
@@ -15,7 +15,7 @@ from phasegrad.stores import pulsed_weight
 PCM = ideal_device(g_max=12e-6, steps=nandakumar_2018())
 
 
-class TestFourPairs(CellContract):
+class TestFourPairs(AveragingContract):
     devices = 8
     averaging = 1.0 / 4.0
 
@@ -27,8 +27,8 @@ class TestFourPairs(CellContract):
         assert [cell.pulsed(update) for update in range(6)] == [(0, 1), (2, 3), (4, 5), (6, 7), (0, 1), (2, 3)]
 
 
-class TestOnePair(CellContract):
-    """The case of one pair is a pair."""
+class TestOnePair(AveragingContract):
+    """A cell with one pair equals a pair."""
 
     devices = 2
     averaging = 1.0
@@ -39,7 +39,7 @@ class TestOnePair(CellContract):
 
 def layer(pairs: int, refresh: int = 0, device: Device = PCM, shape: tuple[int, int] = (30, 40)) -> pg.nn.AnalogLinear:
     cell = MultiMemristive(device=device, pairs=pairs, refresh=refresh)
-    return pg.nn.AnalogLinear(*shape, hardware=pg.Hardware(cell=cell, scale=0.3, update=Pulses()))
+    return pg.nn.AnalogLinear(*shape, hardware=pg.Hardware(cell=cell, scale=0.3, pulses=Pulses()))
 
 
 def test_every_update_pulses_the_next_pair_alone() -> None:
@@ -49,7 +49,7 @@ def test_every_update_pulses_the_next_pair_alone() -> None:
         samples = [(torch.ones(2, 30), torch.ones(2, 40) * (-1.0) ** update)]
         pulsed_weight.update(devices, samples, 1.0, torch.tensor([update]), torch.zeros(40, 30))
         moved = (devices.conductance != before).flatten(1).any(1).nonzero().flatten().tolist()
-        # One sign grows G+ of the pair whose turn it is, the other its G-.
+        # One sign pulses G+ of the selected pair, the other its G-.
         assert moved == [2 * (update % 3) + (1 if update % 2 == 0 else 0)]
     assert int(devices.updates) == 7
 
@@ -86,8 +86,8 @@ def test_an_update_descends_by_the_learning_rate_whatever_the_number_of_pairs() 
         samples = [(torch.ones(1, 200), torch.full((1, 100), -1.0))]
         pulsed_weight.update(devices, samples, 0.0113, torch.tensor([3]), torch.zeros(100, 200))
         change = (devices.logical_weight() - before).double()
-        # Coincidences of a train are binomial in each weight, and correlated along the lines: their mean over 100 and
-        # 200 lines has at most the spread of 100 weights.
+        # Coincidences of a train are binomial in each weight, and correlated along the lines: the standard
+        # deviation of their mean over 100 and 200 lines is at most that of 100 weights.
         pulses = 0.0113 / devices.granularity
         assert abs(change.mean().item() / 0.0113 - 1.0) < 5.0 / (pulses * 100) ** 0.5
         assert change.std().item() < 2.0 * devices.granularity * pulses**0.5
@@ -101,7 +101,7 @@ def test_refresh_keeps_every_pairs_difference_and_makes_room() -> None:
     assert where.shape == before.shape
     assert torch.equal(where[0::2], where[1::2])
     assert 0.2 < where.double().mean().item() < 0.6
-    assert not torch.equal(where[0], where[2])  # pair by pair
+    assert not torch.equal(where[0], where[2])  # each pair separately
     nothing = [(torch.zeros(1, 30), torch.zeros(1, 40))]
     pulsed_weight.update(devices, nothing, 0.1, torch.tensor([1]), torch.zeros(40, 30))  # the look alone
     after = devices.conductance

@@ -4,13 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from tests.contracts.cell import CellContract
+from tests.cells.averaging import AveragingContract
 
 from phasegrad.cells import Cell, DifferentialPair, SignificancePairs
 from phasegrad.devices import Device, ideal_device
 
 
-class TestDifferentialPair(CellContract):
+class TestDifferentialPair(AveragingContract):
     devices = 2
     averaging = 1.0
 
@@ -22,8 +22,8 @@ class TestDifferentialPair(CellContract):
         torch.testing.assert_close(targets, torch.tensor([[10e-6, 0.0, 0.0], [0.0, 20e-6, 0.0]]))
 
 
-class TestTwoAndOne(CellContract):
-    """Four devices a weight, the factor that Mackin et al. found best."""
+class TestTwoAndOne(AveragingContract):
+    """Four devices per weight with the optimal factor of Mackin et al. (2022)."""
 
     devices = 4
     averaging = 5.0 / 9.0
@@ -41,7 +41,7 @@ class TestTwoAndOne(CellContract):
         assert sum(f * f for f in self.configuration().factors) / 2 == pytest.approx(5 / 9)
 
 
-class TestThreeEqual(CellContract):
+class TestThreeEqual(AveragingContract):
     devices = 6
     averaging = 1.0 / 3.0
 
@@ -49,8 +49,8 @@ class TestThreeEqual(CellContract):
         return SignificancePairs(device=device, significances=(1.0, 1.0, 1.0))
 
 
-class TestOneOfAny(CellContract):
-    """One pair is one pair, whatever its significance."""
+class TestOneOfAny(AveragingContract):
+    """A single pair equals a pair, whatever its significance."""
 
     devices = 2
     averaging = 1.0

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 
 from phasegrad.cells import Cell, ReferencedDevice
-from phasegrad.devices import ConstantSteps, ideal_device
+from phasegrad.devices import ConstantSteps, Device, ideal_device
+from phasegrad.testing import CellContract
 
 
-class TestReferencedDevice(ConfigurationContract):
+class TestContract(CellContract):
+    devices = 1
+
+    def cell(self, device: Device) -> Cell:
+        return ReferencedDevice(device=device)
+
+
+class TestReferencedDevice:
     def configuration(self) -> Cell:
         return ReferencedDevice(device=ideal_device(g_max=20e-6, steps=ConstantSteps(size=1e-8)))
 

@@ -1,4 +1,4 @@
-"""Weights in slices of bits: digits, what they count, and what is refused."""
+"""Bit-sliced weights: digits, factors, and errors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 from torch import Tensor
 
 import phasegrad as pg
 from phasegrad.cells import Cell, DifferentialSlices, OffsetSlices
 from phasegrad.devices import ideal_device, joshi_2020
+from phasegrad.testing import ConfigurationContract
 
 KINDS = (DifferentialSlices, OffsetSlices)
 
@@ -27,7 +27,7 @@ class TestOffsetSlices(ConfigurationContract):
 
 
 def codes(bits: int) -> Tensor:
-    """Every weight that so many bits can hold."""
+    """All weights that a number of bits can represent."""
     largest = 2 ** (bits - 1) - 1
     return torch.arange(-largest, largest + 1) / largest
 
@@ -36,7 +36,7 @@ def codes(bits: int) -> Tensor:
 @pytest.mark.parametrize(("bits", "slices"), [(2, 1), (4, 1), (4, 3), (8, 2), (8, 3), (8, 4), (8, 7), (12, 5)])
 def test_every_code_is_the_sum_of_its_slices(kind: Any, bits: int, slices: int) -> None:
     cell, w = kind(device=ideal_device(), bits=bits, slices=slices), codes(bits)
-    parts, conductance = cell.cut(w), cell.targets(w)
+    parts, conductance = cell.bit_slice(w), cell.targets(w)
     assert parts.shape == (slices, len(w))
     assert len(conductance) == len(cell.factors)
     factors = torch.tensor(cell.slice_factors).unsqueeze(1)
@@ -60,7 +60,7 @@ def test_digits_are_those_of_the_number_written_in_its_base() -> None:
         for _ in range(3):
             wanted.append((n % 4) / 3 * (1 if code >= 0 else -1))
             n //= 4
-        assert cell.cut(torch.tensor(code / 63)).tolist() == pytest.approx(wanted)
+        assert cell.bit_slice(torch.tensor(code / 63)).tolist() == pytest.approx(wanted)
     assert cell.slice_factors == pytest.approx((3 / 63, 12 / 63, 48 / 63))
 
 
@@ -72,14 +72,14 @@ def test_uneven_bits_go_to_the_least_significant_slices() -> None:
 def test_a_reference_holds_the_offset() -> None:
     cell = OffsetSlices(device=ideal_device(g_max=1.0), bits=8, slices=4)  # 128: digits 0, 0, 0, 2
     assert cell.targets(torch.zeros(1))[:, 0].tolist() == pytest.approx([0.0, 0.0, 0.0, 2 / 3])
-    assert cell.cut(torch.zeros(1)).abs().max() == 0.0
+    assert cell.bit_slice(torch.zeros(1)).abs().max() == 0.0
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (DifferentialSlices, {"bits": 8, "slices": 8}, "slices = 8, but a weight of bits = 8 has 7 to cut"),
-        (OffsetSlices, {"bits": 4, "slices": 5}, "slices = 5, but a weight of bits = 4 has 4 to cut"),
+        (DifferentialSlices, {"bits": 8, "slices": 8}, "slices = 8, but a weight of bits = 8 has 7 bits to slice"),
+        (OffsetSlices, {"bits": 4, "slices": 5}, "slices = 5, but a weight of bits = 4 has 4 bits to slice"),
         (OffsetSlices, {"bits": 1}, "bits = 1; it must be an integer in"),
         (DifferentialSlices, {"slices": 0}, "slices = 0; it must be an integer in"),
     ],
@@ -92,5 +92,5 @@ def test_impossible_slices_raise(kind: Any, options: dict[str, int], message: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_pulses_cannot_train_slices(kind: Any) -> None:
     training = pg.presets.soft_bounds_training()
-    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*leave update out"):
-        pg.Hardware(cell=kind(device=training.cell.device), scale=1.0, update=training.update)
+    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*or pulses=None"):
+        pg.Hardware(cell=kind(device=training.cell.device), scale=1.0, pulses=training.pulses)

@@ -1,4 +1,4 @@
-"""Transfer curves of DAC and ADC against closed forms, and what their ranges mean."""
+"""Transfer curves of DAC and ADC against closed forms, and the meaning of their ranges."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IDEAL = pg.presets.ideal_inference()
 
 
 def layer_of(weight: Tensor, **options: object) -> pg.nn.AnalogLinear:
-    """A layer without bias that holds ``weight``, ideal but for ``options``."""
+    """A layer without bias with a given weight, ideal except for ``options``."""
     layer = pg.nn.AnalogLinear(*reversed(weight.shape), bias=False, hardware=replace(IDEAL, **options))
     with torch.no_grad():
         layer.weight.copy_(weight)
@@ -32,18 +32,18 @@ def layer_of(weight: Tensor, **options: object) -> pg.nn.AnalogLinear:
 
 
 def through_dac(x: Tensor, dac: Dac) -> Tensor:
-    """What a word line carries for each input value."""
+    """Signal of a word line for each input value."""
     return layer_of(torch.ones(1, 1), dac=dac)(x.unsqueeze(1)).squeeze(1).detach()
 
 
 def through_adc(y: Tensor, adc: Adc) -> Tensor:
-    """What the converter makes of each tile output in [-1, 1], in units of ``max|w| max|x|``."""
-    x = torch.stack((torch.ones_like(y), y), dim=1)  # the first input fixes max|x|, and has no weight
+    """Converted tile outputs for inputs in [-1, 1], in units of ``max|w| max|x|``."""
+    x = torch.stack((torch.ones_like(y), y), dim=1)  # the first input sets max|x| and has a weight of 0
     return layer_of(torch.tensor([[0.0, 1.0]]), adc=adc)(x).squeeze(1).detach()
 
 
 def away_from_ties(level: np.ndarray, tie: float) -> np.ndarray:
-    """Where float32, of some 1e-7 of the largest level, cannot land on the other side of a rounding boundary."""
+    """Inputs at which float32 errors, about 1e-7 of the largest level, cannot cross a rounding boundary."""
     return np.abs((level - tie + 0.5) % 1.0 - 0.5) > 1e-6 * np.abs(level).max()
 
 
@@ -57,7 +57,7 @@ def test_dac_takes_two_to_the_bits_less_two_steps_over_the_range(bits: int) -> N
 
 
 def test_eight_bit_dac_has_254_steps() -> None:
-    assert Dac(bits=8).half == 127.0
+    assert Dac(bits=8).max_code == 127.0
     assert len(through_dac(torch.linspace(-1, 1, 9_999), Dac(range=FixedRange(value=1.0))).unique()) == 255
 
 
@@ -147,14 +147,14 @@ def test_adc_is_its_closed_form(convention: str) -> None:
     y = torch.linspace(-1, 1, 7_919)
     adc = Adc(bits=6, range=FixedRange(value=0.8), convention=convention)
     found = through_adc(y, adc).numpy()
-    level = np.clip(y.double().numpy() * adc.half / 0.8, -adc.half, adc.half)
+    level = np.clip(y.double().numpy() * adc.max_code / 0.8, -adc.max_code, adc.max_code)
     if convention == "end-point":
         expected, sure = np.round(level), away_from_ties(level, 0.5)
     else:
-        expected, sure = np.minimum(np.floor(level), adc.half - 1) + 0.5, away_from_ties(level, 0.0)
-        sure |= np.abs(level) == adc.half  # clipped: no boundary is near
+        expected, sure = np.minimum(np.floor(level), adc.max_code - 1) + 0.5, away_from_ties(level, 0.0)
+        sure |= np.abs(level) == adc.max_code  # clipped, with no boundary nearby
     assert sure.mean() > 0.98
-    np.testing.assert_allclose(found[sure], (expected * 0.8 / adc.half)[sure], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(found[sure], (expected * 0.8 / adc.max_code)[sure], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
@@ -168,7 +168,7 @@ def test_adc_is_odd(convention: str) -> None:
 def test_adc_errs_by_half_a_step_inside_its_range(convention: str) -> None:
     y = torch.linspace(-0.7, 0.7, 5_001)
     adc = Adc(bits=5, range=FixedRange(value=0.7), convention=convention)
-    assert (through_adc(y, adc) - y).abs().max() <= 0.5 * 0.7 / adc.half * (1 + 1e-4)
+    assert (through_adc(y, adc) - y).abs().max() <= 0.5 * 0.7 / adc.max_code * (1 + 1e-4)
 
 
 def test_adc_range_is_in_units_of_largest_weight_times_input_range() -> None:
@@ -220,8 +220,8 @@ def test_twelve_bit_converters_equal_none_to_half_a_step_of_each() -> None:
     w, x = torch.randn(20, 30, generator=generator), torch.randn(64, 30, generator=generator).clamp(-3, 3)
     dac, adc = Dac(bits=12, range=FixedRange(value=3.0)), Adc(bits=12, range=FullScaleRange())
     error = (layer_of(w, dac=dac, adc=adc)(x) - x @ w.t()).abs()
-    from_dac = w.abs().sum(1) * 0.5 * 3.0 / dac.half
-    from_adc = w.abs().amax(1) * 3.0 * 30 * 0.5 / adc.half
+    from_dac = w.abs().sum(1) * 0.5 * 3.0 / dac.max_code
+    from_adc = w.abs().amax(1) * 3.0 * 30 * 0.5 / adc.max_code
     assert (error <= (from_dac + from_adc) * (1 + 1e-4)).all()
     assert error.max() > 0.05 * from_adc.max()
 

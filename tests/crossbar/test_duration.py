@@ -1,4 +1,4 @@
-"""Pulse lengths and capacitors: the differential equation, solved apart from the library, and its limits."""
+"""Pulse durations and capacitors: an independent solution of the differential equation, and its limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WINDOW = 128e-9
 
 
 def product(x: Tensor, w: Tensor) -> Sequence[Tensor]:
-    """Two row-tiles."""
+    """Product on two row-tiles."""
     return [F.linear(x[:, :5], w[:, :5]), F.linear(x[:, 5:], w[:, 5:])]
 
 
@@ -67,7 +67,7 @@ def test_what_is_full_on_the_way_may_not_be_full_at_the_end() -> None:
     made = Integrator(saturation=0.2, steps=100)
     x, w = torch.tensor([[1.0, 0.5]]), torch.tensor([[1.0, -2.0]])
     (got,) = made.integrate(x, w, whole)
-    assert got.item() == pytest.approx(0.2)  # -0.2 after half of the window, then 0.5 upwards, and full again
+    assert got.item() == pytest.approx(0.2)  # -0.2 after half of the window, then 0.5 upwards, clipped at saturation
     x = torch.tensor([[0.6, 0.5]])
     (got,) = made.integrate(x, w, whole)
     assert got.item() == pytest.approx(-0.1, abs=1e-6)  # -0.2, then 0.1 upwards; amplitudes would give -0.2

@@ -1,4 +1,4 @@
-"""Hardware: frozen, checked when it is made, and the same after a trip through JSON."""
+"""Hardware: immutable, checked at construction, and preserved by JSON."""
 
 from __future__ import annotations
 

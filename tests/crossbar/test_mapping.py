@@ -1,4 +1,4 @@
-"""How a matrix lies on tiles: counts and scales against plain numpy."""
+"""Mapping of a matrix to tiles: counts and scales against NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import phasegrad as pg
-from phasegrad.crossbar.mapping import row_tiles, spread_scale, sum_over_tiles, tile_count
+from phasegrad.crossbar.mapping import expand_scale, row_tiles, sum_over_tiles, tile_count
 from phasegrad.stores.digital import digital_weights
 
 ROWS, COLUMNS = 4, 3
@@ -23,7 +23,7 @@ def matrix(out_features: int = 7, in_features: int = 10) -> Tensor:
 
 
 def blocks(out_features: int, in_features: int) -> list[tuple[int, slice, slice]]:
-    """Every tile: its place among the row-tiles, its outputs, its inputs."""
+    """Every tile: index of the row-tile, outputs, inputs."""
     return [
         (t, slice(o, o + COLUMNS), slice(i, i + ROWS))
         for t, i in enumerate(range(0, in_features, ROWS))
@@ -66,9 +66,9 @@ def test_a_column_of_zeros_has_scale_zero() -> None:
     assert (scale > 0).sum() == scale.numel() - 1
 
 
-def test_spread_scale_puts_each_scale_on_its_weights() -> None:
+def test_expand_scale_puts_each_scale_on_its_weights() -> None:
     w = matrix()
-    full = spread_scale(digital_weights(w, HARDWARE, None, None).scale, 10, HARDWARE)
+    full = expand_scale(digital_weights(w, HARDWARE, None, None).scale, 10, HARDWARE)
     for _, outputs, inputs in blocks(7, 10):
         expected = w[outputs, inputs].abs().amax(1, keepdim=True).expand(-1, full[outputs, inputs].shape[1])
         assert torch.equal(full[outputs, inputs], expected)

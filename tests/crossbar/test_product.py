@@ -1,4 +1,4 @@
-"""The product of tiles: converters act tile by tile, noise follows its law, nothing hides a broken input."""
+"""The product of tiles: converters act on each tile, noise follows its law, and invalid inputs propagate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def end_point(y: Tensor, full: Tensor, bits: int) -> Tensor:
 
 
 def sum_of_tiles(x: Tensor, w: Tensor, rows: int, bits: int, bound: float) -> Tensor:
-    """A layer's outputs from inputs ``[n, in]``: each tile's part is converted, then the parts are added."""
+    """Outputs of a layer for inputs ``[n, in]``: the part of each tile is converted, then the parts are added."""
     x, w = x.double(), w.double()
     largest = x.abs().amax(1, keepdim=True)
     parts = []
@@ -63,7 +63,9 @@ def test_each_row_tile_is_converted_before_the_digital_sum(bound: float) -> None
     expected = sum_of_tiles(x, w, rows=4, bits=4, bound=bound)
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
     converted_last = sum_of_tiles(x, w, rows=10, bits=4, bound=bound)
-    assert (converted_last - expected).abs().mean() > 0.1  # the order matters here, so the check above says something
+    assert (
+        converted_last - expected
+    ).abs().mean() > 0.1  # the order matters here, so that the check above is sensitive
 
 
 def test_a_clipped_tile_is_not_saved_by_the_next() -> None:
@@ -81,7 +83,7 @@ def test_each_row_tile_of_a_convolution_is_converted_before_the_sum(groups: int)
     largest = images.abs().max().expand(len(patches), 1)
     parts = []
     for w, own in zip(layer.weight.flatten(1).chunk(groups), patches.chunk(groups, 1), strict=True):
-        whole = torch.cat((own, largest), 1)  # an unread input that fixes the image's largest value
+        whole = torch.cat((own, largest), 1)  # an unread input that sets the largest value of the image
         parts.append(sum_of_tiles(whole, torch.cat((w, torch.zeros(len(w), 1)), 1).detach(), 7, 4, 1.5))
     expected = torch.cat(parts, 1).t().reshape(1, 6, 4, 3)
     torch.testing.assert_close(layer(images).double(), expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Wires of tiles: what they are configured to be, and what arrays come to."""
+"""Wires of tiles: configuration, and effective conductances of arrays."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 from tests.contracts.op import draw
 from torch import Tensor
 
 from phasegrad.crossbar import DurationCodedDrop, Sinh, Wires, solve
 from phasegrad.crossbar.wires import over_tiles
+from phasegrad.testing import ConfigurationContract
 
 WIRES = Wires(word_line=1.0, bit_line=2.0, driver=3.0, sense=4.0)
 
@@ -59,7 +59,7 @@ def test_sensed_at_the_first_row_is_the_array_upside_down(how: str) -> None:
 
 
 def test_two_drivers_halve_the_longest_way() -> None:
-    """One row, ideal bit lines, one cell in the middle: R = 2 segments alone, and two such ways side by side."""
+    """One row, ideal bit lines, one cell in the middle: R = 2 segments alone, and two such paths in parallel."""
     g = torch.tensor([[0.0, 0.1, 0.0]], dtype=torch.float64)
     alone, both = (Wires(word_line=3.0, bit_line=0.0, driven=d).effective(g)[0, 1] for d in ("one", "both"))
     assert float(alone) == pytest.approx(1 / 16.0, rel=1e-13)
@@ -96,14 +96,14 @@ def test_what_is_no_floating_point_tensor_is_said(given: object) -> None:
 
 
 def test_shorts_are_solved_up_to_the_largest_and_refused_beyond() -> None:
-    """At a limit of ``G R = 1e9`` rounding of 2e-16 has grown to 1e-4 at most, of what a short of 1e6 comes to."""
+    """At the limit of ``G R = 1e9`` the rounding error of 2e-16 grows to at most 1e-4 of the current of a short."""
     wires, g = Wires(word_line=1.0, bit_line=1.0), draw(70, 70).double().abs() * 25e-6
     g[40, 33] = g[10, 50] = g[69, 0] = g[0, 0] = 1e6
     usual = wires.effective(g)
     largest = wires.effective(torch.where(g == 1e6, 1e9, g))
     torch.testing.assert_close(largest, usual, rtol=0.0, atol=1e-4 * float(usual.max()))
     g[40, 33] = 1e12
-    message = r"conductance\[40, 33\] = 1e\+12 S with wires of 1 ohm; .* at most 1e\+09, .* 1e\+09 S is a short as well"
+    message = r"conductance\[40, 33\] = 1e\+12 S with wires of 1 ohm; .* at most 1e\+09, .* 1e\+09 S for a short"
     for ask in (wires.effective, lambda g: solve(g, torch.ones(70), wires)):
         with pytest.raises(ValueError, match=message):
             ask(g)
@@ -149,7 +149,7 @@ def test_one_bent_cell_behind_its_wires() -> None:
         middle = (low + high) / 2
         low, high = (middle, high) if g * v0 * math.sinh((v - r * middle) / v0) > middle else (low, middle)
     found = solve(torch.tensor([[g]]), torch.tensor([v], dtype=torch.float64), WIRES, Sinh(v0=v0))
-    assert float(found.output) == pytest.approx(low, rel=1e-7)  # g is a float32
+    assert float(found.output) == pytest.approx(low, rel=1e-7)  # the conductance is float32
 
 
 @pytest.mark.parametrize("v0", [0.05, 0.3, 2.0])
@@ -203,7 +203,7 @@ def test_no_vectors_no_cells_and_no_numbers(iv: Sinh | None) -> None:
     assert nothing.cell.shape == nothing.bit_line.shape == (2, 0, 3, 2)
     for m, n in ((0, 2), (3, 0)):
         with pytest.raises(
-            ValueError, match=rf"solve: conductance has shape \[{m}, {n}\]; it must have a row and a col"
+            ValueError, match=rf"solve: conductance has shape \[{m}, {n}\]; it must have at least one row and col"
         ):
             solve(torch.ones(m, n), torch.ones(m), WIRES, iv)
     for value in (math.nan, math.inf):
@@ -214,9 +214,9 @@ def test_no_vectors_no_cells_and_no_numbers(iv: Sinh | None) -> None:
 
 
 def test_a_law_that_overflows_is_refused() -> None:
-    """Without wires that bound the current it is ``sinh(1e5)``."""
+    """Without wires, which bound the current, it would be ``sinh(1e5)``."""
     v = torch.stack((torch.ones(3), torch.full((3,), 1e4)))
-    with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower them, or raise v0"):
+    with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower the voltages, or raise v0"):
         solve(cells(3, 2), v, Wires(word_line=0.0, bit_line=0.0), Sinh(v0=0.1))
 
 

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from tests.contracts.device import SEED, DeviceContract, age
 
 from phasegrad.devices import Capacitor, DeviceState, LinearSteps
+from phasegrad.testing import SEED, DeviceContract, at_age
 
 
 class TestLeakingToZero(DeviceContract):
@@ -31,7 +31,7 @@ def test_charge_leaks_to_rest_however_often_it_is_looked_at(parts: int) -> None:
     start = torch.tensor([0.0, 5e-6, 10e-6, 20e-6])
     g = start
     for _ in range(parts):
-        g = device.drift(DeviceState(g, torch.zeros_like(g)), age(7e-3 / parts))
+        g = device.drift(DeviceState(g, torch.zeros_like(g)), at_age(7e-3 / parts))
     law = 10e-6 + (start.double() - 10e-6) * math.exp(-7.0 / 5.0)
     torch.testing.assert_close(g.double(), law, rtol=1e-6, atol=1e-12)
 
@@ -41,7 +41,7 @@ def test_a_capacitor_without_leak_keeps_its_charge() -> None:
     state = device.program(torch.tensor([3e-6]), SEED, 0)
     assert not device.drifts
     assert not device.drifts_within(1e9)
-    assert torch.equal(device.drift(state, age(1e9)), state.conductance)
+    assert torch.equal(device.drift(state, at_age(1e9)), state.conductance)
 
 
 @pytest.mark.parametrize(

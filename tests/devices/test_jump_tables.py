@@ -1,4 +1,4 @@
-"""Tables made of pulses: of raw data, and of another law."""
+"""Tables built from raw data and from another law."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def skewed(n: int, sign: float = 1.0, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def steps(law: Steps, g: float, n: int, *, up: bool = True, seed: int = 7) -> np.ndarray:
-    """What one pulse does to ``n`` devices at ``g`` of the range, in hundredths of it."""
+    """Steps of one pulse on ``n`` devices at ``g`` of the range, in hundredths of the range."""
     start = torch.full((n,), g * G_MAX)
     return ((pulse(law, start, 1, up=up, seed=seed) - start.double()) / (0.01 * G_MAX)).numpy()
 
@@ -51,7 +51,7 @@ def test_raw_pulses_give_their_mean_and_spread_back(table: JumpTable, g: float, 
     n, behind = 100_000, 400_000 / POINTS
     found = steps(table, g, n, up=up) * (1.0 if up else -1.0)
     mean, sd = 1.5 - g, 0.5 * (1.0 + g)
-    # What is asked of the op, and what the table was made of, are samples; an exponential has a kurtosis of 9.
+    # Both the steps of the op and the data of the table are samples; an exponential has a kurtosis of 9.
     error = math.sqrt(1.0 / n + 1.0 / behind)
     assert abs(found.mean() - mean) < BOUND * sd * error
     assert abs(found.std() / sd - 1.0) < BOUND * math.sqrt(8.0 / 4.0) * error
@@ -61,19 +61,19 @@ def test_raw_pulses_give_their_distribution_back(table: JumpTable) -> None:
     n, g = 20_000, 0.5
     sd = 0.5 * (1.0 + g)
     found = stats.kstest(steps(table, g, n), stats.expon(loc=1.5 - g - sd, scale=sd).cdf)
-    # Kolmogorov's distance, exceeded once in 10,000 times by each of both samples.
+    # Kolmogorov distance, which each of both samples exceeds once in 10,000 times.
     assert found.statistic < 2.23 * (n**-0.5 + (400_000 / POINTS) ** -0.5)
 
 
 def test_a_table_of_a_law_steps_as_the_law_does() -> None:
-    law = SoftBoundsSteps(size=0.2e-6, noise=0.5)
+    law = SoftBoundsSteps(size=0.2e-6, c2c=0.5)
     table = JumpTable.from_law(law, g_max=G_MAX, trains=4_000, points=POINTS, quantiles=QUANTILES)
     n = 20_000
     for up in (True, False):
         for g in (0.3, 0.5, 0.77):
             mean = 2.0 * ((1.0 - g) if up else -g)
             ours, theirs = steps(table, g, n, up=up), steps(law, g, n, up=up, seed=8)
-            # Every bin between saw far more pulses than are drawn here.
+            # Every bin in between has far more pulses than are drawn here.
             assert abs(ours.mean() - mean) < BOUND * 0.5 * abs(mean) * math.sqrt(2.0 / n)
             assert abs(ours.std() / (0.5 * abs(mean)) - 1.0) < BOUND * math.sqrt(2.0 * 0.5 / n)
             assert stats.ks_2samp(ours, theirs).pvalue > 1e-4
@@ -108,17 +108,17 @@ def test_a_table_of_pcm_is_the_mixture_that_trains_from_reset_meet() -> None:
 
 
 def test_spread_between_devices_is_carried_over_and_not_lumped() -> None:
-    law = SoftBoundsSteps(size=0.2e-6, spread=0.3, imbalance=0.1, bound_spread=0.05, stuck=0.02)
+    law = SoftBoundsSteps(size=0.2e-6, d2d=0.3, imbalance=0.1, bounds_d2d=0.05, stuck=0.02)
     table = JumpTable.from_law(law, g_max=G_MAX, trains=1_000, points=11, quantiles=11)
-    assert [getattr(table, k) for k in ("spread", "imbalance", "bound_spread", "stuck")] == [0.3, 0.1, 0.05, 0.02]
+    assert [getattr(table, k) for k in ("d2d", "imbalance", "bounds_d2d", "stuck")] == [0.3, 0.1, 0.05, 0.02]
     middle = torch.tensor(table.up[5])
-    assert (middle.max() - middle.min()).item() < 0.22  # twice a tenth: a bin's width of a law that has no noise
+    assert (middle.max() - middle.min()).item() < 0.22  # twice 0.1, the variation of a noiseless law over a bin
 
 
 def test_a_table_of_a_device_that_only_grows_trains_in_a_pair() -> None:
     table = JumpTable.from_law(nandakumar_2018(), g_max=12e-6, trains=200)
     device = ideal_device(g_max=12e-6, steps=table)
-    hardware = pg.Hardware(cell=pg.cells.DifferentialPair(device=device), scale=0.3, update=pg.crossbar.Pulses())
+    hardware = pg.Hardware(cell=pg.cells.DifferentialPair(device=device), scale=0.3, pulses=pg.crossbar.Pulses())
     layer = pg.nn.AnalogLinear(20, 10, hardware=hardware)
     devices = layer.devices
     assert (devices.conductance >= table.reset * (1.0 - 1e-6)).all()
@@ -161,13 +161,13 @@ def good(n: int = 100) -> Tensor:
     [
         ((good(), good(99)), {}, r"up has conductances of shape \[100\] before and \[99\] after"),
         ((good().view(10, 10), good().view(10, 10)), {}, r"up has conductances of shape \[10, 10\]"),
-        ((good(), good() * math.nan), {}, "up holds conductances that are not finite"),
-        ((good() + math.inf, good()), {}, "up holds conductances that are not finite"),
+        ((good(), good() * math.nan), {}, "up has conductances that are not finite"),
+        ((good() + math.inf, good()), {}, "up has conductances that are not finite"),
         ((good(), good() + 1e-7), {"quantiles": 30}, "100 pulses up are too few for 5 points of 30 quantiles"),
         ((good(0), good(0)), {"size": 1e-7}, "0 pulses up are too few"),
         ((good(), good() - 1e-7), {}, "size = -.*the mean step up, must be above 0"),
         ((good(), good() + 1e-7), {"size": 0.0}, "size = 0.0 S"),
-        ((good() * 1e6, good() * 1e6 + 0.1), {}, r"up begins at 0 to 20 S, far beyond .* in siemens"),
+        ((good() * 1e6, good() * 1e6 + 0.1), {}, r"up starts at conductances of 0 to 20 S, far outside .* in siemens"),
         ((good(), good() + 1e-7), {"points": 1}, "points = 1 and quantiles = 5"),
         ((good(), good() + 1e-7), {"reset": 30e-6}, "0 <= reset < g_max"),
         ((good(), good() + 1e-7), {"g_max": math.nan}, "g_max = nan"),
@@ -195,11 +195,11 @@ ROW = ((0.0, 1.0), (0.0, 1.0))
     [
         ({"up": ((0.0, 1.0),)}, "1 rows up and 0 down"),
         ({"up": ROW, "down": ((0.0, 1.0),)}, "2 rows up and 1 down"),
-        ({"up": ((0.0, 1.0, 2.0), (0.0, 1.0))}, "quantiles; give two rows"),
-        ({"up": ((1.0, 0.5), (0.0, 1.0))}, "no inverse CDF"),
-        ({"up": ROW, "down": ((0.0, math.nan), (0.0, 1.0))}, "no inverse CDF"),
-        ({"up": ((0.0,), (0.0,))}, "no inverse CDF"),
-        ({"up": ROW, "noise": 0.1}, "noise = 0.1"),
+        ({"up": ((0.0, 1.0, 2.0), (0.0, 1.0))}, "quantiles; give two or more rows"),
+        ({"up": ((1.0, 0.5), (0.0, 1.0))}, "not an inverse CDF"),
+        ({"up": ROW, "down": ((0.0, math.nan), (0.0, 1.0))}, "not an inverse CDF"),
+        ({"up": ((0.0,), (0.0,))}, "not an inverse CDF"),
+        ({"up": ROW, "c2c": 0.1}, "c2c = 0.1"),
         ({"up": ROW, "reset": -1e-6}, "reset = -1e-06"),
     ],
 )

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
 
 from phasegrad.devices import Curve, Law, Piecewise, Power, Table
+from phasegrad.testing import ConfigurationContract
 
 G = torch.cat((torch.logspace(-6, 0, 200), torch.linspace(0.0, 1.5, 200)))
 G_AWAY_FROM_ZERO = G[G > 0]
@@ -29,7 +29,7 @@ class LawContract(ConfigurationContract):
         np.testing.assert_allclose(value.double().numpy(), self.truth(g.double().numpy()), rtol=3e-6, atol=1e-8)
 
     def test_kernels_compute_it(self) -> None:
-        # As the mean of nu, with a spread of zero and another sign so that |nu| shows nothing of the sign.
+        # As the mean of nu without variation, with a sign chosen so that |nu| hides it.
         law, zero = self.configuration(), Curve()
         seed = torch.tensor([0])
         _, nu = torch.ops.phasegrad.pcm_program(G, seed, 0, 1.0, [0.0], law.encode(), zero.encode())
@@ -123,8 +123,8 @@ class TestTableOfOnePoint(LawContract):
         (lambda: Piecewise(threshold=math.inf, below=Curve(), above=Curve()), "threshold = inf; it must be finite"),
         (lambda: Table(g=(), value=()), "0 points and 0 values"),
         (lambda: Table(g=(0.0, 1.0), value=(1.0,)), "2 points and 1 values"),
-        (lambda: Table(g=(0.0, 0.0), value=(1.0, 2.0)), r"g = \(0.0, 0.0\); the points must rise"),
-        (lambda: Table(g=(1.0, 0.0), value=(1.0, 2.0)), "the points must rise"),
+        (lambda: Table(g=(0.0, 0.0), value=(1.0, 2.0)), r"g = \(0.0, 0.0\); the points must increase"),
+        (lambda: Table(g=(1.0, 0.0), value=(1.0, 2.0)), "the points must increase"),
         (lambda: Table(g=(0.0, 1.0), value=(1.0, math.nan)), "must be finite"),
     ],
 )

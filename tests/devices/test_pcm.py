@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contracts.device import SEED, DeviceContract, age
 from tests.physics.moments import central, raw_moments
 from tests.physics.pcm_law import HERMES_ONE, HERMES_TWO, JOSHI_2020, PcmLaw
 
 from phasegrad.devices import PCM, Curve, Power, Table, hermes_one, hermes_two, ideal_device, joshi_2020
+from phasegrad.testing import SEED, DeviceContract, at_age
 
 
 class PcmContract(DeviceContract):
@@ -104,9 +104,9 @@ class TestOwnDevice(PcmContract):
         ({"t0": math.inf}, "t0 = inf"),
         ({"t_read": 0.0}, "t_read = 0.0"),
         ({"t_read": True}, "t_read = True"),
-        # The law's logarithm is negative at the first read.
+        # The logarithm in the law is negative at the first read.
         ({"t_read": 30.0}, "t_read = 30.0"),
-        ({"programming_sd": ()}, r"programming_sd = \(\); it must be one or more finite numbers"),
+        ({"programming_sd": ()}, r"programming_sd = \(\); it must contain one or more finite numbers"),
         ({"programming_sd": (1e-6, math.nan)}, r"programming_sd = \(1e-06, nan\)"),
     ],
 )
@@ -130,8 +130,8 @@ def test_only_read_noise_may_be_absent() -> None:
 def test_drift_draws_nothing() -> None:
     device = dataclasses.replace(joshi_2020(), read_noise=Power(factor=0.2, exponent=0.0))
     state = device.program(torch.full((100,), 10e-6), SEED, 0)
-    quiet = dataclasses.replace(device, read_noise=None).read(state, age(60.0), SEED, 2)
-    assert torch.equal(device.drift(state, age(60.0)), quiet)
+    quiet = dataclasses.replace(device, read_noise=None).read(state, at_age(60.0), SEED, 2)
+    assert torch.equal(device.drift(state, at_age(60.0)), quiet)
 
 
 def test_programming_draws_two_streams() -> None:
@@ -149,4 +149,4 @@ def test_a_device_of_no_drift_and_no_spread_stays() -> None:
     )
     target = torch.rand(100, generator=torch.Generator().manual_seed(0)) * 1e-6
     state = device.program(target, SEED, 0)
-    assert torch.equal(device.drift(state, age(1e9)), target)
+    assert torch.equal(device.drift(state, at_age(1e9)), target)

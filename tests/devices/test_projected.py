@@ -1,4 +1,4 @@
-"""The projected device against its circuit, solved and differentiated here."""
+"""The projected device against its circuit, solved and differentiated independently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.contracts.device import SEED
 from tests.devices.test_pcm import PcmContract
 from tests.physics.pcm_law import JOSHI_2020, PcmLaw
 
@@ -23,13 +22,14 @@ from phasegrad.cells import (
     SignificancePairs,
 )
 from phasegrad.devices import PCM, Thermal, ideal_device, joshi_2020, projected
+from phasegrad.testing import SEED
 
 LINER, RESET, G_MAX, CRYSTALLINE = 1.9e-6, 0.1e-6, 25e-6, 50e-6
 OF_RESET = 1.0 / RESET - 1.0 / CRYSTALLINE  # resistance of the longest plug [Ohm]
 
 
 def circuit(plug: np.ndarray, length: np.ndarray, liner: float) -> np.ndarray:
-    """Conductance [S] of the crystalline part, and a plug [Ohm] beside a liner as long as it is."""
+    """Conductance [S] of the crystalline part, and a plug [Ohm] in parallel with a liner of the same length."""
     beside = liner / length
     return 1.0 / (1.0 / CRYSTALLINE + 1.0 / (1.0 / plug + beside))
 
@@ -38,7 +38,7 @@ LOWEST = float(circuit(np.float64(OF_RESET), np.float64(1.0), LINER))
 
 
 def length_of(g: np.ndarray, liner: float) -> np.ndarray:
-    """Of the plug of a device that conducts ``g`` of ``G_MAX``, over that at RESET; by bisection."""
+    """Length of the plug at conductance ``g G_MAX`` relative to that at RESET, by bisection."""
     low, high = np.full_like(g, 1e-9), np.ones_like(g)
     for _ in range(100):
         middle = 0.5 * (low + high)
@@ -48,13 +48,13 @@ def length_of(g: np.ndarray, liner: float) -> np.ndarray:
 
 
 def sensitivity(length: np.ndarray, liner: float) -> np.ndarray:
-    """``d ln G / d ln G_plug``, by differences."""
+    """``d ln G / d ln G_plug`` by finite differences."""
     plug, h = length * OF_RESET, 1e-5
     return np.log(circuit(plug * (1 - h), length, liner) / circuit(plug * (1 + h), length, liner)) / (2 * h)
 
 
 def of_circuit(law: Any, g: np.ndarray) -> np.ndarray:
-    """What a law of the device without a liner becomes: that of its plug, by what the plug counts in the cell."""
+    """Law of the lined device: the law of its plug times the sensitivity of the cell to the plug."""
     length = length_of(np.maximum(np.asarray(g, dtype=np.float64), LOWEST / G_MAX), LINER)
     bare = circuit(length * OF_RESET, length, 0.0) / G_MAX
     return law(bare) / sensitivity(length, 0.0) * sensitivity(length, LINER)
@@ -78,7 +78,7 @@ class TestProjected(PcmContract):
         return projected(joshi_2020(), liner=LINER)
 
     def programmed(self, g: float) -> tuple[float, float]:
-        """The spread of programming is cut at ``g_min`` in place of 0."""
+        """Programming is clipped at ``g_min`` instead of 0."""
         law = dataclasses.replace(PROJECTED)
         mean, sd = self.spread(lambda x: np.maximum(g * 25.0 + law.programming_sd(np.float64(g)) * x, LOWEST * 1e6))
         return mean * 1e-6, sd * 1e-6
@@ -90,7 +90,7 @@ def test_laws_are_those_of_the_circuit(law: str) -> None:
     g = np.geomspace(LOWEST / G_MAX * 1.0001, 0.9999, 301)
     wanted = {"nu_mean": PROJECTED.nu_mean, "nu_sd": PROJECTED.nu_sd, "read_noise": PROJECTED.q}[law](g)
     got = getattr(device, law)(torch.tensor(g)).numpy()
-    assert np.abs(got / wanted - 1.0).max() < 0.01  # 49 points, and kinks between them
+    assert np.abs(got / wanted - 1.0).max() < 0.01  # interpolation between 49 points, with kinks of the law in between
 
 
 def test_the_window_is_that_of_the_circuit() -> None:
@@ -112,7 +112,7 @@ def test_no_liner_leaves_the_device_and_says_where_reset_is() -> None:
 
 
 def test_one_number_takes_drift_noise_and_window_down_together() -> None:
-    """RESET drifts with about 0.1 without a liner and below 0.01 with a strong one, which costs window."""
+    """The exponent of RESET is about 0.1 without a liner and below 0.01 with a strong one, which narrows the window."""
     devices = [projected(joshi_2020(), liner=liner) for liner in (0.0, 0.3e-6, 0.9e-6, 1.9e-6)]
     at_reset = [torch.tensor(d.g_min / d.g_max) for d in devices]
     nu = [float(d.nu_mean(g)) for d, g in zip(devices, at_reset, strict=True)]
@@ -124,7 +124,7 @@ def test_one_number_takes_drift_noise_and_window_down_together() -> None:
     shares = [1.0 / (1.0 + liner * OF_RESET) for liner in (0.0, 0.3e-6, 0.9e-6, 1.9e-6)]
     wanted = [0.1 * s * (s * d.g_min / RESET) for s, d in zip(shares, devices, strict=True)]
     assert nu == pytest.approx(wanted, rel=1e-4)
-    assert wanted == pytest.approx([0.1 * s for s in shares], rel=0.04)  # nearly all of the voltage is the plug's
+    assert wanted == pytest.approx([0.1 * s for s in shares], rel=0.04)  # nearly all of the voltage drops over the plug
 
 
 def test_activation_energies_follow() -> None:
@@ -152,7 +152,7 @@ def test_an_impossible_liner_is_refused(options: dict[str, float], message: str)
 
 
 def test_a_device_is_projected_once() -> None:
-    with pytest.raises(ValueError, match=r"the device has g_min = .* already; give the one without a liner"):
+    with pytest.raises(ValueError, match=r"device.g_min = .* S; give a device without a liner"):
         projected(projected(joshi_2020(), liner=1e-6), liner=1e-6)
 
 
@@ -195,7 +195,7 @@ def test_a_net_on_such_devices_is_that_on_devices_down_to_nothing(cell: Any) -> 
 
 
 def test_noise_of_training_is_that_of_the_window() -> None:
-    """A weight ``w`` is at ``g_min + w (g_max - g_min)``, and its spread is over that window."""
+    """A weight ``w`` is at ``g_min + w (g_max - g_min)``; its error is relative to that window."""
     device = dataclasses.replace(joshi_2020(), g_min=5e-6)
     hardware = pg.Hardware(cell=DifferentialPair(device=device))
     c0, c1, c2 = pg.hwa.PCMNoise().coefficients(hardware)
@@ -207,12 +207,12 @@ def test_noise_of_training_is_that_of_the_window() -> None:
 
 def test_such_devices_are_not_pulsed() -> None:
     device = dataclasses.replace(pg.presets.soft_bounds_training().cell.device, g_min=1e-6)
-    with pytest.raises(ValueError, match="update is given, but the cell's device has g_min, which only devices that"):
+    with pytest.raises(ValueError, match="pulses are given, but the cell's device has g_min, which only devices that"):
         dataclasses.replace(pg.presets.soft_bounds_training(), cell=ReferencedDevice(device=device))
 
 
 def test_a_liner_that_leaves_no_window_is_named() -> None:
-    with pytest.raises(ValueError, match=r"liner = 0\.0001 S conducts as much"):
+    with pytest.raises(ValueError, match=r"liner = 0\.0001 S conducts as well as"):
         projected(joshi_2020(), liner=1e-4)
     with pytest.raises(TypeError, match="liner = '1' is a str"):
         projected(joshi_2020(), liner="1")  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def pulse(
     planes = [0, 0] if law.two_sided else [0, 1]
     state = g.reshape(1, 1, n).repeat(planes[1] + 1, 1, 1).float()
     parameters = law.draw(tuple(state.shape), G_MAX, law.two_sided, key, 0)
-    past = torch.full_like(state, history) if law.remembers else None
+    past = torch.full_like(state, history) if law.has_history else None
     coefficients = torch.tensor(law.coefficients(G_MAX))
     x, d = torch.ones(count, n), torch.full((count, 1), -1.0 if up else 1.0)
     torch.ops.phasegrad.pulsed_update(
@@ -92,14 +92,14 @@ def test_laws_downwards_near_the_top() -> None:
 @pytest.mark.parametrize("g", [0.0, 3e-6, 8e-6])
 @pytest.mark.parametrize("history", [0.0, 1.0])
 def test_set_pulse_has_the_published_mean_and_spread(g: float, history: float) -> None:
-    # The law is about a step that no bound cuts: the lowest conductance is put out of the way.
+    # The law describes steps without clipping: lower the lowest conductance.
     n, us = 20_000, 1e6
     law = nandakumar_2018()
-    free = SetPulses(**{f: getattr(law, f) for f in ("size", "memory", "mean", "deviation")}, reset=0.0)
+    free = SetPulses(**{f: getattr(law, f) for f in ("size", "history_length", "mean", "deviation")}, reset=0.0)
     p = history * math.exp(-1.0 / 2.6)
     mean, sd = -0.084 * g * us + 0.880 + 1.40 * p, 0.091 * g * us + 0.260 + 2.15 * p
     found = (pulse(free, torch.full((n,), g), 1, history=history) - g) * us
-    # Steps that would fall below 0 end there: the mean and variance of a clipped normal.
+    # Steps below 0 are clipped: mean and variance are those of a clipped normal.
     alpha = (g * us + mean) / sd
     pdf, cdf = math.exp(-(alpha**2) / 2) / math.sqrt(2 * math.pi), 0.5 * (1 + math.erf(alpha / math.sqrt(2)))
     shifted = mean + g * us
@@ -122,8 +122,8 @@ def test_single_set_pulses_are_often_negative() -> None:
     """PHYSICS: 15 % at the first pulse after RESET."""
     n = 20_000
     law = nandakumar_2018()
-    free = SetPulses(**{f: getattr(law, f) for f in ("size", "memory", "mean", "deviation")}, reset=0.0)
-    start = torch.full((n,), 6e-6)  # far from the floor, where the share is that of mean and spread there
+    free = SetPulses(**{f: getattr(law, f) for f in ("size", "history_length", "mean", "deviation")}, reset=0.0)
+    start = torch.full((n,), 6e-6)  # far from the lower bound, so that mean and standard deviation give the share
     p = math.exp(-1.0 / 2.6)
     mean, sd = -0.084 * 6 + 0.880 + 1.40 * p, 0.091 * 6 + 0.260 + 2.15 * p
     share = 0.5 * (1 + math.erf(-mean / sd / math.sqrt(2)))
@@ -133,7 +133,7 @@ def test_single_set_pulses_are_often_negative() -> None:
 
 def test_devices_differ_for_life() -> None:
     n = 40_000
-    law = ConstantSteps(size=1e-8, spread=0.2, imbalance=0.02, bound_spread=0.05, stuck=0.1)
+    law = ConstantSteps(size=1e-8, d2d=0.2, imbalance=0.02, bounds_d2d=0.05, stuck=0.1)
     up, down, low, high = law.draw((n,), G_MAX, True, SEED, 0).double()
     moves = up > 0
     assert abs(moves.double().mean().item() - 0.9) < 5.0 * (0.09 / n) ** 0.5
@@ -148,7 +148,7 @@ def test_devices_differ_for_life() -> None:
 
 def test_stuck_devices_stay() -> None:
     g = torch.full((200,), G_MAX / 2)
-    law = ConstantSteps(size=20e-9, noise=0.3, stuck=1.0)
+    law = ConstantSteps(size=20e-9, c2c=0.3, stuck=1.0)
     assert torch.equal(pulse(law, g, 5), g.double())
 
 
@@ -162,7 +162,7 @@ def test_configurations_travel(law: Steps) -> None:
     ("make", "message"),
     [
         (lambda: ConstantSteps(size=0.0), "size = 0.0"),
-        (lambda: ConstantSteps(size=1e-8, noise=-1.0), "noise = -1.0"),
+        (lambda: ConstantSteps(size=1e-8, c2c=-1.0), "c2c = -1.0"),
         (lambda: ConstantSteps(size=1e-8, stuck=1.5), "stuck = 1.5"),
         (lambda: LinearSteps(size=1e-8, slope_up=-1.0, slope_down=0.0), "slope_up = -1.0"),
         (lambda: PowerSteps(size=1e-8, gamma_up=1.0, gamma_down=math.nan), "gamma_down = nan"),

@@ -1,4 +1,4 @@
-"""Conductance and drift at a temperature, against the law written a second time."""
+"""Conductance and drift at a temperature, against an independent implementation of the law."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.contracts.configuration import ConfigurationContract
-from tests.contracts.device import SEED, age
 
 from phasegrad.devices import PCM, Curve, DeviceState, Thermal, ideal_device, joshi_2020
+from phasegrad.testing import SEED, ConfigurationContract, at_age
 
 THERMAL = Thermal(reference=298.0, conductance_energy=Curve(polynomial=(0.3, -0.25)), nu_energy=0.05)
 K = 8.617333262e-5
@@ -25,7 +24,7 @@ class TestThermal(ConfigurationContract):
 
 
 def hot(temperature: float, device: PCM | None = None) -> tuple[PCM, DeviceState]:
-    """A device that has been brought to a temperature when it was new."""
+    """A device that was brought to a temperature when new."""
     device = dataclasses.replace(device or joshi_2020(), thermal=THERMAL)
     heat = device.heat()
     assert heat is not None
@@ -42,20 +41,20 @@ def test_conductance_is_activated_by_an_energy_of_its_state(temperature: float) 
     device, state = hot(temperature)
     energy = 0.3 - 0.25 * G.double() / 25e-6
     wanted = G.double() * boltzmann(energy, temperature)
-    torch.testing.assert_close(device.drift(state, age(0.0)).double(), wanted, rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(device.drift(state, at_age(0.0)).double(), wanted, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("temperature", [250.0, 350.0])
 def test_drift_has_an_activated_exponent(temperature: float) -> None:
     device, state = hot(temperature)
     device.advance(state, 0.0, 1e6, SEED, 0)
-    left = device.drift(state, age(1e6)).double() / device.drift(hot(temperature)[1], age(0.0)).double()
+    left = device.drift(state, at_age(1e6)).double() / device.drift(hot(temperature)[1], at_age(0.0)).double()
     wanted = ((1e6 + 20.0) / 20.0) ** -(NU.double() * boltzmann(0.05, temperature))
     torch.testing.assert_close(left, wanted, rtol=2e-5, atol=0.0)
 
 
 def test_a_hot_day_is_remembered() -> None:
-    """``d ln G = -nu exp(E b) d ln t``, part after part, read at the reference in the end."""
+    """``d ln G = -nu exp(E b) d ln t``, interval by interval, finally read at the reference."""
     device, state = hot(298.0)
     assert state.heat is not None
     history = ((298.0, 1e3), (360.0, 9e4), (260.0, 2e5), (298.0, 1e7))
@@ -66,7 +65,7 @@ def test_a_hot_day_is_remembered() -> None:
             device.advance(state, now, stop, SEED, 0)
             loss += NU.double() * boltzmann(0.05, temperature) * math.log((stop + 20.0) / (now + 20.0))
             now = stop
-    seen = device.drift(state, age(now)).double()
+    seen = device.drift(state, at_age(now)).double()
     torch.testing.assert_close(seen, G.double() * torch.exp(-loss), rtol=2e-5, atol=0.0)
 
 
@@ -74,24 +73,24 @@ def test_at_the_reference_nothing_changes() -> None:
     device, state = hot(298.0)
     device.advance(state, 0.0, 1e5, SEED, 0)
     cold = joshi_2020()
-    assert torch.equal(device.read(state, age(1e5), SEED, 2), cold.read(DeviceState(G, NU), age(1e5), SEED, 2))
+    assert torch.equal(device.read(state, at_age(1e5), SEED, 2), cold.read(DeviceState(G, NU), at_age(1e5), SEED, 2))
 
 
 def test_relative_read_noise_stays() -> None:
     device, state = hot(350.0)
-    factor = device.drift(state, age(60.0)) / joshi_2020().drift(DeviceState(G, NU), age(60.0))
-    wanted = joshi_2020().read(DeviceState(G, NU), age(60.0), SEED, 2) * factor
-    torch.testing.assert_close(device.read(state, age(60.0), SEED, 2), wanted, rtol=1e-5, atol=0.0)
+    factor = device.drift(state, at_age(60.0)) / joshi_2020().drift(DeviceState(G, NU), at_age(60.0))
+    wanted = joshi_2020().read(DeviceState(G, NU), at_age(60.0), SEED, 2) * factor
+    torch.testing.assert_close(device.read(state, at_age(60.0), SEED, 2), wanted, rtol=1e-5, atol=0.0)
 
 
 def test_a_device_that_restarts_its_drift_counts_from_there() -> None:
-    """With ``t_min`` the law is ``(t / t0) ** -nu``, and nothing drifts before it."""
+    """With ``t_min`` the law is ``(t / t0) ** -nu``, without drift before ``t_min``."""
     device, state = hot(350.0, dataclasses.replace(joshi_2020(), t_min=50.0))
     device.advance(state, 0.0, 30.0, SEED, 0)
     device.advance(state, 30.0, 1e5, SEED, 0)
     wanted = G.double() * boltzmann(0.3 - 0.25 * G.double() / 25e-6, 350.0)
     wanted *= (50.0 / 20.0) ** -NU.double() * (1e5 / 50.0) ** -(NU.double() * boltzmann(0.05, 350.0))
-    torch.testing.assert_close(device.drift(state, age(1e5)).double(), wanted, rtol=2e-5, atol=0.0)
+    torch.testing.assert_close(device.drift(state, at_age(1e5)).double(), wanted, rtol=2e-5, atol=0.0)
 
 
 @pytest.mark.parametrize(
@@ -125,5 +124,5 @@ def test_a_temperature_is_a_number() -> None:
 
 
 def test_a_device_without_laws_of_temperature_says_so() -> None:
-    with pytest.raises(ValueError, match=r"temperature = 350.0 K, but PCM is the same at every temperature; give"):
+    with pytest.raises(ValueError, match=r"temperature = 350.0 K, but PCM does not depend on temperature; add"):
         ideal_device().check_temperature(350.0)

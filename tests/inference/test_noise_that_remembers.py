@@ -20,7 +20,7 @@ from phasegrad.stores import AnalogWeight
 
 MEMORY = CorrelatedNoise(modes_per_decade=1)
 SWITCHES = Telegraph(fraction=0.3, amplitude=0.1, rates=(1e-3, 1e3))
-DEVICE = dataclasses.replace(joshi_2020(), memory=MEMORY, telegraph=SWITCHES, thermal=Thermal())
+DEVICE = dataclasses.replace(joshi_2020(), correlated_noise=MEMORY, telegraph=SWITCHES, thermal=Thermal())
 READ = torch.tensor([5])
 
 
@@ -52,7 +52,7 @@ def test_a_forward_pass_changes_nothing_and_reads_at_one_time_agree() -> None:
 
 
 def test_what_is_redrawn_at_each_read_is_the_fast_part() -> None:
-    device = dataclasses.replace(joshi_2020(), memory=CorrelatedNoise(modes_per_decade=1, shortest=1.0))
+    device = dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(modes_per_decade=1, shortest=1.0))
     chip = chip_of(device)
     first, second = (devices(chip).read_weight(READ + i) for i in range(2))
     assert not torch.equal(first, second)
@@ -99,7 +99,7 @@ def test_a_chip_has_the_published_variance_however_it_was_aged(stops: tuple[floa
     """At equal conductances Q is the same everywhere; a pair reads 25 uS beside nothing, which is noiseless."""
     q = Power(factor=0.01, exponent=0.5)
     device = dataclasses.replace(
-        ideal_device(), read_noise=q, memory=CorrelatedNoise(), t0=20.0, nu_mean=Curve(polynomial=(0.05,))
+        ideal_device(), read_noise=q, correlated_noise=CorrelatedNoise(), t0=20.0, nu_mean=Curve(polynomial=(0.05,))
     )
     hardware = pg.Hardware(cell=DifferentialPair(device=device))
     model = nn.Sequential(nn.Linear(300, 200, bias=False))
@@ -144,7 +144,7 @@ def test_state_travels_and_is_never_rounded() -> None:
 
 def test_compensation_reads_the_noise_of_the_moment() -> None:
     """Without other noise a gain mends what the mean read differs by, slow noise included."""
-    device = dataclasses.replace(joshi_2020(), memory=MEMORY)
+    device = dataclasses.replace(joshi_2020(), correlated_noise=MEMORY)
     chip = chip_of(device)
     before = devices(chip).read_weight(READ).abs().sum()
     old = pg.inference.age(chip, 3.15e7)
@@ -169,12 +169,12 @@ def test_accuracy_over_time_takes_such_a_chip() -> None:
     assert (hot.values > 1.05 * cold.values).all()
 
 
-@pytest.mark.parametrize("field", ["memory", "telegraph", "thermal"])
+@pytest.mark.parametrize("field", ["correlated_noise", "telegraph", "thermal"])
 def test_training_in_the_memory_refuses_what_it_does_not_do(field: str) -> None:
     trained = pg.presets.pcm_capacitor_training()
-    value = {"memory": MEMORY, "telegraph": SWITCHES, "thermal": Thermal()}[field]
+    value = {"correlated_noise": MEMORY, "telegraph": SWITCHES, "thermal": Thermal()}[field]
     device = dataclasses.replace(trained.cell.device, **{"read_noise": Curve(polynomial=(0.01,)), field: value})
-    with pytest.raises(ValueError, match=f"Hardware: update is given, but the cell's device has {field}, which only"):
+    with pytest.raises(ValueError, match=f"Hardware: pulses are given, but the cell's device has {field}, which only"):
         dataclasses.replace(trained, cell=dataclasses.replace(trained.cell, device=device))
 
 
@@ -217,5 +217,5 @@ def test_a_temperature_that_devices_have_no_law_for_is_refused_and_changes_nothi
     with pytest.raises(ValueError, match=r"age: 0: temperature = 85.0 K; it must be in \[200, 400\] K"):
         advance(chip, 60.0, 85.0)
     assert all(same_bits(t, before[name]) for name, t in chip.state_dict().items())
-    with pytest.raises(ValueError, match=r"age: 0: temperature = 350.0 K, but PCM is the same at every temperature"):
+    with pytest.raises(ValueError, match=r"age: 0: temperature = 350.0 K, but PCM does not depend on temperature"):
         pg.inference.age(chip_of(joshi_2020()), 1.0, temperature=350.0)

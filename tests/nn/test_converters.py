@@ -74,7 +74,7 @@ def test_gain_and_offset_of_converters_have_their_mean_and_sd() -> None:
     adc = Adc(bits=16, range=FullScaleRange(), gain_error=0.05, gain_mismatch=0.02, offset=300.0, offset_mismatch=100.0)
     layer = linear(torch.ones(n, 2), adc=adc)
     low, high = layer(torch.tensor([[1.0, -1.0], [1.0, 0.0]])).detach()  # the full scale is 2
-    steps = adc.half / 2.0
+    steps = adc.max_code / 2.0
     assert (low * steps).mean().item() == pytest.approx(300.0, abs=BOUND * 100 / n**0.5)
     assert (low * steps).std().item() == pytest.approx(100.0, rel=BOUND / (2 * n) ** 0.5)
     assert (high - low).mean().item() == pytest.approx(1.05, abs=BOUND * 0.02 / n**0.5)
@@ -196,7 +196,7 @@ def test_gradients_are_those_of_finite_differences_of_many_steps(adc: Any) -> No
         # The range follows the largest input, so it is held.
         layer.register_buffer("input_range", torch.tensor([4.0]))
         change = ((layer(x + 0.1 * towards) - layer(x - 0.1 * towards)) * grad).sum() / 0.2
-    steps = (2 * grad.abs().sum() * 0.5 * w.abs().max() * 4.0 * 40.0 / adc.half / 0.2).item()
+    steps = (2 * grad.abs().sum() * 0.5 * w.abs().max() * 4.0 * 40.0 / adc.max_code / 0.2).item()
     assert change.item() == pytest.approx((moved.grad * towards).sum().item(), abs=0.5 * steps)
     assert steps < 0.5 * abs(change.item())
 

@@ -107,11 +107,11 @@ def test_what_is_not_finite_shows() -> None:
     [
         ({"wires": DurationCodedDrop()}, "wires"),
         ({"dac": BitSerialDac()}, "dac"),
-        ({"update": pg.crossbar.Pulses(), "scale": 1.0}, "update"),
+        ({"pulses": pg.crossbar.Pulses(), "scale": 1.0}, "pulses"),
     ],
 )
 def test_refuses_what_is_not_modelled(fields: dict[str, object], field: str) -> None:
-    base = pg.presets.soft_bounds_training() if field == "update" else IDEAL
+    base = pg.presets.soft_bounds_training() if field == "pulses" else IDEAL
     with pytest.raises(ValueError, match=f"integrator is given with {field}"):
         dataclasses.replace(base, **{"dac": DAC, **fields, "integrator": Integrator()})
 

@@ -114,7 +114,7 @@ def test_a_compensated_chip_reads_with_its_gain() -> None:
     [
         (nn.Embedding(4, 2, max_norm=1.0), IDEAL, r"max_norm = 1\.0.*leave the embedding digital"),
         (nn.Embedding(4, 2, sparse=True), IDEAL, "sparse = True"),
-        (nn.Embedding(4, 2), pg.presets.soft_bounds_training(), r"hardware\.update = "),
+        (nn.Embedding(4, 2), pg.presets.soft_bounds_training(), r"hardware\.pulses = "),
         (nn.Embedding(4, 2), replace(IDEAL, wires=Wires(word_line=1.0, bit_line=1.0)), r"hardware\.wires = "),
     ],
 )

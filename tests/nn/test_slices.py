@@ -71,7 +71,7 @@ def test_every_slice_has_a_converter_before_the_shift_and_add(kind: Any, program
     largest = x.abs().amax(1, keepdim=True).double()
     for a, b in zip(x.split(4, 1), w.split(4, 1), strict=True):
         s = b.abs().amax(1).double()
-        for factor, digit in zip(hw.cell.slice_factors, hw.cell.cut(b / s.float().unsqueeze(1)), strict=True):
+        for factor, digit in zip(hw.cell.slice_factors, hw.cell.bit_slice(b / s.float().unsqueeze(1)), strict=True):
             y = a.double() @ digit.double().t() / (2.0 * largest) * 7
             wanted += factor * y.clamp(-7, 7).round() / 7 * 2.0 * largest * s
     close = torch.isclose(layer(x).double(), wanted, rtol=1e-5, atol=1e-5)

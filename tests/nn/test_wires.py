@@ -129,7 +129,7 @@ def test_training_in_the_memory_refuses_wires_and_says_the_way_out() -> None:
         with pytest.raises(ValueError, match=r"Hardware: wires = .* update by pulses.*wires=None.*to_digital"):
             replace(training, wires=wires)
     with pytest.raises(ValueError, match="Hardware: wires"):
-        replace(WIRED, update=Pulses(), scale=1.0)
+        replace(WIRED, pulses=Pulses(), scale=1.0)
     with pytest.raises(TypeError, match=r"Hardware: wires = 1\.0"):
         replace(IDEAL, wires=1.0)
 

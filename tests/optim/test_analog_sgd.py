@@ -32,7 +32,7 @@ def fine(steps: int = 2_000_000, **fields: object) -> pg.Hardware:
     """Steps so small, equal and sure that pulses come close to additions."""
     law = ConstantSteps(size=25e-6 / steps)
     cell = ReferencedDevice(device=ideal_device(g_max=25e-6, steps=law))
-    return pg.Hardware(cell=cell, scale=1.0, update=Pulses(), **fields)  # type: ignore[arg-type]
+    return pg.Hardware(cell=cell, scale=1.0, pulses=Pulses(), **fields)  # type: ignore[arg-type]
 
 
 def net(hardware: pg.Hardware | None = None, seed: int = 0) -> nn.Sequential:
@@ -293,7 +293,7 @@ def test_going_back_to_digital_gives_a_plain_parameter() -> None:
 
 def pair(refresh: int) -> pg.Hardware:
     device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
-    return pg.Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=0.3, update=Pulses())
+    return pg.Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=0.3, pulses=Pulses())
 
 
 def test_refresh_keeps_the_weight_and_makes_room() -> None:
@@ -318,7 +318,7 @@ def test_the_device_that_is_trained_also_ages_and_a_pulse_restarts_its_drift() -
     device = dataclasses.replace(
         joshi_2020(g_max=12e-6), steps=nandakumar_2018(), programming_sd=(0.0,), read_noise=None
     )
-    hardware = pg.Hardware(cell=DifferentialPair(device=device), scale=0.3, update=Pulses())
+    hardware = pg.Hardware(cell=DifferentialPair(device=device), scale=0.3, pulses=Pulses())
     module = net(hardware)
     fresh = module[0].weight.detach().clone()
     old = pg.inference.age(module, seconds=86_400.0)
@@ -459,7 +459,7 @@ def test_impossible_rates(lr: float) -> None:
     [
         ({"scale": "column"}, "scale = 'column' with an update"),
         ({"scale": 0.0}, "scale = 0.0"),
-        ({"cell": DifferentialPair(device=ideal_device())}, "no steps"),
+        ({"cell": DifferentialPair(device=ideal_device())}, r"device\.steps = None"),
         ({"cell": ReferencedDevice(device=ideal_device(steps=nandakumar_2018()))}, "only raises"),
     ],
 )

@@ -39,7 +39,7 @@ def beside(slow: pg.Hardware, fast: pg.Hardware | None = None, gain: float = 0.0
 def soft(states: int = 400) -> pg.Hardware:
     """Soft bounds, all devices alike and without noise."""
     device = ideal_device(g_max=25e-6, steps=SoftBoundsSteps(size=25e-6 / states))
-    return pg.Hardware(cell=ReferencedDevice(device=device), scale=1.0, update=Pulses())
+    return pg.Hardware(cell=ReferencedDevice(device=device), scale=1.0, pulses=Pulses())
 
 
 def layer(hardware: pg.Hardware, inputs: int, outputs: int) -> pg.nn.AnalogLinear:
@@ -328,7 +328,7 @@ def test_the_weight_follows_its_devices(algorithm: Any, kind: str) -> None:
         leaky = pg.presets.pcm_capacitor_training().fast
         assert leaky is not None
         fast = dataclasses.replace(leaky, gain=0.0, transfer=None)
-        hardware = dataclasses.replace(base, fast=fast, update=Pulses(sample_time=1e-4))
+        hardware = dataclasses.replace(base, fast=fast, pulses=Pulses(sample_time=1e-4))
     elif kind == "noisy":
         device = dataclasses.replace(joshi_2020(), steps=SoftBoundsSteps(size=0.25e-6))
         noisy = dataclasses.replace(base, cell=ReferencedDevice(device=device))
@@ -403,7 +403,7 @@ def test_digital_parameters_and_schedules() -> None:
 def test_reads_of_lines_see_the_devices_read_noise() -> None:
     device = dataclasses.replace(joshi_2020(), steps=ConstantSteps(size=0.25e-6))
     made = layer(
-        beside(pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, update=Pulses(sample_time=1.0))), 40, 500
+        beside(pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, pulses=Pulses(sample_time=1.0))), 40, 500
     )
     fast, lines = made.devices.fast, torch.tensor([7, 3, 39])
     assert fast is not None

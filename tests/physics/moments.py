@@ -1,4 +1,4 @@
-"""Moments of functions of a standard normal, and how far a sample's mean and spread lie from them."""
+"""Moments of functions of a standard normal, and deviations of a sample's mean and standard deviation from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Moments = np.ndarray
 
 
 def raw_moments(function: Callable[[np.ndarray], np.ndarray]) -> Moments:
-    """Of ``function(X)``, X standard normal, by quadrature."""
+    """Moments of ``function(X)`` for a standard normal X, by quadrature."""
     y = function(_X)
     return np.array([np.sum(_WEIGHT * y**k) for k in (1, 2, 3, 4)])
 
@@ -27,7 +27,7 @@ def central(raw: Moments) -> tuple[float, float, float]:
 
 
 def z_scores(sample: np.ndarray, raw: Moments) -> Sequence[float]:
-    """Of the sample's mean, and of its standard deviation, in their standard errors."""
+    """Deviations of the sample's mean and standard deviation, in their standard errors."""
     mean, variance, fourth = central(raw)
     n, sd = sample.size, np.sqrt(variance)
     error_of_sd = np.sqrt((fourth - variance**2) / n) / (2.0 * sd)

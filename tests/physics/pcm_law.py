@@ -1,4 +1,4 @@
-"""The published laws of programmed PCM, in NumPy and apart from the library: coefficients as in the papers, in µS.
+"""The published laws of programmed PCM, in NumPy, independent of the library: coefficients as in the papers, in µS.
 
 Joshi et al., Nat. Commun. 11:2473 (2020), equations of Methods; the two HERMES devices are those of the 14 nm core.
 ``g`` is a conductance over the largest, everywhere the *target* except in ``read_sd``.
@@ -26,22 +26,22 @@ class PcmLaw:
     q: Function
 
     def programmed(self, g: float) -> Function:
-        """A standard normal to a conductance [µS]."""
+        """Map a standard normal to a conductance [µS]."""
         return lambda x: np.maximum(g * self.g_max + self.programming_sd(np.float64(g)) * x, 0.0)
 
     def nu(self, g: float) -> Function:
         return lambda x: np.abs(self.nu_mean(np.float64(g)) + self.nu_sd(np.float64(g)) * x)
 
     def retention(self, nu: Array, age: float) -> Array:
-        """What drift leaves of a conductance."""
+        """Fraction of a conductance that remains after drift."""
         return ((age + self.t0) / self.t0) ** -nu
 
     def loss(self, nu: Array, age: float) -> Array:
-        """What drift takes, as a fraction; exact for the shortest ages too."""
+        """Fraction of a conductance lost to drift, accurate for the shortest ages."""
         return -np.expm1(-nu * np.log1p(age / self.t0))
 
     def read_sd(self, g: Array, age: float) -> Array:
-        """Spread of a read over the drifted conductance; ``g`` is what was programmed."""
+        """Standard deviation of a read relative to the drifted conductance; ``g`` is the programmed one."""
         return self.q(g) * np.sqrt(np.log((age + self.t0 + self.t_read) / (2.0 * self.t_read)))
 
 

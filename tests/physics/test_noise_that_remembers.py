@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import exp1
-from tests.contracts.device import SEED, age
 
 from phasegrad.devices import PCM, CorrelatedNoise, DeviceState, Telegraph, ideal_device, joshi_2020, trace
 from phasegrad.devices.trace import _scan
+from phasegrad.testing import SEED, at_age
 
 T_READ, T0 = 250e-9, 20.0
 N = 200_000
@@ -30,19 +30,19 @@ def ein(z: float) -> float:
 
 
 def covariance(since: float, lag: float) -> float:
-    """In units of ``Q^2``, of a device programmed so long ago [s]."""
+    """Covariance in units of ``Q^2`` of a device of a given age [s]."""
     rate = math.exp(-EULER) / (4.0 * T_READ)
     return ein(rate * (2.0 * since + lag)) - ein(rate * lag)
 
 
 def of_modes(noise: CorrelatedNoise, since: float, lag: float) -> float:
-    """What the modes of an implementation add up to."""
+    """Covariance of the sum of the implemented modes."""
     return sum(v * math.exp(-r * lag) * -math.expm1(-2.0 * r * since) for r, v in noise.modes(T_READ))
 
 
 def remembering(noise: CorrelatedNoise | None = None) -> PCM:
-    """At 25 uS, ``Q`` is 0.0088; nothing else differs from device to device."""
-    return replace(joshi_2020(), programming_sd=(0.0,), memory=noise or CorrelatedNoise())
+    """``Q`` is 0.0088 at 25 uS; devices have no other variation."""
+    return replace(joshi_2020(), programming_sd=(0.0,), correlated_noise=noise or CorrelatedNoise())
 
 
 def new(device: PCM, n: int = N) -> DeviceState:
@@ -50,14 +50,14 @@ def new(device: PCM, n: int = N) -> DeviceState:
 
 
 def deviation(device: PCM, state: DeviceState, seconds: float) -> np.ndarray:
-    """Of a read, in units of ``Q``."""
-    ratio = device.read(state, age(seconds), SEED, 2).double() / device.drift(state, age(seconds)).double()
+    """Deviation of a read in units of ``Q``."""
+    ratio = device.read(state, at_age(seconds), SEED, 2).double() / device.drift(state, at_age(seconds)).double()
     return (ratio.numpy() - 1.0) / 0.0088
 
 
 @pytest.mark.parametrize(("per_decade", "error"), [(1.0, 3e-3), (2.0, 2.5e-5), (4.0, 3e-6)])
 def test_modes_add_up_to_the_variance_of_a_read(per_decade: float, error: float) -> None:
-    """From the first read to ``longest``, and with the fastest modes drawn afresh too."""
+    """From the first read to ``longest``, and also with the fastest modes redrawn at each read."""
     for shortest in (0.0, 1e-3, 1.0):
         noise = CorrelatedNoise(modes_per_decade=per_decade, shortest=shortest)
         for since in np.geomspace(T0, noise.longest, 40):
@@ -66,7 +66,7 @@ def test_modes_add_up_to_the_variance_of_a_read(per_decade: float, error: float)
 
 
 def test_modes_add_up_to_the_covariance_of_two_reads() -> None:
-    """Over twelve decades of lag, at ages over seven, to what a sum of two modes a decade can do."""
+    """Twelve decades of lag and seven of age, to the accuracy of two modes per decade."""
     for since in np.geomspace(T0, 3.2e8, 8):
         for lag in np.geomspace(1e-4, 1e8, 25):
             wanted = math.log1p(2.0 * since / lag)
@@ -87,7 +87,7 @@ def test_reads_have_the_published_variance_at_every_age() -> None:
 
 
 def check_covariance(first: np.ndarray, second: np.ndarray, since: float, lag: float) -> None:
-    """Covariance, and how far reads part, which is the finer measure of the short lags."""
+    """Covariance, and the difference of reads, which is more sensitive at short lags."""
     n = first.size
     v1, v2, c = covariance(since, 0.0), covariance(since + lag, 0.0), covariance(since, lag)
     assert abs((first * second).mean() - c) < 5.0 * math.sqrt((v1 * v2 + c * c) / n) + 1e-3
@@ -109,7 +109,7 @@ def test_autocovariance_over_ten_decades_of_lag(start: float) -> None:
 
 @pytest.mark.parametrize(("n", "lives", "between"), [(3, 60, 23_000), (50, 60, 2500), (1000, 10, 1000)])
 def test_a_trace_has_the_same_autocovariance(n: int, lives: int, between: int) -> None:
-    """Few devices are scanned in blocks of time, many read after read; other reads make it more than a chunk."""
+    """Few devices are scanned in blocks of time, many devices read by read; the reads need more than one chunk."""
     device = remembering()
     others = torch.rand(between, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(26).sub(14).exp()
     times = torch.cat((torch.tensor([0.0, *LAGS], dtype=torch.float64), others))
@@ -138,7 +138,7 @@ def test_each_mode_is_an_ornstein_uhlenbeck_process() -> None:
 
 
 def test_blocks_of_a_trace_are_one_course() -> None:
-    """The scan against the same draws put through the recursion, read after read, in float64."""
+    """The scan against the recursion in float64 with the same draws, read by read."""
     rate, sd = torch.tensor([[1e3], [1.0], [1e-3], [1e-9]]), torch.tensor([[1.0], [0.5], [2.0], [1.0]])
     times = torch.rand(7 * 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(18).sub(10).exp()
     times = times.sort().values.view(7, 40)
@@ -154,7 +154,7 @@ def test_blocks_of_a_trace_are_one_course() -> None:
 
 
 def test_every_part_of_a_trace_is_drawn_anew() -> None:
-    """Ten seconds apart, what reads differ by is nearly white: it correlates with none of what was drawn before."""
+    """Differences of reads ten seconds apart are nearly white: they are uncorrelated with earlier draws."""
     device, n = remembering(), 200_000
     state = DeviceState(torch.full((1,), 25e-6), torch.zeros(1))
     seen = trace(device, state, torch.arange(n, dtype=torch.float64) * 10.0, SEED)
@@ -184,11 +184,11 @@ def test_a_microsecond_apart_reads_agree_and_a_day_apart_they_do_not() -> None:
 
 
 def test_what_is_drawn_afresh_is_the_part_that_forgets_within_shortest() -> None:
-    """Two reads at one age share what is slower: a covariance of the variance less ``ln(r shortest)``."""
+    """Two reads at one age share the slow modes: their covariance is the variance minus ``ln(r shortest)``."""
     shortest = 0.1
     device = remembering(CorrelatedNoise(shortest=shortest))
     state = new(device)
-    ratios = [device.read(state, age(0.0), SEED + i, 2).double().numpy() / 25e-6 - 1.0 for i in range(2)]
+    ratios = [device.read(state, at_age(0.0), SEED + i, 2).double().numpy() / 25e-6 - 1.0 for i in range(2)]
     first, second = (r / 0.0088 for r in ratios)
     fresh = math.log(math.exp(-EULER) / (4.0 * T_READ) * shortest)
     v = math.log(T0 / (2.0 * T_READ))
@@ -218,11 +218,11 @@ def check_switching(first: np.ndarray, second: np.ndarray, lag: float) -> None:
 def test_telegraph_noise_has_its_autocovariance() -> None:
     device = replace(ideal_device(), telegraph=SWITCHING)
     state = device.program(torch.full((N,), 25e-6), SEED, 0)
-    first, now = device.read(state, age(0.0), SEED, 2).double().numpy() / 25e-6 - 1.0, 0.0
+    first, now = device.read(state, at_age(0.0), SEED, 2).double().numpy() / 25e-6 - 1.0, 0.0
     for i, lag in enumerate((1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)):
         device.advance(state, now, lag, SEED + 1 + i, 0)
         now = lag
-        check_switching(first, device.read(state, age(lag), SEED, 2).double().numpy() / 25e-6 - 1.0, lag)
+        check_switching(first, device.read(state, at_age(lag), SEED, 2).double().numpy() / 25e-6 - 1.0, lag)
 
 
 def test_a_trace_of_telegraph_noise_has_it_too() -> None:

@@ -1,4 +1,4 @@
-"""The normals that all noise is made of. A bound of 5 standard errors; every one follows from the count."""
+"""The normals of all noise, within 5 standard errors, each derived from the sample size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def normals(seed: int, offset: int = 0) -> np.ndarray:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two standardised samples, in standard errors."""
+    """Correlation of two standardised samples, in standard errors."""
     return float(abs((a * b).mean()) * math.sqrt(a.size))
 
 
@@ -38,7 +38,7 @@ def test_moments_are_those_of_a_standard_normal(seed: int) -> None:
 
 
 def tail_probability(z: np.ndarray, sigmas: float) -> float:
-    """Of a count beyond ``sigmas`` as unlikely as this one, by Poisson's law; the worse of the two tails."""
+    """Poisson probability of a count beyond ``sigmas`` as unlikely as this, for the worse of the two tails."""
     expected = z.size * stats.norm.sf(sigmas)
     counts = ((z > sigmas).sum(), (z < -sigmas).sum())
     return min(min(stats.poisson.cdf(c, expected), stats.poisson.sf(c - 1, expected)) for c in counts)
@@ -71,7 +71,7 @@ def test_no_lag_of_the_flat_stream_shows(power: int) -> None:
     z = (z - z.mean()) / z.std()
     spectrum = np.abs(np.fft.rfft(z)) ** 2
     by_lag = np.abs(np.fft.irfft(spectrum)[1 : N // 2]) / math.sqrt(N)
-    # The largest of half a million standard normals lies near 5.1; 6.5 is passed once in 25,000 streams.
+    # The largest of half a million standard normals lies near 5.1; 6.5 is exceeded once in 25,000 streams.
     assert by_lag.max() < 6.5
 
 

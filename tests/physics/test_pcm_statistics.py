@@ -1,4 +1,4 @@
-"""Sampled devices against the published laws; and every coefficient 5 % off is found."""
+"""Sampled devices against the published laws; a 5 % error in any coefficient is detected."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ DEVICES: dict[str, tuple[PCM, PcmLaw]] = {
 TARGETS = (0.004, 0.012, 0.05, 0.15, 0.3, 1.0)
 AGES = (0.0, 1.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)
 N = 200_000
-NU = 0.05  # of the devices whose reads are looked at: what is read must not depend on how nu was drawn
-BOUND = 5.0  # standard errors; about 1,000 checks, so a right device fails one in 2,000 choices of seed
+NU = 0.05  # exponent of the devices in read tests, so that reads do not depend on the draw of nu
+BOUND = 5.0  # standard errors; about 1,000 checks, so that a correct device fails for one seed in 2,000
 SEED = torch.tensor([2020])
 
 
 def seed(g: float, seconds: float = 0.0) -> torch.Tensor:
-    """Another one for each check, so that one lucky set of normals cannot serve them all."""
+    """A different seed for each check, so that the checks use independent normals."""
     return SEED + round(g * 1e6) + round(seconds * 1e3)
 
 
@@ -63,7 +63,7 @@ def programming_scores(device: PCM, law: PcmLaw, g: float, n: int = N) -> Iterat
 
 
 def drift_scores(device: PCM, law: PcmLaw, g: float, seconds: float) -> Iterator[float]:
-    """Of the drifted conductance, where programming and nu are independent, and of what drift took."""
+    """Moments of the drifted conductance and of its loss, for independent programming error and nu."""
     state = program(device, law, g)
     left = raw_moments(lambda x: law.retention(law.nu(g)(x), seconds))
     drifted = microsiemens(device.drift(state, age(seconds)))
@@ -83,7 +83,7 @@ def read_scores(device: PCM, law: PcmLaw, g: float, seconds: float) -> Iterator[
 
 
 def all_scores(device: PCM, law: PcmLaw, path: str) -> Iterator[float]:
-    """The scores in which a coefficient could show."""
+    """Scores that depend on a coefficient."""
     for g in TARGETS if path.endswith("high") or ".below." in path else reversed(TARGETS):
         if path.startswith(("programming_sd", "nu_", "g_max")):
             yield from programming_scores(device, law, g)
@@ -133,7 +133,7 @@ def apart_from_thresholds(g: np.ndarray) -> np.ndarray:
 
 
 def errors_of_draws(device: PCM, law: PcmLaw) -> dict[str, float]:
-    """How far the device is from the law applied to the very numbers that it drew."""
+    """Deviation of the device from the law applied to the same draws."""
     exact = torch.from_numpy(GRID * law.g_max * 1e-6).float()
     g = exact.double().numpy() * 1e6 / law.g_max
     apart = apart_from_thresholds(g)
@@ -162,7 +162,7 @@ def test_draws_follow_the_law_to_rounding(name: str) -> None:
 
 
 def off_by(value: Any, factor: float) -> Iterator[tuple[str, Any]]:
-    """Every number inside a configuration or a tuple, as a path and the whole with that number off."""
+    """Paths of all numbers in a configuration or tuple, each with a copy in which that number is wrong."""
     if isinstance(value, Configuration):
         for field in dataclasses.fields(value):
             for path, part in off_by(getattr(value, field.name), factor):
@@ -187,7 +187,7 @@ SILENT = {f"{name}: t_read" for name in DEVICES} | {
 
 
 def test_every_coefficient_has_its_turn() -> None:
-    # joshi: g_max, t0, t_read, 3 of programming, 4 and 4 of nu, 3 of Q; HERMES: 3, 4, 8 of mean nu, 8 of its spread, 9.
+    # joshi: g_max, t0, t_read, 3 of programming, 4 and 4 of nu, 3 of Q; HERMES: 3, 4, 8 and 8 of nu, 9 of Q.
     counts = {name: sum(m.startswith(name) for m in MUTANTS) for name in DEVICES}
     assert counts == {"joshi_2020": 17, "hermes_one": 32, "hermes_two": 32}
     assert SILENT < set(MUTANTS)

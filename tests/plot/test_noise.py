@@ -12,7 +12,7 @@ import phasegrad as pg
 
 pytest.importorskip("matplotlib")
 
-DEVICE = dataclasses.replace(pg.devices.joshi_2020(), memory=pg.devices.CorrelatedNoise())
+DEVICE = dataclasses.replace(pg.devices.joshi_2020(), correlated_noise=pg.devices.CorrelatedNoise())
 
 
 def test_a_picture_of_noise_is_drawn_into_a_file(tmp_path: Path) -> None:

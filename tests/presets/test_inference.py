@@ -1,4 +1,4 @@
-"""Presets hold the published numbers."""
+"""Presets have the published values."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_hermes_is_256_by_256(devices: int, g_max: float, t0: float) -> None:
 
 @pytest.mark.parametrize("devices", [0, 3, "two"])
 def test_hermes_of_other_devices_is_refused(devices: object) -> None:
-    with pytest.raises(ValueError, match=f"devices = {devices!r}; statistics are published for 1 and 2"):
+    with pytest.raises(ValueError, match=f"devices = {devices!r}; it must be 1 or 2"):
         pg.presets.hermes_inference(devices=devices)  # type: ignore[arg-type]
 
 

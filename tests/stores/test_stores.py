@@ -136,7 +136,7 @@ def test_only_digital_weights_are_calibrated(store: type[WeightStore]) -> None:
 
 def test_devices_in_memory_train_with_their_own_law() -> None:
     device = ideal_device(steps=ConstantSteps(size=1e-8))
-    hardware = pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, update=pg.crossbar.Pulses())
+    hardware = pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, pulses=pg.crossbar.Pulses())
     layer = pg.nn.AnalogLinear(4, 3, hardware=hardware)
     assert type(layer.store) is InMemory
     assert layer.read() is None

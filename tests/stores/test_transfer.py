@@ -1,4 +1,4 @@
-"""The pair beside a capacitor: where updates go, what leaks, and what a transfer moves."""
+"""A pair with a capacitor: destination of updates, leak, and transfer."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SHAPE = (60, 80)
 def hardware(
     transfer: Transfer | None = None, *, tau: float = math.inf, imbalance: float = 0.0, noisy: bool = True
 ) -> Hardware:
-    """1,000 equal and sure steps of the capacitor over -0.5 to 0.5, on PCM as in the preset."""
+    """A capacitor of 1,000 equal noiseless steps from -0.5 to 0.5, with PCM as in the preset."""
     steps = LinearSteps(size=80e-9, slope_up=0.0, slope_down=0.0, imbalance=imbalance)
     pcm = nandakumar_2018_device()
     pcm = pcm if noisy else dataclasses.replace(pcm, read_sd=())
     return Hardware(
         cell=DifferentialPair(device=pcm),
         scale=0.45,
-        update=Pulses(sample_time=240e-9),
+        pulses=Pulses(sample_time=240e-9),
         fast=Fast(
             cell=ReferencedDevice(device=Capacitor(g_max=80e-6, tau=tau, steps=steps)), scale=0.5, transfer=transfer
         ),
@@ -80,19 +80,19 @@ def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
     x, d = samples(50)
     weight = made.logical_weight()
     pulsed_weight.update(made, [(x, d)], 1e-3, SEED, weight)
-    slow = made._sum(made.conductance, None, made.factors)
+    slow = made.sum_of_planes(made.conductance, None, made.factors)
     before = (weight - slow).double()
     pulsed_weight.update(made, [(x.repeat(200, 1), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
     assert float(made.clock) == pytest.approx(10_050 * 240e-9)
     kept = math.exp(-10_000 * 240e-9 / 5e-3)
-    # Conductances of 40 uS are kept to 24 bits, weights of 0.5 too.
+    # Conductances of 40 uS and weights of 0.5 have a precision of 24 bits.
     torch.testing.assert_close((weight - slow).double(), kept * before, rtol=0.0, atol=1e-6)
 
 
 def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
     steps = LinearSteps(size=80e-9, slope_up=0.0, slope_down=0.0)
     cell = ReferencedDevice(device=Capacitor(g_max=80e-6, tau=5e-3, steps=steps))
-    made = devices(Hardware(cell=cell, scale=0.45, update=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
+    made = devices(Hardware(cell=cell, scale=0.45, pulses=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
     weight = made.logical_weight()
     pulsed_weight.update(made, [(torch.ones(10_000, SHAPE[1]), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
     expected = torch.full(SHAPE, 0.3 * math.exp(-10_000 * 240e-9 / 5e-3))
@@ -120,7 +120,7 @@ def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> 
     assert error[inside].max().item() < 0.5e-3 + 1e-5  # half a pulse of the capacitor
     assert made.fast is not None
     left = 0.5 * (made.fast.conductance[0] / 40e-6 - 1.0)
-    assert left[inside].std().item() < 0.5 * before[inside].std().item()  # it did move
+    assert left[inside].std().item() < 0.5 * before[inside].std().item()  # the transfer had an effect
 
 
 def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
@@ -157,7 +157,7 @@ def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
 
 
 def test_inversion_averages_what_is_unequal_up_and_down() -> None:
-    """Pulses that should cancel push a mismatched cell one way; two polarities push it there and back."""
+    """Pulses that should cancel move a mismatched cell in one direction; inversion of the polarity moves it back."""
     pushed = {}
     for inversion in (True, False):
         made = devices(hardware(rule(inversion=inversion), imbalance=0.3, noisy=False))
@@ -184,7 +184,7 @@ def test_transfers_come_after_so_many_samples(batch: int) -> None:
         flips, sign = flips + int(float(made.polarity) != sign), float(made.polarity)
     assert made.samples is not None
     assert int(made.samples) == 300
-    assert flips == min(6, math.ceil(300 / batch))  # one for all that fall due in a batch
+    assert flips == min(6, math.ceil(300 / batch))  # one for all transfers that are due in a batch
     torch.testing.assert_close(weight, made.logical_weight(), rtol=0.0, atol=1e-6)
 
 
@@ -217,7 +217,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 def test_a_resumed_run_gives_the_same_bits() -> None:
     module = net()
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
-    run(module, optimizer, range(7))  # past two transfers, in the middle of a third
+    run(module, optimizer, range(7))  # after two transfers, before the third
     file = io.BytesIO()
     torch.save((module.state_dict(), optimizer.state_dict(), torch.get_rng_state()), file)
     copied = copy.deepcopy(module)
@@ -260,7 +260,7 @@ def test_ageing_a_trained_net_empties_its_capacitors() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: dataclasses.replace(hardware(), update=None, scale="column"), "fast is given without update"),
+        (lambda: dataclasses.replace(hardware(), pulses=None, scale="column"), "fast is given without pulses"),
         (lambda: Fast(cell=ReferencedDevice(device=ideal_device()), scale=0.0), "scale = 0.0"),
         (
             lambda: Fast(cell=ReferencedDevice(device=ideal_device()), scale=1.0, gain=0.5, transfer=Transfer()),
@@ -274,7 +274,7 @@ def test_ageing_a_trained_net_empties_its_capacitors() -> None:
         ),
         (
             lambda: dataclasses.replace(hardware(), fast=Fast(cell=ReferencedDevice(device=ideal_device()), scale=1.0)),
-            "no steps",
+            "device.steps = None",
         ),
         (lambda: Transfer(every=0), "every = 0"),
         (lambda: Transfer(limit=1.5), "limit = 1.5"),

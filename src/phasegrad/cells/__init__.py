@@ -1,4 +1,4 @@
-"""How devices make one weight."""
+"""Unit cells: how devices represent one weight."""
 
 from phasegrad.cells.base import Cell
 from phasegrad.cells.multi_memristive import MultiMemristive

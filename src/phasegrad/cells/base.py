@@ -1,9 +1,10 @@
-"""How devices make one weight."""
+"""The interface of every unit cell."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,9 +15,15 @@ from phasegrad.devices import Device, DeviceState
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(Configuration, ABC):
-    """A unit cell: several devices whose conductances, weighted, add up to one weight in [-1, 1]."""
+    """A unit cell: devices whose weighted conductances add up to one weight in [-1, 1].
+
+    Args:
+        device: kind of all devices in the cell.
+    """
 
     device: Device
+
+    _renamed: ClassVar[dict[str, str]] = {"cut": "bit_slice", "renewed": "rewrite_targets"}
 
     def __post_init__(self) -> None:
         check_type(self, "device", Device)
@@ -24,54 +31,61 @@ class Cell(Configuration, ABC):
     @property
     @abstractmethod
     def factors(self) -> tuple[float, ...]:
-        """What each device's conductance, in its window, contributes to the weight."""
+        """Contribution of each device to the weight, per conductance window."""
 
     @abstractmethod
     def pulsed(self, update: int) -> tuple[int, int]:
-        """The devices that an update, counted from 0, pulses where the weight must grow, and where it must shrink."""
+        """Indices of the devices that receive the pulses of an update to increase and to decrease the weight.
+
+        Args:
+            update: number of the update, from 0.
+        """
 
     @property
     def offset(self) -> float:
-        """The weight where no device conducts."""
+        """Weight of a cell whose conductances are all 0."""
         return 0.0
 
     @property
     def slice_factors(self) -> tuple[float, ...] | None:
-        """What each slice counts in a digital sum; ``None`` for a cell whose devices are all summed in analog."""
+        """Factor of each slice in the digital sum; ``None`` for a cell whose devices are all summed in analog."""
         return None
 
     @property
     def has_reference(self) -> bool:
-        """Whether a column of each tile holds references for the others: what ``offset`` says, on devices."""
+        """Whether each tile has a reference column, whose devices implement ``offset``."""
         return False
 
-    def cut(self, weight: Tensor) -> Tensor:
-        """The slices ``[slices, *shape]`` of weights in [-1, 1], each a part of a full device's."""
+    def bit_slice(self, weight: Tensor) -> Tensor:
+        """Slices ``[slices, *shape]`` of weights in [-1, 1], each as a fraction of a device's window."""
         return weight.unsqueeze(0)
 
     def read_slices(self, conductance: Tensor) -> Tensor:
-        """The slices ``[slices, *shape]`` that conductances ``[devices, *shape]`` [S] stand for."""
+        """Slices ``[slices, *shape]`` that conductances ``[devices, *shape]`` [S] represent."""
         return self.weight(conductance).unsqueeze(0)
 
     def slice_targets(self, digits: Tensor) -> Tensor:
-        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]``, as :meth:`cut` gives them."""
+        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]`` from :meth:`bit_slice`."""
         return self.targets(digits[0])
 
     @property
     def refresh_every(self) -> int:
-        """Updates after which saturated cells are looked for; 0: never."""
+        """Updates from one search for saturated cells to the next; 0 for no search."""
         return 0
 
     def saturated(self, conductance: Tensor) -> Tensor:
-        """What of conductances ``[devices, *shape]`` must be written anew to be able to move.
+        """Find cells or devices that must be rewritten, because pulses hardly change them any more.
+
+        Args:
+            conductance: conductances ``[devices, *shape]`` [S].
 
         Returns:
-            Cells ``[*shape]``, or devices ``[devices, *shape]``.
+            Saturated cells ``[*shape]``, or saturated devices ``[devices, *shape]``.
         """
         return torch.zeros_like(conductance[0], dtype=torch.bool)
 
-    def renewed(self, conductance: Tensor) -> Tensor:
-        """Targets ``[devices, *shape]`` [S] of what is written anew: the weight as it stands."""
+    def rewrite_targets(self, conductance: Tensor) -> Tensor:
+        """Target conductances ``[devices, *shape]`` [S] with which a rewrite preserves the present weight."""
         return self.targets(self.weight(conductance))
 
     @abstractmethod
@@ -79,11 +93,11 @@ class Cell(Configuration, ABC):
         """Target conductances ``[devices, *shape]`` [S] of weights in [-1, 1]."""
 
     def program(self, weight: Tensor, seed: Tensor, offset: int) -> DeviceState:
-        """Program every device of every cell; state of shape ``[devices, *shape]``."""
+        """Program all devices of cells to weights ``[*shape]``; returns the state ``[devices, *shape]``."""
         return self.device.program(self.targets(weight), seed, offset)
 
     def weight(self, conductance: Tensor) -> Tensor:
-        """The weights that conductances ``[devices, *shape]`` [S] stand for; about [-1, 1]."""
+        """Weights, about in [-1, 1], that conductances ``[devices, *shape]`` [S] represent."""
         scaled = [c / self.device.window for c in self.factors]
         total = conductance[0] * scaled[0]
         for factor, g in zip(scaled[1:], conductance[1:], strict=True):

@@ -1,4 +1,4 @@
-"""Several pairs a weight, pulsed in turn."""
+"""Several pairs per weight, pulsed in turn."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from phasegrad.configuration import check_integer
 @final
 @dataclass(frozen=True, kw_only=True)
 class MultiMemristive(Cell):
-    """N pairs, the weight their mean: ``w = sum_n (G+_n - G-_n) / (N g_max)``; an update pulses one of them.
+    """N pairs whose mean is the weight, ``w = sum_n (G+_n - G-_n) / (N g_max)``; each update pulses one pair.
 
-    One counter for the whole array, which advances by one with every update, chooses the pair: the same in every cell.
-    A pulse moves the weight by 1/N of what it moves a pair by, so steps are finer, and their errors average
-    (Boybat et al., Nat. Commun. 9:2514, 2018). A pair of which one device exceeds 0.75 and the other 0.25 of ``reach``
-    is RESET and its own difference written back; the other pairs stay as they are.
+    A counter that is shared by the whole array and advances by one at every update selects the pair, the same in every
+    cell. A pulse changes the weight by 1/N of the change of a pair, so that steps are finer and their errors average.
+    A pair in which one device exceeds 0.75 and the other 0.25 of ``reach`` is RESET, and its own difference is written
+    back; the other pairs are unchanged.
 
     Args:
-        device: of every pair.
-        pairs: N, at most 64.
-        refresh: updates from one look for saturated pairs to the next; 0: never.
+        device: kind of all devices.
+        pairs: number of pairs N, at most 64.
+        refresh: updates from one search for saturated pairs to the next; 0 for no search.
         reach: as for :class:`DifferentialPair` [S].
+
+    References:
+        Boybat, I. et al. Neuromorphic computing with multi-memristive synapses. Nat. Commun. 9, 2514 (2018).
+        https://doi.org/10.1038/s41467-018-04933-y
 
     Examples:
         >>> from phasegrad.devices import ideal_device
@@ -48,21 +52,21 @@ class MultiMemristive(Cell):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer(self, "pairs", 1, 64)
-        _ = self._pair  # checks what it shares
+        _ = self._pair  # checks refresh and reach
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """One Nth up, one Nth down, pair after pair."""
+        """``1/N`` and ``-1/N`` for each pair."""
         return (1.0 / self.pairs, -1.0 / self.pairs) * self.pairs
 
     def pulsed(self, update: int) -> tuple[int, int]:
-        """The pair whose turn it is."""
+        """Indices of the devices of the selected pair."""
         turn = update % self.pairs
         return (2 * turn, 2 * turn + 1)
 
     @property
     def refresh_every(self) -> int:
-        """``refresh``."""
+        """``refresh``, the updates from one search for saturated pairs to the next."""
         return self.refresh
 
     @property
@@ -70,14 +74,14 @@ class MultiMemristive(Cell):
         return DifferentialPair(device=self.device, refresh=self.refresh, reach=self.reach)
 
     def saturated(self, conductance: Tensor) -> Tensor:
-        """Both devices of pairs with little left to grow."""
+        """Both devices of saturated pairs, ``[devices, *shape]``."""
         full = [self._pair.saturated(pair) for pair in conductance.split(2)]
         return torch.stack(full).repeat_interleave(2, dim=0)
 
-    def renewed(self, conductance: Tensor) -> Tensor:
-        """Every pair's own difference, one device at RESET."""
-        return torch.cat([self._pair.renewed(pair) for pair in conductance.split(2)])
+    def rewrite_targets(self, conductance: Tensor) -> Tensor:
+        """Target conductances [S] that preserve the difference of each pair, with one device at RESET."""
+        return torch.cat([self._pair.rewrite_targets(pair) for pair in conductance.split(2)])
 
     def targets(self, weight: Tensor) -> Tensor:
-        """The weight on every pair: one device at its size, the other at RESET."""
+        """Target conductances [S] with the weight on every pair: one device at its magnitude, the other at RESET."""
         return self._pair.targets(weight).repeat(self.pairs, *[1] * weight.dim())

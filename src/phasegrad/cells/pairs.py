@@ -1,4 +1,4 @@
-"""Differential cells: what conducts on one line counts up, what conducts on the other counts down."""
+"""Differential cells: devices on one line add to the weight, devices on the other subtract from it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phasegrad.devices import Device
 
 
 def _pair_targets(weight: Tensor, device: Device) -> Tensor:
-    """A positive weight lives on the first device, a negative one on the second; the other is at RESET."""
+    """Store a positive weight on the first device and a negative one on the second; the other is at RESET."""
     return device.in_window(torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))))
 
 
@@ -24,13 +24,19 @@ def _pair_targets(weight: Tensor, device: Device) -> Tensor:
 class DifferentialPair(Cell):
     """Two devices: ``w = (G+ - G-) / (g_max - g_min)``.
 
-    Trained in the memory, each device takes pulses in its growing direction alone, so both fill up; from time to time
-    a pair of which one exceeds 0.75 and the other 0.25 of ``reach`` is RESET, and its difference written back.
+    In training in the memory each device receives only pulses that raise its conductance, so that both saturate. At
+    regular intervals, every pair in which one device exceeds 0.75 and the other 0.25 of ``reach`` is RESET, and its
+    difference is written back (occasional RESET).
 
     Args:
-        device: of both.
-        refresh: updates from one such look to the next; 0: never.
-        reach: the conductance that pulses bring a device to on average [S], if that is less than ``g_max``.
+        device: kind of both devices.
+        refresh: updates from one search for saturated pairs to the next; 0 for no search.
+        reach: mean conductance at which pulses saturate a device [S], if that is below ``g_max``.
+
+    References:
+        Burr, G. W. et al. Experimental demonstration and tolerancing of a large-scale neural network (165 000 synapses)
+        using phase-change memory as the synaptic weight element. IEEE Trans. Electron Devices 62, 3498 (2015).
+        https://doi.org/10.1109/TED.2015.2439635
 
     Examples:
         >>> from phasegrad.devices import ideal_device
@@ -50,27 +56,27 @@ class DifferentialPair(Cell):
             check_number(self, "reach", 0.0, self.device.g_max, above=True)
 
     def pulsed(self, update: int) -> tuple[int, int]:
-        """Each device for one direction."""
+        """The first device to increase the weight, the second to decrease it."""
         return (0, 1)
 
     @property
     def refresh_every(self) -> int:
-        """``refresh``."""
+        """``refresh``, the updates from one search for saturated pairs to the next."""
         return self.refresh
 
     def saturated(self, conductance: Tensor) -> Tensor:
-        """Pairs with little left to grow."""
+        """Saturated pairs ``[*shape]``."""
         up, down = conductance
         reach = self.reach or self.device.g_max
         return (torch.maximum(up, down) > 0.75 * reach) & (torch.minimum(up, down) > 0.25 * reach)
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """One up, one down."""
+        """``1`` and ``-1``."""
         return (1.0, -1.0)
 
     def targets(self, weight: Tensor) -> Tensor:
-        """One device at the weight's size, the other at RESET."""
+        """Target conductances [S]: one device of a pair at the magnitude of the weight, the other at RESET."""
         return _pair_targets(weight, self.device)
 
 
@@ -79,19 +85,23 @@ class DifferentialPair(Cell):
 class SignificancePairs(Cell):
     """Several pairs of different significance: ``w = sum_k f_k (G+_k - G-_k) / ((g_max - g_min) sum_k f_k)``.
 
-    Every pair is programmed to the same fraction, so independent errors average: by ``sum f^2 / (sum f)^2`` in
-    variance. Equal significances give N devices a weight; ``(2, 1)`` is the four-PCM cell with the factor 2 that
-    Mackin et al., Nat. Commun. 13 (2022) found best.
+    All pairs are programmed to the same fraction of the window, so that independent errors average: the variance is
+    multiplied by ``sum f^2 / (sum f)^2``. Equal significances are N pairs per weight. ``(2, 1)`` is the four-PCM cell
+    with a factor of 2, which the reference found optimal for all networks it tried.
 
     Args:
-        device: the device of every pair.
-        significances: ``f_k``, each above 0.
+        device: kind of all devices.
+        significances: significance ``f_k`` of each pair, above 0.
+
+    References:
+        Mackin, C. et al. Optimised weight programming for analogue memory-based deep neural networks. Nat. Commun. 13,
+        3765 (2022). https://doi.org/10.1038/s41467-022-31405-1
     """
 
     significances: tuple[float, ...]
 
     def pulsed(self, update: int) -> tuple[int, int]:
-        """The pair of least significance."""
+        """Indices of the devices of the least significant pair."""
         least = self.significances.index(min(self.significances))
         return (2 * least, 2 * least + 1)
 
@@ -104,10 +114,10 @@ class SignificancePairs(Cell):
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """A pair's share, up and down, pair after pair."""
+        """``f_k`` and ``-f_k`` over the sum of significances, for each pair."""
         total = sum(self.significances)
         return tuple(sign * f / total for f in self.significances for sign in (1.0, -1.0))
 
     def targets(self, weight: Tensor) -> Tensor:
-        """One device at the weight's size, the other at RESET."""
+        """Target conductances [S]: one device of a pair at the magnitude of the weight, the other at RESET."""
         return _pair_targets(weight, self.device).repeat(len(self.significances), *[1] * weight.dim())

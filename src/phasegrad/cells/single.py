@@ -15,7 +15,7 @@ from phasegrad.cells.base import Cell
 class ReferencedDevice(Cell):
     """One device and a reference in the middle of its window: ``w = 2 (G - g_min) / (g_max - g_min) - 1``.
 
-    For devices that pulses move in both directions. The reference is exact, and subtracted in the periphery.
+    The cell suits devices with steps in both directions. The reference is exact and subtracted in the periphery.
 
     Examples:
         >>> import torch
@@ -27,18 +27,18 @@ class ReferencedDevice(Cell):
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """The whole range stands for -1 to 1."""
+        """``2``, because the window represents weights from -1 to 1."""
         return (2.0,)
 
     @property
     def offset(self) -> float:
-        """The reference."""
+        """Weight of the reference: -1, or less for a device with a lowest conductance above 0."""
         return -1.0 - 2.0 * self.device.lowest / self.device.window
 
     def pulsed(self, update: int) -> tuple[int, int]:
-        """The same device, up and down."""
+        """The same device to increase and to decrease the weight."""
         return (0, 0)
 
     def targets(self, weight: Tensor) -> Tensor:
-        """Half the range is 0."""
+        """Target conductances [S]; the middle of the window represents 0."""
         return self.device.in_window((weight + 1.0) * 0.5).unsqueeze(0)

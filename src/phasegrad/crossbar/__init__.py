@@ -1,4 +1,4 @@
-"""How cells make a tile: mapping, converters, product, and the stores that weights live in."""
+"""Tiles: mapping of weights to cells, converters, product, and stores of weights."""
 
 from phasegrad.crossbar.circuit import Sinh, Solution, solve
 from phasegrad.crossbar.converters import (

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.converters import OutputConverter, Phase
+from phasegrad.crossbar.converters import InputSlice, OutputConverter
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import divisor, spread_scale
+from phasegrad.crossbar.mapping import expand_scale, nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.ops import reference
@@ -53,12 +53,12 @@ class Conversion(NamedTuple):
     def settings(self, weights: TileWeights) -> tuple[float, float, int, float]:
         """Noise and converter, as the ops take them."""
         adc = self.hardware.adc
-        mode, half = (adc.mode, adc.half) if adc else (reference.NO_CONVERTER, 1.0)
+        mode, half = (adc.mode, adc.max_code) if adc else (reference.NO_CONVERTER, 1.0)
         return self.hardware.output_noise * self.noise, weights.read_noise, mode, half
 
 
 def tile_outputs(
-    driven: Phase, weights: TileWeights, input_range: Tensor, tiling: Tiling, hardware: Hardware, seed: Tensor
+    driven: InputSlice, weights: TileWeights, input_range: Tensor, tiling: Tiling, hardware: Hardware, seed: Tensor
 ) -> TileOutputs:
     """The outputs of tiles before their converters.
 
@@ -73,7 +73,7 @@ def tile_outputs(
     weight = weights.read(seed, hardware.rows)
     if hardware.integrator is not None:
         values = _charges(driven.x, weight, weights.scale, input_range, tiling, hardware)
-    elif hardware.drop is not None:
+    elif hardware.ir_drop is not None:
         values = _with_ir_drop(driven.x, weight, weights.scale, input_range, tiling, hardware)
     else:
         values = tiling.partial_products(driven.x, weight)
@@ -106,7 +106,7 @@ def _with_ir_drop(
     x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiling: Tiling, hardware: Hardware
 ) -> Sequence[Tensor]:
     """Products less the voltage drop on bit lines."""
-    ir_drop = hardware.drop
+    ir_drop = hardware.ir_drop
     assert ir_drop is not None
     rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
     outputs = tiling.partial_products(x, weight)
@@ -125,11 +125,11 @@ def _charges(
 ) -> Sequence[Tensor]:
     """The charges of integrating capacitors, in the units of a product of amplitudes."""
     assert hardware.integrator is not None
-    window = divisor(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
-    full = spread_scale(divisor(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
-    ticks = None if hardware.dac is None else int(hardware.dac.half)
+    window = nonzero(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
+    full = expand_scale(nonzero(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
+    ticks = None if hardware.dac is None else int(hardware.dac.max_code)
     charges = tiling.charges(hardware.integrator, x / window, weight / full, ticks)
-    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in divisor(scale.detach())]
+    units = [s.to(weight.dtype).view(-1, *[1] * (x.dim() - 2)) for s in nonzero(scale.detach())]
     return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
 
 

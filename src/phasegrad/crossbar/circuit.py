@@ -1,4 +1,4 @@
-"""Every current and voltage of an array with wires, of cells whose current need not be linear in the voltage."""
+"""Currents and voltages of an array with wires, for cells that may be non-linear."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ from phasegrad.crossbar.wires import Wires, check_conductances
 from phasegrad.ops.circuit import Circuit, circuit
 
 _ITERATIONS = 100
-_MISMATCH = 1e-12  # of the largest current of a vector
-_ROUNDING = 64 * torch.finfo(torch.float64).eps  # of the drivers' voltage, in what a node's is known to
+_MISMATCH = 1e-12  # relative to the largest current of a vector
+_ROUNDING = 64 * torch.finfo(torch.float64).eps  # relative rounding error of node voltages
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Sinh(Configuration):
-    """A cell of current ``G v0 sinh(V / v0)``: ``G`` is its conductance at small voltages.
+    """Cell current ``G v0 sinh(V / v0)``, where ``G`` is the conductance at small voltages.
 
-    The law of hopping conduction in amorphous chalcogenides below the threshold voltage (Ielmini and Zhang, J. Appl.
-    Phys. 102, 054517, 2007).
+    This is the law of hopping conduction in amorphous chalcogenides below the threshold voltage.
 
     Args:
-        v0: voltage from which on the current is no longer linear [V].
+        v0: voltage scale of the non-linearity [V].
+
+    References:
+        Ielmini, D. & Zhang, Y. Analytical model for subthreshold conduction and threshold switching in
+        chalcogenide-based memory devices. J. Appl. Phys. 102, 054517 (2007). https://doi.org/10.1063/1.2773688
     """
 
     v0: float
@@ -43,7 +46,7 @@ class Sinh(Configuration):
         return self.v0 * torch.asinh(current / (conductance * self.v0))
 
     def slope(self, conductance: Tensor, voltage: Tensor) -> Tensor:
-        """Its derivative [S]."""
+        """Differential conductance [S] at a voltage [V]."""
         return conductance * torch.cosh(voltage / self.v0)
 
 
@@ -51,34 +54,37 @@ class Solution(NamedTuple):
     """Currents and voltages of an array, float64."""
 
     output: Tensor
-    """``[..., columns]`` [A], what each bit line's sense takes."""
+    """Current into the sense of each bit line, ``[..., columns]`` [A]."""
     cell: Tensor
-    """``[..., rows, columns]`` [A], from word line to bit line."""
+    """Current of each cell from word line to bit line, ``[..., rows, columns]`` [A]."""
     word_line: Tensor
-    """``[..., rows, columns]`` [V], at each crossing."""
+    """Voltage of the word line at each crossing, ``[..., rows, columns]`` [V]."""
     bit_line: Tensor
-    """``[..., rows, columns]`` [V], at each crossing."""
+    """Voltage of the bit line at each crossing, ``[..., rows, columns]`` [V]."""
 
 
 def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None = None) -> Solution:
-    """Solve the nodes of an array.
+    """Solve for all node voltages and currents of an array.
 
-    Newton's method, each step the exact solution of the array of linearised cells, from linear cells. The tangent of a
-    steep law leads far beyond it: where a cell's voltage grows, the next tangent is that at its current, which wires
-    bound (as simulators of circuits limit junctions: Nagel, SPICE2, UCB/ERL M520, 1975). Each vector stops by itself.
-    Every vector is an array of its own cells' slopes; for linear cells use :meth:`Wires.effective`, which is
-    differentiable too. This is not: give tensors that are detached.
+    Newton's method starts from linear cells; each step solves the array of linearised cells exactly. Because the
+    tangent of a steep law overshoots, a cell whose voltage magnitude increases is linearised next at its current, which
+    the wires bound. Each vector of voltages is solved with its own slopes of the cells and stops when it has converged.
+    For linear cells use :meth:`Wires.effective`, which is differentiable. This function is not: detach its inputs.
 
     Args:
-        conductance: ``[rows, columns]`` [S], at small voltages.
-        voltages: of the drivers ``[..., rows]`` [V].
-        wires: the wires; solved exactly, whatever their ``solve``.
-        iv: the cells' law; ``None`` for linear cells.
+        conductance: conductances at small voltages ``[rows, columns]`` [S].
+        voltages: driver voltages ``[..., rows]`` [V].
+        wires: wires, which are solved exactly whatever their ``solve``.
+        iv: current-voltage law of the cells; ``None`` for linear cells.
 
     Raises:
-        ValueError: the array has no cells; a voltage is not finite; a conductance is negative, not finite or too large
-            a short; a shape does not fit; or no solution is found.
-        RuntimeError: a tensor requires a gradient, where gradients are recorded.
+        ValueError: the array has no cells, a voltage is not finite, a conductance is negative, not finite or too large,
+            a shape is wrong, or Newton's method does not converge.
+        RuntimeError: a tensor requires a gradient while gradients are recorded.
+
+    References:
+        The step limit follows that of junctions in circuit simulators: Nagel, L. W. SPICE2: a computer program to
+        simulate semiconductor circuits. UCB/ERL M520 (1975).
 
     Examples:
         >>> found = solve(torch.tensor([[0.1]]), torch.tensor([1.0]), Wires(word_line=1.0, bit_line=2.0))
@@ -96,7 +102,7 @@ def _solve(g: Tensor, v: Tensor, wires: Wires, iv: Sinh | None) -> Solution:
     g = g.expand(len(batch), *g.shape)
     if wires.sensed == "first":
         g, batch = g.flip(-2), batch.flip(-1)
-    found = circuit(g, torch.zeros_like(g), batch, wires.lines) if iv is None else _newton(g, batch, wires, iv)
+    found = circuit(g, torch.zeros_like(g), batch, wires.resistances) if iv is None else _newton(g, batch, wires, iv)
     nodes = found[1:] if wires.sensed == "last" else [part.flip(-2) for part in found[1:]]
     return Solution(*(part.reshape(*v.shape[:-1], *part.shape[1:]) for part in (found.output, *nodes)))
 
@@ -109,8 +115,8 @@ def _newton(g: Tensor, voltages: Tensor, wires: Wires, iv: Sinh) -> Circuit:
             return found
         g, v = g[: len(left)], voltages[left]
         slope = iv.slope(g, over)
-        step = circuit(slope, iv.current(g, over) - slope * over, v, wires.lines)
-        seen = torch.where(g > 0, step.word - step.bit, 0.0)  # open cells carry nothing, and 0 sinh(1000) is no number
+        step = circuit(slope, iv.current(g, over) - slope * over, v, wires.resistances)
+        seen = torch.where(g > 0, step.word - step.bit, 0.0)  # open cells carry no current; 0 sinh(1000) would be NaN
         off = (iv.current(g, seen) - step.cell).abs()
         known = _ROUNDING * (1.0 + (m + n) * wires.largest * _largest(slope)) * _largest(v.unsqueeze(-1))
         allowed = _MISMATCH * _largest(step.cell) + slope * known
@@ -123,18 +129,18 @@ def _newton(g: Tensor, voltages: Tensor, wires: Wires, iv: Sinh) -> Circuit:
     if len(left) == 0:
         return found
     raise ValueError(
-        f"solve: the currents of cells do not come to their law, iv = {iv}, in vector {int(left[0])} of {batch}, whose "
-        f"voltages reach {float(voltages[left[0]].abs().max()):.3g} V: lower them, or raise v0"
+        f"solve: iv = {iv} did not converge in vector {int(left[0])} of {batch}, with voltages up to "
+        f"{float(voltages[left[0]].abs().max()):.3g} V: lower the voltages, or raise v0"
     )
 
 
 def _bounded(g: Tensor, before: Tensor, seen: Tensor, cell: Tensor, iv: Sinh) -> Tensor:
-    """Where to go on: outwards only as far as the current that was found, which wires bound, is the law's."""
+    """Voltages of the next linearisation; larger ones are limited to those of the present currents."""
     return torch.where((seen.abs() > before.abs()) & (g > 0), iv.voltage(g, cell), seen)
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Of each vector, ``[batch, 1, 1]``."""
+    """Largest magnitude in each vector, ``[batch, 1, 1]``."""
     return values.abs().amax((-2, -1), keepdim=True)
 
 
@@ -142,7 +148,7 @@ def _check(conductance: Tensor, voltages: Tensor) -> None:
     for name, tensor in (("conductance", conductance), ("voltages", voltages)):
         if tensor.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
-                f"solve: {name}.requires_grad = True; node voltages are found without gradients. Detach it, or take "
+                f"solve: {name}.requires_grad = True; node voltages have no gradients. Detach it, or use "
                 "voltages @ Wires.effective(conductance), which is differentiable"
             )
     if conductance.dim() != 2 or voltages.dim() < 1 or voltages.shape[-1] != conductance.shape[0]:
@@ -151,7 +157,9 @@ def _check(conductance: Tensor, voltages: Tensor) -> None:
             "[rows, columns] and [..., rows]"
         )
     if conductance.numel() == 0:
-        raise ValueError(f"solve: conductance has shape {list(conductance.shape)}; it must have a row and a column")
+        raise ValueError(
+            f"solve: conductance has shape {list(conductance.shape)}; it must have at least one row and column"
+        )
     bad = ~torch.isfinite(voltages)
     if bool(bad.any()):
         where = tuple(bad.nonzero()[0].tolist())

@@ -1,10 +1,10 @@
-"""Values as pulse lengths: each column gathers charge on a capacitor, which leaks and saturates.
+"""Inputs as pulse durations: each column integrates charge on a capacitor, which leaks and saturates.
 
-A word line is driven for a part ``|x|`` of a window, all lines from its start, and column ``i`` charges with
-``dq/dt = sum_j w_ij sign(x_j) [t < |x_j|] - q / tau``, ``|q| <= saturation``, with ``t`` in units of the window.
-Without leak and saturation that is the product of amplitudes. With a leak alone a line's charge depends on its own
-pulse alone, so the product is one of transformed inputs. A capacitor that saturates on the way, and comes back when
-lines fall silent, depends on all of them together.
+A word line is driven for a fraction ``|x|`` of a window, all lines from its start. Column ``i`` charges with
+``dq/dt = sum_j w_ij sign(x_j) [t < |x_j|] - q / tau`` and ``|q| <= saturation``, with ``t`` in units of the window.
+Without leak and saturation the result is the product of amplitudes. With a leak only, the charge of a line depends on
+its own pulse alone, and the result is a product of transformed inputs. With saturation, the charge of a column depends
+on all lines together, because a capacitor can saturate and discharge again when lines are switched off.
 """
 
 from __future__ import annotations
@@ -22,33 +22,35 @@ from torch._C._functorch import maybe_current_level
 from phasegrad.configuration import Configuration, check_integer, check_number, check_type
 
 Product = Callable[[Tensor, Tensor], Sequence[Tensor]]
-"""Row-tiles' products of inputs ``[rows, ...]`` and weights ``[out, in]``."""
+"""Product of inputs ``[rows, ...]`` and weights ``[out, in]`` on every row-tile."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Integrator(Configuration):
-    """The capacitor of a column, in the duration format (Ambrogio et al., Nature 620:768, 2023).
+    """Capacitor of a column, for inputs coded as pulse durations.
 
-    Inputs are pulse lengths; what a DAC rounds to are then lengths of a clock's ticks. What the capacitor holds goes
-    to the ADC, of which a ramp and a comparator are the usual kind; without an ADC it is a length again, for the next
-    tile.
+    A DAC rounds durations to clock ticks. The charge of the capacitor is the input of the ADC, usually a ramp and a
+    comparator; without an ADC it is converted to a duration again, for the next tile.
 
     Args:
-        window: the longest pulse [s].
-        tau: time constant of the leak [s]; infinite for none.
-        saturation: the charge at which the capacitor is full, either way, in units of what one full cell brings in a
-            window, as an ADC's range is; infinite for no such bound.
-        split: whether positive and negative inputs are integrated in phases of their own, one after the other, and the
-            two results subtracted: what two's-complement hardware does, whose lines are driven one way only. Each
-            phase saturates by itself.
-        full_input: the input that drives a line for the whole window where there is no DAC; larger ones are cut there.
-            With it a layer takes the lengths that another one's capacitors gave: the slope of the ramp between them.
-            ``None`` where a DAC has a range.
-        steps: ticks of the window in which a capacitor that saturates is followed, where no DAC says how many.
+        window: longest pulse [s].
+        tau: time constant of the leak [s]; infinite for no leak.
+        saturation: charge of either sign at which the capacitor saturates, in units of the charge from one cell at its
+            maximum in a window, as for the range of an ADC; infinite for no saturation.
+        split: whether positive and negative inputs are integrated in two consecutive phases and the results subtracted,
+            as in hardware whose lines are driven with one polarity. Each phase saturates separately.
+        full_input: input that drives a line for the whole window in hardware without a DAC, at which larger inputs are
+            clipped: the slope of the ramp between two layers that exchange durations. ``None`` with a DAC, whose range
+            defines it.
+        steps: ticks per window in which a saturating capacitor is simulated, in hardware without a DAC.
 
     Raises:
         ValueError: a time, the saturation or the full input is not above 0.
+
+    References:
+        Ambrogio, S. et al. An analog-AI chip for energy-efficient speech recognition and transcription. Nature 620,
+        768-775 (2023). https://doi.org/10.1038/s41586-023-06337-5
     """
 
     window: float = 128e-9
@@ -65,8 +67,8 @@ class Integrator(Configuration):
                 check_number(self, name, 0.0, above=True)
         if not math.isfinite(self.decay):
             raise ValueError(
-                f"Integrator: tau = {self.tau} s in a window of {self.window} s; a line's charge is then gone at once: "
-                "give a time of the order of the window, or more"
+                f"Integrator: tau = {self.tau} s in a window of {self.window} s; the charge would leak at once: give a "
+                "tau of the order of the window, or more"
             )
         if self.full_input is not None:
             check_number(self, "full_input", 0.0, above=True)
@@ -75,13 +77,13 @@ class Integrator(Configuration):
 
     @property
     def decay(self) -> float:
-        """Time constants of the leak in a window."""
+        """Window over the time constant of the leak."""
         return self.window / self.tau
 
     def charge_of(self, length: Tensor) -> Tensor:
-        """What a line brings by the window's end: its length, less what leaked since; ``[-1, 1]``, odd.
+        """Charge of a line at the end of the window, in [-1, 1]: an odd function of the duration.
 
-        ``(exp(-(1 - x) T / tau) - exp(-T / tau)) tau / T`` for a part ``x`` of the window ``T``.
+        ``(exp(-(1 - x) T / tau) - exp(-T / tau)) tau / T`` for a fraction ``x`` of the window ``T``.
         """
         length, a = _within(length), self.decay
         if a == 0.0:
@@ -90,17 +92,17 @@ class Integrator(Configuration):
         return torch.sign(length) * torch.exp(-(1.0 - size) * a) * -torch.expm1(-size * a) / a
 
     def integrate(self, x: Tensor, weight: Tensor, product: Product, steps: int | None = None) -> list[Tensor]:
-        """The charges of all columns.
+        """Integrate the charges of all columns.
 
-        Gradients are those of capacitors without a bound, and none where one is full at the end. Only rows in which a
-        capacitor could become full are followed tick by tick (all of them under a compiler or ``torch.func``); infinity
-        and NaN pass as in a product.
+        Gradients are those of capacitors without saturation, and 0 for a capacitor that is saturated at the end. Only
+        rows in which a capacitor could saturate are simulated tick by tick (all rows under a compiler or
+        ``torch.func``). Infinity and NaN propagate as in a product.
 
         Args:
-            x: lengths over the window ``[rows, ...]``, in [-1, 1].
-            weight: ``[out, in]``, in units of a full cell.
-            product: row-tiles' products.
-            steps: ticks of the window; ``None`` for ``self.steps``.
+            x: durations over the window ``[rows, ...]``, in [-1, 1].
+            weight: weights ``[out, in]``, in units of a cell at its maximum.
+            product: product on every row-tile.
+            steps: ticks per window; ``None`` for ``self.steps``.
 
         Returns:
             Of each row-tile ``[rows, out, ...]``.
@@ -114,7 +116,7 @@ class Integrator(Configuration):
         if math.isinf(self.saturation):
             return free
         with torch.no_grad():
-            # No column holds more at any time than all its lines would bring with one sign and no leak.
+            # The charge never exceeds that of all lines with the same sign and no leak.
             most = torch.stack([tile.flatten(1).amax(1) for tile in product(_within(x).abs(), weight.abs())])
             full = (most > self.saturation).any(0) & most.isfinite().all(0)
             if (
@@ -130,20 +132,21 @@ class Integrator(Configuration):
         return [tile.index_copy(0, rows, part) for tile, part in zip(free, some, strict=True)]
 
     def _replaced(self, free: Tensor, held: Tensor, where: Tensor | None = None) -> Tensor:
-        """What was followed, in some rows or all; its gradient is the free one's, unless the capacitor is full."""
+        """Simulated charges in some rows or all, with the gradient of the free charges unless saturated."""
         followed = torch.where(held.abs() >= self.saturation, held, free + (held - free).detach())
         return followed if where is None else torch.where(where.view(-1, *[1] * (free.dim() - 1)), followed, free)
 
     def charge_over_time(self, x: Tensor, weight: Tensor, steps: int = 1000) -> Tensor:
-        """What the capacitors of one array hold while its lines are driven, in one phase.
+        """Charges of the capacitors of one array over a window, in one phase.
 
         Args:
-            x: lengths over the window ``[rows, in]``, in [-1, 1].
-            weight: ``[out, in]``, in units of a full cell.
-            steps: ticks of the window.
+            x: durations over the window ``[rows, in]``, in [-1, 1].
+            weight: weights ``[out, in]``, in units of a cell at its maximum.
+            steps: ticks per window.
 
         Returns:
-            ``[steps + 1, rows, out]``, the first 0, in units of what one full cell brings in a window.
+            Charges ``[steps + 1, rows, out]``, starting from 0, in units of the charge from one cell at its maximum in
+            a window.
         """
         start = x.new_zeros(len(x), len(weight))
         course = self._course(x, weight, lambda a, b: [F.linear(a, b)], steps)
@@ -151,14 +154,14 @@ class Integrator(Configuration):
 
     def _follow(self, x: Tensor, weight: Tensor, product: Product, steps: int) -> list[Tensor]:
         held: list[Tensor] = []
-        for held in self._course(x, weight, product, steps):  # noqa: B007 -- the last one is kept
+        for held in self._course(x, weight, product, steps):  # noqa: B007 -- the last value is returned
             pass
         return held
 
     def _course(self, x: Tensor, weight: Tensor, product: Product, steps: int) -> Iterator[list[Tensor]]:
-        """Capacitors after each tick of a window.
+        """Charges after each tick of a window.
 
-        A pulse that ends within a tick drives the first part of it; whether a capacitor is full is asked once a tick.
+        A pulse that ends within a tick drives the first part of it; saturation is applied once per tick.
         """
         ticks, a = _within(x).abs() * steps, self.decay / steps
         kept = math.exp(-a)
@@ -176,5 +179,5 @@ class Integrator(Configuration):
 
 
 def _within(length: Tensor) -> Tensor:
-    """A pulse ends with the window; what is not finite passes."""
+    """Clip durations to the window; values that are not finite pass unchanged."""
     return torch.where(length.isfinite(), length.clamp(-1.0, 1.0), length)

@@ -1,4 +1,4 @@
-"""Cells of a second kind beside the others: they take the update first, and what they gather is moved on."""
+"""A second array of cells that receives the updates first and transfers its content to the slow cells."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from phasegrad.configuration import Configuration, check_integer, check_number, 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Transfer(Configuration):
-    """Closed-loop transfer: from time to time all of a weight moves to the slow devices, which are written anew.
+    """Closed-loop transfer: at intervals, the whole weight is written to the slow devices.
 
-    The whole weight is measured; the slow devices are RESET, and pulsed and read in turn until they hold it; what is
-    then measured as missing goes to the fast ones, as counted pulses from rest (Ambrogio et al., Nature 558:60, 2018,
-    whose capacitors take it over every 8,000 images). Left on the slow devices, the errors of every transfer would add
-    up to a random walk.
+    The whole weight is measured. The slow devices are RESET, then pulsed and read in turn until they store it. The
+    measured residual is written to the fast devices, as counted pulses from rest. If it were left on the slow devices,
+    the errors of successive transfers would add up to a random walk.
 
     Args:
         every: samples from one transfer to the next.
-        reads: how many reads long a measurement integrates; its noise is a read's over the square root.
-        attempts: reads and pulses in turn, at most.
-        tolerance: how far a device may be off at the end, over the nominal step. What it is off stays on the fast
-            devices, which leak.
-        limit: highest conductance that is aimed at, over ``g_max`` of the slow devices. SET pulses stop growing a PCM
-            device on average well below its range; what lies beyond stays on the fast devices.
-        inversion: whether the fast devices' part of the weight changes its sign after every transfer, and the update
-            with it, so that what is unequal in their steps up and down averages out (polarity inversion).
+        reads: number of reads that a measurement averages; its noise is that of a read over the square root of this.
+        attempts: largest number of pulses and reads.
+        tolerance: largest final error of a device, relative to the nominal step. The error remains on the fast devices,
+            which leak.
+        limit: highest target conductance, relative to ``g_max`` of the slow devices. SET pulses saturate a PCM device
+            well below its range; the part of a weight above the limit remains on the fast devices.
+        inversion: whether the sign of the fast devices in the weight, and of the update, is inverted after every
+            transfer, so that asymmetry of their steps averages out (polarity inversion).
+
+    References:
+        Ambrogio, S. et al. Equivalent-accuracy accelerated neural-network training using analogue memory. Nature 558,
+        60-67 (2018), with a transfer every 8,000 images. https://doi.org/10.1038/s41586-018-0180-5
     """
 
     every: int = 8000
@@ -50,13 +53,13 @@ class Transfer(Configuration):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Fast(Configuration):
-    """Cells that take the update in place of the slow ones beside them: ``w = slow + gain * fast``.
+    """Cells that receive the updates in place of the slow cells: ``w = slow + gain * fast``.
 
     Args:
-        cell: how their devices make a number in [-1, 1].
-        scale: the weight that a full cell stands for.
-        gain: how much of it counts in what is read: 1 for a capacitor beside PCM; ``gamma`` of Tiki-Taka.
-        transfer: how the memory moves it to the slow cells, or ``None`` where an optimizer does.
+        cell: unit cell, which represents a number in [-1, 1].
+        scale: weight of a cell at its maximum.
+        gain: factor of the fast cells in the weight: 1 for a capacitor with PCM; ``gamma`` of Tiki-Taka.
+        transfer: closed-loop transfer to the slow cells, or ``None`` if an optimizer transfers.
     """
 
     cell: Cell
@@ -70,4 +73,6 @@ class Fast(Configuration):
         check_number(self, "gain", 0.0)
         check_type(self, "transfer", (Transfer, type(None)))
         if self.transfer is not None and self.gain != 1.0:
-            raise ValueError(f"Fast: gain = {self.gain} with a transfer; it must be 1, so that moving keeps the weight")
+            raise ValueError(
+                f"Fast: gain = {self.gain} with a transfer; it must be 1, so that a transfer preserves the weight"
+            )

@@ -1,8 +1,8 @@
-"""How a weight matrix ``[out, in]`` lies on tiles of ``rows`` inputs by ``columns`` outputs.
+"""Mapping of a weight matrix ``[out, in]`` to tiles of ``rows`` inputs by ``columns`` outputs.
 
-Row-tile ``t`` holds inputs ``t * rows`` to ``(t + 1) * rows``; the scale of its column ``o`` is ``scale[t, o]``, and
-the cell holds ``w[o, i] / scale[t, o]``, which lies in [-1, 1]. A cut along ``out`` changes no arithmetic; it matters
-for scales by tile and for counting tiles.
+Row-tile ``t`` contains inputs ``t * rows`` to ``(t + 1) * rows``. The scale of its column ``o`` is ``scale[t, o]``, and
+a cell stores ``w[o, i] / scale[t, o]``, which is in [-1, 1]. The division along ``out`` does not change the arithmetic;
+it matters only for scales per tile and for the number of tiles.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from phasegrad.crossbar.hardware import Hardware
 
 
 def row_tiles(in_features: int, hardware: Hardware) -> int:
-    """How many tiles share one output."""
+    """Number of tiles that contribute to one output."""
     return -(-in_features // hardware.rows)
 
 
 def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
-    """How many tiles a matrix needs."""
+    """Number of tiles of a matrix."""
     return row_tiles(in_features, hardware) * -(-out_features // hardware.columns)
 
 
-def spread_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
-    """One number a tile and column, ``[row tiles, out]``, as a matrix ``[out, in]``."""
-    return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # in the order of a weight's memory
+def expand_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
+    """Expand one number per tile and column, ``[row tiles, out]``, to a matrix ``[out, in]``."""
+    return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # with the memory layout of a weight
 
 
-def divisor(scale: Tensor) -> Tensor:
-    """What to divide by: a column of zeros has no scale."""
+def nonzero(scale: Tensor) -> Tensor:
+    """Replace scales of 0, of columns of zeros, with 1, so that they can be divisors."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
 def sum_over_tiles(values: Tensor, columns: int, per: str) -> Tensor:
-    """Sum ``[row tiles, out]`` over the columns of a tile, or over the layer, and spread the sum out again.
+    """Sum values over the columns of a tile or over the layer, and expand the sums to the original shape.
 
     Args:
-        values: one number a tile and column.
-        columns: outputs that share a tile.
+        values: one number per tile and column, ``[row tiles, out]``.
+        columns: columns per tile.
         per: ``"column"`` (no sum), ``"tile"``, or ``"layer"``.
     """
     if per == "column":

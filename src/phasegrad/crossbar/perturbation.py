@@ -1,4 +1,4 @@
-"""What is done to digital weights while a network learns to live on the hardware."""
+"""Perturbation of digital weights in hardware-aware training."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from phasegrad.configuration import Configuration, check_choice, check_number
 @final
 @dataclass(frozen=True, kw_only=True)
 class Perturbation(Configuration):
-    """Clipping, always; noise and dropped weights, in training.
+    """Clipping in training and evaluation; noise and dropped weights in training only.
 
     In units of the scale ``s`` of a weight's column, with ``g = |w| / s``, the noise has the standard deviation
-    ``additive + multiplicative g + quadratic g^2``, not below 0.
+    ``max(additive + multiplicative g + quadratic g^2, 0)``.
 
     Args:
         additive: constant part.
-        multiplicative: part that grows with the weight.
-        quadratic: part that grows with its square (negative for PCM).
-        drop_connect: probability that a weight reads as zero.
-        clip_sigma: weights are clipped at this many standard deviations about zero (root-mean-squares); 0 for
-            no clipping.
-        clip_per: ``"layer"`` or ``"channel"``: whose standard deviation.
+        multiplicative: part proportional to the weight.
+        quadratic: part proportional to its square (negative for PCM).
+        drop_connect: probability that a weight is read as 0.
+        clip_sigma: bound of the weights, in root-mean-squares of the weights; 0 for no clipping.
+        clip_per: whether the root-mean-square is that of the ``"layer"`` or of each output ``"channel"``.
     """
 
     additive: float = 0.0
@@ -43,10 +42,10 @@ class Perturbation(Configuration):
 
     @property
     def noise(self) -> tuple[float, float, float]:
-        """Coefficients of the standard deviation, powers of ``g`` from 0."""
+        """Coefficients of powers of ``g`` in the standard deviation, lowest power first."""
         return (self.additive, self.multiplicative, self.quadratic)
 
     @property
     def perturbs(self) -> bool:
-        """Whether training sees other weights than evaluation."""
+        """Whether the weights in training differ from those in evaluation."""
         return any(self.noise) or self.drop_connect > 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.bit_lines import Conversion, converted, tile_outputs
-from phasegrad.crossbar.converters import Phase
+from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LinearTiling, Tiling
@@ -35,7 +35,7 @@ def product(
         ``[rows, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and weights.read_noise == 0
-    if exact_outputs and hardware.drop is None and hardware.integrator is None:
+    if exact_outputs and hardware.ir_drop is None and hardware.integrator is None:
         driven = x if hardware.dac is None else joined(drive(x, periphery, hardware)[0])
         return tiling.product(driven, _total_weight(weights, seed, hardware.rows))
     slices, input_range = drive(x, periphery, hardware)
@@ -64,7 +64,7 @@ def input_gradient(
     """
     if hardware.exact or seed is None:
         return tiling.input_gradient(d, weight, shape)
-    transposed, noise_seed = hardware.turned, seed
+    transposed, noise_seed = hardware.transposed, seed
 
     def column_driven(rows: Tensor, part: Tensor, number: int) -> Tensor:
         scale = part.new_full((-(-len(part) // transposed.rows), part.shape[1]), float(transposed.scale))
@@ -76,8 +76,8 @@ def input_gradient(
 
 
 def _slice_pairs(
-    slices: Sequence[Phase], weights: TileWeights, conversion: Conversion, errors: Tensor | None
-) -> Iterator[tuple[Phase, TileWeights, Conversion]]:
+    slices: Sequence[InputSlice], weights: TileWeights, conversion: Conversion, errors: Tensor | None
+) -> Iterator[tuple[InputSlice, TileWeights, Conversion]]:
     """Each input slice with each weight slice; their significance becomes part of the gain."""
     count = len(weights.scale)
     pairs = itertools.product(slices, enumerate(weights.slices()))
@@ -93,10 +93,10 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
     return torch.full_like(like, factor) if gain is None else gain * factor
 
 
-def _slice_product(driven: Phase, weights: TileWeights, conversion: Conversion, tiling: Tiling) -> Tensor:
+def _slice_product(driven: InputSlice, weights: TileWeights, conversion: Conversion, tiling: Tiling) -> Tensor:
     """The product of one input slice and one weight slice, fused into one op where a kernel implements it."""
     x, hardware, seed = driven.x, conversion.hardware, conversion.seed
-    linear = hardware.drop is None and hardware.integrator is None
+    linear = hardware.ir_drop is None and hardware.integrator is None
     fused = linear and driven.square is None and conversion.unfused is None
     if isinstance(tiling, LinearTiling) and fused and not torch.is_autocast_enabled(x.device.type):
         clip, level, *noise = weights.perturbation or (None, None, (0.0, 0.0, 0.0), 0.0)

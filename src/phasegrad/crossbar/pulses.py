@@ -1,9 +1,9 @@
-"""How a gradient becomes pulses on the lines of a tile."""
+"""Pulse trains: how a gradient is applied as pulses on the lines of a tile."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
 from phasegrad.ops import pulses
@@ -18,19 +18,21 @@ _KINDS = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Pulses(Configuration):
-    """Trains of pulses: an update is made where the trains of an input and an output line coincide.
-
-    Source: Gokmen and Vlasov, Front. Neurosci. 10:333 (2016).
+    """Pulse trains: a device is pulsed where the trains of its input line and its output line coincide.
 
     Args:
         length: slots of the longest train, 1 to 31.
-        adaptive: whether a train is only as long as the largest product of a sample asks for.
-        managed: whether firing probabilities are balanced between inputs and outputs, so that neither saturates
-            before the other.
-        kind: ``"stochastic"``; ``"deterministic"``: evenly spread slots, whose coincidences are the product,
-            rounded; ``"mean-count"``: the expected number of coincidences, rounded up or down at random, which no
-            wires carry and which serves as a reference.
-        sample_time: time that a sample takes in training [s]; the devices' clock moves by it, after each update.
+        bl_management: whether the length of a train follows the largest product of a sample.
+        update_management: whether firing probabilities are balanced between inputs and outputs, so that both saturate
+            at the same time.
+        kind: ``"stochastic"``; ``"deterministic"``: equidistant slots, whose coincidences equal the rounded product;
+            ``"mean-count"``: the expected number of coincidences, rounded up or down at random, a reference without a
+            realisation in hardware.
+        sample_time: time per sample in training [s], by which the devices' clock advances after each update.
+
+    References:
+        Gokmen, T. & Vlasov, Y. Acceleration of deep neural network training with resistive cross-point devices: design
+        considerations. Front. Neurosci. 10, 333 (2016). https://doi.org/10.3389/fnins.2016.00333
 
     Examples:
         >>> Pulses(length=10).code
@@ -38,15 +40,17 @@ class Pulses(Configuration):
     """
 
     length: int = 31
-    adaptive: bool = True
-    managed: bool = True
+    bl_management: bool = True
+    update_management: bool = True
     kind: str = "stochastic"
     sample_time: float = 0.0
 
+    _renamed: ClassVar[dict[str, str]] = {"adaptive": "bl_management", "managed": "update_management"}
+
     def __post_init__(self) -> None:
         check_integer(self, "length", 1, pulses.LONGEST)
-        check_type(self, "adaptive", bool)
-        check_type(self, "managed", bool)
+        check_type(self, "bl_management", bool)
+        check_type(self, "update_management", bool)
         check_number(self, "sample_time", 0.0)
         check_choice(self, "kind", tuple(_KINDS))
 

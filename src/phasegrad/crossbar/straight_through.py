@@ -1,4 +1,4 @@
-"""Gradients of what has none: rounding, and cutting a number into digits."""
+"""Straight-through gradients of rounding and of bit slicing."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from torch import Tensor
 
 
 def straight_through(value: Tensor, like: Tensor) -> Tensor:
-    """``value``, whose gradient goes to ``like``, of the same shape, as if it were that."""
+    """Return ``value`` with its gradient passed unchanged to ``like``, of the same shape."""
     if torch.is_grad_enabled() and like.requires_grad:
         return _StraightThrough.apply(value, like)  # type: ignore[return-value]
     return value
 
 
-def cut(whole: Tensor, parts: Tensor, factors: Sequence[float]) -> Tensor:
-    """The digits ``[parts, *shape]`` that ``whole = sum_k factors[k] parts[k]`` was cut into.
+def bit_slice(whole: Tensor, parts: Tensor, factors: Sequence[float]) -> Tensor:
+    """Return the digits ``[parts, *shape]`` of ``whole = sum_k factors[k] parts[k]`` with a gradient.
 
-    Digits are integers and have no derivative. The rule: a small change of the whole is the smallest change of the
-    digits that gives it, ``d parts[k] = factors[k] / sum(factors^2) d whole``. So where all digits are converted
-    without clipping the whole gets the gradient that it would get uncut, and where one is clipped, less by its share.
+    Digits are integers and have no derivative. A small change of the whole is attributed to the smallest change of the
+    digits that produces it, ``d parts[k] = factors[k] / sum(factors^2) d whole``. If all digits are converted without
+    clipping, the whole receives the gradient that it would receive without slicing; a clipped digit reduces it by its
+    share.
+
+    Args:
+        whole: numbers ``[*shape]``.
+        parts: digits ``[parts, *shape]``.
+        factors: factor of each digit.
     """
     if torch.is_grad_enabled() and whole.requires_grad:
         squares = sum(f * f for f in factors)
-        return _Cut.apply(whole, parts, tuple(f / squares for f in factors))  # type: ignore[return-value]
+        return _BitSlice.apply(whole, parts, tuple(f / squares for f in factors))  # type: ignore[return-value]
     return parts
 
 
@@ -45,7 +51,7 @@ class _StraightThrough(torch.autograd.Function):
         return None, grad
 
 
-class _Cut(torch.autograd.Function):
+class _BitSlice(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod

@@ -1,6 +1,6 @@
-"""Which random stream serves what, so that the draws of one layer call, under one seed, are independent.
+"""Random streams, which keep the draws of one layer call under one seed independent.
 
-A layer call draws one seed; its ops differ by these offsets. A stream for each row-tile follows ``OUTPUT``.
+A layer call draws one seed; its ops use these offsets. One stream per row-tile follows ``OUTPUT``.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from torch import Tensor
 
 from phasegrad.ops import pulses
 
-WEIGHTS = 0  # and the next one, for dropped weights
+WEIGHTS = 0  # the next one is for dropped weights
 OUTPUT = 1 << 32
 DEVICES = 2 << 32
-PROGRAMMING = 3 << 32  # and the next one, for drift exponents
-LIFE = 4 << 32  # and the next four: what a device is for life
+PROGRAMMING = 3 << 32  # the next one is for drift exponents
+LIFE = 4 << 32  # and the next four: fixed parameters of devices
 UPDATE = 5 << 32  # trains and steps; see of_update
 TRANSFER = 6 << 32  # pulses and reads of a transfer
-FAST = 7 << 32  # what fast cells draw when they are made
-CHOPPER = 8 << 32  # which choppers flip
-NOISE = 9 << 32  # what noise that remembers takes up as time passes
-CONVERTERS = 16 << 32  # errors of the ADCs, and in the next one of the DACs
-DECISIONS = 17 << 32  # noise inside of ADCs
-REFERENCE = 18 << 32  # what reference columns draw
+FAST = 7 << 32  # initialisation of fast cells
+CHOPPER = 8 << 32  # flips of choppers
+NOISE = 9 << 32  # advance of correlated noise in time
+CONVERTERS = 16 << 32  # errors of ADCs; the next one is for those of DACs
+DECISIONS = 17 << 32  # noise of the decisions in ADCs
+REFERENCE = 18 << 32  # reference columns
 
-PART = 1 << 20  # from one slice, or bit of the inputs, to the next: more than a matrix has tiles
+PART = 1 << 20  # streams per slice or input bit, more than the tiles of a matrix
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """A seed from torch's generator: ``torch.manual_seed`` governs it, vmap splits it, compile traces it."""
+    """Draw a seed from torch's generator, compatible with ``torch.manual_seed``, vmap and compile."""
     return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)
 
 
 def of_update(samples: int) -> int:
-    """Streams that an update by so many samples takes."""
+    """Number of streams that an update with a number of samples uses."""
     return (pulses.STREAMS + 1) * -(-samples // pulses.TOGETHER)

@@ -1,10 +1,10 @@
-"""What the wires of a tile cost: resistance between driver, cells and sense."""
+"""Wire resistance of a tile between drivers, cells and senses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -13,37 +13,38 @@ from phasegrad.configuration import Configuration, check_choice, check_number
 from phasegrad.ops import lines
 from phasegrad.ops.direct import call, readable
 
-_SHORT = 1e9  # conductance times wire: a larger one changes an output by less, and loses the digits of the others
+_SHORT = 1e9  # largest conductance times resistance; above it the short hardly changes outputs, but costs digits
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Wires(Configuration):
-    """Word lines and bit lines that have resistance.
+    """Resistance of word lines and bit lines.
 
-    Every crossing is a node on either line, with a device between them; the nodes obey Kirchhoff's current law.
-    Drivers join word lines before column 0, grounds join bit lines behind the last row, each through one further
-    segment, so that an array of ``m`` rows and ``n`` columns has ``m n`` segments on each side; the other ends are
-    open. Devices are linear, so the outputs are too, and the array with its wires *is* a matrix: it is found when the
-    devices change, and a product costs what it costs without wires. Each plane of devices of a cell (``G+``, ``G-``)
-    is an array of its own, with drivers and senses of its own: currents are subtracted behind the senses.
+    Every crossing is one node on the word line and one on the bit line, with a device between them; the nodes satisfy
+    Kirchhoff's current law. Drivers connect to word lines before column 0 and grounds connect to bit lines after the
+    last row, each through one further segment, so that an array of ``m`` rows and ``n`` columns has ``m n`` segments
+    of each kind of line. The other ends are open. Devices are linear, so that the array with its wires is equivalent
+    to a matrix. The matrix is computed when the devices change, and a product costs the same as without wires. Each
+    plane of devices of a cell (``G+``, ``G-``) is a separate array with its own drivers and senses; currents are
+    subtracted after the senses.
 
     Args:
         word_line: resistance of a segment of a word line, from cell to cell [ohm].
-        bit_line: of a segment of a bit line [ohm].
-        driver: output resistance of a driver, on top of its segment [ohm].
-        sense: input resistance of a sense, on top of its segment [ohm].
-        driven: ``"one"`` or ``"both"``: the ends of word lines that have drivers, both at one voltage.
-        sensed: ``"last"`` or ``"first"``: the row beyond which bit lines are sensed.
-        solve: ``"exact"``; or ``"first-order"``: each device sees the voltage that the currents of an array without
-            drops leave it, ``G / (1 + G R_w + R_b G)``, at the cost of a few passes over the matrix. For hardware-aware
-            training; its error grows with the square of the drops.
+        bit_line: resistance of a segment of a bit line [ohm].
+        driver: output resistance of a driver, in addition to its segment [ohm].
+        sense: input resistance of a sense, in addition to its segment [ohm].
+        driven: ends of word lines that have drivers, ``"one"`` or ``"both"``, which are at the same voltage.
+        sensed: row after which bit lines are sensed, ``"last"`` or ``"first"``.
+        solve: ``"exact"``, or ``"first-order"``, in which the currents of an array without voltage drops determine the
+            voltage of each device: ``G / (1 + G R_w + R_b G)``. The first order costs a few passes over the matrix and
+            is meant for hardware-aware training; its error grows with the square of the drops.
 
     Raises:
         ValueError: a resistance is negative or not finite; the message names it.
 
     Examples:
-        One cell of 10 ohm, 1 and 2 ohm of wire:
+        One cell of 10 ohm with wires of 1 and 2 ohm:
 
         >>> wires = Wires(word_line=1.0, bit_line=2.0)
         >>> wires.effective(torch.tensor([[0.1]], dtype=torch.float64)) * 13
@@ -58,6 +59,8 @@ class Wires(Configuration):
     sensed: str = "last"
     solve: str = "exact"
 
+    _renamed: ClassVar[dict[str, str]] = {"lines": "resistances"}
+
     def __post_init__(self) -> None:
         for name in ("word_line", "bit_line", "driver", "sense"):
             check_number(self, name, 0.0)
@@ -66,8 +69,8 @@ class Wires(Configuration):
         check_choice(self, "solve", ("exact", "first-order"))
 
     @property
-    def lines(self) -> lines.Lines:
-        """The wires as the ops take them."""
+    def resistances(self) -> lines.Lines:
+        """Resistances in the form that the ops expect."""
         ends = float(self.driver), float(self.sense)
         return lines.Lines(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
 
@@ -77,19 +80,19 @@ class Wires(Configuration):
         return float(max(self.word_line + self.driver, self.bit_line + self.sense))
 
     def effective(self, conductance: Tensor) -> Tensor:
-        """What arrays come to: the current of each bit line for 1 V on each word line alone.
+        """Effective conductances of arrays: the current of each bit line for 1 V on one word line at a time.
 
         Args:
             conductance: ``[..., rows, columns]`` [S].
 
         Returns:
-            ``[..., rows, columns]`` [S]; the outputs are ``voltages @ effective``. Differentiable; the exact solution
-            once.
+            ``[..., rows, columns]`` [S]; the outputs are ``voltages @ effective``. First derivatives are available for
+            both solutions, higher ones for the first order only.
 
         Raises:
-            TypeError: not a floating-point tensor.
-            ValueError: a conductance is negative, not finite or, for the exact solution, a short that float64 does not
-                hold beside the wires. Compilers and ``torch.func`` transforms look at no values.
+            TypeError: ``conductance`` is not a floating-point tensor.
+            ValueError: a conductance is negative, not finite or, for the exact solution, so large that float64 cannot
+                resolve the wires. Values are not checked under compilers and ``torch.func`` transforms.
         """
         if not isinstance(conductance, Tensor) or not conductance.is_floating_point():
             given = conductance.dtype if isinstance(conductance, Tensor) else type(conductance).__name__
@@ -99,38 +102,47 @@ class Wires(Configuration):
         return self.effective_unchecked(conductance)
 
     def effective_unchecked(self, conductance: Tensor) -> Tensor:
-        """As :meth:`effective`, for those who have checked or want what is broken to stay so: NaN gives NaN."""
+        """Compute :meth:`effective` without checks; NaN propagates."""
         if self.solve == "first-order":
             return conductance * self.reached(conductance)
-        return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.lines))
+        return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.resistances))
 
     def reached(self, conductance: Tensor) -> Tensor:
-        """The part of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.reached(g, *self.lines))
+        """Fraction of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
+        return self._from_the_last(conductance, lambda g: lines.reached(g, *self.resistances))
 
     def sensitivity(self, conductance: Tensor) -> Tensor:
-        """What a small change of each conductance counts in the device's own effective one, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.lines))
+        """Derivative of the effective conductance of each device by its own conductance, to first order."""
+        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.resistances))
 
     def _from_the_last(self, conductance: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        """Rows counted towards the sense."""
+        """Apply a function to arrays with rows in order towards the sense."""
         return act(conductance) if self.sensed == "last" else act(conductance.flip(-2)).flip(-2)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class DurationCodedDrop(Configuration):
-    """The cheap formula of the field for the drop on bit lines when inputs are pulse lengths.
+    """Approximate formula for the voltage drop on bit lines with inputs coded as pulse durations.
 
-    Word lines and drivers are ideal. With normalised weights and inputs, ``R = 1 / (segment g_max)``, ``n`` rows and
-    row ``j = 0`` at the sensed end: ``a_i = (n / R) sum_j |w_ij| |x_j|``, ``c = a (0.05 a^2 - 0.2 a + 0.5)``, and
-    output ``i`` loses ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)`` (aihwkit's ``ir_drop`` at strength 1, and the
-    inference settings of Rasch et al., Nat. Commun. 14, 2023). It counts the lines that are driven at the same moment
-    of a read whose pulses differ in length; it does not approximate :class:`Wires`, whose inputs are amplitudes. The
-    loss depends on the inputs, so it is computed in every product, at two further products a tile.
+    Word lines and drivers are ideal. For normalised weights and inputs, ``R = 1 / (segment g_max)``, ``n`` rows and row
+    ``j = 0`` at the sensed end: with ``a_i = (n / R) sum_j |w_ij| |x_j|`` and ``c = a (0.05 a^2 - 0.2 a + 0.5)``,
+    output ``i`` decreases by ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)``. This is ``ir_drop`` of the simulator cited
+    below at strength 1. It accounts for the lines driven at the same time in a read with pulses of different durations,
+    and does not approximate :class:`Wires`, whose inputs are amplitudes. The decrease depends on the inputs and is
+    computed in every product, which takes two further products per tile.
 
     Args:
         segment: resistance of a bit line from cell to cell [ohm].
+
+    References:
+        Rasch, M. J. et al. A flexible and fast PyTorch toolkit for simulating training and inference on analog crossbar
+        arrays. IEEE 3rd International Conference on Artificial Intelligence Circuits and Systems (2021), for the
+        simulator (IBM's Analog Hardware Acceleration Kit). https://doi.org/10.1109/AICAS51828.2021.9458494
+
+        Rasch, M. J. et al. Hardware-aware training for large-scale and diverse deep learning inference workloads using
+        in-memory computing-based accelerators. Nat. Commun. 14, 5282 (2023), for its use in the standard inference
+        settings. https://doi.org/10.1038/s41467-023-40770-4
     """
 
     segment: float = 0.35
@@ -139,12 +151,12 @@ class DurationCodedDrop(Configuration):
         check_number(self, "segment", 0.0)
 
     def ramp(self, rows: int, like: Tensor) -> Tensor:
-        """``1 - (1 - j / n)^2`` of every row ``[rows]``."""
+        """``1 - (1 - j / n)^2`` for every row ``[rows]``."""
         j = torch.arange(rows, dtype=like.dtype, device=like.device)
         return 1.0 - (1.0 - j / rows) ** 2
 
     def lost(self, sizes: Tensor, ramped: Tensor, rows: int, g_max: float) -> Tensor:
-        """What outputs lose.
+        """Decrease of the outputs.
 
         Args:
             sizes: ``sum_j |w_ij| |x_j|``, normalised.
@@ -157,25 +169,25 @@ class DurationCodedDrop(Configuration):
 
 
 def check_conductances(what: str, conductance: Tensor, solved: Wires | None = None) -> None:
-    """Raise unless all are finite and at least 0: otherwise the equations of the nodes may be singular.
+    """Raise unless all conductances are finite and at least 0, so that the node equations are not singular.
 
     Args:
-        what: who asks.
+        what: name of the caller in messages.
         conductance: ``[..., rows, columns]`` [S].
-        solved: wires that are solved exactly, which limits shorts too.
+        solved: wires that are solved exactly, which also limits the largest conductance; ``None`` for no limit.
     """
     bad = ~(torch.isfinite(conductance) & (conductance >= 0))
     if bool(bad.any()):
         raise ValueError(
             f"{what}: {_named(conductance, bad)}; it must be finite and not negative, "
-            "or the array is singular. An open device is 0, a short is a large conductance"
+            "or the array is singular. Use 0 for an open device and a large conductance for a short"
         )
     ohms = 0.0 if solved is None else solved.largest
     short = conductance.double() * ohms > _SHORT
     if bool(short.any()):
         raise ValueError(
             f"{what}: {_named(conductance, short)} with wires of {ohms:g} ohm; their product must be at most "
-            f"{_SHORT:g}, or rounding decides the outputs. {_SHORT / ohms:.3g} S is a short as well"
+            f"{_SHORT:g}, or rounding errors dominate the outputs. Use {_SHORT / ohms:.3g} S for a short"
         )
 
 
@@ -187,14 +199,14 @@ def _named(conductance: Tensor, where: Tensor) -> str:
 def over_tiles(planes: Tensor, rows: int, columns: int, act: Callable[[Tensor], Tensor]) -> Tensor:
     """Apply a function of arrays ``[..., rows, columns]`` to each tile of planes ``[planes, out, in]``.
 
-    The tiles at the edges hold only the cells that there are.
+    Tiles at the edges contain only the remaining cells.
     """
     whole = [_pieces(strip, -2, columns) for strip in _pieces(planes, -1, rows)]
     return torch.cat([torch.cat([_each(p, rows, columns, act) for p in strip], -2) for strip in whole], -1)
 
 
 def _pieces(planes: Tensor, dim: int, size: int) -> list[Tensor]:
-    """What fills whole tiles, and the rest."""
+    """Split a dimension into the part that fills whole tiles and the rest."""
     length = planes.shape[dim]
     full = length // size * size
     return [p for p in planes.tensor_split((full,), dim) if p.shape[dim]] if length else [planes]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phasegrad.crossbar.converters import LearnedRange, Phase
+from phasegrad.crossbar.converters import InputSlice, LearnedRange
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.ops.direct import call
 
@@ -42,19 +42,19 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
         return x, input_range
     learned = hardware.dac.range
     decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
-    return call("dac", x, input_range, hardware.dac.half, decay, keep), input_range
+    return call("dac", x, input_range, hardware.dac.max_code, decay, keep), input_range
 
 
-def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[Phase, ...], Tensor]:
+def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[InputSlice, ...], Tensor]:
     """The input slices that the word lines carry one after another, and the range that they cover."""
     driven, input_range = convert_inputs(x, periphery.input_range, hardware)
     input_range = input_range.detach()
     if hardware.dac is None:
-        return (Phase(driven),), input_range
-    return hardware.dac.phases(driven, input_range, periphery.input_errors), input_range
+        return (InputSlice(driven),), input_range
+    return hardware.dac.input_slices(driven, input_range, periphery.input_errors), input_range
 
 
-def joined(slices: Sequence[Phase]) -> Tensor:
+def joined(slices: Sequence[InputSlice]) -> Tensor:
     """The input that all slices add up to."""
     first, *others = slices
     total = first.x if first.factor == 1.0 else first.x * first.factor

@@ -1,4 +1,4 @@
-"""What one memory device does."""
+"""Memory devices: how one device is programmed, pulsed, drifts and is read."""
 
 from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.capacitor import Capacitor

@@ -1,10 +1,10 @@
-"""What every memory device can do."""
+"""The interface of every memory device."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
@@ -13,102 +13,104 @@ from phasegrad.devices.steps import Steps
 
 
 class DeviceState(NamedTuple):
-    """What a device remembers: tensors of one shape, float32, and what belongs to time for devices that ask for it."""
+    """State of an array of devices: float32 tensors of one shape, and noise and heat for devices that need them."""
 
     conductance: Tensor
     """Conductance right after programming [S]."""
     nu: Tensor
-    """Drift exponent, drawn once, when the device is programmed."""
+    """Drift exponent, drawn once when the device is programmed."""
     noise: Tensor | None = None
-    """What noise remembers, ``[planes, *shape]``, the first the relative deviation of the conductance now."""
+    """State of correlated noise, ``[planes, *shape]``; plane 0 is the present relative deviation of the conductance."""
     heat: Tensor | None = None
-    """Present temperature [K], and by how many e-folds of age heat has advanced drift so far: float64 ``[2]``."""
+    """Present temperature [K], and the e-folds of age that heat has added to drift so far: float64 ``[2]``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device(Configuration, ABC):
-    """A kind of memory device. Time is given by the caller, in seconds since programming."""
+    """A kind of memory device. The caller passes the time, in seconds since programming."""
 
     g_max: float
-    """The conductance that stands for the largest weight [S]."""
+    """Conductance of the largest weight [S]."""
     steps: Steps | None = None
-    """How the device answers pulses; ``None`` for one that is only programmed."""
+    """Response to pulses; ``None`` for a device that is only programmed."""
+
+    _renamed: ClassVar[dict[str, str]] = {"remembers": "stateful_fields"}
 
     @property
     @abstractmethod
     def reads_are_noisy(self) -> bool:
-        """Whether a read finds anything but the drifted conductance."""
+        """Whether a read differs from the drifted conductance."""
 
     @property
     def lowest(self) -> float:
-        """The conductance that stands for no weight, of a device at RESET [S]."""
+        """Conductance of a device at RESET, which represents a weight of 0 [S]."""
         return 0.0
 
     @property
     def window(self) -> float:
-        """From that conductance to the one that stands for the largest weight [S]."""
+        """Conductance range from ``lowest`` to ``g_max`` [S]."""
         return self.g_max - self.lowest
 
     def in_window(self, fraction: Tensor) -> Tensor:
-        """The conductances that fractions of the window stand for [S]."""
+        """Conductances at fractions of the window [S]."""
         above = fraction * self.window
         return above + self.lowest if self.lowest else above
 
     @property
-    def remembers(self) -> tuple[str, ...]:
-        """The fields that make time leave more on a device than its age tells; none for most."""
+    def stateful_fields(self) -> tuple[str, ...]:
+        """Names of the fields whose effects depend on the history of a device and not on its age alone."""
         return ()
 
     @property
     def planes(self) -> int:
-        """Numbers that the noise of one device remembers."""
+        """Number of noise state variables per device."""
         return 0
 
     def heat(self) -> Tensor | None:
-        """Heat of a new device, see :class:`DeviceState`; ``None`` if it is the same at every temperature."""
+        """Heat of a new device, see :class:`DeviceState`; ``None`` for a device independent of temperature."""
         return None
 
     def check_temperature(self, temperature: float) -> None:
         """Raise unless the device has laws for a temperature [K]."""
         raise ValueError(
-            f"temperature = {temperature!r} K, but {type(self).__name__} is the same at every temperature; give the "
-            "device its laws, as in PCM(..., thermal=Thermal())"
+            f"temperature = {temperature!r} K, but {type(self).__name__} does not depend on temperature; add thermal "
+            "laws to the device, as in PCM(..., thermal=Thermal())"
         )
 
     def advance(self, state: DeviceState, before: float, after: float, seed: Tensor, offset: int) -> None:
-        """Let what noise and heat leave on devices live from one age [s] to another, in place."""
+        """Advance noise and heat from one age [s] to another, in place."""
 
     @property
     def drifts(self) -> bool:
-        """Whether a conductance may change while nothing is done to the device; if not, training need not ask."""
+        """Whether the conductance of an idle device may change; if not, training skips the drift computation."""
         return True
 
     def drifts_within(self, seconds: float) -> bool:
-        """Whether a conductance may change within so much time after it was written."""
+        """Whether the conductance may change within a time [s] after it was written."""
         return self.drifts and seconds > 0.0
 
     @property
     def read_sd_alone(self) -> tuple[float, ...] | None:
-        """Coefficients of powers of the conductance that give the noise of a read, where they are all of it."""
+        """All read noise as a polynomial in the conductance [S], lowest power first; ``None`` if it is not one."""
         return None if self.reads_are_noisy else ()
 
     def leak(self, seconds: float) -> tuple[float, float] | None:
-        """What a time does to devices whose conductance alone tells how they drift on.
+        """Leak within a time [s] of devices whose drift depends on nothing but their conductance.
 
         Returns:
-            The conductance that all of them tend to [S], and the part of the way that they go; ``None`` where drift
-            depends on more, as on when a device was written.
+            The conductance to which all devices relax [S], and the fraction of the distance that they cover; ``None``
+            if drift also depends on other variables, such as the time of the last write.
         """
         return None
 
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
-        """Program devices towards a target conductance [S]; any shape."""
+        """Program devices to target conductances [S] of any shape."""
 
     @abstractmethod
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
-        """Conductance [S] at an age [s], float64, one for all or one a device; without read noise."""
+        """Conductance [S] without read noise at an age [s], float64, one for all devices or one per device."""
 
     @abstractmethod
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
-        """Conductance [S] that one read at an age [s] sees."""
+        """Conductance [S] found by one read at an age [s]."""

@@ -1,4 +1,4 @@
-"""A capacitor on the gate of a transistor: the volatile device of near-linear steps."""
+"""A capacitor on the gate of a transistor: a volatile device with near-linear steps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ from phasegrad.devices.steps import Steps
 @final
 @dataclass(frozen=True, kw_only=True)
 class Capacitor(Device):
-    """Three transistors and a capacitor (3T1C): two charge and discharge it, its voltage sets the third's conductance.
+    """Three transistors and a capacitor (3T1C): two transistors charge and discharge it, and it gates the third.
 
-    ``G(t) = rest + (G - rest) exp(-t / tau)``. Charge leaks towards that of the reference cell beside it, which is why
-    a read against it tends to 0. Programming is exact, and reads are noiseless. How a pulse depends on the voltage is
-    the slope of its step law, transistors that differ are its ``spread`` and ``imbalance`` (Ambrogio et al., Nature
-    558:60, 2018; time constants of milliseconds are widely reported, the exact one is a parameter).
+    ``G(t) = rest + (G - rest) exp(-t / tau)``. Charge leaks towards that of the reference cell, so that a read against
+    the reference tends to 0. Programming is exact and reads are noiseless. The slope of the step law is the dependence
+    of a step on the voltage; its ``d2d`` and ``imbalance`` are the variability of the transistors. Time constants of
+    milliseconds are widely reported; the exact value is a parameter.
 
     Args:
         g_max: highest conductance [S].
-        tau: time constant of the leak [s]; infinite for none.
-        rest: conductance that leaks lead to, over ``g_max``.
-        steps: how it answers pulses.
+        tau: time constant of the leak [s]; infinite for no leak.
+        rest: conductance to which the cell leaks, relative to ``g_max``.
+        steps: response to pulses.
+
+    References:
+        Ambrogio, S. et al. Equivalent-accuracy accelerated neural-network training using analogue memory. Nature 558,
+        60-67 (2018). https://doi.org/10.1038/s41586-018-0180-5
 
     Examples:
         >>> from phasegrad.devices import LinearSteps
@@ -46,25 +50,25 @@ class Capacitor(Device):
         check_number(self, "g_max", 0.0, above=True)
         check_number(self, "rest", 0.0, 1.0)
         if not self.tau > 0.0:
-            raise ValueError(f"Capacitor: tau = {self.tau} s; it must be above 0, infinite for no leak")
+            raise ValueError(f"Capacitor: tau = {self.tau} s; it must be above 0; give math.inf for no leak")
         check_type(self, "steps", (Steps, type(None)))
 
     @property
     def reads_are_noisy(self) -> bool:
-        """They are not."""
+        """Whether a read differs from the conductance; always ``False``."""
         return False
 
     @property
     def drifts(self) -> bool:
-        """Whether it leaks."""
+        """Whether the capacitor leaks."""
         return math.isfinite(self.tau)
 
     def leak(self, seconds: float) -> tuple[float, float]:
-        """Towards ``rest``, by ``1 - exp(-t / tau)``: the charge is all there is to know."""
+        """The conductance ``rest`` [S], and the fraction ``1 - exp(-t / tau)`` of the distance to it."""
         return self.rest * self.g_max, -math.expm1(-seconds / self.tau)
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
-        """Charge capacitors, exactly."""
+        """Charge capacitors to targets [S], exactly."""
         return DeviceState(target.float().clone(), torch.zeros_like(target, dtype=torch.float32))
 
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:

@@ -1,9 +1,7 @@
 """Jump tables: steps drawn from distributions that were measured, or simulated from another law.
 
-A table holds, at even conductances, the inverse of the cumulative distribution of one pulse's step. It is made of what
-single pulses did: their steps are sorted into bins of conductance, and each bin gives a row of even quantiles.
-
-Source: Burr et al., IEEE TED 62:3498 (2015).
+A table stores the inverse cumulative distribution of the step of one pulse at equidistant conductances. It is built
+from steps of single pulses, sorted into bins of conductance; each bin yields a row of equidistant quantiles.
 """
 
 from __future__ import annotations
@@ -28,16 +26,22 @@ Pulsed = tuple[Tensor, Tensor]
 @final
 @dataclass(frozen=True, kw_only=True)
 class JumpTable(Steps):
-    """Steps drawn from distributions: at even conductances, the quantiles of the step.
+    """Steps drawn from distributions, given as quantiles of the step at equidistant conductances.
 
-    ``size`` is the unit of the quantiles and the nominal step; ``noise`` has no meaning here and must be 0.
+    ``size`` is the unit of the quantiles and the nominal step. ``c2c`` must be 0, because the table contains the noise.
 
     Args:
-        up: for each of two or more conductances from lowest to highest, even quantiles (0 to 1, two or more, rising)
-            of the step up over ``size``. A step may be negative.
-        down: the same of the step down, counted positive when the conductance falls; empty for a device that pulses
-            only raise, such as PCM, whose RESET is abrupt.
-        reset: the lowest conductance, that of the first rows [S].
+        up: rows of quantiles of the step up over ``size``, for two or more equidistant conductances from lowest to
+            highest. A row has two or more equidistant quantiles from 0 to 1 in increasing order. A step may be
+            negative.
+        down: rows of the step down, positive where the conductance decreases; empty for a device whose pulses only
+            raise the conductance, such as PCM, whose RESET is abrupt.
+        reset: lowest conductance, that of the first rows [S].
+
+    References:
+        Burr, G. W. et al. Experimental demonstration and tolerancing of a large-scale neural network (165 000 synapses)
+        using phase-change memory as the synaptic weight element. IEEE Trans. Electron Devices 62, 3498 (2015).
+        https://doi.org/10.1109/TED.2015.2439635
     """
 
     up: tuple[tuple[float, ...], ...]
@@ -51,13 +55,15 @@ class JumpTable(Steps):
         if len(self.up) < 2 or (self.down and len(self.up) != len(self.down)) or len({len(row) for row in rows}) != 1:
             raise ValueError(
                 f"JumpTable: {len(self.up)} rows up and {len(self.down)} down of {sorted({len(r) for r in rows})} "
-                "quantiles; give two rows or more up, as many or none down, all of one length"
+                "quantiles; give two or more rows up, the same number or none down, all of the same length"
             )
         rising = (-math.inf < a <= b < math.inf for row in rows for a, b in itertools.pairwise(row))
         if len(rows[0]) < 2 or not all(rising):
-            raise ValueError("JumpTable: a row is no inverse CDF; its two or more quantiles must be finite and rising")
-        if self.noise != 0.0:
-            raise ValueError(f"JumpTable: noise = {self.noise}; the table holds all of the noise, so it must be 0")
+            raise ValueError(
+                "JumpTable: a row is not an inverse CDF; it must have two or more finite quantiles in increasing order"
+            )
+        if self.c2c != 0.0:
+            raise ValueError(f"JumpTable: c2c = {self.c2c}; it must be 0, because the table contains all of the noise")
 
     @property
     def family(self) -> int:
@@ -71,11 +77,11 @@ class JumpTable(Steps):
 
     @property
     def lowest(self) -> float:
-        """``reset``."""
+        """``reset``, the lowest conductance [S]."""
         return self.reset
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
-        """The tables' size, then both; in a pair the second is never looked up."""
+        """Size of the tables, then both; without steps down the steps up are repeated, which a pair ignores."""
         quantiles = (q for table in (self.up, self.down or self.up) for row in table for q in row)
         return (0.0, float(len(self.up)), float(len(self.up[0])), *quantiles)
 
@@ -90,26 +96,26 @@ class JumpTable(Steps):
         points: int = 25,
         quantiles: int = 51,
     ) -> JumpTable:
-        """A table from raw data: what single pulses did.
+        """Build a table from measured steps of single pulses.
 
-        A pulse belongs to the point of conductance that is nearest to where it began; what began beyond an end
-        belongs to that end. A point with fewer pulses than quantiles cannot resolve them and counts as empty: its row
-        is interpolated between the nearest points that are not, or is that of the nearest beyond the last of them.
-        The lowest and the highest quantile are not the extremes of the sample, which depend on its size, but lie where
-        the mean of the outermost steps is kept.
+        A pulse is assigned to the point nearest to its initial conductance, or to the nearest end if that lies outside
+        the range. A point with fewer pulses than quantiles counts as empty: its row is interpolated between the nearest
+        points that are not empty, or copied from the nearest one. The lowest and the highest quantile are set to
+        preserve the mean of the outermost steps, because the extremes of a sample depend on its size.
 
         Args:
             up: conductances ``[n]`` before and after pulses up (SET, potentiation) [S].
-            down: the same for pulses down (depression); ``None`` for a device that pulses only raise.
-            g_max: the conductance of the last point, that of the device that will have the table [S].
-            reset: the conductance of the first point [S].
-            size: nominal step [S]; the mean of all steps up if left out.
+            down: conductances ``[n]`` before and after pulses down (depression) [S]; ``None`` for a device whose pulses
+                only raise the conductance.
+            g_max: conductance of the last point, equal to ``g_max`` of the device that uses the table [S].
+            reset: conductance of the first point [S].
+            size: nominal step [S]; ``None`` for the mean of all steps up.
             points: conductances of the table, two or more.
-            quantiles: of a row, two or more.
+            quantiles: quantiles per row, two or more.
 
         Raises:
-            ValueError: the range is empty, a conductance is not finite or lies a whole range beyond an end, lengths
-                differ, there are too few pulses, or ``size``, or the mean step up where it is left out, is not above 0.
+            ValueError: the range is empty, a conductance is not finite or lies more than a range beyond an end, lengths
+                differ, there are too few pulses, or ``size`` or the mean step up is not above 0.
 
         Examples:
             >>> before = torch.rand(10_000, generator=torch.Generator().manual_seed(0)) * 20e-6
@@ -141,23 +147,23 @@ class JumpTable(Steps):
         quantiles: int = 51,
         seed: int = 0,
     ) -> JumpTable:
-        """The histogram of steps by conductance over simulated pulse trains, as it would be measured on devices.
+        """Build a table from simulated pulse trains, as a measurement on devices would.
 
-        Trains up start at the lowest conductance, after RESET; trains down, where there are any, where those end. What
-        a device remembers of its past is averaged over as the trains meet it: a table has no memory. The devices are
-        nominal; the law's spread from device to device becomes the table's own.
+        Trains up start at the lowest conductance, after RESET. Trains down, if the law has them, start where the trains
+        up end. A table has no history: the history of a device is averaged over the trains. The simulated devices are
+        nominal, and the table keeps the device-to-device variation of the law.
 
         Args:
-            law: how the simulated device answers pulses.
-            g_max: its highest conductance, and that of the device that will have the table [S].
+            law: step law of the simulated device.
+            g_max: highest conductance of the simulated device and of the device that uses the table [S].
             trains: simulated trains in each direction.
-            length: pulses of a train; as many nominal steps as twice the range if left out.
+            length: pulses per train; ``None`` for the nominal steps in twice the range.
             points: conductances of the table, two or more.
-            quantiles: of a row, two or more.
-            seed: of the simulation.
+            quantiles: quantiles per row, two or more.
+            seed: seed of the simulation.
 
         Raises:
-            ValueError: there is no train or no pulse; else as :meth:`from_pulses`.
+            ValueError: ``trains`` or ``length`` is below 1, or for the reasons listed in :meth:`from_pulses`.
 
         Examples:
             >>> from phasegrad.devices import nandakumar_2018
@@ -165,7 +171,7 @@ class JumpTable(Steps):
             >>> table.two_sided, table.reset
             (False, 1e-07)
         """
-        nominal = dataclasses.replace(law, spread=0.0, imbalance=0.0, bound_spread=0.0, stuck=0.0)
+        nominal = dataclasses.replace(law, d2d=0.0, imbalance=0.0, bounds_d2d=0.0, stuck=0.0)
         _check_grid(g_max, law.lowest, points, quantiles)
         length = math.ceil(2.0 * (g_max - law.lowest) / law.size) if length is None else length
         if trains < 1 or length < 1:
@@ -174,8 +180,8 @@ class JumpTable(Steps):
         table = JumpTable.from_pulses(
             up, down, g_max=g_max, reset=law.lowest, size=law.size, points=points, quantiles=quantiles
         )
-        lives = {name: getattr(law, name) for name in ("spread", "imbalance", "bound_spread", "stuck")}
-        return dataclasses.replace(table, **lives)
+        variation = {name: getattr(law, name) for name in ("d2d", "imbalance", "bounds_d2d", "stuck")}
+        return dataclasses.replace(table, **variation)
 
 
 def _check_grid(g_max: float, reset: float, points: int, quantiles: int) -> None:
@@ -192,35 +198,35 @@ def _checked(name: str, pulsed: Pulsed, g_max: float, reset: float) -> Pulsed:
     if before.dim() != 1 or before.shape != after.shape:
         raise ValueError(
             f"JumpTable: {name} has conductances of shape {list(before.shape)} before and {list(after.shape)} after "
-            "the pulses; give one of each for every pulse, [n] and [n]"
+            "the pulses; give one of each per pulse, [n] and [n]"
         )
     if not bool(torch.isfinite(before).all()) or not bool(torch.isfinite(after).all()):
-        raise ValueError(f"JumpTable: {name} holds conductances that are not finite; leave those pulses out")
+        raise ValueError(f"JumpTable: {name} has conductances that are not finite; remove those pulses")
     if bool(((before - 0.5 * (g_max + reset)).abs() > 1.5 * (g_max - reset)).any()):
         raise ValueError(
-            f"JumpTable: {name} begins at {before.min().item():g} to {before.max().item():g} S, far beyond the range "
-            f"of {reset:g} to {g_max:g} S; give conductances in siemens, and leave outliers out"
+            f"JumpTable: {name} starts at conductances of {before.min().item():g} to {before.max().item():g} S, far "
+            f"outside the range {reset:g} to {g_max:g} S; give conductances in siemens, and remove outliers"
         )
     return before, after
 
 
 def _rows(name: str, at: Tensor, step: Tensor, points: int, quantiles: int) -> tuple[tuple[float, ...], ...]:
-    """Quantiles of ``step`` at each point of [0, 1]; a pulse belongs to the point nearest to ``at``."""
+    """Quantiles of ``step`` at each point of [0, 1]; a pulse is assigned to the point nearest to ``at``."""
     nearest = (at.clamp(0.0, 1.0) * (points - 1)).round().long()
     filled = torch.bincount(nearest, minlength=points) >= quantiles
     if not bool(filled.any()):
         raise ValueError(
             f"JumpTable: {len(at)} pulses {name} are too few for {points} points of {quantiles} quantiles: no point "
-            f"has {quantiles} pulses; measure more, or ask for fewer points or quantiles"
+            f"has {quantiles} pulses; measure more pulses, or reduce points or quantiles"
         )
     rows = {int(i): _quantiles(step[nearest == i], quantiles) for i in filled.nonzero().flatten()}
     return tuple(tuple(_between(rows, i).tolist()) for i in range(points))
 
 
 def _quantiles(step: Tensor, n: int) -> Tensor:
-    """Even quantiles; the outermost are set so that the mean beyond their neighbours is the sample's."""
+    """Equidistant quantiles; the outermost are set to preserve the mean of the steps beyond their neighbours."""
     step = step.sort().values
-    at = torch.linspace(0.0, len(step) - 1.0, n, dtype=step.dtype)  # torch.quantile refuses large samples
+    at = torch.linspace(0.0, len(step) - 1.0, n, dtype=step.dtype)  # torch.quantile rejects large samples
     left = at.long().clamp(max=max(len(step) - 2, 0))
     row = torch.lerp(step[left], step[(left + 1).clamp(max=len(step) - 1)], at - left)
     if n > 2:
@@ -236,13 +242,13 @@ def _between(rows: dict[int, Tensor], i: int) -> Tensor:
 
 
 def _simulate(law: Steps, g_max: float, trains: int, length: int, seed: int) -> tuple[Pulsed, Pulsed | None]:
-    """What each pulse of ``trains`` trains did, ``[trains x length]``; up, and then down."""
+    """Conductances before and after each pulse ``[trains x length]``, for pulses up and down."""
     key = torch.tensor([seed])
     planes = (0, 0) if law.two_sided else (0, 1)
     shape = (planes[1] + 1, 1, trains)
     parameters = law.draw(shape, g_max, law.two_sided, key, 0)
     conductance = parameters[2].clone()
-    history = torch.ones(shape) if law.remembers else None
+    history = torch.ones(shape) if law.has_history else None
     coefficients = torch.tensor(law.coefficients(g_max), dtype=torch.float32)
     seen = []
     for side, sign in enumerate((1, -1) if law.two_sided else (1,)):

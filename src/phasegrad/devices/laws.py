@@ -16,11 +16,11 @@ from phasegrad.ops import reference
 
 @dataclass(frozen=True, kw_only=True)
 class Law(Configuration, ABC):
-    """A function of ``g`` that kernels can compute: it encodes itself as flat numbers (see ``ops``)."""
+    """A function of ``g`` that the kernels can evaluate from a flat list of numbers (see ``ops``)."""
 
     @abstractmethod
     def encode(self) -> tuple[float, ...]:
-        """The law as the kernels read it."""
+        """The law as the flat list of numbers that the kernels read."""
 
     def __call__(self, g: Tensor) -> Tensor:
         """Evaluate the law; shape and dtype of ``g``."""
@@ -29,14 +29,14 @@ class Law(Configuration, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _Branch(Law):
-    """A law that is one formula over its whole domain, so that :class:`Piecewise` can join two."""
+    """A law with one formula over its whole domain; :class:`Piecewise` joins two of them."""
 
     @abstractmethod
     def branch(self) -> tuple[float, ...]:
         """``a, b, exponential, c1, c2, c3, low, high``."""
 
     def encode(self) -> tuple[float, ...]:
-        """The formula below a threshold of infinity."""
+        """The formula, as the branch below an infinite threshold."""
         return (0.0, math.inf, *self.branch(), *(0.0,) * 8)
 
 
@@ -47,9 +47,9 @@ class Curve(_Branch):
 
     Args:
         log_slope: coefficient of the natural logarithm of ``g``.
-        polynomial: coefficients of powers of ``g`` from 0, four at most.
-        low: least value.
-        high: greatest value.
+        polynomial: one to four coefficients of powers of ``g``, lowest power first.
+        low: lower bound of the law.
+        high: upper bound of the law.
 
     Examples:
         >>> import torch
@@ -71,7 +71,7 @@ class Curve(_Branch):
             raise ValueError(f"Curve: low = {self.low} and high = {self.high}; low must not exceed high")
 
     def branch(self) -> tuple[float, ...]:
-        """Logarithm and polynomial."""
+        """Coefficients of the logarithm and the polynomial, and the bounds."""
         c0, c1, c2, c3 = (*self.polynomial, *(0.0,) * (4 - len(self.polynomial)))
         return (self.log_slope, c0, 0.0, c1, c2, c3, self.low, self.high)
 
@@ -79,7 +79,7 @@ class Curve(_Branch):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Power(_Branch):
-    """``min(factor * g ** exponent, high)``, with ``factor`` above zero."""
+    """``min(factor * g ** exponent, high)``, with ``factor`` above 0."""
 
     factor: float
     exponent: float
@@ -90,19 +90,19 @@ class Power(_Branch):
             raise ValueError(f"Power: high = {self.high}; it must not be negative")
         if not (self.factor > 0 and math.isfinite(self.factor) and math.isfinite(self.exponent)):
             raise ValueError(
-                f"Power: factor = {self.factor} and exponent = {self.exponent}; the factor must be above 0 and both "
-                "finite"
+                f"Power: factor = {self.factor} and exponent = {self.exponent}; the factor must be above 0, and both "
+                "must be finite"
             )
 
     def branch(self) -> tuple[float, ...]:
-        """The exponential of a line in ``ln g``."""
+        """The power law as the exponential of a straight line in ``ln g``."""
         return (self.exponent, math.log(self.factor), 1.0, 0.0, 0.0, 0.0, 0.0, self.high)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Piecewise(Law):
-    """One law below a threshold of ``g``, another from there on."""
+    """One law below a threshold of ``g``, another at and above it."""
 
     threshold: float
     below: Curve | Power
@@ -115,18 +115,18 @@ class Piecewise(Law):
             raise ValueError(f"Piecewise: threshold = {self.threshold}; it must be finite")
 
     def encode(self) -> tuple[float, ...]:
-        """Both formulas and where they meet."""
+        """The threshold and both formulas."""
         return (0.0, self.threshold, *self.below.branch(), *self.above.branch())
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Table(Law):
-    """Linear between measured points, held beyond the first and the last.
+    """Linear interpolation between measured points, constant beyond the first and the last.
 
     Args:
-        g: normalised conductances, rising.
-        value: the law at each.
+        g: normalised conductances in increasing order.
+        value: value of the law at each.
 
     Examples:
         >>> import torch
@@ -139,9 +139,9 @@ class Table(Law):
 
     def __post_init__(self) -> None:
         if not self.g or len(self.g) != len(self.value):
-            raise ValueError(f"Table: {len(self.g)} points and {len(self.value)} values; give a value to each point")
+            raise ValueError(f"Table: {len(self.g)} points and {len(self.value)} values; give one value per point")
         if any(b <= a for a, b in itertools.pairwise(self.g)):
-            raise ValueError(f"Table: g = {self.g}; the points must rise")
+            raise ValueError(f"Table: g = {self.g}; the points must increase")
         if not all(math.isfinite(x) for x in (*self.g, *self.value)):
             raise ValueError("Table: g and value must be finite")
 

@@ -1,10 +1,10 @@
-"""Phase-change memory, programmed: spread of programming, drift, read noise."""
+"""Phase-change memory: programming error, drift and read noise."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
@@ -24,38 +24,42 @@ _NONE = Curve()
 class PCM(Device):
     """A phase-change device described by its statistics.
 
-    With ``g`` the *target* over ``g_max`` and ``xi`` standard normals, a device programmed to ``G_target`` holds
-    ``G = max(G_target + programming_sd(g) xi, 0)`` and drifts as ``G(t) = G ((t + t0) / t0) ** -nu``, where
-    ``nu = |nu_mean(g) + nu_sd(g) xi|`` is drawn once. A read adds noise of standard deviation
-    ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))`` (1/f noise integrated over the bandwidth
-    of a read of a device of that age), then ``read_sd(G(t)) xi``, and stays at or above zero. Each read redraws the
-    whole noise, unless ``memory`` says that 1/f noise is a process in time: then reads at one age find the same
-    deviation, and :meth:`advance` moves it on.
+    Let ``g`` be the *target* over ``g_max`` and ``xi`` a standard normal. A device programmed to ``G_target`` has the
+    conductance ``G = max(G_target + programming_sd(g) xi, 0)`` and drifts as ``G(t) = G ((t + t0) / t0) ** -nu``. Its
+    exponent ``nu = |nu_mean(g) + nu_sd(g) xi|`` is drawn once. A read adds noise of standard deviation
+    ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))``, which is 1/f noise integrated over the
+    bandwidth of a read at that age, then ``read_sd(G(t)) xi``, and is clipped at 0. By default each read redraws all
+    noise. With ``correlated_noise``, 1/f noise is a process in time: reads at the same age find the same deviation,
+    and :meth:`advance` advances it.
 
     Args:
         g_max: conductance of the largest weight [S].
-        t0: time from programming to the first read, the reference of drift [s].
+        t0: time from programming to the first read, the reference time of drift [s].
         t_read: duration of one read [s].
-        programming_sd: coefficients of powers of ``g`` from 0 [S]; all zero for exact programming.
+        programming_sd: standard deviation of programming as coefficients of powers of ``g``, lowest power first [S];
+            all zero for exact programming.
         nu_mean: mean drift exponent.
-        nu_sd: its spread from device to device.
-        read_noise: relative 1/f noise ``Q``; ``None`` for no such noise.
-        read_sd: coefficients of powers of the drifted ``G`` from 0 [S]: noise of a read, whatever its duration and age;
-            empty for none.
-        t_min: least time since the last pulse or programming that drift counts [s]; the law is then
-            ``G(t) = G (max(t, t_min) / t0) ** -nu``. ``None`` for the law above.
-        steps: how the device answers pulses when it is trained in the memory; ``None`` if it never is.
-        g_min: conductance at RESET [S]: what no device is programmed below, and what stands for no weight.
-        memory: how 1/f noise remembers; ``None`` for noise that each read draws afresh.
-        telegraph: random telegraph noise beside it, or ``None``.
-        thermal: what temperature does; ``None`` for devices that are the same at every temperature.
+        nu_sd: standard deviation of the drift exponent from device to device.
+        read_noise: relative 1/f noise ``Q``; ``None`` for no 1/f noise.
+        read_sd: standard deviation of noise that does not depend on the duration or age of a read, as coefficients of
+            powers of the drifted ``G``, lowest power first [S]; empty for no such noise.
+        t_min: lower bound of the time since the last pulse or programming in the drift law [s], which is then
+            ``G(t) = G (max(t, t_min) / t0) ** -nu``; ``None`` for the law above.
+        steps: response to pulses in training in the memory; ``None`` for a device that is only programmed.
+        g_min: conductance at RESET [S], the lower bound of programming; it represents a weight of 0.
+        correlated_noise: correlation of 1/f noise in time; ``None`` for noise that each read redraws.
+        telegraph: random telegraph noise in addition to 1/f noise; ``None`` for no telegraph noise.
+        thermal: laws of temperature; ``None`` for a device that does not depend on temperature.
 
     Raises:
-        ValueError: a number is not finite or not positive where it must be, or ``memory`` is given without
-            ``read_noise``.
+        ValueError: a number is out of its range, or ``correlated_noise`` is given without ``read_noise``.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020), Methods. https://doi.org/10.1038/s41467-020-16108-9
 
     Examples:
-        A device of one's own, with a table of drift exponents:
+        A custom device with a table of drift exponents:
 
         >>> from phasegrad.devices import Table
         >>> device = PCM(g_max=20e-6, t0=20.0, t_read=250e-9, programming_sd=(0.3e-6, 0.8e-6),
@@ -73,19 +77,23 @@ class PCM(Device):
     read_sd: tuple[float, ...] = ()
     t_min: float | None = None
     g_min: float = 0.0
-    memory: CorrelatedNoise | None = None
+    correlated_noise: CorrelatedNoise | None = None
     telegraph: Telegraph | None = None
     thermal: Thermal | None = None
+
+    _renamed: ClassVar[dict[str, str]] = {"memory": "correlated_noise"}
 
     def __post_init__(self) -> None:
         for name in ("g_max", "t0", "t_read"):
             check_number(self, name, 0.0, above=True)
         if self.t_read > self.t0:
-            raise ValueError(f"PCM: t_read = {self.t_read} s; it must not exceed t0 = {self.t0} s, when reading begins")
+            raise ValueError(
+                f"PCM: t_read = {self.t_read} s; it must not exceed t0 = {self.t0} s, the time of the first read"
+            )
         if not self.programming_sd or not all(math.isfinite(c) for c in self.programming_sd):
-            raise ValueError(f"PCM: programming_sd = {self.programming_sd}; it must be one or more finite numbers")
+            raise ValueError(f"PCM: programming_sd = {self.programming_sd}; it must contain one or more finite numbers")
         if not all(math.isfinite(c) for c in self.read_sd):
-            raise ValueError(f"PCM: read_sd = {self.read_sd}; it must be finite numbers, or none")
+            raise ValueError(f"PCM: read_sd = {self.read_sd}; it must contain only finite numbers, or be empty")
         if self.t_min is not None:
             check_number(self, "t_min", 0.0, above=True)
         check_type(self, "nu_mean", Law)
@@ -95,20 +103,22 @@ class PCM(Device):
         check_number(self, "g_min", 0.0)
         if self.g_min >= self.g_max:
             raise ValueError(f"PCM: g_min = {self.g_min} S; it must be below g_max = {self.g_max} S")
-        check_type(self, "memory", (CorrelatedNoise, type(None)))
+        check_type(self, "correlated_noise", (CorrelatedNoise, type(None)))
         check_type(self, "telegraph", (Telegraph, type(None)))
         check_type(self, "thermal", (Thermal, type(None)))
-        if self.memory is not None:
-            self._check_memory(self.memory)
+        if self.correlated_noise is not None:
+            self._check_correlated_noise(self.correlated_noise)
 
-    def _check_memory(self, memory: CorrelatedNoise) -> None:
+    def _check_correlated_noise(self, noise: CorrelatedNoise) -> None:
         if self.read_noise is None:
-            raise ValueError("PCM: memory is given without read_noise; give the law of the 1/f noise that it remembers")
-        first = self._since(0.0)
-        if not max(10.0 * memory.shortest, 40.0 * self.t_read) <= first <= memory.longest:
             raise ValueError(
-                f"PCM: memory = {memory} with a first read {first} s after programming; that must be at least 10 "
-                f"shortest and 40 t_read = {40.0 * self.t_read} s, and at most longest"
+                f"PCM: correlated_noise = {noise} with read_noise = None; give read_noise, the law of the 1/f noise"
+            )
+        first = self._since(0.0)
+        if not max(10.0 * noise.shortest, 40.0 * self.t_read) <= first <= noise.longest:
+            raise ValueError(
+                f"PCM: correlated_noise = {noise} with a first read {first} s after programming; it must be at "
+                f"least 10 shortest and 40 t_read = {40.0 * self.t_read} s, and at most longest, after programming"
             )
 
     @property
@@ -118,92 +128,92 @@ class PCM(Device):
 
     @property
     def reads_are_noisy(self) -> bool:
-        """Whether there is a law of read noise."""
+        """Whether the device has read noise of any kind."""
         return self.read_noise is not None or any(self.read_sd) or self.telegraph is not None
 
     @property
-    def remembers(self) -> tuple[str, ...]:
-        """Which of ``memory``, ``telegraph`` and ``thermal`` are given."""
-        return tuple(name for name in ("memory", "telegraph", "thermal") if getattr(self, name) is not None)
+    def stateful_fields(self) -> tuple[str, ...]:
+        """Those of ``correlated_noise``, ``telegraph`` and ``thermal`` that are not ``None``."""
+        return tuple(name for name in ("correlated_noise", "telegraph", "thermal") if getattr(self, name) is not None)
 
     @property
     def planes(self) -> int:
-        """The present deviation, modes of 1/f noise, and two for telegraph noise."""
-        modes = len(self.memory.modes(self.t_read)) if self.memory else 0
+        """Noise state variables per device: the present deviation, one per 1/f mode, and two for telegraph noise."""
+        modes = len(self.correlated_noise.modes(self.t_read)) if self.correlated_noise else 0
         held = modes + (2 if self.telegraph else 0)
         return held + 1 if held else 0
 
     @property
     def drifts(self) -> bool:
-        """Whether a device can have an exponent other than 0."""
+        """Whether a drift exponent can differ from 0."""
         return self.nu_mean != _NONE or self.nu_sd != _NONE
 
     def drifts_within(self, seconds: float) -> bool:
-        """Whether a conductance may change within so much time after it was written."""
+        """Whether the conductance may change within a time [s] after it was written."""
         return self.drifts and (self.t_min is None or seconds > self.t_min or self.t_min != self.t0)
 
     @property
     def read_sd_alone(self) -> tuple[float, ...] | None:
-        """``read_sd``, where there is no 1/f noise."""
+        """``read_sd`` if there is no other read noise, otherwise ``None``."""
         alone = self.read_noise is None and self.telegraph is None
         return self.read_sd if alone and len(self.read_sd) <= 3 else None
 
     # --- time -------------------------------------------------------------------------------------------------
 
     def _since(self, age: float) -> float:
-        """Time from programming or the last pulse that drift and noise count at an age [s]."""
+        """Time since programming or the last pulse in the laws of drift and noise, at an age [s]."""
         return age + self.t0 if self.t_min is None else max(age, self.t_min)
 
     def heat(self) -> Tensor | None:
-        """At the temperature of the laws, if there is ``thermal``."""
+        """Heat of a new device at the reference temperature; ``None`` without ``thermal``."""
         return None if self.thermal is None else self.thermal.at_rest()
 
     def check_temperature(self, temperature: float) -> None:
-        """Raise unless there is ``thermal`` and it holds at a temperature [K]."""
+        """Raise unless ``thermal`` is given and valid at a temperature [K]."""
         if self.thermal is None:
             return super().check_temperature(temperature)
         return self.thermal.check(temperature)
 
     @torch.no_grad()
     def advance(self, state: DeviceState, before: float, after: float, seed: Tensor, offset: int) -> None:
-        """Let what noise and heat leave on devices live from one age [s] to another, in place.
+        """Advance noise and heat from one age [s] to another, in place.
 
-        Exact over any span. Draws a stream for each of ``planes``.
+        The result is exact for any interval. Each of the ``planes`` draws from its own stream.
 
         Args:
-            state: of devices of one age.
-            before: that age [s].
-            after: the age to arrive at [s].
-            seed: of the draws; another for each call.
-            offset: the first stream.
+            state: state of devices of the same age.
+            before: present age [s].
+            after: final age [s].
+            seed: seed of the draws, different in each call.
+            offset: first stream.
 
         Raises:
-            ValueError: an age is not finite, or time would run backwards.
+            ValueError: an age is not finite, or ``after`` is below ``before``.
         """
         if not (math.isfinite(before) and math.isfinite(after) and before <= after):
             raise ValueError(
-                f"PCM: from an age of {before} s to {after} s; both must be finite, and time runs forwards"
+                f"PCM: age before = {before} s and after = {after} s; both must be finite, and before <= after"
             )
         first, last = self._since(before), self._since(after)
         if state.noise is not None and last > first:
-            self._live(state, last - first, seed, offset)
+            self._advance_noise(state, last - first, seed, offset)
         if self.thermal is not None and state.heat is not None:
             self.thermal.spend(state.heat, math.log(last / first))
 
-    def _live(self, state: DeviceState, seconds: float, seed: Tensor, offset: int) -> None:
+    def _advance_noise(self, state: DeviceState, seconds: float, seed: Tensor, offset: int) -> None:
         assert state.noise is not None
-        if self.memory is not None:
-            self.memory.advance(state.noise[1:], seconds, self.t_read, seed, offset)
+        if self.correlated_noise is not None:
+            self.correlated_noise.advance(state.noise[1:], seconds, self.t_read, seed, offset)
         if self.telegraph is not None:
             self.telegraph.advance(state.noise[-2:], seconds, seed, offset + self.planes)
         self._sum_up(state)
 
     def _sum_up(self, state: DeviceState) -> None:
-        """Set the present deviation; mode after mode, so that the sum is the same for any number of threads."""
+        """Set the present deviation, mode by mode, so that the sum does not depend on the number of threads."""
         assert state.noise is not None
         deviation, held = state.noise[0].zero_(), state.noise[1:]
-        if self.memory is not None and self.read_noise is not None:
-            for k in range(len(self.memory.modes(self.t_read))):
+        if self.correlated_noise is not None and self.read_noise is not None:
+            for k in range(len(self.correlated_noise.modes(self.t_read))):
                 deviation.add_(held[k])
             deviation.mul_(self.read_noise(state.conductance / self.g_max))
         if self.telegraph is not None:
@@ -212,7 +222,7 @@ class PCM(Device):
     # --- programming and reading ------------------------------------------------------------------------------
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
-        """Program devices; draws from streams ``offset`` and ``offset + 1``, and those after them for ``memory``."""
+        """Program devices to targets [S]; draws from streams ``offset``, ``offset + 1``, and later ones for noise."""
         conductance, nu = torch.ops.phasegrad.pcm_program(
             target, seed, offset, self.g_max, self.programming_sd, self.nu_mean.encode(), self.nu_sd.encode()
         )
@@ -222,8 +232,8 @@ class PCM(Device):
         if state.noise is not None:
             if self.telegraph is not None:
                 self.telegraph.start(state.noise[-2:], seed, offset + 2)
-            # Modes are 0 when the device is programmed, and it is first read a while after.
-            self._live(state, self._since(0.0), seed, offset + 5)
+            # Modes are 0 at programming; advance them to the time of the first read.
+            self._advance_noise(state, self._since(0.0), seed, offset + 5)
         return state
 
     def _blank(self, like: Tensor) -> Tensor | None:
@@ -231,18 +241,18 @@ class PCM(Device):
 
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] at an age [s], without read noise."""
-        seed = torch.zeros(1, dtype=torch.int64, device=age.device)  # nothing is drawn
+        seed = torch.zeros(1, dtype=torch.int64, device=age.device)  # unused without noise
         return self._heated(self._read(state, age, seed, 0, ()), state)
 
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:
-        """Conductance [S] that one read at an age [s] sees; draws from streams ``offset`` and ``offset + 1``.
+        """Conductance [S] found by one read at an age [s]; draws from streams ``offset`` and ``offset + 1``.
 
         Raises:
-            ValueError: the noise remembers, and the state has nothing of what it does.
+            ValueError: the device has correlated or telegraph noise, but the state has no noise.
         """
-        law = self.read_noise.encode() if self.read_noise and self.memory is None else ()
+        law = self.read_noise.encode() if self.read_noise and self.correlated_noise is None else ()
         g = self._read(state, age, seed, offset, law)
-        if self.memory is not None or self.telegraph is not None:
+        if self.correlated_noise is not None or self.telegraph is not None:
             drifted = self._read(state, age, seed, offset, ()) if law else g
             g = (g + drifted * self._deviation(state, seed, offset)).clamp(min=0.0)
         g = self._heated(g, state)
@@ -254,13 +264,13 @@ class PCM(Device):
         return (g + sd * torch.ops.phasegrad.normal(seed, offset + 1, g.shape)).clamp_(min=0.0)
 
     def _deviation(self, state: DeviceState, seed: Tensor, offset: int) -> Tensor:
-        """How far a read lies from the drifted conductance, over that."""
+        """Relative deviation of a read from the drifted conductance."""
         if state.noise is None:
             raise ValueError(
-                "PCM: noise = None in the state of a device with memory or telegraph; read the state that program "
-                "returned, after advance to the age of the read"
+                "PCM: noise = None in the state of a device with correlated_noise or telegraph; pass the state that "
+                "program returned, after advance to the age of the read"
             )
-        fresh = self.memory.fresh_variance(self.t_read) if self.memory else 0.0
+        fresh = self.correlated_noise.fresh_variance(self.t_read) if self.correlated_noise else 0.0
         if fresh == 0.0 or self.read_noise is None:
             return state.noise[0]
         q = self.read_noise(state.conductance / self.g_max)
@@ -273,6 +283,6 @@ class PCM(Device):
         return g * self.thermal.factor(state.conductance / self.g_max, state.nu, state.heat)
 
     def _read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, noise: tuple[float, ...]) -> Tensor:
-        if self.t_min is not None:  # the op counts from t0 after
+        if self.t_min is not None:  # the op adds t0 to the age
             age = age.clamp(min=self.t_min) - self.t0
         return torch.ops.phasegrad.pcm_read(*state[:2], age, seed, offset, self.g_max, self.t0, self.t_read, noise)

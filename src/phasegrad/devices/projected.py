@@ -1,4 +1,4 @@
-"""Projected phase-change memory: a conducting liner beside the phase-change material."""
+"""Projected phase-change memory: a conducting liner in parallel with the phase-change material."""
 
 from __future__ import annotations
 
@@ -14,36 +14,43 @@ _POINTS = 49
 
 
 def projected(device: PCM, *, liner: float, reset: float = 0.1e-6, crystalline: float | None = None) -> PCM:
-    """The device with a liner, which carries the read current past the amorphous plug.
+    """Add a liner, which conducts the read current around the amorphous plug.
 
-    A cell is its crystalline part in series with the plug, of a resistance ``r`` that grows with its length; the liner
-    lies along the plug, so that its own resistance grows with that length too. In every state the plug then carries the
-    share ``s = G_plug / (G_plug + liner)`` of the current, where ``G_plug`` is of full RESET, and the two in parallel
-    have the resistance ``s r``: what conducts ``1/G = 1/crystalline + r`` without a liner conducts
+    A cell is its crystalline part in series with the plug. The resistance ``r`` of the plug is proportional to its
+    length, and so is that of the liner along it. In every state the plug therefore carries the share
+    ``s = G_plug / (G_plug + liner)`` of the current, with ``G_plug`` the plug conductance at full RESET, and plug and
+    liner in parallel have the resistance ``s r``. A cell with ``1/G = 1/crystalline + r`` without a liner has
     ``1/G' = 1/crystalline + s r`` with it.
 
-    Plug alone drifts and flickers. A change of what it conducts counts by its share of the current, and by the share of
-    the voltage that is left to it, over what that was without a liner: ``nu' = nu(G) s^2 G'/G``, which is ``s nu`` at
-    RESET. The spread of the exponent, relative 1/f noise and the thermal activation energy follow the same rule. The
-    least conductance rises to ``g_min = 1/(1/crystalline + s r_RESET)``, which is what the liner costs; ``g_max``,
-    ``t0`` and the spread of programming, which a closed loop sets, stay as they are.
+    Only the plug drifts and fluctuates. The effect of a change of its conductance is scaled by the plug's share of the
+    current, and by its share of the voltage relative to that without a liner: ``nu' = nu(G) s^2 G'/G``, which is
+    ``s nu`` at RESET. The standard deviation of the exponent, relative 1/f noise and the thermal activation energy
+    follow the same rule. The lowest conductance increases to ``g_min = 1/(1/crystalline + s r_RESET)``, which is the
+    cost of the liner. ``g_max``, ``t0`` and the programming error, which a closed loop determines, are unchanged.
 
-    Drift and noise fall and the window narrows so in Bruce et al. (2021) and Li et al. (2023). The circuit is the
-    simplest that does it; conductances of RESET and of the crystalline part differ from technology to technology, and
-    the defaults are of the right order, no more.
+    Measurements show the same decrease of drift and noise and the same narrower window. The circuit is the simplest
+    one with this behaviour. The conductances of RESET and of the crystalline part depend on the technology; the
+    defaults have the right order of magnitude only.
 
     Args:
-        device: without a liner.
-        liner: conductance of the liner along the plug of a device at full RESET [S]; 0 for none.
-        reset: conductance of full RESET without a liner [S].
+        device: device without a liner.
+        liner: conductance of the liner along the plug of a device at full RESET [S]; 0 for no liner.
+        reset: conductance at full RESET without a liner [S].
         crystalline: conductance of the cell without a plug, at least ``g_max`` [S]; ``None`` for twice ``g_max``.
 
     Returns:
-        A device with its ``g_min``, whose laws are tables of 49 points.
+        The device with a ``g_min`` and with laws given as tables of 49 points.
 
     Raises:
-        ValueError: ``liner`` is negative, ``reset`` is not between 0 and ``g_max``, ``crystalline`` is below it, or the
-            device has a ``g_min``.
+        ValueError: ``liner`` is negative, ``reset`` is not between 0 and ``g_max``, ``crystalline`` is below ``g_max``,
+            or the device already has a ``g_min``.
+
+    References:
+        Bruce, R. L. et al. Mushroom-type phase change memory with projection liner: an array-level demonstration of
+        conductance drift and noise mitigation. IEEE International Reliability Physics Symposium (2021).
+
+        Li, N. et al. Optimization of projected phase change memory for analog in-memory computing inference. Adv.
+        Electron. Mater. (2023). https://doi.org/10.1002/aelm.202201190
 
     Examples:
         >>> from phasegrad.devices import joshi_2020
@@ -60,7 +67,7 @@ def projected(device: PCM, *, liner: float, reset: float = 0.1e-6, crystalline: 
     g_min = 1.0 / (1.0 / crystalline + share * of_reset)
     if g_min >= device.g_max:
         raise ValueError(
-            f"projected: liner = {liner} S conducts as much as the device at its best: RESET at {g_min:.3g} S leaves "
+            f"projected: liner = {liner} S conducts as well as the device at full SET: RESET at {g_min:.3g} S leaves "
             f"no window below g_max = {device.g_max} S; give a smaller liner"
         )
     after = torch.logspace(0.0, 1.0, _POINTS, base=device.g_max / g_min, dtype=torch.float64) * g_min
@@ -95,4 +102,4 @@ def _check(device: PCM, liner: float, reset: float, crystalline: float) -> None:
             f"projected: crystalline = {crystalline!r} S; it must be finite and at least g_max = {device.g_max} S"
         )
     if device.g_min:
-        raise ValueError(f"projected: the device has g_min = {device.g_min} S already; give the one without a liner")
+        raise ValueError(f"projected: device.g_min = {device.g_min} S; give a device without a liner, whose g_min is 0")

@@ -1,17 +1,22 @@
-"""Phase-change devices by their published statistics, and one that is ideal."""
+"""Phase-change devices with published statistics, and an ideal device."""
 
 from __future__ import annotations
 
+from phasegrad.deprecation import renamed_arguments
 from phasegrad.devices.laws import Curve, Piecewise, Power
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.steps import Steps, nandakumar_2018
 
 
 def joshi_2020(*, g_max: float = 25e-6) -> PCM:
-    """Doped-GST mushroom cells, 90 nm: Joshi et al., Nat. Commun. 11:2473 (2020), equations of Methods.
+    """Doped-GST mushroom cells, 90 nm.
 
     Args:
-        g_max: conductance of the largest weight [S]; the programming spread scales with it.
+        g_max: conductance of the largest weight [S]; the programming error scales with it.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020), Methods. https://doi.org/10.1038/s41467-020-16108-9
     """
     return PCM(
         g_max=g_max,
@@ -25,9 +30,20 @@ def joshi_2020(*, g_max: float = 25e-6) -> PCM:
 
 
 def hermes_one() -> PCM:
-    """One PCM device of IBM's 14 nm HERMES project chip, by the published statistics of its arrays.
+    """One PCM device of IBM's 14 nm HERMES project chip.
 
-    Conductances are referred to 200 s after programming; reads take 512 ns.
+    Conductances are those 200 s after programming; a read takes 512 ns. The coefficients are fits to measurements of
+    the chip, as published in the source of IBM's Analog Hardware Acceleration Kit (class ``HermesNoiseModel``), which
+    cites the papers below for the chip. The statistical model follows Nandakumar et al., "Phase-change memory models
+    for deep learning training and inference", ICECS (2019).
+
+    References:
+        Khaddam-Aljameh, R. et al. HERMES-core: a 1.59-TOPS/mm2 PCM on 14-nm CMOS in-memory compute core using
+        300-ps/LSB linearized CCO-based ADCs. IEEE J. Solid-State Circuits 57 (2022).
+        https://doi.org/10.1109/JSSC.2022.3140414
+
+        Le Gallo, M. et al. A 64-core mixed-signal in-memory compute chip based on phase-change memory for deep neural
+        network inference. Nat. Electron. 6 (2023). https://doi.org/10.1038/s41928-023-01010-1
     """
     return PCM(
         g_max=10.35e-6,
@@ -49,9 +65,20 @@ def hermes_one() -> PCM:
 
 
 def hermes_two() -> PCM:
-    """Two HERMES devices in parallel, described as one of twice the conductance with one drift exponent.
+    """Two HERMES devices in parallel, modelled as one device of twice the conductance with one drift exponent.
 
-    Conductances are referred to 300 s after programming; reads take 512 ns.
+    Conductances are those 300 s after programming; a read takes 512 ns. The coefficients have the same source as those
+    of :func:`hermes_one`. The programming error is that of the pair programmed by the method of Vasilopoulos et al.,
+    IEEE Trans. Electron Devices (2023), in which at most one device has an intermediate conductance. Drift is that of
+    two devices of the same conductance, which overestimates the drift measured with that method.
+
+    References:
+        Khaddam-Aljameh, R. et al. HERMES-core: a 1.59-TOPS/mm2 PCM on 14-nm CMOS in-memory compute core using
+        300-ps/LSB linearized CCO-based ADCs. IEEE J. Solid-State Circuits 57 (2022).
+        https://doi.org/10.1109/JSSC.2022.3140414
+
+        Le Gallo, M. et al. A 64-core mixed-signal in-memory compute chip based on phase-change memory for deep neural
+        network inference. Nat. Electron. 6 (2023). https://doi.org/10.1038/s41928-023-01010-1
     """
     return PCM(
         g_max=20.7e-6,
@@ -80,29 +107,34 @@ def _hermes_nu_mean() -> Piecewise:
     )
 
 
-def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, spread: float = 0.0) -> PCM:
-    """Doped-GST mushroom cells, 90 nm, that are pulsed: Nandakumar et al., J. Appl. Phys. 124, 152135 (2018).
+@renamed_arguments(spread="device_variation")
+def nandakumar_2018_device(*, g_max: float = 12e-6, nu: float = 0.04, device_variation: float = 0.0) -> PCM:
+    """Doped-GST mushroom cells, 90 nm, trained by SET pulses.
 
-    ``G(t) = G (max(t - t_p, T0) / T0) ** -nu`` after a pulse at ``t_p``, with ``T0 = 38.6 s``; a read has the standard
-    deviation ``0.03 G + 0.13 uS``.
+    After a pulse at ``t_p`` the conductance is ``G(t) = G (max(t - t_p, T0) / T0) ** -nu`` with ``T0 = 38.6 s``. Read
+    noise has the standard deviation ``0.03 G + 0.13 uS``.
 
     Args:
-        g_max: conductance that no pulse exceeds [S]: 12 uS in training, 20 uS for the whole range.
-        nu: drift exponent of every device; 0.031 in the paper, 0.04 in a published implementation.
-        spread: relative spread of the step from device to device.
+        g_max: upper bound of the conductance [S]; 12 uS in training, 20 uS for the whole range.
+        nu: drift exponent of every device; reported as 0.031 in the paper and 0.04 in a published implementation.
+        device_variation: relative standard deviation of the step from device to device.
+
+    References:
+        Nandakumar, S. R. et al. A phase-change memory model for neuromorphic computing. J. Appl. Phys. 124, 152135
+        (2018). https://doi.org/10.1063/1.5042408
     """
     return PCM(
         g_max=g_max, t0=38.6, t_read=250e-9, programming_sd=(0.0,), nu_mean=Curve(polynomial=(nu,)), nu_sd=Curve(),
-        read_noise=None, read_sd=(0.13e-6, 0.03), t_min=38.6, steps=nandakumar_2018(spread=spread),
+        read_noise=None, read_sd=(0.13e-6, 0.03), t_min=38.6, steps=nandakumar_2018(device_variation=device_variation),
     )  # fmt: skip
 
 
 def ideal_device(*, g_max: float = 25e-6, steps: Steps | None = None) -> PCM:
-    """A device that is programmed exactly, does not drift, and reads without noise.
+    """A device with exact programming, without drift and without read noise.
 
     Args:
         g_max: conductance of the largest weight [S].
-        steps: how it answers pulses.
+        steps: response to pulses.
     """
     zero = Curve()
     return PCM(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.bit_lines import Conversion, TileOutputs, converted, tile_outputs
-from phasegrad.crossbar.converters import CalibratedRange, LearnedRange, Phase
+from phasegrad.crossbar.converters import CalibratedRange, InputSlice, LearnedRange
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LookUp
 from phasegrad.nn.layer import AnalogLayer
@@ -123,7 +123,7 @@ class AnalogEmbedding(AnalogLayer):
 
     def _look_up(self, tokens: Tensor, weights: TileWeights, seed: Tensor, number: int) -> Tensor:
         """The embeddings from one slice of the weights; each tile of sensed lines has its own converters."""
-        hardware, driven = self.hardware, Phase(tokens, square=tokens)
+        hardware, driven = self.hardware, InputSlice(tokens, square=tokens)
         outputs = tile_outputs(driven, weights, weights.scale, self.tiling, hardware, seed)
         parts = []
         for t, values in enumerate(outputs.values):
@@ -171,8 +171,8 @@ def _check_options(digital: nn.Module) -> None:
 
 def _check_hardware(hardware: Hardware) -> None:
     refused = {
-        "update": hardware.update is not None,
-        "wires": hardware.linear_wires is not None or hardware.drop is not None,
+        "pulses": hardware.pulses is not None,
+        "wires": hardware.linear_wires is not None or hardware.ir_drop is not None,
         "integrator": hardware.integrator is not None,
         "adc": hardware.adc is not None and any(map(any, hardware.adc.errors)),
     }

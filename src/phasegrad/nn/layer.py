@@ -87,7 +87,7 @@ class AnalogLayer(nn.Module, ABC):
         self.devices = None
         self.noiseless = None
         self.use_store(Digital)
-        if hardware.update is not None:
+        if hardware.pulses is not None:
             move_into_memory(self)
 
     def _make_input_range(self, like: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ def noise_over_time(
     """Draw reads of a device whose noise remembers, on three scales of time, and how reads part with their distance.
 
     Args:
-        device: with ``memory``, ``telegraph`` or both.
+        device: with ``correlated_noise``, ``telegraph`` or both.
         path: where to write the picture, or ``None``.
         fraction: of ``g_max`` that devices are programmed to.
         seed: seed of the draws.
@@ -66,7 +66,7 @@ def _correlation(axes: Any, device: PCM, fraction: float, key: Tensor) -> None:
     seen = seen / state.conductance - 1.0
     scale = seen[0].square().mean()
     axes.plot(lags, (seen[1:] * seen[0]).mean(1) / scale, "o", ms=3.5, color="#0072B2", label="sampled, 4,000 devices")
-    if device.memory is not None and device.read_noise is not None:
+    if device.correlated_noise is not None and device.read_noise is not None:
         q = float(device.read_noise(torch.tensor(fraction))) ** 2
         late = lags[lags > 10.0 * device.t_read]
         axes.plot(late, q * torch.log1p(2.0 * _START / late) / scale, color="#D55E00", lw=1.4, label="Q² ln(1 + 2T/τ)")

@@ -1,4 +1,4 @@
-"""Named Hardware, each a function that cites its source."""
+"""Named hardware: functions that return a Hardware and cite their sources."""
 
 from phasegrad.presets.inference import hermes_inference, ideal_inference, pcm_inference
 from phasegrad.presets.training import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale
+from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.direct import call
@@ -58,16 +58,16 @@ class AnalogWeight(DeviceArray):
     ) -> None:
         full = None if isinstance(hardware.scale, str) else float(hardware.scale)
         shape, fast = (out_features, in_features), hardware.fast
-        super().__init__(hardware.cell, hardware.update, full, shape, device)
+        super().__init__(hardware.cell, hardware.pulses, full, shape, device)
         self.hardware = hardware
         self._gain_seen: tuple[Tensor, int, bool] | None = None
-        second = DeviceArray(fast.cell, hardware.update, fast.scale, shape, device) if fast else None
+        second = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None
         self.register_module("fast", second)
         lines = (-(-out_features // columns), in_features)
         offset = DeviceArray(hardware.cell, None, full, lines, device) if hardware.cell.has_reference else None
         self.register_module("reference", offset)
         self._factors_by_polarity = {} if full is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
-        self.sample_time = hardware.update.sample_time if hardware.update else 0.0
+        self.sample_time = hardware.pulses.sample_time if hardware.pulses else 0.0
         self.leaks_in_training = self.sample_time > 0.0 and (second or self).leaks
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
@@ -93,7 +93,7 @@ class AnalogWeight(DeviceArray):
             seed: seed of the draws.
             errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
-        full = spread_scale(divisor(scale).float(), weight.shape[1], self.hardware)
+        full = expand_scale(nonzero(scale).float(), weight.shape[1], self.hardware)
         self.program(weight.float() / full, self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
@@ -225,7 +225,7 @@ class AnalogWeight(DeviceArray):
         if reference is not None:
             zero = self.cell.read_slices(reference).repeat_interleave(self.columns, dim=1)
             slices = slices - zero[:, : slices.shape[1]]
-        return slices * spread_scale(self.scale, slices.shape[-1], self.hardware)
+        return slices * expand_scale(self.scale, slices.shape[-1], self.hardware)
 
     def _joined(self, slices: Tensor) -> Tensor:
         assert self.cell.slice_factors is not None
@@ -238,7 +238,7 @@ class AnalogWeight(DeviceArray):
         if self.full is not None:
             return self.sum_of_planes(conductance, None, self.factors)
         relative = self.cell.weight(conductance)
-        return relative * spread_scale(self.scale, relative.shape[1], self.hardware)
+        return relative * expand_scale(self.scale, relative.shape[1], self.hardware)
 
     def sum_of_planes(self, planes: Tensor, others: Tensor | None, factors: Sequence[float]) -> Tensor:
         """The weight ``[out, in]`` of planes of conductances and of other planes, without noise."""
@@ -246,7 +246,7 @@ class AnalogWeight(DeviceArray):
         return call("read_out", planes, others, factors, (), nothing, 0)
 
     def _with_gain(self, weight: Tensor) -> Tensor:
-        return weight * spread_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
+        return weight * expand_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
 
     # --- wires ------------------------------------------------------------------------------------------------
 

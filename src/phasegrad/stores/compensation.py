@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.bit_lines import Conversion, converted, tile_outputs
-from phasegrad.crossbar.converters import Phase
+from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import sum_over_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
@@ -44,7 +44,7 @@ def calibration_read(
             own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
             conversion = Conversion(one, output_range.float(), hardware, seed + t, errors=own)
             conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
-            read = tile_outputs(Phase(rows), tile, one, SingleRows(), hardware, seed)
+            read = tile_outputs(InputSlice(rows), tile, one, SingleRows(), hardware, seed)
             outputs[t].append(factor * converted(read, tile, conversion))
     return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in outputs])
 

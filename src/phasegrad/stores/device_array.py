@@ -97,7 +97,7 @@ class DeviceArray(nn.Module):
         self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
-        self.register_buffer("history", blank if steps and steps.remembers else None)
+        self.register_buffer("history", blank if steps and steps.has_history else None)
         restarts = steps is not None and cell.device.drifts and not self.leaks
         self.register_buffer("pulsed_at", blank.double() if restarts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
@@ -165,7 +165,7 @@ class DeviceArray(nn.Module):
             device.check_temperature(temperature)
             assert self.heat is not None
             self.heat[0] = temperature
-        if device.remembers:
+        if device.stateful_fields:
             seed = torch.zeros(1, dtype=torch.int64) if self.noise_seed is None else self.noise_seed
             seed = seed + torch.tensor(until, dtype=torch.float64).view(torch.int64).to(seed.device)
             device.advance(self.state, float(now) - written, until - written, seed, streams.NOISE)
@@ -238,7 +238,7 @@ class DeviceArray(nn.Module):
         assert pulses is not None
         call(
             "pulsed_update", *self._pulsed(readout), x.float(), d.float(), lr, self.granularity, pulses.length,
-            pulses.adaptive, pulses.managed, pulses.code, float(now), *self._law, seed, offset,
+            pulses.bl_management, pulses.update_management, pulses.code, float(now), *self._law, seed, offset,
         )  # fmt: skip
 
     def send(
@@ -279,8 +279,8 @@ class DeviceArray(nn.Module):
         state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         call(
             "pulsed_update", *state[:3], *UNREAD, state[3], torch.eye(len(lines), device=d.device), d, lr,
-            self.granularity, pulses.length, pulses.adaptive, pulses.managed, pulses.code, float(now), *self._law, seed,
-            offset,
+            self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code, float(now),
+            *self._law, seed, offset,
         )  # fmt: skip
         self._put(lines, *state[:3])
 
@@ -322,7 +322,7 @@ class DeviceArray(nn.Module):
             return buffer.flatten(-2)[..., cells]
 
         held, chosen = taken(self.conductance), None if where.dim() == 2 else taken(where)
-        state = self.cell.device.program(self.cell.renewed(held), seed, streams.PROGRAMMING)
+        state = self.cell.device.program(self.cell.rewrite_targets(held), seed, streams.PROGRAMMING)
         written = state.conductance.clamp(*taken(self.step_parameters[2:]))
         for buffer, value in (
             (self.conductance, written), (self.nu, state.nu), (self.history, torch.ones_like(held)),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale
+from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.perturbation import Perturbation
-from phasegrad.crossbar.straight_through import cut
+from phasegrad.crossbar.straight_through import bit_slice
 from phasegrad.crossbar.tile_weights import TileWeights, WeightPerturbation
 from phasegrad.crossbar.wires import over_tiles
 from phasegrad.ops.direct import call
@@ -102,7 +102,7 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
     """Digital weights ``[out, in]`` as bit slices, if the cell of the hardware has slices.
 
     Weights are clipped before they are sliced; training noise is drawn for every slice separately, as devices that each
-    store a slice would add it. Gradients follow :func:`phasegrad.crossbar.straight_through.cut`.
+    store a slice would add it. Gradients follow :func:`phasegrad.crossbar.straight_through.bit_slice`.
     """
     factors = hardware.cell.slice_factors
     if factors is None:
@@ -114,10 +114,10 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
         unclipped = torch.full_like(drawn.clip, torch.inf)
         drawn = drawn._replace(clip=unclipped) if any(drawn.noise) or drawn.drop_connect else None
     with torch.no_grad():
-        scale = spread_scale(weights.scale, weight.shape[1], hardware)
-        digits = hardware.cell.cut(weight / divisor(scale)) * scale
+        scale = expand_scale(weights.scale, weight.shape[1], hardware)
+        digits = hardware.cell.bit_slice(weight / nonzero(scale)) * scale
         digits = torch.where(torch.isfinite(weight), digits, weight)  # non-finite weights stay non-finite
-    return weights._replace(weight=cut(weight, digits, factors), perturbation=drawn, slice_factors=factors)
+    return weights._replace(weight=bit_slice(weight, digits, factors), perturbation=drawn, slice_factors=factors)
 
 
 def wired_weights(weights: TileWeights, seed: Tensor, hardware: Hardware, columns: int) -> TileWeights:
@@ -134,7 +134,7 @@ def wired_weights(weights: TileWeights, seed: Tensor, hardware: Hardware, column
         return weights
     weight = weights.read_once(seed, hardware.rows).weight
     exact = weight.to(torch.promote_types(weight.dtype, torch.float32))  # float16 cannot represent microsiemens
-    scale = spread_scale(divisor(weights.scale).to(exact.dtype), exact.shape[-1], hardware)
+    scale = expand_scale(nonzero(weights.scale).to(exact.dtype), exact.shape[-1], hardware)
     cell, sliced = hardware.cell, weights.slice_factors is not None
     planes = (cell.slice_targets if sliced else cell.targets)(exact / scale)
     planes = over_tiles(planes, hardware.rows, columns, wires.effective_unchecked)

@@ -69,7 +69,7 @@ class InMemory(WeightStore):
                 f"{type(self.layer).__name__}: the weight is trained in the memory, and something, FSDP it seems, has "
                 "put a parameter without devices in its place. Pulses act on all devices of a weight, so it cannot be "
                 "sharded: wrap the net in DistributedDataParallel, whose replicas take the same pulses, or train it "
-                "digitally (hardware without update)"
+                "digitally (hardware without pulses)"
             )
 
 

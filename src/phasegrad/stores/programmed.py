@@ -75,7 +75,7 @@ def attach(layer: StoredLayer, devices: AnalogWeight) -> None:
 def expect(layer: StoredLayer, devices: AnalogWeight) -> None:
     """Move the weight of a layer to devices whose state is loaded afterwards."""
     layer.devices = devices.train(layer.training)
-    if layer.hardware.update is None:
+    if layer.hardware.pulses is None:
         layer.weight.requires_grad_(False)
         layer.use_store(Programmed)
     elif not isinstance(layer.weight, InMemoryWeight) or layer.weight.devices is not devices:

@@ -1,7 +1,7 @@
-"""Converters between digital numbers and the analog inside of a tile, and the ranges they cover."""
+"""Converters between digital numbers and the analog signals of a tile, and their ranges."""
 
 from phasegrad.crossbar.converters.base import OutputConverter
-from phasegrad.crossbar.converters.dac import BitSerialDac, Dac, InputConverter, Phase
+from phasegrad.crossbar.converters.dac import BitSerialDac, Dac, InputConverter, InputSlice
 from phasegrad.crossbar.converters.ideal import Adc
 from phasegrad.crossbar.converters.linearity import Linearity, linearity
 from phasegrad.crossbar.converters.oscillator import OscillatorAdc
@@ -16,6 +16,7 @@ from phasegrad.crossbar.converters.ranges import (
 from phasegrad.crossbar.converters.sar import SarAdc
 from phasegrad.crossbar.converters.stages import CyclicAdc, PipelineAdc
 from phasegrad.crossbar.converters.state import Converters
+from phasegrad.deprecation import renamed_attributes
 
 __all__ = [
     "AbsMaxRange",
@@ -28,13 +29,15 @@ __all__ = [
     "FixedRange",
     "FullScaleRange",
     "InputConverter",
+    "InputSlice",
     "LearnedRange",
     "Linearity",
     "OscillatorAdc",
     "OutputConverter",
-    "Phase",
     "PipelineAdc",
     "RampAdc",
     "SarAdc",
     "linearity",
 ]
+
+__getattr__ = renamed_attributes(__name__, {"Phase": "InputSlice"})

@@ -1,53 +1,58 @@
-"""Converters of word lines: all bits at once, or one after another."""
+"""Word-line converters: all bits at once, or bit by bit."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
-from phasegrad.crossbar.converters.base import Spread
+from phasegrad.crossbar.converters.base import Tolerance
 from phasegrad.crossbar.converters.ranges import AbsMaxRange, FixedRange, LearnedRange
-from phasegrad.crossbar.straight_through import cut, straight_through
+from phasegrad.crossbar.straight_through import bit_slice, straight_through
+from phasegrad.deprecation import renamed_attributes
 
 _LEARNED = LearnedRange()
 
+__getattr__ = renamed_attributes(__name__, {"Phase": "InputSlice"})
 
-class Phase(NamedTuple):
-    """What the word lines carry in one step of a product, and what its result counts."""
+
+class InputSlice(NamedTuple):
+    """Inputs of the word lines in one step of a product, and the factor of its result."""
 
     x: Tensor
     """Inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
     factor: float = 1.0
-    """What the converted result is multiplied by, digitally."""
+    """Digital factor of the converted result."""
     square: Tensor | None = None
-    """The sum of squares that read noise sees, where that is not ``x^2``."""
+    """Square of the inputs in the variance of read noise, if it is not ``x^2``."""
     noise: float = 1.0
     """Factor of the output noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputConverter(Configuration, ABC):
-    """Digital-to-analog converter of a word line: clip to the range, round to ``2**bits - 2`` steps.
+    """Digital-to-analog converter of a word line: clips to the range and rounds to ``2**bits - 2`` steps.
 
-    Gradients are straight-through: inside the range that of the output is that of the input, whatever the errors;
-    beyond, it belongs to the range.
+    Gradients are straight-through: within the range the gradient of the output passes to the input, whatever the
+    errors; outside, it goes to the range.
 
     Args:
-        bits: resolution, 2 to 16; 8 bits give 254 steps, 127 on each side of zero.
-        range: what input drives the line fully.
-        gain_error: mean relative deviation of what a line carries.
-        gain_mismatch: its standard deviation between word lines.
+        bits: resolution, 2 to 16; 8 bits are 254 steps, 127 on each side of 0.
+        range: input that drives the line fully.
+        gain_error: mean relative error of the signal on a line.
+        gain_mismatch: standard deviation of that error between word lines.
     """
 
     bits: int = 8
     range: LearnedRange | FixedRange | AbsMaxRange = _LEARNED
     gain_error: float = 0.0
     gain_mismatch: float = 0.0
+
+    _renamed: ClassVar[dict[str, str]] = {"half": "max_code", "phases": "input_slices"}
 
     def __post_init__(self) -> None:
         check_integer(self, "bits", 2, 16)
@@ -56,50 +61,53 @@ class InputConverter(Configuration, ABC):
         check_number(self, "gain_mismatch", 0.0)
 
     @property
-    def half(self) -> float:
-        """Steps on each side of zero."""
+    def max_code(self) -> float:
+        """Number of steps on each side of 0."""
         return 2.0 ** (self.bits - 1) - 1.0
 
     @property
-    def errors(self) -> tuple[Spread, ...]:
-        """Every error of a word line's converter, the gain first."""
+    def errors(self) -> tuple[Tolerance, ...]:
+        """Tolerances of all errors of a word-line converter, gain first."""
         return ((self.gain_error, self.gain_mismatch),)
 
     @property
     def trains_in_memory(self) -> bool:
-        """Whether lines carry what the ideal converter gives, all bits at once."""
-        return not any(value != 0.0 for spread in self.errors for value in spread)
+        """Whether the converter is ideal and applies all bits at once, as training in the memory requires."""
+        return not any(value != 0.0 for tolerance in self.errors for value in tolerance)
 
     @property
     def at_once(self) -> bool:
-        """Whether a line is driven once in a product, with all bits of its input."""
+        """Whether a line is driven once per product, with all bits of its input."""
         return True
 
     @abstractmethod
-    def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
-        """What the lines carry.
+    def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
+        """Split a product into steps with the signals on the lines in each.
 
         Args:
-            driven: what ideal converters give.
-            input_range: its range, one element, or one a row.
-            errors: ``[errors, lines]`` of the physical converters, or ``None``.
+            driven: outputs of ideal converters ``[rows, in]`` or ``[rows, channels, ...]``.
+            input_range: range of the inputs, one element or one per row.
+            errors: drawn errors ``[errors, converters]`` of the physical converters, or ``None``.
+
+        Returns:
+            One or more steps, whose results are multiplied by their factors and added.
         """
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Dac(InputConverter):
-    """Digital-to-analog converter of a word line that gives all bits at once.
+    """Digital-to-analog converter of a word line that applies all bits at once.
 
-    At level ``l`` [steps] the line carries ``l (1 + gain) + offset + INL(l)``, with the odd distortion of a
-    differential driver, ``INL(l) = nonlinearity (3 sqrt(3) / 2) z (1 - z^2)``, ``z = l / half``: nothing at zero and at
-    the ends, the whole ``nonlinearity`` at ``z = 1 / sqrt(3)``.
+    At level ``l`` [steps] the signal is ``l (1 + gain) + offset + INL(l)``, with the odd distortion of a differential
+    driver, ``INL(l) = nonlinearity (3 sqrt(3) / 2) z (1 - z^2)`` and ``z = l / max_code``. The distortion is 0 at zero
+    and at both ends, and ``nonlinearity`` at ``z = 1 / sqrt(3)``.
 
     Args:
         offset: mean shift [steps].
-        offset_mismatch: its standard deviation between word lines [steps].
+        offset_mismatch: standard deviation of the shift between word lines [steps].
         nonlinearity: mean of the largest deviation from a straight line [steps].
-        nonlinearity_mismatch: its standard deviation between word lines [steps].
+        nonlinearity_mismatch: standard deviation of that deviation between word lines [steps].
     """
 
     offset: float = 0.0
@@ -115,40 +123,48 @@ class Dac(InputConverter):
         check_number(self, "nonlinearity_mismatch", 0.0)
 
     @property
-    def errors(self) -> tuple[Spread, ...]:
-        """Gain, offset [steps], INL [steps]."""
+    def errors(self) -> tuple[Tolerance, ...]:
+        """Tolerances of gain, offset [steps] and INL [steps]."""
         offset, bend = (self.offset, self.offset_mismatch), (self.nonlinearity, self.nonlinearity_mismatch)
         return (*super().errors, offset, bend)
 
-    def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
-        """One, with every line's errors."""
+    def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
+        """One step, with the errors of every line."""
         if errors is None:
-            return (Phase(driven),)
+            return (InputSlice(driven),)
         with torch.no_grad():
             z, full = _fraction(driven, input_range)
             gain, offset, bend = _by_line(errors, driven)
-            deviation = z * gain + (offset + bend * (1.5 * 3.0**0.5) * z * (1.0 - z.square())) / self.half
+            deviation = z * gain + (offset + bend * (1.5 * 3.0**0.5) * z * (1.0 - z.square())) / self.max_code
             carried = torch.where(torch.isfinite(driven), driven + deviation * full, driven).to(driven.dtype)
-        return (Phase(straight_through(carried, driven)),)
+        return (InputSlice(straight_through(carried, driven)),)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class BitSerialDac(InputConverter):
-    """A driver of two levels that applies the bits of an input's size one after another, with the input's sign.
+    """A two-level driver that applies the bits of the magnitude of an input in sequence, with the sign of the input.
 
-    ``accumulation`` says where the bits' results are weighted and added:
+    ``accumulation`` selects where the results of the bits are weighted and added:
 
-    - ``"digital"``: each bit's result is converted, then shifted and added; noise and rounding act once a bit, each on
-      a whole range of its own.
-    - ``"analog"``: results are weighted and added as charge, and converted once; noise acts once a bit, and counts with
-      the bit's weight.
+    - ``"digital"``: the result of each bit is converted, shifted and added digitally. Noise and rounding act once per
+      bit, each on the whole range.
+    - ``"analog"``: results are weighted and added as charge, and converted once. Noise acts once per bit with the
+      weight of the bit.
 
-    Devices are read once: their noise does not change within the time of a product. Gradients treat the bits as
-    :func:`phasegrad.crossbar.straight_through.cut` says.
+    Devices are read once: their noise does not change during a product. Gradients through the bits follow
+    :func:`phasegrad.crossbar.straight_through.bit_slice`.
 
     Args:
         accumulation: ``"digital"`` or ``"analog"``.
+
+    References:
+        Shafiee, A. et al. ISAAC: a convolutional neural network accelerator with in-situ analog arithmetic in
+        crossbars. ACM/IEEE 43rd Annual International Symposium on Computer Architecture, 14-26 (2016), for
+        ``"digital"``. https://doi.org/10.1109/ISCA.2016.12
+
+        Xiao, T. P. et al. On the accuracy of analog neural network inference accelerators. IEEE Circuits Syst. Mag. 22
+        (2022), for both. https://doi.org/10.1109/MCAS.2022.3214409
     """
 
     accumulation: str = "digital"
@@ -159,43 +175,43 @@ class BitSerialDac(InputConverter):
 
     @property
     def at_once(self) -> bool:
-        """Once a bit."""
+        """Whether a line is driven once per product; always ``False``."""
         return False
 
     @property
     def trains_in_memory(self) -> bool:
-        """It does not: the update's pulses take whole numbers."""
+        """Whether the converter suits training in the memory; always ``False``."""
         return False
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """What each bit counts, the least significant one first."""
-        return tuple(float(1 << k) / self.half for k in range(self.bits - 1))
+        """Factor of each bit, least significant first."""
+        return tuple(float(1 << k) / self.max_code for k in range(self.bits - 1))
 
-    def phases(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[Phase, ...]:
-        """One a bit, or one with the noise of all."""
+    def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
+        """One step per bit, or one step with the noise of all bits."""
         bits, carried = self._bits(driven, input_range), driven
         if errors is not None:
             gain = (1.0 + _by_line(errors, driven)[0]).to(driven.dtype)
             bits, carried = bits * gain, straight_through(driven.detach() * gain, driven)
         if self.accumulation == "digital":
-            lines = cut(driven, bits, self.factors)
-            return tuple(Phase(x, f) for x, f in zip(lines.unbind(), self.factors, strict=True))
+            slices = bit_slice(driven, bits, self.factors)
+            return tuple(InputSlice(x, f) for x, f in zip(slices.unbind(), self.factors, strict=True))
         squares = torch.stack([(f * x).square() for x, f in zip(bits.unbind(), self.factors, strict=True)]).sum(0)
-        return (Phase(carried, 1.0, squares, sum(f * f for f in self.factors) ** 0.5),)
+        return (InputSlice(carried, 1.0, squares, sum(f * f for f in self.factors) ** 0.5),)
 
     @torch.no_grad()
     def _bits(self, driven: Tensor, input_range: Tensor) -> Tensor:
-        """``[bits, *shape]``: what the lines carry for each bit, the whole range or nothing."""
+        """Signals ``[bits, *shape]`` on the lines for each bit, the whole range or 0."""
         z, full = _fraction(driven, input_range)
-        size, on = torch.round(z.abs() * self.half).to(torch.int32), z.sign() * full
+        size, on = torch.round(z.abs() * self.max_code).to(torch.int32), z.sign() * full
         ordinary = torch.isfinite(driven)
         bits = [torch.where(ordinary, (size >> k & 1) * on, driven) for k in range(self.bits - 1)]
         return torch.stack(bits).to(driven.dtype)
 
 
 def _fraction(driven: Tensor, input_range: Tensor) -> tuple[Tensor, Tensor]:
-    """What is driven as a fraction of the range, 0 where it is not finite or there is no range; and the range."""
+    """Inputs as fractions of the range, 0 where they are not finite or have no range; and the range."""
     full = input_range.detach().abs().float().reshape(-1, *[1] * (driven.dim() - 1))
     divisor = torch.where(full > 0, full, torch.ones_like(full))
     z = torch.where(torch.isfinite(driven), driven.float() / divisor, torch.zeros_like(driven, dtype=torch.float32))
@@ -203,5 +219,5 @@ def _fraction(driven: Tensor, input_range: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_line(errors: Tensor, driven: Tensor) -> tuple[Tensor, ...]:
-    """Each error, shaped to broadcast over inputs ``[rows, lines, ...]``."""
+    """The errors, each broadcastable to inputs ``[rows, in, ...]``."""
     return errors.view(len(errors), -1, *[1] * (driven.dim() - 2)).unbind()

@@ -1,4 +1,4 @@
-"""The ideal converter, and its conventions."""
+"""The ideal converter and its conventions."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _MODES = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Adc(OutputConverter):
-    """Analog-to-digital converter of a bit line: even steps, and at most a gain error and an offset.
+    """Analog-to-digital converter with steps of equal size and, optionally, gain error and offset.
 
     Args:
-        convention: ``"end-point"``: ``2**bits - 1`` levels that include zero and both ends;
-            ``"mid-rise"``: ``2**bits`` levels, half a step on each side of zero;
-            ``"sign-magnitude"``: a sign and ``bits - 1`` bits of the size, rounded down as a counter does:
-            ``2**bits - 1`` levels, zero two steps wide, the largest one step below the range.
+        convention: ``"end-point"``: ``2**bits - 1`` levels that include 0 and both ends;
+            ``"mid-rise"``: ``2**bits`` levels, the innermost half a step from 0;
+            ``"sign-magnitude"``: a sign and ``bits - 1`` bits of the magnitude, rounded down as by a counter, with
+            ``2**bits - 1`` levels; the level 0 is two steps wide, the largest level one step below the range.
     """
 
     convention: str = "end-point"
@@ -38,17 +38,17 @@ class Adc(OutputConverter):
         check_choice(self, "convention", tuple(_MODES))
 
     @property
-    def half(self) -> float:
-        """Steps on each side of zero."""
+    def max_code(self) -> float:
+        """Number of steps on each side of 0."""
         return 2.0 ** (self.bits - 1) - (1.0 if self.convention == "end-point" else 0.0)
 
     @property
     def mode(self) -> int:
-        """The number by which the kernels know the convention; 0 with errors, which are computed apart."""
-        if any(value != 0.0 for spread in self.errors for value in spread):
+        """Number of the convention in the fused kernels; 0 for a converter with errors."""
+        if any(value != 0.0 for tolerance in self.errors for value in tolerance):
             return reference.NO_CONVERTER
         return _MODES[self.convention]
 
     def levels(self, v: Tensor, own: Sequence[Tensor], noise: Noise) -> Tensor:
-        """Round as the convention says."""
-        return reference.quantise(v.clamp(-self.half, self.half), _MODES[self.convention], self.half)
+        """Round to the levels of the convention [steps]."""
+        return reference.quantise(v.clamp(-self.max_code, self.max_code), _MODES[self.convention], self.max_code)

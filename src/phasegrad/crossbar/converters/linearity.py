@@ -1,4 +1,4 @@
-"""Transfer curve, DNL and INL of converters, as a bench finds them."""
+"""Measurement of the transfer curve, DNL and INL of converters."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from phasegrad.ops import reference
 
 
 class Linearity(NamedTuple):
-    """What a slow ramp at the input of converters shows; one row a converter."""
+    """Response of converters to a slow ramp, one row per converter."""
 
     inputs: Tensor
-    """``[inputs]``: the ramp, in units of the range."""
+    """Ramp ``[inputs]``, in units of the range."""
     outputs: Tensor
-    """``[converters, inputs]``: what came out, in units of the range."""
+    """Outputs ``[converters, inputs]``, in units of the range."""
     levels: Tensor
-    """``[levels]``: the levels [steps] that have a neighbour on both sides."""
+    """Levels ``[levels]`` with a neighbour on both sides [steps]."""
     dnl: Tensor
-    """``[converters, levels]``: how much wider than a step a level is [steps]."""
+    """Width of each level minus the mean width ``[converters, levels]`` [steps]."""
     inl: Tensor
-    """``[converters, levels]``: how far the upper end of a level lies from its place between the ends [steps]."""
+    """Deviation of the upper end of each level from a straight line ``[converters, levels]`` [steps]."""
 
 
 @torch.no_grad()
 def linearity(adc: OutputConverter, converters: int = 1, *, seed: int = 0, oversampling: int = 64) -> Linearity:
-    """Draw converters, and measure them by code density: how much of a slow ramp falls on each level.
+    """Draw converters and measure them by code density, the part of a slow ramp at each level.
 
-    DNL is the width of a level less the mean width, INL the sum of DNL from the lowest level on (end-point fit). The
-    lowest and the highest level have no outer end and are left out.
+    DNL is the width of a level minus the mean width. INL is the sum of DNL from the lowest level upwards (end-point
+    fit). The lowest and the highest level have no outer end and are omitted.
 
     Args:
-        adc: what to draw.
-        converters: how many.
-        seed: seed of their errors, and of the noise of the ramp's conversions.
-        oversampling: inputs a step.
+        adc: kind of converter.
+        converters: number of converters to draw.
+        seed: seed of the errors and of the noise of the conversions.
+        oversampling: inputs per step.
 
     Examples:
         >>> from phasegrad.crossbar import PipelineAdc
         >>> measured = linearity(PipelineAdc(bits=8, residue_gain_error=-0.01))
-        >>> measured.levels[measured.dnl[0].argmin()].item()  # a digit changes at a quarter of the range
+        >>> measured.levels[measured.dnl[0].argmin()].item()  # the first digit changes at a quarter of the range
         -32.0
     """
     key = torch.tensor([seed])
     errors = draw_errors(adc.errors, (converters, 1), key, 0)
-    count = int(2 * adc.half) * oversampling
+    count = int(2 * adc.max_code) * oversampling
     inputs = (torch.arange(count) + 0.5) / (0.5 * count) - 1.0
 
     def noise(decision: int) -> Tensor:
         return reference.normal(key, 1 << 20 | decision, (converters, count))
 
     outputs = adc.convert(inputs.expand(converters, -1), torch.ones(1), errors.unbind(0), noise)
-    steps = outputs * adc.half
+    steps = outputs * adc.max_code
     lowest, highest = int(torch.round(2 * steps.min())), int(torch.round(2 * steps.max()))
-    bins = torch.round(2 * steps).long() - lowest  # half steps: mid-rise levels lie between
+    bins = torch.round(2 * steps).long() - lowest  # in half steps, because mid-rise levels are between steps
     stride = 2
     counts = torch.zeros(converters, (highest - lowest) // stride + 1).scatter_add_(
         1, bins // stride, torch.ones_like(outputs)

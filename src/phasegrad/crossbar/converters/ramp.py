@@ -1,4 +1,4 @@
-"""A ramp, a comparator, a counter."""
+"""Ramp converter: a ramp, a comparator and a counter."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import check_number
-from phasegrad.crossbar.converters.base import Noise, OutputConverter, Spread
+from phasegrad.crossbar.converters.base import Noise, OutputConverter, Tolerance
 
 
 @final
@@ -18,15 +18,15 @@ from phasegrad.crossbar.converters.base import Noise, OutputConverter, Spread
 class RampAdc(OutputConverter):
     """Ramp (single-slope) converter: a counter runs until a ramp crosses the input.
 
-    The slope's error is the gain, the comparator's offset the offset: ``gain_error`` and ``offset_mismatch`` alone
-    describe one ramp for all columns and a comparator for each. The integrator bends the ramp, ``r(t) = t + 4 c t
-    (1 - t)`` over the range, with ``c = curvature / (2 half)``; so a transition lies higher by ``curvature`` steps in
-    the middle and by nothing at the ends: ``INL(t) = 4 curvature t (1 - t)``, for the code's place ``t`` in [0, 1].
-    Without errors the converter is the ideal one (end-point).
+    The error of the slope is the gain error, the offset of the comparator is the offset: ``gain_error`` and
+    ``offset_mismatch`` alone describe one ramp for all columns and one comparator per column. The integrator bends the
+    ramp to ``r(t) = t + 4 c t (1 - t)`` over the range, with ``c = curvature / (2 max_code)``. For the position ``t``
+    of a code in [0, 1], transitions are therefore raised by ``INL(t) = 4 curvature t (1 - t)``: by ``curvature`` steps
+    in the middle and by 0 at the ends. Without errors the converter is the ideal one (end-point).
 
     Args:
-        curvature: how far the ramp is ahead of a straight one in the middle, on average [steps].
-        curvature_mismatch: its standard deviation between converters [steps].
+        curvature: mean deviation of the ramp from a straight one in the middle [steps].
+        curvature_mismatch: standard deviation of that deviation between converters [steps].
     """
 
     curvature: float = 0.0
@@ -34,17 +34,19 @@ class RampAdc(OutputConverter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "curvature", -0.5 * self.half, 0.5 * self.half)  # beyond, the ramp turns back
+        check_number(
+            self, "curvature", -0.5 * self.max_code, 0.5 * self.max_code
+        )  # the ramp is monotonic only within these bounds
         check_number(self, "curvature_mismatch", 0.0)
 
     @property
-    def own_errors(self) -> tuple[Spread, ...]:
-        """The curvature [steps]."""
+    def own_errors(self) -> tuple[Tolerance, ...]:
+        """Tolerance of the curvature [steps]."""
         return ((self.curvature, self.curvature_mismatch),)
 
     def levels(self, v: Tensor, own: Sequence[Tensor], noise: Noise) -> Tensor:
-        """The count at which the ramp crosses the input."""
-        p = (0.5 * v / self.half + 0.5).clamp(0.0, 1.0)
-        c = (2.0 / self.half) * own[0]  # four times the bend, over the range: c t^2 - (1 + c) t + p = 0
+        """Count at which the ramp crosses the input [steps]."""
+        p = (0.5 * v / self.max_code + 0.5).clamp(0.0, 1.0)
+        c = (2.0 / self.max_code) * own[0]  # four times the curvature over the range; solves c t^2 - (1 + c) t + p = 0
         t = 2.0 * p / ((1.0 + c) + torch.sqrt(((1.0 + c).square() - 4.0 * c * p).clamp(min=0.0)))
-        return torch.round((2.0 * t - 1.0) * self.half).clamp(-self.half, self.half)
+        return torch.round((2.0 * t - 1.0) * self.max_code).clamp(-self.max_code, self.max_code)

@@ -1,7 +1,7 @@
-"""The ranges that converters cover.
+"""Ranges of converters.
 
-Units: a DAC's range is in units of the layer's input. An ADC's range is in units of the largest product that one
-cell can give, ``max|w| max|x|``: with full-scale inputs on all lines of a tile of ``n`` rows the output is ``n``.
+The range of a DAC has the units of the layer's input. The range of an ADC is in units of the largest product of one
+cell, ``max|w| max|x|``: full-scale inputs on all lines of a tile with ``n`` rows give an output of ``n``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from phasegrad.configuration import Configuration, check_number
 @final
 @dataclass(frozen=True, kw_only=True)
 class FixedRange(Configuration):
-    """A range that never changes."""
+    """A constant range.
+
+    Args:
+        value: the range.
+    """
 
     value: float
 
@@ -26,15 +30,20 @@ class FixedRange(Configuration):
 @final
 @dataclass(frozen=True, kw_only=True)
 class LearnedRange(Configuration):
-    """A range that is a parameter: clipped values pull it outwards, ``decay`` pulls it inwards.
+    """A range that is a parameter: clipped values increase it, ``decay`` decreases it.
 
-    Gradient of the range: the sum of the gradients of clipped values, each with its sign, plus ``decay`` times the
-    range when at least ``keep`` of the values lie inside (Rasch et al., Nat. Commun. 14, 2023, Methods).
+    The gradient of the range is the sum of the gradients of clipped values, each with its sign, plus ``decay`` times
+    the range if at least a fraction ``keep`` of the values is within the range.
 
     Args:
-        start: value before calibration.
-        decay: pull towards smaller ranges; DAC only.
-        keep: fraction of inputs inside from which on the pull acts; DAC only.
+        start: range before calibration.
+        decay: rate at which the range decreases; DAC only.
+        keep: smallest fraction of inputs within the range at which the decay acts; DAC only.
+
+    References:
+        Rasch, M. J. et al. Hardware-aware training for large-scale and diverse deep learning inference workloads using
+        in-memory computing-based accelerators. Nat. Commun. 14, 5282 (2023), Methods.
+        https://doi.org/10.1038/s41467-023-40770-4
     """
 
     start: float = 3.0
@@ -50,13 +59,13 @@ class LearnedRange(Configuration):
 @final
 @dataclass(frozen=True, kw_only=True)
 class AbsMaxRange(Configuration):
-    """The largest input: of each vector for a linear layer, of each image for a convolution."""
+    """The largest input magnitude, of each vector for a linear layer and of each image for a convolution."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class FullScaleRange(Configuration):
-    """The largest output that is possible: the number of rows that a tile drives."""
+    """The largest possible output, which is the number of rows that a tile drives."""
 
 
 @final
@@ -65,8 +74,8 @@ class CalibratedRange(Configuration):
     """A range set from data by :func:`phasegrad.hwa.calibrate`, then fixed.
 
     Args:
-        percentile: the part of the calibration outputs that lies inside [%].
-        start: value before calibration.
+        percentile: percentage of the calibration outputs within the range [%].
+        start: range before calibration.
     """
 
     percentile: float = 99.99

@@ -1,4 +1,4 @@
-"""Successive approximation by capacitors."""
+"""Successive-approximation converter with a capacitor array."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import check_number
-from phasegrad.crossbar.converters.base import Noise, OutputConverter, Spread
+from phasegrad.crossbar.converters.base import Noise, OutputConverter, Tolerance
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class SarAdc(OutputConverter):
-    """Successive-approximation converter: bit by bit, the input is compared with a sum of binary-weighted capacitors.
+    """Successive-approximation converter: the input is compared with sums of binary-weighted capacitors, bit by bit.
 
-    The capacitor of bit ``i`` is ``2^i`` unit capacitors side by side, so its relative error has the standard deviation
-    ``capacitor_mismatch / sqrt(2^i)``; one more unit completes the array, and the range is that of the whole array. In
-    the middle, where the largest capacitor takes over from all others, DNL has the standard deviation
-    ``capacitor_mismatch sqrt(2^bits - 1)`` steps, and INL half of that.
-    The comparator's offset is ``offset``; its noise is drawn at each of the ``bits`` decisions. Without errors the
-    converter is the ideal one (end-point).
+    The capacitor of bit ``i`` consists of ``2^i`` unit capacitors. Its relative error has the standard deviation
+    ``capacitor_mismatch / sqrt(2^i)``. One more unit completes the array, whose total defines the range. At mid-scale,
+    where the largest capacitor replaces all others, DNL has the standard deviation
+    ``capacitor_mismatch sqrt(2^bits - 1)`` steps, and INL half of that. The offset of the comparator is ``offset``; its
+    noise is drawn at each of the ``bits`` decisions. Without errors the converter is the ideal one (end-point).
 
     Args:
         capacitor_mismatch: relative standard deviation of a unit capacitor.
-        comparator_noise: standard deviation at each decision [steps].
+        comparator_noise: standard deviation of the noise at each decision [steps].
+
+    References:
+        McCreary, J. L. & Gray, P. R. All-MOS charge redistribution analog-to-digital conversion techniques - part I.
+        IEEE J. Solid-State Circuits 10, 371-379 (1975), for the capacitor array; its errors follow from independent
+        unit capacitors. https://doi.org/10.1109/JSSC.1975.1050629
     """
 
     capacitor_mismatch: float = 0.0
@@ -41,17 +45,17 @@ class SarAdc(OutputConverter):
         check_number(self, "comparator_noise", 0.0)
 
     def without_noise(self) -> SarAdc:
-        """The same converter with a comparator that does not waver."""
+        """The same converter with a noiseless comparator."""
         return dataclasses.replace(self, comparator_noise=0.0)
 
     @property
-    def own_errors(self) -> tuple[Spread, ...]:
-        """Relative errors of the capacitors, that of the least significant bit first, and of the last unit."""
+    def own_errors(self) -> tuple[Tolerance, ...]:
+        """Tolerances of the relative errors of the capacitors, least significant bit first, and of the last unit."""
         capacitors = tuple((0.0, self.capacitor_mismatch / math.sqrt(1 << i)) for i in range(self.bits))
         return (*capacitors, (0.0, self.capacitor_mismatch))
 
     def levels(self, v: Tensor, own: Sequence[Tensor], noise: Noise) -> Tensor:
-        """Keep each bit, from the most significant one, whose capacitor the input still outweighs."""
+        """Set each bit, most significant first, if the input exceeds the capacitors set so far plus that of the bit."""
         middle = float(1 << (self.bits - 1))
         capacitors = [(1 << i) * (1.0 + error) for i, error in enumerate(own[:-1])]
         unit = (torch.stack(capacitors).sum(0) + 1.0 + own[-1]) / (2.0 * middle)
@@ -63,4 +67,4 @@ class SarAdc(OutputConverter):
             keep = seen >= trial
             held = torch.where(keep, trial, held)
             code = code + keep * float(1 << bit)
-        return (code - middle).clamp(min=-self.half)
+        return (code - middle).clamp(min=-self.max_code)

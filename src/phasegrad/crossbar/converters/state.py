@@ -1,4 +1,4 @@
-"""The physical converters of a layer: what each one's errors are."""
+"""Errors of the physical converters of a layer."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.converters.base import OutputConverter, Spread
+from phasegrad.crossbar.converters.base import OutputConverter, Tolerance
 from phasegrad.crossbar.converters.dac import InputConverter
 from phasegrad.ops.direct import call
 
 
 @final
 class Converters(nn.Module):
-    """The errors of a layer's physical converters: drawn once, float32 buffers of the state dict.
+    """Errors of the physical converters of a layer, as float32 buffers in the state dict.
 
-    Drawn when a layer is made, under ``torch.manual_seed``, and anew when it is programmed, under the seed of the chip:
-    another chip has other converters. ``.half()`` and ``.to(dtype)`` never round them.
+    They are drawn under ``torch.manual_seed`` when a layer is created, and drawn again under the seed of the chip when
+    it is programmed: another chip has other converters. ``.half()`` and ``.to(dtype)`` never round them.
 
     Attributes:
-        outputs: ``[errors, tiles, converters]``, of every tile along the inputs (slice after slice); ``None`` where the
-            ADC has no errors.
-        inputs: ``[errors, lines]``, of every input: a word line's converter serves all tiles side by side, and all
-            kernel positions of a channel. ``None`` where the DAC has no errors.
+        outputs: errors ``[errors, tiles, converters]`` of the ADCs of every tile along the inputs, slice by slice;
+            ``None`` if the ADC has no errors.
+        inputs: errors ``[errors, converters]`` of the DAC of every input, which serves all tiles along the outputs and
+            all kernel positions of a channel; ``None`` if the DAC has no errors.
     """
 
     outputs: Tensor | None
@@ -33,14 +33,14 @@ class Converters(nn.Module):
 
     def __init__(
         self, adc: OutputConverter | None, dac: InputConverter | None, tiles: int, outputs: int, columns: int,
-        lines: int, device: Any = None,
+        dac_count: int, device: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
-        self._spreads = (adc.errors if adc else (), dac.errors if dac else ())
+        self._tolerances = (adc.errors if adc else (), dac.errors if dac else ())
         place = _places(outputs, columns, adc.columns_per_converter if adc else 1)
-        drawn = {"outputs": (tiles, int(place[-1]) + 1), "inputs": (lines,)}
-        for (name, shape), spreads in zip(drawn.items(), self._spreads, strict=True):
-            self.register_buffer(name, _means(spreads, shape, device) if _any(spreads) else None)
+        drawn = {"outputs": (tiles, int(place[-1]) + 1), "inputs": (dac_count,)}
+        for (name, shape), tolerances in zip(drawn.items(), self._tolerances, strict=True):
+            self.register_buffer(name, _means(tolerances, shape, device) if _any(tolerances) else None)
         self.register_buffer("_place", place.to(device), persistent=False)
 
     _place: Tensor
@@ -55,38 +55,38 @@ class Converters(nn.Module):
     @property
     def differ(self) -> bool:
         """Whether two converters may have different errors."""
-        return any(sd > 0.0 for spreads in self._spreads for _, sd in spreads)
+        return any(sd > 0.0 for tolerances in self._tolerances for _, sd in tolerances)
 
     @torch.no_grad()
     def draw(self, seed: Tensor) -> None:
-        """Draw every converter's errors."""
-        for i, (buffer, spreads) in enumerate(zip((self.outputs, self.inputs), self._spreads, strict=True)):
+        """Draw the errors of every converter."""
+        for i, (buffer, tolerances) in enumerate(zip((self.outputs, self.inputs), self._tolerances, strict=True)):
             if buffer is not None:
-                buffer.copy_(draw_errors(spreads, tuple(buffer.shape[1:]), seed, streams.CONVERTERS + i))
+                buffer.copy_(draw_errors(tolerances, tuple(buffer.shape[1:]), seed, streams.CONVERTERS + i))
 
     @property
     def of_columns(self) -> Tensor | None:
-        """``[errors, tiles, out]``: what the converter of each column has."""
+        """Errors ``[errors, tiles, out]`` of the converter of each column."""
         return None if self.outputs is None else self.outputs.index_select(-1, self._place)
 
 
-def draw_errors(spreads: Sequence[Spread], shape: tuple[int, ...], seed: Tensor, offset: int) -> Tensor:
-    """Errors ``[errors, *shape]`` of physical converters, each drawn on its own."""
-    means, each = _means(spreads, shape, seed.device), (-1, *[1] * len(shape))
-    sd = torch.tensor([sd for _, sd in spreads], dtype=torch.float32, device=seed.device).view(each)
+def draw_errors(tolerances: Sequence[Tolerance], shape: tuple[int, ...], seed: Tensor, offset: int) -> Tensor:
+    """Draw independent errors ``[errors, *shape]`` of physical converters."""
+    means, each = _means(tolerances, shape, seed.device), (-1, *[1] * len(shape))
+    sd = torch.tensor([sd for _, sd in tolerances], dtype=torch.float32, device=seed.device).view(each)
     return means + sd * call("normal", seed, offset, tuple(means.shape))
 
 
-def _means(spreads: Sequence[Spread], shape: tuple[int, ...], device: Any) -> Tensor:
-    means = torch.tensor([mean for mean, _ in spreads], dtype=torch.float32, device=device)
+def _means(tolerances: Sequence[Tolerance], shape: tuple[int, ...], device: Any) -> Tensor:
+    means = torch.tensor([mean for mean, _ in tolerances], dtype=torch.float32, device=device)
     return means.view(-1, *[1] * len(shape)).repeat(1, *shape)
 
 
-def _any(spreads: Sequence[Spread]) -> bool:
-    return any(value != 0.0 for spread in spreads for value in spread)
+def _any(tolerances: Sequence[Tolerance]) -> bool:
+    return any(value != 0.0 for tolerance in tolerances for value in tolerance)
 
 
 def _places(outputs: int, columns: int, shared: int) -> Tensor:
-    """Which converter each column has: neighbours in a tile share one."""
+    """Index of the converter of each column; neighbours in a tile share one."""
     column = torch.arange(outputs)
     return column // columns * -(-columns // shared) + column % columns // shared
