@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+import pkgutil
 import re
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import phasegrad
 
@@ -32,3 +37,27 @@ def test_makefile_and_constraints_pin_the_same_torch():
 
 def test_readme_has_no_placeholder() -> None:
     assert "@@" not in (Path(__file__).parents[1] / "README.md").read_text()
+
+
+PACKAGES = [phasegrad] + [
+    importlib.import_module(f"phasegrad.{module.name}")
+    for module in pkgutil.iter_modules(phasegrad.__path__)
+    if module.ispkg
+]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_a_package_shows_its_public_names_alone(package: ModuleType) -> None:
+    assert dir(package) == sorted(package.__all__)
+
+
+@pytest.mark.parametrize("package", PACKAGES[1:], ids=lambda package: package.__name__)
+def test_no_module_is_shadowed_by_a_name_of_its_package(package: ModuleType) -> None:
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    assert not modules & set(package.__all__)
+
+
+@pytest.mark.parametrize("name", ["convert", "bypasses", "left_digital", "register_twin", "summary", "to_digital"])
+def test_names_of_0_1_0_are_found_with_a_warning(name: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"phasegrad\.nn\.{name} was renamed to phasegrad\.conversion"):
+        assert callable(getattr(phasegrad.nn, name))

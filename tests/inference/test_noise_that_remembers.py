@@ -15,7 +15,7 @@ from torch import nn
 import phasegrad as pg
 from phasegrad.cells import DifferentialPair, OffsetSlices
 from phasegrad.devices import PCM, CorrelatedNoise, Curve, Power, Telegraph, Thermal, ideal_device, joshi_2020
-from phasegrad.inference.program import advance
+from phasegrad.inference.programming import advance
 from phasegrad.stores import AnalogWeight
 
 MEMORY = CorrelatedNoise(modes_per_decade=1)
@@ -148,7 +148,7 @@ def test_compensation_reads_the_noise_of_the_moment() -> None:
     chip = chip_of(device)
     before = devices(chip).read_weight(READ).abs().sum()
     old = pg.inference.age(chip, 3.15e7)
-    better = pg.inference.compensate(old, per="layer", seed=0)
+    better = pg.inference.compensate(old, compensation="layer", seed=0)
     after = devices(better).read_weight(READ).abs().sum()
     torch.testing.assert_close(after, before, rtol=1e-5, atol=0.0)
 
@@ -205,7 +205,7 @@ def test_one_gain_mends_what_heat_does_to_all_alike_and_not_the_rest() -> None:
     for energy in (Curve(polynomial=(0.1,)), Curve(polynomial=(0.2, -0.18))):
         chip = chip_of(exact(energy))
         hot = pg.inference.age(chip, 86_400.0, temperature=350.0)
-        mended = pg.inference.compensate(hot, per="layer", seed=0)
+        mended = pg.inference.compensate(hot, compensation="layer", seed=0)
         left.append((mended[0].weight - chip[0].weight).norm() / chip[0].weight.norm())
     assert left[0] < 1e-5
     assert left[1] > 0.05

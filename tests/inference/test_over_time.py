@@ -94,7 +94,7 @@ def test_gains_are_those_of_compensation(compensation: str | None) -> None:
         return
     assert (gains[0].std() > 1e-4) == (compensation == "column")
     chips = [age(program(net(), seed=seed), seconds=3.15e7) for seed in range(20)]
-    usual = torch.stack([compensate(chip, per=compensation, seed=1)[0].devices.gain.mean() for chip in chips])
+    usual = torch.stack([compensate(chip, compensation=compensation, seed=1)[0].devices.gain.mean() for chip in chips])
     assert abs(mean - usual.mean().item()) < 5 * usual.std().item()
 
 

@@ -298,7 +298,7 @@ def test_one_exponent_for_all_is_compensated_to_rounding(per: str) -> None:
     old = age(chip, seconds=YEAR)
     factor = ((YEAR + T0) / T0) ** -0.06
     np.testing.assert_allclose(old[2].weight.detach(), chip[2].weight.detach() * factor, rtol=1e-5)
-    new = compensate(old, per=per, seed=0)
+    new = compensate(old, compensation=per, seed=0)
     np.testing.assert_allclose(new[2].devices.gain, 1 / factor, rtol=1e-5)
     torch.testing.assert_close(new[2].weight, chip[2].weight, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(output(new), output(chip), rtol=1e-5, atol=1e-6)
@@ -313,7 +313,7 @@ def sums_of_sizes(layer: pg.nn.AnalogLayer, seconds: float) -> np.ndarray:
 
 @pytest.mark.parametrize("per", ["tile", "column", "layer"])
 def test_gain_is_the_baseline_over_what_is_found_now(per: str) -> None:
-    old = compensate(age(program(net(QUIET), seed=0), seconds=YEAR), per=per, seed=0)
+    old = compensate(age(program(net(QUIET), seed=0), seconds=YEAR), compensation=per, seed=0)
     for layer in pg.nn.analog_layers(old).values():
         before, after = sums_of_sizes(layer, 0.0), sums_of_sizes(layer, YEAR)
         np.testing.assert_allclose(layer.devices.baseline, before, rtol=1e-4)
@@ -328,7 +328,7 @@ def test_gain_is_the_baseline_over_what_is_found_now(per: str) -> None:
 
 
 def test_gain_corrects_each_tiles_part_of_the_sum() -> None:
-    old = compensate(age(program(net(QUIET), seed=0), seconds=YEAR), per="column", seed=0)[4]
+    old = compensate(age(program(net(QUIET), seed=0), seconds=YEAR), compensation="column", seed=0)[4]
     x = torch.randn(6, 8)
     with torch.no_grad():
         drifted = old.store.mean_matrix().weight
@@ -361,7 +361,7 @@ def test_columns_of_zeros_keep_a_gain_of_one() -> None:
     module = pg.convert(nn.Linear(8, 4), hardware(device(nu_mean=Curve(polynomial=(0.06,)))))
     with torch.no_grad():
         module.weight[1] = 0.0
-    old = compensate(age(program(module, seed=0), seconds=YEAR), per="column", seed=0)
+    old = compensate(age(program(module, seed=0), seconds=YEAR), compensation="column", seed=0)
     assert torch.equal(old.devices.gain[:, 1], torch.ones(2))
     assert old.weight.isfinite().all()
 
@@ -390,7 +390,7 @@ def test_the_baseline_is_a_noisy_read() -> None:
 
 def test_the_read_for_compensation_is_a_fresh_one() -> None:
     chip = program(noisy_layer(), seed=0)
-    one, other = (compensate(chip, per="column", seed=seed).devices.gain[0] for seed in (5, 6))
+    one, other = (compensate(chip, compensation="column", seed=seed).devices.gain[0] for seed in (5, 6))
     assert one.std() > 1e-3
     # Both gains hold the baseline's error, and each its own read's: a correlation of one half.
     found = torch.corrcoef(torch.stack((one, other)))[0, 1].item()
@@ -410,4 +410,4 @@ def test_compensation_is_a_function_of_its_seed_or_of_torchs() -> None:
 def test_what_shares_a_gain_is_tile_column_or_layer() -> None:
     chip = program(net(), seed=0)
     with pytest.raises(ValueError, match="per = 'row'; it must be 'tile', 'column' or 'layer'"):
-        compensate(chip, per="row")
+        compensate(chip, compensation="row")

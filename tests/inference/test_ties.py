@@ -33,9 +33,9 @@ def test_a_digital_module_keeps_the_weight_that_it_shares() -> None:
 def test_calibration_reads_are_independent_under_equal_seeds(seed: int) -> None:
     net = pg.convert(nn.Linear(64, 300), pg.presets.pcm_inference())
     chip = pg.inference.program(net, seed=seed)
-    now = pg.inference.compensate(chip, seed=seed, per="column").devices.gain
+    now = pg.inference.compensate(chip, seed=seed, compensation="column").devices.gain
     later = pg.inference.age(chip, seconds=1e-6)
-    then = pg.inference.compensate(later, seed=seed, per="column").devices.gain
+    then = pg.inference.compensate(later, seed=seed, compensation="column").devices.gain
     # The relative error of a column's sum of 64 noisy sizes is about 0.04 / (0.5 sqrt(64)) = 1 %.
     for gain in (now, then, now / then):
         assert 0.003 < gain.std().item() < 0.03

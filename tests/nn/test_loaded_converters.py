@@ -24,7 +24,7 @@ def test_the_baseline_is_read_through_the_converters_that_were_loaded() -> None:
     chip = pg.inference.program(net, seed=0)
     chip.load_state_dict(net.state_dict())
     assert torch.equal(chip[0].converters.outputs, net[0].converters.outputs)
-    gain = pg.inference.compensate(chip, per="column", seed=0)[0].devices.gain
+    gain = pg.inference.compensate(chip, compensation="column", seed=0)[0].devices.gain
     torch.testing.assert_close(gain, torch.ones_like(gain), rtol=1e-3, atol=0.0)
 
 

@@ -164,7 +164,7 @@ def test_slices_drift_are_saved_and_compensated(kind: Any) -> None:
     )
     net = nn.Sequential(pg.nn.AnalogLinear(50, 6, hardware=hw)).eval()
     chip = pg.inference.program(net, seed=0)
-    old = pg.inference.compensate(pg.inference.age(chip, seconds=86_400.0), per="layer", seed=1)
+    old = pg.inference.compensate(pg.inference.age(chip, seconds=86_400.0), compensation="layer", seed=1)
     assert (old[0].devices.gain > 1.02).all()
     other = copy.deepcopy(pg.inference.program(net, seed=1))
     other.load_state_dict(old.state_dict())

@@ -16,7 +16,7 @@ import torch
 from scipy.special import exp1
 
 from phasegrad.devices import PCM, CorrelatedNoise, DeviceState, Telegraph, ideal_device, joshi_2020, trace
-from phasegrad.devices.trace import _scan
+from phasegrad.devices.tracing import _scan
 from phasegrad.testing import SEED, at_age
 
 T_READ, T0 = 250e-9, 20.0

@@ -4,9 +4,9 @@ from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.laws import Curve, Law, Piecewise, Power, Table
+from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.pcm import PCM
-from phasegrad.devices.projected import projected
 from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
 from phasegrad.devices.steps import (
     ConstantSteps,
@@ -20,7 +20,7 @@ from phasegrad.devices.steps import (
     nandakumar_2018,
 )
 from phasegrad.devices.thermal import Thermal
-from phasegrad.devices.trace import trace
+from phasegrad.devices.tracing import trace
 
 __all__ = [
     "PCM",
@@ -53,3 +53,7 @@ __all__ = [
     "projected",
     "trace",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """Hardware-aware fine-tuning of digital master weights."""
 
-from phasegrad.hwa.calibrate import calibrate
-from phasegrad.hwa.fine_tune import History, fine_tune
+from phasegrad.hwa.calibration import calibrate
+from phasegrad.hwa.fine_tuning import History, fine_tune
 from phasegrad.hwa.recipe import (
     AdditiveNoise,
     Distillation,
@@ -24,3 +24,7 @@ __all__ = [
     "fine_tune",
     "set_noise_level",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

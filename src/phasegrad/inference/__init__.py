@@ -1,9 +1,10 @@
 """Programming, ageing, compensation, accuracy over time and over chips."""
 
+from phasegrad.inference.accuracy import Report, accuracy_over_time, format_time
 from phasegrad.inference.batchnorm import reestimate_batchnorm
-from phasegrad.inference.noiseless import export_graph, export_onnx, noiseless
-from phasegrad.inference.over_time import Report, accuracy_over_time, format_time
-from phasegrad.inference.program import age, compensate, now, program
+from phasegrad.inference.compensation import compensate
+from phasegrad.inference.export import export_graph, export_onnx, noiseless
+from phasegrad.inference.programming import age, now, program
 
 __all__ = [
     "Report",
@@ -18,3 +19,7 @@ __all__ = [
     "program",
     "reestimate_batchnorm",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

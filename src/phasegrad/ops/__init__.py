@@ -4,3 +4,7 @@ from phasegrad.ops import schema as schema  # registers the ops
 from phasegrad.ops.native import backends
 
 __all__ = ["backends"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

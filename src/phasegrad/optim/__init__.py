@@ -5,3 +5,7 @@ from phasegrad.optim.mixed_precision import MixedPrecision
 from phasegrad.optim.tiki_taka import AGAD, ChoppedTikiTakaV2, TikiTaka, TikiTakaV2
 
 __all__ = ["AGAD", "AnalogSGD", "ChoppedTikiTakaV2", "MixedPrecision", "TikiTaka", "TikiTakaV2"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

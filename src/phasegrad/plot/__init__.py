@@ -1,11 +1,11 @@
 """Pictures of devices, converters and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported to draw."""
 
-from phasegrad.inference.figure import draw_over_time as over_time
+from phasegrad.plot.accuracy import over_time
 from phasegrad.plot.converters import linearity, slices
 from phasegrad.plot.device import device_statistics
 from phasegrad.plot.duration import charges
+from phasegrad.plot.liner import projection
 from phasegrad.plot.noise import noise_over_time
-from phasegrad.plot.projection import projection
 from phasegrad.plot.wires import wire_losses
 
 __all__ = [
@@ -18,3 +18,7 @@ __all__ = [
     "slices",
     "wire_losses",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,3 +21,7 @@ __all__ = [
     "soft_bounds_training",
     "tiki_taka_training",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

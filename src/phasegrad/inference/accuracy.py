@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from phasegrad.inference.figure import draw_over_time
-from phasegrad.inference.program import _Seeds, advance, apply_compensation, program
+from phasegrad.inference.compensation import apply_compensation, check_compensation
+from phasegrad.inference.programming import Seeds, advance, program
 
 _UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
@@ -96,8 +96,10 @@ class Report:
                 writer.writerows((time, chip, float(value)) for chip, value in enumerate(chips))
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, label: str = "analog", **options: Any) -> Any:
-        """Draw mean and spread over time; options as for :func:`phasegrad.plot.over_time`."""
-        return draw_over_time({label: self}, path, **options)
+        """Draw the mean and the 5th to 95th percentile over time; options as for :func:`phasegrad.plot.over_time`."""
+        from phasegrad.plot import over_time  # plot reads this module's results, so it is imported to draw alone
+
+        return over_time({label: self}, path, **options)
 
 
 def accuracy_over_time(
@@ -138,7 +140,7 @@ def accuracy_over_time(
         for i in range(chips):
             chip_seed = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> np.uint64(1))
             torch.manual_seed(chip_seed)
-            chip, seeds = program(net, seed=chip_seed), _Seeds(chip_seed + 1)
+            chip, seeds = program(net, seed=chip_seed), Seeds(chip_seed + 1)
             for j, time in enumerate(times):
                 bar.set_description(f"chip {i + 1}/{chips}, {format_time(time)}")
                 advance(chip, time, temperature)
@@ -156,10 +158,8 @@ def _check(times: tuple[float, ...], chips: int, compensation: str | None) -> No
         raise ValueError(f"accuracy_over_time: times = {times}; give one or more finite times, none negative")
     if any(b < a for a, b in itertools.pairwise(times)):
         raise ValueError(f"accuracy_over_time: times = {times}; they must rise, since a chip does not grow younger")
-    if compensation not in (None, "tile", "column", "layer"):
-        raise ValueError(
-            f"accuracy_over_time: compensation = {compensation!r}; it must be 'tile', 'column', 'layer' or None"
-        )
+    if compensation is not None:
+        check_compensation("accuracy_over_time", compensation)
 
 
 def _value(value: float, chip: int, time: float) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from phasegrad.conversion import to_digital
-from phasegrad.hwa.calibrate import _unprogrammed, calibrate
+from phasegrad.hwa.calibration import _unprogrammed, calibrate
 from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
 
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -1,18 +1,17 @@
-"""The picture of accuracy over time."""
+"""Accuracy of chips against their age."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from phasegrad.inference.over_time import Report
 
 # Okabe and Ito's colours: told apart by readers with any colour vision, and in grey by their markers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -20,8 +19,25 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _TICKS = ((1.0, "1 s"), (60.0, "1 min"), (3600.0, "1 h"), (86_400.0, "1 d"), (2.592e6, "1 mo"), (3.15e7, "1 y"))
 
 
-def draw_over_time(
-    reports: Mapping[str, Report],
+class Curve(Protocol):
+    """Values of many chips at several times, as :class:`phasegrad.inference.Report` has them."""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Times since programming [s]."""
+        ...
+
+    def mean(self) -> np.ndarray:
+        """Mean over chips at each time."""
+        ...
+
+    def quantile(self, q: float) -> np.ndarray:
+        """Quantile over chips at each time."""
+        ...
+
+
+def over_time(
+    reports: Mapping[str, Curve],
     path: str | os.PathLike[str] | None = None,
     *,
     reference: float | None = None,
@@ -71,7 +87,7 @@ def _fan(count: int) -> np.ndarray:
     return 1.12 ** (np.arange(count) - (count - 1) / 2)
 
 
-def _dress(axes: Any, reports: Mapping[str, Report], ylabel: str, title: str | None) -> None:
+def _dress(axes: Any, reports: Mapping[str, Curve], ylabel: str, title: str | None) -> None:
     times = np.concatenate([r.times for r in reports.values()])
     axes.set_xscale("log")
     ticks = [(t, name) for t, name in _TICKS if 0.5 * times.min() <= t <= 2.0 * times.max()]

@@ -48,7 +48,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         _check_finite(name, layer.weight)
     chip = copy.deepcopy(net).eval()
     untie(chip, analog_layers(chip).values())
-    seeds = _Seeds(seed)
+    seeds = Seeds(seed)
     shared: dict[int, AnalogLayer] = {}
     for layer in analog_layers(chip).values():
         first = shared.setdefault(id(layer.weight), layer)
@@ -90,7 +90,7 @@ def age(
         >>> float(old[0].devices.clock)
         86400.0
     """
-    _programmed(chip, "age")
+    check_programmed(chip, "age")
     if (seconds is None) == (until is None):
         raise ValueError(f"age: seconds = {seconds} and until = {until}; give one of the two")
     if seconds is not None:
@@ -98,30 +98,6 @@ def age(
     older = copy.deepcopy(chip)
     advance(older, now(chip) + seconds if seconds is not None else until, temperature)  # type: ignore[arg-type]
     return older
-
-
-def compensate(chip: nn.Module, *, per: str = "tile", seed: int | None = None) -> nn.Module:
-    """Correct a chip's outputs for its mean drift (global drift compensation, Joshi et al. 2020).
-
-    Every column is read with its rows driven one at a time, noisy as any read; the digital gain becomes the sum of
-    sizes found right after programming over the sum found now. Noise adds to a size, and to a small one most, so the
-    gain falls short where the output noise is not small against the weights (by 2 % for the preset after a year).
-
-    Args:
-        chip: a programmed net; left as it is.
-        per: ``"tile"``, ``"column"``, or ``"layer"``: what shares a gain.
-        seed: seed of the calibration read; ``None`` draws from torch's generator.
-
-    Returns:
-        A compensated copy. Its gain stays as it is when it ages further.
-
-    Raises:
-        ValueError: the chip was never programmed, or ``per`` is something else.
-    """
-    _programmed(chip, "compensate")
-    corrected = copy.deepcopy(chip)
-    apply_compensation(corrected, per, _Seeds(seed))
-    return corrected
 
 
 def now(chip: nn.Module) -> float:
@@ -143,26 +119,14 @@ def advance(chip: nn.Module, until: float, temperature: float | None = None) -> 
         layer.store.sync()
 
 
-def apply_compensation(chip: nn.Module, per: str, seeds: _Seeds) -> None:
-    """Compensate a chip in place; see :func:`compensate`."""
-    if per not in ("tile", "column", "layer"):
-        raise ValueError(f"compensate: per = {per!r}; it must be 'tile', 'column' or 'layer'")
-    done: set[int] = set()
-    for layer in analog_layers(chip).values():
-        if layer.devices is not None and id(layer.devices) not in done:
-            done.add(id(layer.devices))
-            seed, errors = seeds.next(layer.weight.device), layer.periphery.output_errors
-            layer.devices.compensate(layer.output_range, seed, per, errors)
-        layer.store.sync()
-
-
-class _Seeds:
+class Seeds:
     """A seed for each layer, from a number of the user's or from torch's generator."""
 
     def __init__(self, seed: int | None) -> None:
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def next(self, device: torch.device) -> Tensor:
+        """The seed of the next layer, on its device."""
         if self._generator is None:
             return draw_seed(device)
         return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._generator).to(device)
@@ -188,7 +152,8 @@ def _changeable(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
     return layers
 
 
-def _programmed(chip: nn.Module, what: str) -> None:
+def check_programmed(chip: nn.Module, what: str) -> None:
+    """Raise unless every analog layer of a net is programmed."""
     missing = [name for name, layer in _changeable(chip, what).items() if layer.devices is None]
     if missing:
         raise ValueError(

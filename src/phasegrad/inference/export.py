@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from phasegrad.inference.program import _layers
+from phasegrad.inference.programming import _layers
 from phasegrad.nn import analog_layers
 from phasegrad.ops import reference
 from phasegrad.stores.noiseless import make_noiseless
