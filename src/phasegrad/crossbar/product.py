@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.converters import LearnedRange, OutputConverter, Phase
+from phasegrad.crossbar.converters import InputConverter, LearnedRange, OutputConverter, Phase
 from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import divisor, spread_scale
@@ -172,17 +172,27 @@ class ConvolutionTiles:
 
 
 def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """What ideal converters put on the word lines, and the range (one element, or one a row) that it is part of."""
+    """What ideal converters put on the word lines, and the range (one element, or one per row) that it is part of."""
     integrator = hardware.integrator
     if integrator is not None and integrator.full_input is not None:
         return x, x.new_full((1,), integrator.full_input)
-    if input_range is None:
-        input_range = x.detach().abs().flatten(1).amax(1)
+    input_range = _present_range(x, input_range)
     if hardware.dac is None:
         return x, input_range
-    learned = hardware.dac.range
+    return call("dac", x, input_range, *_dac_settings(hardware.dac)), input_range
+
+
+def _present_range(x: Tensor, input_range: Tensor | None) -> Tensor:
+    return x.detach().abs().flatten(1).amax(1) if input_range is None else input_range
+
+
+def _dac_settings(dac: InputConverter | None) -> tuple[float, float, float]:
+    """Largest code, and decay and keep of a learned range, as the ops take them; a largest code of 0 for no DAC."""
+    if dac is None:
+        return 0.0, 0.0, 1.0
+    learned = dac.range
     decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
-    return call("dac", x, input_range, hardware.dac.half, decay, keep), input_range
+    return dac.half, decay, keep
 
 
 def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[Phase, ...], Tensor]:
@@ -214,6 +224,11 @@ class Conversion(NamedTuple):
         adc = self.hardware.adc
         return adc if adc is not None and adc.mode == reference.NO_CONVERTER else None
 
+    def fused(self, x: Tensor) -> bool:
+        """Whether the op that fuses a matrix product with its conversions computes what this hardware does."""
+        linear = self.hardware.drop is None and self.hardware.integrator is None
+        return linear and self.apart is None and not torch.is_autocast_enabled(x.device.type)
+
     def settings(self, matrix: Matrix) -> tuple[float, float, int, float]:
         """Noise and converter, as the ops take them."""
         adc = self.hardware.adc
@@ -239,8 +254,15 @@ def product(x: Tensor, matrix: Matrix, tiles: Tiles, periphery: Periphery, hardw
     if exact_outputs and hardware.drop is None and hardware.integrator is None:
         driven = x if hardware.dac is None else _whole_input(drive(x, periphery, hardware)[0])
         return tiles.whole(driven, _whole_weight(matrix, seed, hardware.rows))
-    phases, input_range = drive(x, periphery, hardware)
+    input_range = _present_range(x, periphery.input_range)
     conversion = Conversion(input_range, periphery.output_range, hardware, seed)
+    if (
+        isinstance(tiles, LinearTiles) and matrix.factors is None and conversion.fused(x)
+        and _drives_ideally(x, input_range, periphery, hardware.dac)
+    ):  # fmt: skip
+        return _tile_linear(x, matrix, conversion, tiles, hardware.dac)
+    phases, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
+    conversion = conversion._replace(input_range=input_range)
     parts = _parts(phases, matrix, conversion, periphery.output_errors)
     total = _part(*next(parts), tiles)
     for part in parts:
@@ -265,17 +287,35 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
     return torch.full_like(like, factor) if gain is None else gain * factor
 
 
+def _drives_ideally(x: Tensor, input_range: Tensor, periphery: Periphery, dac: InputConverter | None) -> bool:
+    """Whether the word lines carry at once what an ideal converter drives, which the fused op can compute itself."""
+    if dac is None:
+        return True
+    if periphery.input_errors is not None or not dac.at_once:
+        return False
+    phases = dac.phases(x, input_range, None)  # an ideal one returns what it is given
+    if len(phases) != 1:
+        return False
+    carried, factor, square, noise = phases[0]
+    return carried is x and square is None and factor == noise == 1.0
+
+
+def _tile_linear(
+    x: Tensor, matrix: Matrix, conversion: Conversion, tiles: LinearTiles, dac: InputConverter | None
+) -> Tensor:
+    """Convert inputs, unless ``dac`` is ``None``, read the weights, multiply, and convert outputs, in one op."""
+    clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
+    return call(
+        "tile_linear", x, matrix.weight, matrix.scale, clip, level, matrix.gain, conversion.input_range,
+        *_dac_settings(dac), conversion.output_range, conversion.seed, matrix.stream, conversion.offset, tiles.rows,
+        *noise, *conversion.settings(matrix),
+    )[0]  # fmt: skip
+
+
 def _part(phase: Phase, matrix: Matrix, conversion: Conversion, tiles: Tiles) -> Tensor:
     x, input_range, seed = phase.x, conversion.input_range, conversion.seed
-    linear = conversion.hardware.drop is None and conversion.hardware.integrator is None
-    fused = linear and phase.square is None and conversion.apart is None
-    if isinstance(tiles, LinearTiles) and fused and not torch.is_autocast_enabled(x.device.type):
-        clip, level, *noise = matrix.draw or (None, None, (0.0, 0.0, 0.0), 0.0)
-        return call(
-            "tile_linear", x, matrix.weight, matrix.scale, clip, level, matrix.gain, input_range,
-            conversion.output_range, seed, matrix.stream, conversion.offset, tiles.rows, *noise,
-            *conversion.settings(matrix),
-        )[0]  # fmt: skip
+    if isinstance(tiles, LinearTiles) and phase.square is None and conversion.fused(x):
+        return _tile_linear(x, matrix, conversion, tiles, None)
     weight = matrix.read(seed, conversion.hardware.rows)
     outputs = tile_outputs(x, weight, matrix.scale, input_range, tiles, conversion.hardware)
     with torch.no_grad():

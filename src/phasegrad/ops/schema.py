@@ -34,8 +34,9 @@ _SCHEMAS = {
     "float[] noise, float drop) -> Tensor",
     "noisy_weights_backward": "(Tensor grad, Tensor w, Tensor clip) -> Tensor",
     "tile_linear": "(Tensor x, Tensor w, Tensor scale, Tensor? clip, Tensor? level, Tensor? gain, "
-    "Tensor input_range, Tensor bound, Tensor seed, int weight_offset, int offset, int rows, float[] noise, "
-    "float drop, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor, Tensor)",
+    "Tensor input_range, float dac_max_code, float decay, float keep, Tensor bound, Tensor seed, int weight_offset, "
+    "int offset, int rows, float[] noise, float drop, float output_noise, float read_noise, int mode, "
+    "float half) -> (Tensor, Tensor, Tensor)",
     "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
     "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",
     "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "
