@@ -8,14 +8,18 @@ import torch
 from tests.contracts.op import SEED, Call, draw, same_bits, threads
 from torch import Tensor
 
-from phasegrad.ops import pulses, reference
+from phasegrad.ops import arguments, pulses, reference
 from phasegrad.ops.native import library
 
 STEP = 1e-3
 NAMES = (
-    "conductance", "history", "pulsed_at", "weight", "others", "readout", "parameters", "x", "d", "lr", "granularity",
-    "length", "adaptive", "managed", "kind", "now", "planes", "family", "coefficients", "seed", "offset",
+    "conductance", "history", "pulsed_at", "weight", "other_planes", "factors", "parameters", "x", "d", "lr",
+    "dw_min", "length", "bl_management", "update_management", "kind", "now", "planes", "family", "coefficients",
+    "seed", "offset",
 )  # fmt: skip
+REFERENCE_TRAINS = arguments.flat("pulse_trains", reference.pulse_trains)
+REFERENCE_UPDATE = arguments.flat("pulsed_update", reference.pulsed_update)
+REFERENCE_COUNTS = arguments.flat("pulse_counts", reference.pulse_counts)
 SOFT_BOUNDS = (0.3, 1.0, 1.0, 0.0)
 EXPONENTIAL = (0.3, 0.00081, 12.44625, 0.36833, 12.78785, 0.244, 0.2425)
 PCM = (0.0, math.exp(-1 / 2.6), -0.084, 0.88, 1.4, 0.091, 0.26, 2.15)
@@ -45,16 +49,16 @@ def update(
         "history": draw(*shape, seed=3).abs() if family == pulses.HISTORY else None,
         "pulsed_at": torch.zeros(shape, dtype=torch.float64),
         "weight": None,
-        "others": None,
-        "readout": [],
+        "other_planes": None,
+        "factors": [],
         "parameters": parameters,
         "x": draw(batch, features, seed=4),
         "d": 0.1 * draw(batch, out, seed=5),
         "lr": 0.05,
-        "granularity": STEP,
+        "dw_min": STEP,
         "length": 31,
-        "adaptive": True,
-        "managed": True,
+        "bl_management": True,
+        "update_management": True,
         "kind": pulses.STOCHASTIC,
         "now": 5.0,
         "planes": [0, int(pair)],
@@ -97,7 +101,7 @@ CALLS = {
     "deterministic": update(kind=pulses.DETERMINISTIC),
     "mean count": update(kind=pulses.MEAN_COUNT),
     "mean count, pair": update(kind=pulses.MEAN_COUNT, pair=True),
-    "fixed length": update(adaptive=False, managed=False),
+    "fixed length": update(bl_management=False, update_management=False),
     "one slot": update(length=1),
     "one weight": update(1, 1, 1),
     "one row": update(3, 300, 1),
@@ -115,13 +119,16 @@ call = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 @pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
 @call
 def test_kernel_makes_the_trains_of_the_reference(call: dict[str, Any]) -> None:
-    assert same_bits(torch.ops.phasegrad.pulse_trains(*trains(call)), reference.pulse_trains(*trains(call)))
+    assert same_bits(
+        torch.ops.phasegrad.pulse_trains(*trains(call)),
+        REFERENCE_TRAINS(*trains(call)),
+    )
 
 
 @pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
 @call
 def test_kernel_leaves_the_state_of_the_reference(call: dict[str, Any]) -> None:
-    found, wanted = run(call), run(call, reference.pulsed_update)
+    found, wanted = run(call), run(call, REFERENCE_UPDATE)
     assert torch.equal(found[-1], wanted[-1])  # who was pulsed
     for got, want in zip(found[:-1], wanted[:-1], strict=True):
         torch.testing.assert_close(got, want, rtol=2e-6, atol=2e-6)
@@ -142,7 +149,7 @@ def test_threads_do_not_show(call: dict[str, Any]) -> None:
 def test_other_dtypes_of_the_lines_are_what_the_reference_gives(dtype: torch.dtype) -> None:
     call = update()
     call |= {"x": call["x"].to(dtype), "d": call["d"].to(dtype)}
-    assert same_bits(run(call), run(call, reference.pulsed_update))
+    assert same_bits(run(call), run(call, REFERENCE_UPDATE))
 
 
 def test_opcheck() -> None:
@@ -166,10 +173,10 @@ def repeated(x: list[float], d: list[float], n: int, **changes: Any) -> dict[str
 
 
 # Trains that are short and not balanced saturate the lines of large values: that is what management is for.
-@pytest.mark.parametrize(("managed", "adaptive"), [(True, True), (True, False), (False, False)])
-def test_pulses_count_to_the_outer_product(managed: bool, adaptive: bool) -> None:
+@pytest.mark.parametrize(("update_management", "bl_management"), [(True, True), (True, False), (False, False)])
+def test_pulses_count_to_the_outer_product(update_management: bool, bl_management: bool) -> None:
     n, x, d = 20_000, [0.5, -0.2, 1.0], [0.3, -0.05]
-    call = repeated(x, d, n, lr=0.01, adaptive=adaptive, managed=managed)
+    call = repeated(x, d, n, lr=0.01, bl_management=bl_management, update_management=update_management)
     counts = coincidences(call).double()
     mean = torch.tensor(d, dtype=torch.float64).outer(torch.tensor(x, dtype=torch.float64)).abs() * 0.01 / STEP
     # A slot coincides with probability p_x p_d, independently: the variance is below the mean.
@@ -342,7 +349,7 @@ def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> N
         ({"x": torch.zeros(6, 36)}, "planes, 21, 36"),
         ({"lr": math.inf}, "learning rate is inf"),
         ({"lr": -0.1}, "learning rate is -0.1"),
-        ({"granularity": 0.0}, "granularity = 0.0"),
+        ({"dw_min": 0.0}, "dw_min = 0.0"),
         ({"length": 32}, "trains of 32 slots"),
         ({"kind": 7}, "kind 7"),
         ({"planes": [0, 1]}, r"planes = \[0, 1\]"),
@@ -377,7 +384,7 @@ def test_counted_pulses_leave_the_state_of_the_reference(call: dict[str, Any]) -
     out, features = call["conductance"].shape[1:]
     counts = (8.0 * draw(out, features, seed=9)).to(torch.int32)
     counts[0, 0] = 80  # more than fit a queue
-    found, wanted = counted(call, counts), counted(call, counts, reference.pulse_counts)
+    found, wanted = counted(call, counts), counted(call, counts, REFERENCE_COUNTS)
     assert torch.equal(found[-1], wanted[-1])
     for got, want in zip(found[:-1], wanted[:-1], strict=True):
         torch.testing.assert_close(got, want, rtol=2e-6, atol=4e-6)
@@ -398,28 +405,31 @@ def test_the_weight_follows_to_the_bit(name: str, beside: int) -> None:
     call = CALLS[name]
     g = call["conductance"].clone()
     others = draw(beside, *g.shape[1:], seed=8) if beside else None
-    readout = [0.3, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
-    weight = torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0)
-    call = {**call, "conductance": g, "weight": weight, "others": others, "readout": readout}
+    factors = [0.3, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
+    weight = torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0)
+    call = {**call, "conductance": g, "weight": weight, "other_planes": others, "factors": factors}
     held = [None if call[n] is None else call[n].clone() for n in NAMES[1:3]]
     torch.ops.phasegrad.pulsed_update(g, *held, *(call[n] for n in NAMES[3:]))
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
     counts = (3.0 * draw(*g.shape[1:], seed=9)).to(torch.int32)
     torch.ops.phasegrad.pulse_counts(g, *held, *(call[n] for n in NAMES[3:7]), counts, *(call[n] for n in NAMES[15:]))
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"readout": [0.0]}, "readout has 1 numbers"),
+        ({"factors": [0.0]}, "factors has 1 numbers"),
         ({"weight": torch.zeros(21, 36)}, r"weight is torch.float32 \[21, 36\]"),
         ({"weight": torch.zeros(37, 21).t()}, "contiguous float32"),
-        ({"others": torch.zeros(1, 3, 3), "readout": [0.0, 1.0, 1.0]}, r"others is torch.float32 \[1, 3, 3\]"),
+        (
+            {"other_planes": torch.zeros(1, 3, 3), "factors": [0.0, 1.0, 1.0]},
+            r"other_planes is .* \[1, 3, 3\]",
+        ),
     ],
 )
 def test_refuses_a_weight_that_cannot_follow(changes: dict[str, Any], message: str) -> None:
-    call = {**update(), "weight": torch.zeros(21, 37), "readout": [0.0, 1.0], **changes}
+    call = {**update(), "weight": torch.zeros(21, 37), "factors": [0.0, 1.0], **changes}
     with pytest.raises(ValueError, match=message):
         run(call)
 

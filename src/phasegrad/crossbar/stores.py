@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found, Readout
+from phasegrad.crossbar.arrays import UNREAD, DeviceArray, Found
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import divisor, row_tiles, spread_scale, sum_over_tiles
 from phasegrad.crossbar.product import Conversion, Matrix, convert_outputs
 from phasegrad.crossbar.transfer import move
 from phasegrad.crossbar.wires import check_conductances, over_tiles
+from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.ops.profiling import profiled, sized
 
@@ -174,7 +175,7 @@ class Devices(DeviceArray):
         fast, slow = (a.conductance.index_select(-1, lines) for a in (self.fast, self))
         weight.index_copy_(1, lines, self._sum(fast, slow, readout.factors))
 
-    def _finish_update(self, seed: Tensor, weight: Tensor, readout: Readout, count: int) -> None:
+    def _finish_update(self, seed: Tensor, weight: Tensor, readout: TrackedWeight, count: int) -> None:
         target, in_step = self.fast or self, readout.weight is not None
         if self._sample_time:
             self.clock.add_(count * self._sample_time)
@@ -212,17 +213,17 @@ class Devices(DeviceArray):
         """Change of the weight that a nominal pulse of an update makes."""
         return (self.fast or self).granularity
 
-    def _readout(self, weight: Tensor) -> Readout:
+    def _readout(self, weight: Tensor) -> TrackedWeight:
         """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
         return UNREAD if self._leaks else self._readout_now(weight)
 
-    def _readout_now(self, weight: Tensor) -> Readout:
+    def _readout_now(self, weight: Tensor) -> TrackedWeight:
         """The weight as an op can keep it in step: where conductances are what was written, and no gain counts."""
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
         drifted = not self._leaks and (self.fast or self).drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
             return UNREAD
-        return Readout(weight, None if self.fast is None else self.conductance, self._factors)
+        return TrackedWeight(weight, None if self.fast is None else self.conductance, self._factors)
 
     @property
     def _factors(self) -> list[float]:

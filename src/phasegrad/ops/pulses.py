@@ -15,12 +15,13 @@ of :mod:`phasegrad.devices`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.philox import box_muller, philox4x32
 from phasegrad.ops.readout import read_out
 
@@ -54,12 +55,7 @@ class _Lines(NamedTuple):
 def pulse_trains(
     x: Tensor,
     d: Tensor,
-    lr: float,
-    granularity: float,
-    length: int,
-    adaptive: bool,
-    managed: bool,
-    kind: int,
+    rule: TrainRule,
     seed: Tensor,
     offset: int,
 ) -> tuple[Tensor, Tensor]:
@@ -69,14 +65,15 @@ def pulse_trains(
     coincidences.
     """
     check_finite(x, d)
+    lr, dw_min, length, bl_management, update_management, kind = rule
     largest_x, largest_d = (v.abs().double().amax(1, keepdim=True) for v in (x, d))
-    k = lr * largest_x * largest_d / granularity
+    k = lr * largest_x * largest_d / dw_min
     one = torch.ones_like(k)
-    slots = torch.clamp(torch.ceil(k), max=float(length)) if adaptive else length * one
+    slots = torch.clamp(torch.ceil(k), max=float(length)) if bl_management else length * one
     slots = torch.where(k > 0, slots, torch.zeros_like(k))
-    a = torch.sqrt(lr / (granularity * torch.where(slots > 0, slots, one)))
+    a = torch.sqrt(lr / (dw_min * torch.where(slots > 0, slots, one)))
     b = a
-    if managed:
+    if update_management:
         saturated = torch.where(k > length, largest_d * (length / torch.where(k > 0, k, one)), largest_d)
         ratio = torch.where(k > 0, largest_x / torch.where(k > 0, saturated, one), one)
         a, b = a * torch.sqrt(ratio), b * torch.sqrt(1.0 / ratio)
@@ -159,82 +156,52 @@ def _fire_long(below: Tensor, full: Tensor, element: Tensor, seed: int, offset: 
 
 
 def pulsed_update(
-    conductance: Tensor,
-    history: Tensor | None,
-    pulsed_at: Tensor | None,
-    weight: Tensor | None,
-    others: Tensor | None,
-    readout: Sequence[float],
+    state: PulsedState,
+    tracked: TrackedWeight,
     parameters: Tensor,
     x: Tensor,
     d: Tensor,
-    lr: float,
-    granularity: float,
-    length: int,
-    adaptive: bool,
-    managed: bool,
-    kind: int,
+    rule: TrainRule,
     now: float,
-    planes: Sequence[int],
-    family: int,
-    coefficients: Tensor,
+    law: StepLaw,
     seed: Tensor,
     offset: int,
 ) -> None:
     """Pulse devices in place.
 
     Args:
-        conductance: ``[planes, out, in]``, any unit.
-        history: what a device with ``HISTORY`` remembers, the same shape.
-        pulsed_at: time of each device's last pulse, float64, the same shape.
-        weight: what the devices stand for, ``[out, in]``, kept in step with them; ``None`` where nobody asks.
-        others: ``[planes, out, in]``, devices beside them that belong to the weight too.
-        readout: an offset, then a factor for every plane and for every other plane; see :func:`read_out`.
+        state: of the devices.
+        tracked: the weight that the devices stand for, updated with them.
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
         d: gradients of the outputs ``[batch, out]``.
-        lr: learning rate.
-        granularity: change of the weight that one pulse stands for.
-        length: slots of a train, at most 31.
-        adaptive: whether a train is only as long as the largest product of a sample asks for.
-        managed: whether firing probabilities are balanced between inputs and outputs.
-        kind: ``STOCHASTIC``, ``DETERMINISTIC`` or ``MEAN_COUNT``.
+        rule: how ``x`` and ``d`` become trains.
         now: time to note in ``pulsed_at``.
-        planes: the plane pulsed where the weight must grow, and where it must shrink. If they differ, each takes
-            pulses in its own growing direction alone.
-        family: which step law; ``coefficients`` are its numbers, the first the relative noise of a step.
-        coefficients: float32.
+        law: which devices are pulsed, and how a pulse changes them.
         seed: of all draws.
         offset: first of the streams it takes, ``STREAMS + 1`` for every ``TOGETHER`` samples.
     """
     check_finite(x, d)
-    check_tables(family, coefficients)
-    step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
-    n = conductance[0].numel()
-    index = torch.arange(n, dtype=torch.int64, device=x.device).view(conductance.shape[1:])
-    trains = (lr, granularity, length, adaptive, managed, kind)
+    check_tables(law)
+    step = _Stepper(state, parameters, law)
+    shape = state.conductance.shape[1:]
+    index = torch.arange(shape.numel(), dtype=torch.int64, device=x.device).view(shape)
     for some_x, some_d, streams in together(x, d, offset):
-        words = pulse_trains(some_x, some_d, *trains, seed, streams)
+        words = pulse_trains(some_x, some_d, rule, seed, streams)
         key = _keys(index, int(seed), streams + STREAMS)
-        _pulse_samples(step, words, key, kind, pulsed_at, now)
-    if weight is not None:
-        weight.copy_(read_out(conductance, others, readout, (), seed, offset))
+        _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
+    if tracked.weight is not None:
+        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
 
 
 def pulse_counts(
-    conductance: Tensor,
-    history: Tensor | None,
-    pulsed_at: Tensor | None,
-    weight: Tensor | None,
-    others: Tensor | None,
-    readout: Sequence[float],
+    state: PulsedState,
+    tracked: TrackedWeight,
     parameters: Tensor,
     counts: Tensor,
     now: float,
-    planes: Sequence[int],
-    family: int,
-    coefficients: Tensor,
+    law: StepLaw,
     seed: Tensor,
     offset: int,
 ) -> None:
@@ -243,17 +210,17 @@ def pulse_counts(
     ``counts`` is int32 ``[out, in]``: above 0 the weight grows, below it shrinks. ``offset`` is that of the one stream
     it takes; the other arguments are those of :func:`pulsed_update`.
     """
-    check_tables(family, coefficients)
-    step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
+    check_tables(law)
+    step = _Stepper(state, parameters, law)
     index = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
     key = _keys(index, int(seed), offset)
     for i in range(int(counts.abs().max()) if counts.numel() else 0):
         step.pulse(counts.abs() > i, counts < 0, key, torch.full_like(key, i))
-    if pulsed_at is not None:
-        for plane, hit in zip(planes, (counts > 0, counts < 0), strict=True):
-            pulsed_at[plane].masked_fill_(hit, now)
-    if weight is not None:
-        weight.copy_(read_out(conductance, others, readout, (), seed, offset))
+    if state.pulsed_at is not None:
+        for plane, hit in zip(law.planes, (counts > 0, counts < 0), strict=True):
+            state.pulsed_at[plane].masked_fill_(hit, now)
+    if tracked.weight is not None:
+        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
 
 
 TOGETHER = 1024
@@ -275,8 +242,9 @@ def check_finite(x: Tensor, d: Tensor) -> None:
         )
 
 
-def check_tables(family: int, coefficients: Tensor) -> None:
-    """Refuse tables whose stated size is not theirs: a kernel would read beyond them."""
+def check_tables(law: StepLaw) -> None:
+    """Refuse tables whose stated size is not their own: a kernel would read beyond them."""
+    _, family, coefficients = law
     if family not in (PIECEWISE, TABLE):
         return
     head = 2 if family == PIECEWISE else 3
@@ -353,18 +321,11 @@ def _keys(weight: Tensor, seed: int, offset: int) -> Tensor:
 class _Stepper:
     """What one pulse does, for one family of devices."""
 
-    def __init__(
-        self,
-        conductance: Tensor,
-        history: Tensor | None,
-        parameters: Tensor,
-        planes: Sequence[int],
-        family: int,
-        coefficients: Sequence[float],
-    ) -> None:
-        self.conductance, self.history, self.planes = conductance, history, planes
-        self.steps = parameters.expand(4, *conductance.shape)
-        self.family, self.noise, self.coefficients = family, coefficients[0], [float(c) for c in coefficients[1:]]
+    def __init__(self, state: PulsedState, parameters: Tensor, law: StepLaw) -> None:
+        self.conductance, self.history = state.conductance, state.history
+        self.planes, self.family = law.planes, law.family
+        self.steps = parameters.expand(4, *state.conductance.shape)
+        self.noise, *self.coefficients = law.coefficients.tolist()
 
     def pulse(self, active: Tensor, down: Tensor, key: Tensor, n: Tensor) -> None:
         """Pulse ``n`` of every weight's stream; pulses 2k and 2k + 1 share words 2k and 2k + 1 of it."""
