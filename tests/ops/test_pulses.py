@@ -8,7 +8,7 @@ import torch
 from tests.contracts.op import SEED, Call, draw, same_bits, threads
 from torch import Tensor
 
-from phasegrad.ops import arguments, pulses, reference
+from phasegrad.ops import arguments, pulses, reference, trains
 from phasegrad.ops.native import library
 
 STEP = 1e-3
@@ -59,7 +59,7 @@ def update(
         "length": 31,
         "bl_management": True,
         "update_management": True,
-        "kind": pulses.STOCHASTIC,
+        "kind": trains.STOCHASTIC,
         "now": 5.0,
         "planes": [0, int(pair)],
         "family": family,
@@ -77,7 +77,7 @@ def run(call: dict[str, Any], op: Any = None) -> list[Tensor]:
     return [t for t in state if t is not None]
 
 
-def trains(call: dict[str, Any]) -> Call:
+def train_arguments(call: dict[str, Any]) -> Call:
     return tuple(call[n] for n in (*NAMES[7:15], "seed", "offset"))
 
 
@@ -98,9 +98,9 @@ CALLS = {
     "pair": update(pair=True),
     "pair with history": update(family=pulses.HISTORY, coefficients=PCM, pair=True),
     "a device for all": update(shared=True),
-    "deterministic": update(kind=pulses.DETERMINISTIC),
-    "mean count": update(kind=pulses.MEAN_COUNT),
-    "mean count, pair": update(kind=pulses.MEAN_COUNT, pair=True),
+    "deterministic": update(kind=trains.DETERMINISTIC),
+    "mean count": update(kind=trains.MEAN_COUNT),
+    "mean count, pair": update(kind=trains.MEAN_COUNT, pair=True),
     "fixed length": update(bl_management=False, update_management=False),
     "one slot": update(length=1),
     "one weight": update(1, 1, 1),
@@ -120,8 +120,8 @@ call = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 @call
 def test_kernel_makes_the_trains_of_the_reference(call: dict[str, Any]) -> None:
     assert same_bits(
-        torch.ops.phasegrad.pulse_trains(*trains(call)),
-        REFERENCE_TRAINS(*trains(call)),
+        torch.ops.phasegrad.pulse_trains(*train_arguments(call)),
+        REFERENCE_TRAINS(*train_arguments(call)),
     )
 
 
@@ -156,7 +156,7 @@ def test_opcheck() -> None:
     call = update(2, 5, 3, family=pulses.HISTORY, coefficients=PCM, pair=True)
     torch.library.opcheck(torch.ops.phasegrad.pulsed_update.default, tuple(call.values()), test_utils="test_schema")
     torch.library.opcheck(torch.ops.phasegrad.pulsed_update.default, tuple(call.values()), test_utils="test_faketensor")
-    torch.library.opcheck(torch.ops.phasegrad.pulse_trains.default, trains(call))
+    torch.library.opcheck(torch.ops.phasegrad.pulse_trains.default, train_arguments(call))
 
 
 # --- what trains mean -----------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_opcheck() -> None:
 
 def coincidences(call: dict[str, Any]) -> Tensor:
     """Pulses of every weight for every sample, ``[batch, out, in]``."""
-    words_x, words_d = torch.ops.phasegrad.pulse_trains(*trains(call))
+    words_x, words_d = torch.ops.phasegrad.pulse_trains(*train_arguments(call))
     return (bits(words_d).unsqueeze(2) & bits(words_x).unsqueeze(1)).sum(-1)
 
 
@@ -192,21 +192,21 @@ def test_long_products_saturate_at_the_longest_train() -> None:
 
 def test_a_train_is_as_long_as_its_sample_asks() -> None:
     call = update(x=torch.tensor([[1.0], [1.0]]), d=torch.tensor([[0.12], [3.0]]), lr=0.01)  # k = 1.2 and 30
-    call |= {"kind": pulses.DETERMINISTIC}
-    slots = bits(torch.ops.phasegrad.pulse_trains(*trains(call))[0])
+    call |= {"kind": trains.DETERMINISTIC}
+    slots = bits(torch.ops.phasegrad.pulse_trains(*train_arguments(call))[0])
     assert slots[0, 0, 2:].sum() == 0
     assert slots[1, 0].sum() == 30
 
 
 def test_deterministic_trains_round_the_product() -> None:
     x, d = torch.linspace(0.0, 1.0, 41).unsqueeze(0), torch.linspace(0.0, 1.0, 23).unsqueeze(0)
-    call = update(x=x, d=d, lr=0.031, kind=pulses.DETERMINISTIC)  # k = 31
+    call = update(x=x, d=d, lr=0.031, kind=trains.DETERMINISTIC)  # k = 31
     n_x, n_d = torch.floor(31 * x[0] + 0.5), torch.floor(31 * d[0] + 0.5)
     expected = torch.floor((2 * n_d.outer(n_x) + 31) / 62)
     assert torch.equal(coincidences(call)[0].float(), expected)
 
 
-@pytest.mark.parametrize("kind", [pulses.STOCHASTIC, pulses.MEAN_COUNT])
+@pytest.mark.parametrize("kind", [trains.STOCHASTIC, trains.MEAN_COUNT])
 def test_update_descends_by_learning_rate_times_outer_product(kind: int) -> None:
     n, ideal = 1_000, (0.0, 0.0, 0.0, 0.0)
     x, d = torch.tensor([[0.5, -0.2, 1.0]]), torch.tensor([[0.3, -0.05]])
@@ -299,7 +299,7 @@ def test_jump_table_is_an_inverse_cdf() -> None:
 
 
 def test_pulses_of_a_sample_act_one_after_another() -> None:
-    call = update(1, 1, 1, coefficients=(0.0, 1.0, 1.0, 0.0), shared=True, step=0.05, kind=pulses.DETERMINISTIC)
+    call = update(1, 1, 1, coefficients=(0.0, 1.0, 1.0, 0.0), shared=True, step=0.05, kind=trains.DETERMINISTIC)
     call |= {"x": torch.ones(1, 1), "d": -torch.ones(1, 1), "lr": 7 * STEP, "conductance": torch.zeros(1, 1, 1)}
     g = 0.0
     for _ in range(7):
@@ -318,7 +318,7 @@ def test_a_pair_takes_each_sign_on_its_own_device() -> None:
 
 
 def test_history_decays_with_every_pulse_of_its_device() -> None:
-    call = update(3, 1, 1, family=pulses.HISTORY, coefficients=PCM, pair=True, kind=pulses.DETERMINISTIC)
+    call = update(3, 1, 1, family=pulses.HISTORY, coefficients=PCM, pair=True, kind=trains.DETERMINISTIC)
     call |= {"x": torch.ones(3, 1), "d": -torch.ones(3, 1), "lr": 2 * STEP, "history": torch.ones(2, 1, 1)}
     _, history, pulsed_at = run(call)
     assert history.flatten().tolist() == pytest.approx([math.exp(-6 / 2.6), 1.0], rel=1e-5)
@@ -436,6 +436,6 @@ def test_refuses_a_weight_that_cannot_follow(changes: dict[str, Any], message: s
 
 def test_zero_gradients_and_a_learning_rate_of_zero_pulse_nothing() -> None:
     for changes in ({"lr": 0.0}, {"x": torch.zeros(6, 37)}, {"d": torch.zeros(6, 21)}):
-        for kind in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
+        for kind in (trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT):
             call = update(kind=kind, **changes)
             assert torch.equal(run(call)[0], call["conductance"])

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import final
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
-from phasegrad.ops import pulses
+from phasegrad.ops import trains
 
 _KINDS = {
-    "stochastic": pulses.STOCHASTIC,
-    "deterministic": pulses.DETERMINISTIC,
-    "mean-count": pulses.MEAN_COUNT,
+    "stochastic": trains.STOCHASTIC,
+    "deterministic": trains.DETERMINISTIC,
+    "mean-count": trains.MEAN_COUNT,
 }
 
 
@@ -44,7 +44,7 @@ class Pulses(Configuration):
     sample_time: float = 0.0
 
     def __post_init__(self) -> None:
-        check_integer(self, "length", 1, pulses.LONGEST)
+        check_integer(self, "length", 1, trains.LONGEST)
         check_type(self, "adaptive", bool)
         check_type(self, "managed", bool)
         check_number(self, "sample_time", 0.0)
@@ -52,5 +52,5 @@ class Pulses(Configuration):
 
     @property
     def code(self) -> int:
-        """Number of the kind in :mod:`phasegrad.ops.pulses`."""
+        """Number of the kind in :mod:`phasegrad.ops.trains`."""
         return _KINDS[self.kind]

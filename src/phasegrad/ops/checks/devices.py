@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses
+from phasegrad.ops import pulses, trains
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.checks.common import broadcasts, check_floating, check_law, check_seed, check_shapes
 
@@ -54,9 +54,9 @@ def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: in
         raise ValueError(f"{op}: the learning rate is {lr}; it must be finite and not negative")
     if not (math.isfinite(dw_min) and dw_min > 0.0):
         raise ValueError(f"{op}: dw_min = {dw_min}; the change of one pulse must be finite and above 0")
-    if not 1 <= length <= pulses.LONGEST or kind not in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
+    if not 1 <= length <= trains.LONGEST or kind not in (trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT):
         raise ValueError(
-            f"{op}: trains of {length} slots and kind {kind}; use 1 to {pulses.LONGEST} slots, and kind 0, 1 or 2"
+            f"{op}: trains of {length} slots and kind {kind}; use 1 to {trains.LONGEST} slots, and kind 0, 1 or 2"
         )
 
 

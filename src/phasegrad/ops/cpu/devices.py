@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses, reference
+from phasegrad.ops import pulses, reference, trains
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.cpu.calls import all_floats, call, doubles, floats_of, optional
 
@@ -61,7 +61,7 @@ def pcm_read(
 def pulse_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     if not all_floats(x, d):
         return reference.pulse_trains(x, d, rule, seed, offset)
-    pulses.check_finite(x, d)
+    trains.check_finite(x, d)
     x, d = x.contiguous(), d.contiguous()
     words_x, words_d = (torch.empty(v.shape, dtype=torch.int32) for v in (x, d))
     call(
@@ -96,7 +96,7 @@ def pulsed_update(
         law.family, coefficients.data_ptr(), *_tracked(tracked), int(seed), offset,
     )  # fmt: skip
     if refused.value:
-        pulses.check_finite(x, d)
+        trains.check_finite(x, d)
 
 
 def pulse_counts(
