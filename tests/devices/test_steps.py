@@ -19,7 +19,7 @@ from phasegrad.devices import (
     ideal_device,
     nandakumar_2018,
 )
-from phasegrad.ops import pulses
+from phasegrad.ops import trains
 
 SEED = torch.tensor([7])
 G_MAX = 20e-6
@@ -49,7 +49,7 @@ def pulse(
     coefficients = torch.tensor(law.coefficients(G_MAX))
     x, d = torch.ones(count, n), torch.full((count, 1), -1.0 if up else 1.0)
     torch.ops.phasegrad.pulsed_update(
-        state, past, None, None, None, [], parameters, x, d, 1.0, 1.0, 1, True, True, pulses.DETERMINISTIC, 0.0,
+        state, past, None, None, None, [], parameters, x, d, 1.0, 1.0, 1, True, True, trains.DETERMINISTIC, 0.0,
         planes, law.family, coefficients, key, 100,
     )  # fmt: skip
     return state[0, 0].double()

@@ -7,7 +7,7 @@ import torch
 from tests.contracts.op import SEED, draw, threads
 from torch import Tensor
 
-from phasegrad.ops import reference
+from phasegrad.ops import arguments, reference
 
 SHAPES = {"one": (1, 1, 1), "pair": (2, 21, 37), "large": (1, 130, 300), "nothing": (2, 0, 5)}
 LEVEL, LOST = 0.7, 0.3
@@ -16,8 +16,8 @@ LEVEL, LOST = 0.7, 0.3
 def call(name: str, beside: int) -> tuple[Tensor, float, float, Tensor, Tensor | None, list[float]]:
     g = draw(*SHAPES[name], seed=1).abs()
     others = draw(beside, *g.shape[1:], seed=2) if beside else None
-    readout = [0.2, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
-    return g, LEVEL, LOST, torch.zeros(g.shape[1:]), others, readout
+    factors = [0.2, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
+    return g, LEVEL, LOST, torch.zeros(g.shape[1:]), others, factors
 
 
 @pytest.mark.parametrize("beside", [0, 2])
@@ -27,17 +27,21 @@ def test_the_law_and_the_weight(name: str, beside: int) -> None:
     wanted = LEVEL + (1.0 - LOST) * (g.double() - LEVEL)
     torch.ops.phasegrad.leak(g, *rest)
     torch.testing.assert_close(g.double(), wanted, rtol=1e-6, atol=1e-6)
-    _, _, weight, others, readout = rest
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+    _, _, weight, others, factors = rest
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
 def test_reference_and_threads_give_the_same_bits(name: str) -> None:
     results = []
-    for run, count in ((torch.ops.phasegrad.leak, 1), (torch.ops.phasegrad.leak, 3), (reference.leak, 1)):
-        g, level, lost, weight, others, readout = call(name, 1)
+    for run, count in (
+        (torch.ops.phasegrad.leak, 1),
+        (torch.ops.phasegrad.leak, 3),
+        (arguments.flat("leak", reference.leak), 1),
+    ):
+        g, level, lost, weight, others, factors = call(name, 1)
         with threads(count):
-            run(g, level, lost, weight, others, readout)
+            run(g, level, lost, weight, others, factors)
         results.append((g, weight))
     for g, weight in results[1:]:
         assert torch.equal(g, results[0][0])
@@ -61,7 +65,7 @@ def test_a_weight_is_not_needed() -> None:
         ({0: torch.zeros(2, 3, 5).double()}, "float64"),
         ({0: torch.zeros(2, 5, 3).transpose(1, 2)}, "contiguous float32"),
         ({3: torch.zeros(3, 4)}, r"weight is torch.float32 \[3, 4\]"),
-        ({5: [0.0, 1.0]}, "readout has 2 numbers"),
+        ({5: [0.0, 1.0]}, "factors has 2 numbers"),
     ],
 )
 def test_refuses(changes: dict[int, object], message: str) -> None:

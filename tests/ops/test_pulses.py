@@ -8,14 +8,18 @@ import torch
 from tests.contracts.op import SEED, Call, draw, same_bits, threads
 from torch import Tensor
 
-from phasegrad.ops import pulses, reference
+from phasegrad.ops import arguments, pulses, reference, trains
 from phasegrad.ops.native import library
 
 STEP = 1e-3
 NAMES = (
-    "conductance", "history", "pulsed_at", "weight", "others", "readout", "parameters", "x", "d", "lr", "granularity",
-    "length", "adaptive", "managed", "kind", "now", "planes", "family", "coefficients", "seed", "offset",
+    "conductance", "history", "pulsed_at", "weight", "other_planes", "factors", "parameters", "x", "d", "lr",
+    "dw_min", "length", "bl_management", "update_management", "kind", "now", "planes", "family", "coefficients",
+    "seed", "offset",
 )  # fmt: skip
+REFERENCE_TRAINS = arguments.flat("pulse_trains", reference.pulse_trains)
+REFERENCE_UPDATE = arguments.flat("pulsed_update", reference.pulsed_update)
+REFERENCE_COUNTS = arguments.flat("pulse_counts", reference.pulse_counts)
 SOFT_BOUNDS = (0.3, 1.0, 1.0, 0.0)
 EXPONENTIAL = (0.3, 0.00081, 12.44625, 0.36833, 12.78785, 0.244, 0.2425)
 PCM = (0.0, math.exp(-1 / 2.6), -0.084, 0.88, 1.4, 0.091, 0.26, 2.15)
@@ -45,17 +49,17 @@ def update(
         "history": draw(*shape, seed=3).abs() if family == pulses.HISTORY else None,
         "pulsed_at": torch.zeros(shape, dtype=torch.float64),
         "weight": None,
-        "others": None,
-        "readout": [],
+        "other_planes": None,
+        "factors": [],
         "parameters": parameters,
         "x": draw(batch, features, seed=4),
         "d": 0.1 * draw(batch, out, seed=5),
         "lr": 0.05,
-        "granularity": STEP,
+        "dw_min": STEP,
         "length": 31,
-        "adaptive": True,
-        "managed": True,
-        "kind": pulses.STOCHASTIC,
+        "bl_management": True,
+        "update_management": True,
+        "kind": trains.STOCHASTIC,
         "now": 5.0,
         "planes": [0, int(pair)],
         "family": family,
@@ -73,7 +77,7 @@ def run(call: dict[str, Any], op: Any = None) -> list[Tensor]:
     return [t for t in state if t is not None]
 
 
-def trains(call: dict[str, Any]) -> Call:
+def train_arguments(call: dict[str, Any]) -> Call:
     return tuple(call[n] for n in (*NAMES[7:15], "seed", "offset"))
 
 
@@ -94,10 +98,10 @@ CALLS = {
     "pair": update(pair=True),
     "pair with history": update(family=pulses.HISTORY, coefficients=PCM, pair=True),
     "a device for all": update(shared=True),
-    "deterministic": update(kind=pulses.DETERMINISTIC),
-    "mean count": update(kind=pulses.MEAN_COUNT),
-    "mean count, pair": update(kind=pulses.MEAN_COUNT, pair=True),
-    "fixed length": update(adaptive=False, managed=False),
+    "deterministic": update(kind=trains.DETERMINISTIC),
+    "mean count": update(kind=trains.MEAN_COUNT),
+    "mean count, pair": update(kind=trains.MEAN_COUNT, pair=True),
+    "fixed length": update(bl_management=False, update_management=False),
     "one slot": update(length=1),
     "one weight": update(1, 1, 1),
     "one row": update(3, 300, 1),
@@ -115,13 +119,16 @@ call = pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 @pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
 @call
 def test_kernel_makes_the_trains_of_the_reference(call: dict[str, Any]) -> None:
-    assert same_bits(torch.ops.phasegrad.pulse_trains(*trains(call)), reference.pulse_trains(*trains(call)))
+    assert same_bits(
+        torch.ops.phasegrad.pulse_trains(*train_arguments(call)),
+        REFERENCE_TRAINS(*train_arguments(call)),
+    )
 
 
 @pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
 @call
 def test_kernel_leaves_the_state_of_the_reference(call: dict[str, Any]) -> None:
-    found, wanted = run(call), run(call, reference.pulsed_update)
+    found, wanted = run(call), run(call, REFERENCE_UPDATE)
     assert torch.equal(found[-1], wanted[-1])  # who was pulsed
     for got, want in zip(found[:-1], wanted[:-1], strict=True):
         torch.testing.assert_close(got, want, rtol=2e-6, atol=2e-6)
@@ -142,14 +149,14 @@ def test_threads_do_not_show(call: dict[str, Any]) -> None:
 def test_other_dtypes_of_the_lines_are_what_the_reference_gives(dtype: torch.dtype) -> None:
     call = update()
     call |= {"x": call["x"].to(dtype), "d": call["d"].to(dtype)}
-    assert same_bits(run(call), run(call, reference.pulsed_update))
+    assert same_bits(run(call), run(call, REFERENCE_UPDATE))
 
 
 def test_opcheck() -> None:
     call = update(2, 5, 3, family=pulses.HISTORY, coefficients=PCM, pair=True)
     torch.library.opcheck(torch.ops.phasegrad.pulsed_update.default, tuple(call.values()), test_utils="test_schema")
     torch.library.opcheck(torch.ops.phasegrad.pulsed_update.default, tuple(call.values()), test_utils="test_faketensor")
-    torch.library.opcheck(torch.ops.phasegrad.pulse_trains.default, trains(call))
+    torch.library.opcheck(torch.ops.phasegrad.pulse_trains.default, train_arguments(call))
 
 
 # --- what trains mean -----------------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ def test_opcheck() -> None:
 
 def coincidences(call: dict[str, Any]) -> Tensor:
     """Pulses of every weight for every sample, ``[batch, out, in]``."""
-    words_x, words_d = torch.ops.phasegrad.pulse_trains(*trains(call))
+    words_x, words_d = torch.ops.phasegrad.pulse_trains(*train_arguments(call))
     return (bits(words_d).unsqueeze(2) & bits(words_x).unsqueeze(1)).sum(-1)
 
 
@@ -166,10 +173,10 @@ def repeated(x: list[float], d: list[float], n: int, **changes: Any) -> dict[str
 
 
 # Trains that are short and not balanced saturate the lines of large values: that is what management is for.
-@pytest.mark.parametrize(("managed", "adaptive"), [(True, True), (True, False), (False, False)])
-def test_pulses_count_to_the_outer_product(managed: bool, adaptive: bool) -> None:
+@pytest.mark.parametrize(("update_management", "bl_management"), [(True, True), (True, False), (False, False)])
+def test_pulses_count_to_the_outer_product(update_management: bool, bl_management: bool) -> None:
     n, x, d = 20_000, [0.5, -0.2, 1.0], [0.3, -0.05]
-    call = repeated(x, d, n, lr=0.01, adaptive=adaptive, managed=managed)
+    call = repeated(x, d, n, lr=0.01, bl_management=bl_management, update_management=update_management)
     counts = coincidences(call).double()
     mean = torch.tensor(d, dtype=torch.float64).outer(torch.tensor(x, dtype=torch.float64)).abs() * 0.01 / STEP
     # A slot coincides with probability p_x p_d, independently: the variance is below the mean.
@@ -185,21 +192,21 @@ def test_long_products_saturate_at_the_longest_train() -> None:
 
 def test_a_train_is_as_long_as_its_sample_asks() -> None:
     call = update(x=torch.tensor([[1.0], [1.0]]), d=torch.tensor([[0.12], [3.0]]), lr=0.01)  # k = 1.2 and 30
-    call |= {"kind": pulses.DETERMINISTIC}
-    slots = bits(torch.ops.phasegrad.pulse_trains(*trains(call))[0])
+    call |= {"kind": trains.DETERMINISTIC}
+    slots = bits(torch.ops.phasegrad.pulse_trains(*train_arguments(call))[0])
     assert slots[0, 0, 2:].sum() == 0
     assert slots[1, 0].sum() == 30
 
 
 def test_deterministic_trains_round_the_product() -> None:
     x, d = torch.linspace(0.0, 1.0, 41).unsqueeze(0), torch.linspace(0.0, 1.0, 23).unsqueeze(0)
-    call = update(x=x, d=d, lr=0.031, kind=pulses.DETERMINISTIC)  # k = 31
+    call = update(x=x, d=d, lr=0.031, kind=trains.DETERMINISTIC)  # k = 31
     n_x, n_d = torch.floor(31 * x[0] + 0.5), torch.floor(31 * d[0] + 0.5)
     expected = torch.floor((2 * n_d.outer(n_x) + 31) / 62)
     assert torch.equal(coincidences(call)[0].float(), expected)
 
 
-@pytest.mark.parametrize("kind", [pulses.STOCHASTIC, pulses.MEAN_COUNT])
+@pytest.mark.parametrize("kind", [trains.STOCHASTIC, trains.MEAN_COUNT])
 def test_update_descends_by_learning_rate_times_outer_product(kind: int) -> None:
     n, ideal = 1_000, (0.0, 0.0, 0.0, 0.0)
     x, d = torch.tensor([[0.5, -0.2, 1.0]]), torch.tensor([[0.3, -0.05]])
@@ -292,7 +299,7 @@ def test_jump_table_is_an_inverse_cdf() -> None:
 
 
 def test_pulses_of_a_sample_act_one_after_another() -> None:
-    call = update(1, 1, 1, coefficients=(0.0, 1.0, 1.0, 0.0), shared=True, step=0.05, kind=pulses.DETERMINISTIC)
+    call = update(1, 1, 1, coefficients=(0.0, 1.0, 1.0, 0.0), shared=True, step=0.05, kind=trains.DETERMINISTIC)
     call |= {"x": torch.ones(1, 1), "d": -torch.ones(1, 1), "lr": 7 * STEP, "conductance": torch.zeros(1, 1, 1)}
     g = 0.0
     for _ in range(7):
@@ -311,7 +318,7 @@ def test_a_pair_takes_each_sign_on_its_own_device() -> None:
 
 
 def test_history_decays_with_every_pulse_of_its_device() -> None:
-    call = update(3, 1, 1, family=pulses.HISTORY, coefficients=PCM, pair=True, kind=pulses.DETERMINISTIC)
+    call = update(3, 1, 1, family=pulses.HISTORY, coefficients=PCM, pair=True, kind=trains.DETERMINISTIC)
     call |= {"x": torch.ones(3, 1), "d": -torch.ones(3, 1), "lr": 2 * STEP, "history": torch.ones(2, 1, 1)}
     _, history, pulsed_at = run(call)
     assert history.flatten().tolist() == pytest.approx([math.exp(-6 / 2.6), 1.0], rel=1e-5)
@@ -342,7 +349,7 @@ def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> N
         ({"x": torch.zeros(6, 36)}, "planes, 21, 36"),
         ({"lr": math.inf}, "learning rate is inf"),
         ({"lr": -0.1}, "learning rate is -0.1"),
-        ({"granularity": 0.0}, "granularity = 0.0"),
+        ({"dw_min": 0.0}, "dw_min = 0.0"),
         ({"length": 32}, "trains of 32 slots"),
         ({"kind": 7}, "kind 7"),
         ({"planes": [0, 1]}, r"planes = \[0, 1\]"),
@@ -377,7 +384,7 @@ def test_counted_pulses_leave_the_state_of_the_reference(call: dict[str, Any]) -
     out, features = call["conductance"].shape[1:]
     counts = (8.0 * draw(out, features, seed=9)).to(torch.int32)
     counts[0, 0] = 80  # more than fit a queue
-    found, wanted = counted(call, counts), counted(call, counts, reference.pulse_counts)
+    found, wanted = counted(call, counts), counted(call, counts, REFERENCE_COUNTS)
     assert torch.equal(found[-1], wanted[-1])
     for got, want in zip(found[:-1], wanted[:-1], strict=True):
         torch.testing.assert_close(got, want, rtol=2e-6, atol=4e-6)
@@ -398,34 +405,37 @@ def test_the_weight_follows_to_the_bit(name: str, beside: int) -> None:
     call = CALLS[name]
     g = call["conductance"].clone()
     others = draw(beside, *g.shape[1:], seed=8) if beside else None
-    readout = [0.3, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
-    weight = torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0)
-    call = {**call, "conductance": g, "weight": weight, "others": others, "readout": readout}
+    factors = [0.3, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
+    weight = torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0)
+    call = {**call, "conductance": g, "weight": weight, "other_planes": others, "factors": factors}
     held = [None if call[n] is None else call[n].clone() for n in NAMES[1:3]]
     torch.ops.phasegrad.pulsed_update(g, *held, *(call[n] for n in NAMES[3:]))
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
     counts = (3.0 * draw(*g.shape[1:], seed=9)).to(torch.int32)
     torch.ops.phasegrad.pulse_counts(g, *held, *(call[n] for n in NAMES[3:7]), counts, *(call[n] for n in NAMES[15:]))
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, readout, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"readout": [0.0]}, "readout has 1 numbers"),
+        ({"factors": [0.0]}, "factors has 1 numbers"),
         ({"weight": torch.zeros(21, 36)}, r"weight is torch.float32 \[21, 36\]"),
         ({"weight": torch.zeros(37, 21).t()}, "contiguous float32"),
-        ({"others": torch.zeros(1, 3, 3), "readout": [0.0, 1.0, 1.0]}, r"others is torch.float32 \[1, 3, 3\]"),
+        (
+            {"other_planes": torch.zeros(1, 3, 3), "factors": [0.0, 1.0, 1.0]},
+            r"other_planes is .* \[1, 3, 3\]",
+        ),
     ],
 )
 def test_refuses_a_weight_that_cannot_follow(changes: dict[str, Any], message: str) -> None:
-    call = {**update(), "weight": torch.zeros(21, 37), "readout": [0.0, 1.0], **changes}
+    call = {**update(), "weight": torch.zeros(21, 37), "factors": [0.0, 1.0], **changes}
     with pytest.raises(ValueError, match=message):
         run(call)
 
 
 def test_zero_gradients_and_a_learning_rate_of_zero_pulse_nothing() -> None:
     for changes in ({"lr": 0.0}, {"x": torch.zeros(6, 37)}, {"d": torch.zeros(6, 21)}):
-        for kind in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
+        for kind in (trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT):
             call = update(kind=kind, **changes)
             assert torch.equal(run(call)[0], call["conductance"])

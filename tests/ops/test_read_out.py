@@ -67,10 +67,11 @@ def test_noise_and_floor(g: float) -> None:
 
 WRONG = {
     **seed_errors((planes(2, 3, 4, seed=1), None, [0.0, 1.0, 1.0], [], SEED, 0), 4),
-    "factors": ((planes(2, 3, 4, seed=1), None, [0.0, 1.0], [], SEED, 0), ValueError, "readout has 2 numbers"),
+    "factors": ((planes(2, 3, 4, seed=1), None, [0.0, 1.0], [], SEED, 0), ValueError, "factors has 2 numbers"),
     "dtype": ((planes(2, 3, 4, seed=1).double(), None, [0.0, 1.0, 1.0], [], SEED, 0), ValueError, "float64"),
     "others": (
-        (planes(2, 3, 4, seed=1), planes(1, 3, 5, seed=1), [0.0, 1.0, 1.0, 1.0], [], SEED, 0), ValueError, "others is",
+        (planes(2, 3, 4, seed=1), planes(1, 3, 5, seed=1), [0.0, 1.0, 1.0, 1.0], [], SEED, 0), ValueError,
+        "other_planes is",
     ),
 }  # fmt: skip
 

@@ -24,9 +24,10 @@ from phasegrad.ops import direct
 from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
 
 NAMES = (
-    "x", "w", "scale", "clip", "level", "gain", "input_range", "bound", "seed", "weight_offset", "offset", "rows",
-    "noise", "drop", "output_noise", "read_noise", "mode", "half",
+    "x", "w", "scale", "clip", "level", "gain", "input_range", "dac_max_code", "decay", "keep", "bound", "seed",
+    "weight_offset", "offset", "rows", "noise", "drop", "output_noise", "read_noise", "mode", "half",
 )  # fmt: skip
+DAC = (127.0, 0.01, 0.5)  # largest code, and a range that decays where half of the inputs lie inside
 NOISE = (0.03, 0.01, -0.005)
 
 
@@ -44,8 +45,9 @@ def linear(
     output_noise: float = 0.0,
     read_noise: float = 0.0,
     bound: float = 0.6,
+    dac: tuple[float, float, float] = (0.0, 0.0, 1.0),
 ) -> Call:
-    """A call in which some tile outputs lie beyond the bound, and some weights beyond the clip."""
+    """A call in which some inputs, tile outputs and weights lie beyond the range, the bound and the clip."""
     w = 0.3 * draw(out, features, seed=1)
     parts = w.split(rows, dim=1)
     scale = torch.stack([part.abs().amax(1).clamp(max=0.5) for part in parts])
@@ -53,7 +55,7 @@ def linear(
     gains = draw(len(parts), out, seed=3).abs() + 0.5 if gain else None
     ranges = draw(batch, seed=2).abs() + 0.5 if per_row else torch.tensor([1.3])
     noise = NOISE if perturbed else (0.0, 0.0, 0.0)
-    units = (gains, ranges, torch.tensor([bound]))
+    units = (gains, ranges, *dac, torch.tensor([bound]))
     call = (draw(batch, features, seed=4), w, scale, clip, level, *units, SEED, 3, 11, rows)
     return (*call, noise, drop, output_noise, read_noise, mode, 127.0)
 
@@ -63,8 +65,11 @@ def named(call: Call) -> dict[str, Any]:
 
 
 def separately(call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    """The same through the ops for reading weights and for converting, each with tests of its own."""
+    """The same through the ops for reading weights and for converting, each of which has its own tests."""
     a = named(call)
+    if a["dac_max_code"] > 0:
+        a["x"] = torch.ops.phasegrad.dac(a["x"], a["input_range"], a["dac_max_code"], a["decay"], a["keep"])
+        a["input_range"] = a["input_range"].detach()
     read = a["w"]
     if a["clip"] is not None:
         weights = ("w", "scale", "clip", "level", "seed", "weight_offset", "rows", "noise", "drop")
@@ -79,7 +84,7 @@ def separately(call: Call) -> tuple[Tensor, Tensor, Tensor]:
 
 def gradients(product: Any, call: Call) -> list[Tensor]:
     a = list(call)
-    leaves = {i: a[i].clone().requires_grad_() for i in (0, 1, NAMES.index("bound"))}
+    leaves = {i: a[i].clone().requires_grad_() for i in (0, 1, *map(NAMES.index, ("input_range", "bound")))}
     for i, leaf in leaves.items():
         a[i] = leaf
     out = product(tuple(a))[0]
@@ -105,6 +110,12 @@ SAMPLES = {
     "read noise": linear(read_noise=0.02),
     "noisy weights": linear(perturbed=True),
     "dropped weights": linear(perturbed=True, drop=0.2),
+    "converted inputs": linear(dac=DAC),
+    "converted inputs, a range for each row": linear(dac=(7.0, 0.0, 1.0), per_row=True, mode=NO_CONVERTER),
+    "converted inputs of a long product": linear(70, 300, 200, 64, dac=DAC, perturbed=True),
+    "all at once, converted inputs": linear(
+        dac=DAC, perturbed=True, drop=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
+    ),
     "all at once": linear(perturbed=True, drop=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02),
     "long": linear(70, 300, 200, 64, perturbed=True, output_noise=0.04),
     "many outputs": linear(520, 510, 40, 16, perturbed=True, output_noise=0.04),
@@ -133,13 +144,13 @@ class TestTileLinear(OpContract):
     rtol = 5e-6
     atol = 5e-6
     elementwise = ()
-    opchecked = ("a last tile that is short", "gain and no converter", "all at once")
+    opchecked = ("a last tile that is short", "gain and no converter", "all at once", "all at once, converted inputs")
 
     def samples(self) -> dict[str, Call]:
         return SAMPLES
 
     def test_repeats_to_the_bit_for_any_number_of_threads(self, call: Call) -> None:
-        if not torchs_own_repeat(call[0][:, : call[11]], call[1][:, : call[11]]):
+        if not torchs_own_repeat(call[0][:, : named(call)["rows"]], call[1][:, : named(call)["rows"]]):
             pytest.skip(UNREPEATABLE)
         super().test_repeats_to_the_bit_for_any_number_of_threads(call)
 
@@ -166,6 +177,7 @@ class TestTileLinear(OpContract):
             "input of another width": (with_(x=draw(6, 12)), ValueError, r"\[6, 12\]"),
             "input of three axes": (with_(x=draw(2, 3, 13)), ValueError, r"\[2, 3, 13\]"),
             "no inputs": (with_(x=draw(6, 0), w=draw(10, 0)), ValueError, "at least one input"),
+            "no number of levels": (with_(dac_max_code=-1.0), ValueError, "dac_max_code = -1.0"),
             "tiles of no rows": (with_(rows=0), ValueError, "rows = 0"),
             "scale of two tiles of three": (with_(scale=torch.ones(2, 10)), ValueError, r"scale has shape \[2, 10\]"),
             "gain of one column": (with_(gain=torch.ones(3, 1)), ValueError, r"gain has shape \[3, 1\]"),
@@ -296,7 +308,29 @@ def test_read_noise_of_a_large_product_has_the_variance_of_its_sizes(x: Tensor, 
     """Sizes of 7 bits, rounded up as often as their fractions say: no bias, and little scatter."""
     scale = torch.stack([part.abs().amax(1) for part in w.split(512, dim=1)])
     one, noise = torch.ones(1), (0.0, 0.0, 0.0)
-    call = (x, w, scale, None, None, None, one, one, SEED, 3, 11, 512, noise, 0.0, 0.0, 0.5, NO_CONVERTER, 1.0)
+    call = (
+        x,
+        w,
+        scale,
+        None,
+        None,
+        None,
+        one,
+        0.0,
+        0.0,
+        1.0,
+        one,
+        SEED,
+        3,
+        11,
+        512,
+        noise,
+        0.0,
+        0.0,
+        0.5,
+        NO_CONVERTER,
+        1.0,
+    )
     results = []
     for count in (1, 2):
         with threads(count):
@@ -316,7 +350,29 @@ def large(x: Tensor, w: Tensor, input_range: Tensor) -> Tensor:
     """The product of a large matrix's two tiles, through neither noise nor converter."""
     scale, one = torch.ones(2, len(w)), torch.ones(1)
     noise = (0.0, 0.0, 0.0)
-    call = (x, w, scale, None, None, None, input_range, one, SEED, 3, 11, 512, noise, 0.0, 0.0, 0.0, NO_CONVERTER, 1.0)
+    call = (
+        x,
+        w,
+        scale,
+        None,
+        None,
+        None,
+        input_range,
+        0.0,
+        0.0,
+        1.0,
+        one,
+        SEED,
+        3,
+        11,
+        512,
+        noise,
+        0.0,
+        0.0,
+        0.0,
+        NO_CONVERTER,
+        1.0,
+    )
     return torch.ops.phasegrad.tile_linear(*call)[0]
 
 
@@ -351,7 +407,7 @@ def test_a_large_product_hides_no_broken_number(value: float) -> None:
 
 @pytest.mark.parametrize("learned", [True, False])
 def test_converted_inputs_are_not_kept(learned: bool) -> None:
-    """What the product's graph holds of its inputs is what the converter holds."""
+    """The product's graph stores the inputs unconverted, as the layer before does."""
     x, w = torch.randn(300, 40, requires_grad=True), torch.randn(24, 40, requires_grad=True)
     span = torch.full((1,), 3.0, requires_grad=learned)
     kept: dict[int, Tensor] = {}
@@ -361,14 +417,35 @@ def test_converted_inputs_are_not_kept(learned: bool) -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        driven = direct.call("dac", x, span, 127.0, 0.0, 1.0)
         scale, one, seed = w.detach().abs().amax(1)[None], torch.ones(1), torch.zeros(1, dtype=torch.int64)
-        rest = (scale, None, None, None, span.detach(), one, seed, 0, 1, 64, [0.0] * 3, 0.0, 0.0, 0.0, 0, 1.0)
-        y = direct.call("tile_linear", driven, w, *rest)[0]
-    assert x.data_ptr() in kept
-    assert driven.data_ptr() not in kept
+        rest = (127.0, 0.0, 1.0, one, seed, 0, 1, 64, [0.0] * 3, 0.0, 0.0, 0.0, 0, 1.0)
+        y = direct.call("tile_linear", x, w, scale, None, None, None, span, *rest)[0]
+    inputs = [t for t in kept.values() if t.shape == x.shape]
+    assert [t.data_ptr() for t in inputs] == [x.data_ptr()]
     (grad_w,) = torch.autograd.grad(y.sum(), w)
+    driven = torch.ops.phasegrad.dac(x, span, 127.0, 0.0, 1.0)
     torch.testing.assert_close(grad_w, driven.detach().sum(0).expand_as(w))
+
+
+@pytest.mark.parametrize("wanted", ["x", "w", "input_range"])
+def test_each_gradient_alone_is_that_of_all_together(wanted: str) -> None:
+    call = linear(dac=DAC, perturbed=True)
+    names = ("x", "w", "input_range", "bound")
+    every = dict(zip(names, gradients(fused, call), strict=True))
+    a = named(call)
+    leaf = a[wanted] = a[wanted].clone().requires_grad_()
+    out = fused(tuple(a.values()))[0]
+    (out * draw(*out.shape, seed=5)).sum().backward()
+    assert torch.equal(leaf.grad, every[wanted])
+
+
+def test_without_a_dac_the_input_range_has_no_gradient() -> None:
+    a = named(linear())
+    span = a["input_range"] = a["input_range"].clone().requires_grad_()
+    assert not fused(tuple(a.values()))[0].requires_grad
+    a["w"].requires_grad_()
+    fused(tuple(a.values()))[0].sum().backward()
+    assert span.grad is None
 
 
 def test_an_input_that_changes_between_two_backward_passes_is_noticed() -> None:
@@ -379,5 +456,5 @@ def test_an_input_that_changes_between_two_backward_passes_is_noticed() -> None:
     torch.autograd.grad(y, [layer.weight], retain_graph=True)
     with torch.no_grad():
         h.mul_(100.0)
-    with pytest.raises(RuntimeError, match="changed in place"):
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(y, [layer.weight])

@@ -50,6 +50,11 @@ class Conversion(NamedTuple):
         adc = self.hardware.adc
         return adc if adc is not None and adc.mode == reference.NO_CONVERTER else None
 
+    def fused(self, x: Tensor) -> bool:
+        """Whether the op that fuses matrix product and conversions implements this hardware."""
+        linear = self.hardware.ir_drop is None and self.hardware.integrator is None
+        return linear and self.unfused is None and not torch.is_autocast_enabled(x.device.type)
+
     def settings(self, weights: TileWeights) -> tuple[float, float, int, float]:
         """Noise and converter, as the ops take them."""
         adc = self.hardware.adc

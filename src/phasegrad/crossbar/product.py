@@ -10,11 +10,11 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.bit_lines import Conversion, converted, tile_outputs
-from phasegrad.crossbar.converters import InputSlice
+from phasegrad.crossbar.converters import InputConverter, InputSlice
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LinearTiling, Tiling
-from phasegrad.crossbar.word_lines import Periphery, drive, joined
+from phasegrad.crossbar.word_lines import Periphery, dac_settings, drive, drives_ideally, joined, range_of
 from phasegrad.ops.direct import call
 
 
@@ -38,8 +38,13 @@ def product(
     if exact_outputs and hardware.ir_drop is None and hardware.integrator is None:
         driven = x if hardware.dac is None else joined(drive(x, periphery, hardware)[0])
         return tiling.product(driven, _total_weight(weights, seed, hardware.rows))
-    slices, input_range = drive(x, periphery, hardware)
+    input_range = range_of(x, periphery.input_range)
     conversion = Conversion(input_range, periphery.output_range, hardware, seed)
+    if tiling.fused_rows is not None and weights.slice_factors is None and conversion.fused(x):
+        if drives_ideally(x, input_range, periphery, hardware.dac):
+            return _fused_product(x, weights, conversion, tiling.fused_rows, hardware.dac)
+    slices, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
+    conversion = conversion._replace(input_range=input_range)
     parts = _slice_pairs(slices, weights, conversion, periphery.output_errors)
     total = _slice_product(*next(parts), tiling)
     for part in parts:
@@ -94,19 +99,24 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
 
 
 def _slice_product(driven: InputSlice, weights: TileWeights, conversion: Conversion, tiling: Tiling) -> Tensor:
-    """The product of one input slice and one weight slice, fused into one op where a kernel implements it."""
-    x, hardware, seed = driven.x, conversion.hardware, conversion.seed
-    linear = hardware.ir_drop is None and hardware.integrator is None
-    fused = linear and driven.square is None and conversion.unfused is None
-    if isinstance(tiling, LinearTiling) and fused and not torch.is_autocast_enabled(x.device.type):
-        clip, level, *noise = weights.perturbation or (None, None, (0.0, 0.0, 0.0), 0.0)
-        return call(
-            "tile_linear", x, weights.weight, weights.scale, clip, level, weights.gain, conversion.input_range,
-            conversion.output_range, seed, weights.stream, conversion.offset, tiling.rows, *noise,
-            *conversion.settings(weights),
-        )[0]  # fmt: skip
+    """The product of one input slice and one weight slice."""
+    if tiling.fused_rows is not None and driven.square is None and conversion.fused(driven.x):
+        return _fused_product(driven.x, weights, conversion, tiling.fused_rows, None)
+    hardware, seed = conversion.hardware, conversion.seed
     outputs = tile_outputs(driven, weights, conversion.input_range, tiling, hardware, seed)
     return converted(outputs, weights, conversion)
+
+
+def _fused_product(
+    x: Tensor, weights: TileWeights, conversion: Conversion, rows: int, dac: InputConverter | None
+) -> Tensor:
+    """Convert the inputs unless ``dac`` is ``None``, read the weights, multiply, and convert the outputs, in one op."""
+    clip, level, *noise = weights.perturbation or (None, None, (0.0, 0.0, 0.0), 0.0)
+    return call(
+        "tile_linear", x, weights.weight, weights.scale, clip, level, weights.gain, conversion.input_range,
+        *dac_settings(dac), conversion.output_range, conversion.seed, weights.stream, conversion.offset, rows,
+        *noise, *conversion.settings(weights),
+    )[0]  # fmt: skip
 
 
 def _total_weight(weights: TileWeights, seed: Tensor, rows: int) -> Tensor:

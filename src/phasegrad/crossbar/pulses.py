@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number, check_type
-from phasegrad.ops import pulses
+from phasegrad.ops import trains
 
 _KINDS = {
-    "stochastic": pulses.STOCHASTIC,
-    "deterministic": pulses.DETERMINISTIC,
-    "mean-count": pulses.MEAN_COUNT,
+    "stochastic": trains.STOCHASTIC,
+    "deterministic": trains.DETERMINISTIC,
+    "mean-count": trains.MEAN_COUNT,
 }
 
 
@@ -48,7 +48,7 @@ class Pulses(Configuration):
     _renamed: ClassVar[dict[str, str]] = {"adaptive": "bl_management", "managed": "update_management"}
 
     def __post_init__(self) -> None:
-        check_integer(self, "length", 1, pulses.LONGEST)
+        check_integer(self, "length", 1, trains.LONGEST)
         check_type(self, "bl_management", bool)
         check_type(self, "update_management", bool)
         check_number(self, "sample_time", 0.0)
@@ -56,5 +56,5 @@ class Pulses(Configuration):
 
     @property
     def code(self) -> int:
-        """Number of the kind in :mod:`phasegrad.ops.pulses`."""
+        """Number of the kind in :mod:`phasegrad.ops.trains`."""
         return _KINDS[self.kind]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses
+from phasegrad.ops import pulses, trains
 
 WEIGHTS = 0  # the next one is for dropped weights
 OUTPUT = 1 << 32
@@ -34,4 +34,4 @@ def draw_seed(device: torch.device) -> Tensor:
 
 def of_update(samples: int) -> int:
     """Number of streams that an update with a number of samples uses."""
-    return (pulses.STREAMS + 1) * -(-samples // pulses.TOGETHER)
+    return (trains.STREAMS + 1) * -(-samples // pulses.TOGETHER)

@@ -42,6 +42,11 @@ class Tiling(ABC):
         return integrator.integrate(x, w, self.partial_products, ticks)
 
     @property
+    def fused_rows(self) -> int | None:
+        """Inputs per tile if the op ``tile_linear`` computes this tiling; ``None`` otherwise."""
+        return None
+
+    @property
     def patches(self) -> Patches | None:
         """How images are samples of an in-memory update; ``None`` if each row of the input is one sample."""
         return None
@@ -61,6 +66,11 @@ class LinearTiling(Tiling):
     """Row tiles of a matrix product of inputs ``[n, in]``; tile ``t`` has inputs ``t * rows`` to ``(t + 1) * rows``."""
 
     rows: int
+
+    @property
+    def fused_rows(self) -> int:
+        """Inputs per tile."""
+        return self.rows
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """The exact product ``[n, out]``."""

@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch._C._functorch import maybe_current_level
 
+from phasegrad.ops.arguments import GROUPS, flatten
+
 Kernel = Callable[..., Any]
 
 KERNELS: dict[str, Kernel] = {}  # of the CPU, each with its checks; schema registers them
 GRADIENTS: dict[str, Callable[..., Any]] = {}  # take the kernel to run, then the op's arguments
 
+_NESTED = (list, *GROUPS)
 _PLAIN_TYPES = (Tensor, nn.Parameter)  # a subclass may have its own __torch_function__
 
 
@@ -54,7 +57,7 @@ def _plain(arguments: Any) -> bool:
         if isinstance(a, Tensor):
             if type(a) not in _PLAIN_TYPES or _keys(a) != _PLAIN_KEYS:
                 return False
-        elif isinstance(a, list) and not _plain(a):
+        elif isinstance(a, _NESTED) and not _plain(a):
             return False
     return True
 
@@ -62,7 +65,7 @@ def _plain(arguments: Any) -> bool:
 def call(name: str, *arguments: Any) -> Any:
     """Run an op, with its gradient."""
     if torch.compiler.is_compiling() or name not in KERNELS or not _unobserved() or not _plain(arguments):
-        return getattr(torch.ops.phasegrad, name)(*arguments)
+        return getattr(torch.ops.phasegrad, name)(*flatten(arguments))
     run = KERNELS[name]
     return GRADIENTS[name](run, *arguments) if name in GRADIENTS else run(*arguments)
 

@@ -22,36 +22,20 @@ def _recorded(*tensors: Tensor) -> bool:
 
 
 class _Dac(torch.autograd.Function):
-    """Inside the range the gradient passes; a clipped value's belongs to the range."""
+    """Inside the range the gradient passes; where inputs are clipped, it belongs to the range."""
 
     @staticmethod
     def forward(ctx: Any, run: Kernel, x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
         ctx.save_for_backward(x, range)
         ctx.rule = (decay, keep)
-        ctx.fetched = None
-        ctx.again = lambda x, range: run(x, range, half, decay, keep)
         return run(x, range, half, decay, keep)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, range = _fetched(ctx)
-        ctx.fetched = None
+        x, range = ctx.saved_tensors
         grad_x, grad_range = call("dac_backward", grad, x, range, *ctx.rule)
         return None, grad_x, grad_range, None, None, None
-
-
-def _fetched(ctx: Any) -> tuple[Tensor, Tensor]:
-    """What a converter keeps, asked for once a backward pass: under checkpointing it is there only once."""
-    if ctx.fetched is None:
-        ctx.fetched = ctx.saved_tensors
-        ctx.versions = [t._version for t in ctx.fetched]
-    if [t._version for t in ctx.fetched] != ctx.versions:
-        raise RuntimeError(
-            "dac: an input of the converter was changed in place after a backward pass through it and before another "
-            "one; change a copy, or run the forward pass again"
-        )
-    return ctx.fetched
 
 
 def _bound_gradient(
@@ -113,43 +97,47 @@ class _NoisyWeights(torch.autograd.Function):
 
 
 class _TileLinear(torch.autograd.Function):
-    """The product's gradient is exact, the converter's as in :class:`_Adc`, the noise's in :class:`_NoisyWeights`.
+    """The product's gradient is exact; the converters' are those of :class:`_Dac` and :class:`_Adc`.
 
-    Inputs that come from a :class:`_Dac` are converted again for the gradient, from what that one keeps: in a deep
-    net they would be as much memory as all activations.
+    The gradient through noisy weights is that of :class:`_NoisyWeights`. Inputs are saved unconverted, because the
+    layer before keeps them anyway, and converted again in the backward pass: in a deep net, converted copies would
+    need as much memory as all activations.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, run: Kernel, x: Tensor, w: Tensor, bound: Tensor, rest: tuple[Any, ...], converter: Any
+        ctx: Any, run: Kernel, x: Tensor, input_range: Tensor, w: Tensor, bound: Tensor, rest: tuple[Any, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        scale, clip, level, gain, input_range, seed, *settings = rest
-        out, code, read = run(x, w, scale, clip, level, gain, input_range, bound, seed, *settings)
-        kept, ctx.converter = (None, converter) if converter is not None else (x, None)
+        scale, clip, level, gain, dac_max_code, decay, keep, *settings = rest
+        dac = (dac_max_code, decay, keep)
+        out, code, read = run(x, w, scale, clip, level, gain, input_range, *dac, bound, *settings)
         if clip is None:
-            ctx.save_for_backward(code, kept, w, None, None, gain, scale, input_range, bound)
+            ctx.save_for_backward(code, x, w, None, None, gain, scale, input_range, bound)
         else:
-            ctx.save_for_backward(code, kept, read, w, clip, gain, scale, input_range, bound)
-        ctx.rows = settings[2]
+            ctx.save_for_backward(code, x, read, w, clip, gain, scale, input_range, bound)
+        ctx.dac, ctx.rows = dac, settings[3]
         ctx.mark_non_differentiable(code, read)
-        ctx.set_materialize_grads(False)  # or zeros for the gradients of code and read, of their size, at each step
+        ctx.set_materialize_grads(False)  # otherwise each step allocates zeros of the size of code and read
         return out, code, read
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, wants_x, wants_w, wants_bound = ctx.needs_input_grad[:4]
+        _, wants_x, wants_range, wants_w, wants_bound = ctx.needs_input_grad[:5]
         if grad is None:
-            return None, None, None, None, None, None
+            return (None,) * 6
         code, x, read, w, clip, gain, scale, input_range, bound = ctx.saved_tensors
-        if x is None:
-            x = ctx.converter.again(*_fetched(ctx.converter))
-        wanted = (wants_x, wants_w)
-        grad_x, grad_w = call("tile_linear_backward", grad, code, x, read, w, clip, gain, ctx.rows, wanted)
-        grad_bound = None
+        max_code, *rule = ctx.dac
+        converts = max_code > 0
+        driven = call("dac", x, input_range, max_code, *rule) if converts else x
+        wanted = (wants_x or (converts and wants_range), wants_w)
+        grad_x, grad_w = call("tile_linear_backward", grad, code, driven, read, w, clip, gain, ctx.rows, wanted)
+        grad_range = grad_bound = None
+        if converts and wanted[0]:
+            grad_x, grad_range = call("dac_backward", grad_x, x, input_range, *rule)
         if wants_bound and len(code):
             grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
-        return None, grad_x if wants_x else None, grad_w if wants_w else None, grad_bound, None, None
+        return None, grad_x if wants_x else None, grad_range, grad_w if wants_w else None, grad_bound, None
 
 
 class _WiredAdjoint(torch.autograd.Function):
@@ -205,12 +193,10 @@ def _noisy_weights(run: Kernel, w: Tensor, *rest: Any) -> Tensor:
 
 
 def _tile_linear(run: Kernel, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    scale, clip, level, gain, input_range, bound, *settings = rest
-    if _recorded(x, w, bound):
-        others = (scale, clip, level, gain, input_range, *settings)
-        made_by = x.grad_fn
-        converter = made_by if isinstance(made_by, _Dac._backward_cls) else None  # type: ignore[attr-defined]
-        return _TileLinear.apply(run, x, w, bound, others, converter)  # type: ignore[return-value]
+    scale, clip, level, gain, input_range, dac_max_code, decay, keep, bound, *settings = rest
+    if _recorded(x, w, bound) or (dac_max_code > 0 and _recorded(input_range)):
+        others = (scale, clip, level, gain, dac_max_code, decay, keep, *settings)
+        return _TileLinear.apply(run, x, input_range, w, bound, others)  # type: ignore[return-value]
     return run(x, w, *rest)
 
 

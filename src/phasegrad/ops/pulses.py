@@ -1,240 +1,85 @@
-"""The pulsed update in plain torch: trains of pulses on the lines, coincidences, and how a device steps.
+"""The pulsed update in plain torch: coincidences of trains, and how a device steps.
 
-This file is the definition; the C++ kernel gives the same trains and coincidences to the bit, and the same state to
-float rounding.
+This file is the definition. The C++ kernel gives the same coincidences to the bit, and the same state to float
+rounding.
 
-A line's train is a 32-bit word: bit ``t`` (0 to 30) says whether it fires in slot ``t``, bit 31 is the sign of its
-value. A device is pulsed in the slots where both of its lines fire; the pulse's sign is ``-sign(x d)``, so that the
-weight descends. Samples act one after another, and so do the pulses of one sample: every pulse sees the state that
-the one before it left.
+Samples act one after another, and so do the pulses of one sample: every pulse sees the state that the one before it
+left. The trains are those of :mod:`phasegrad.ops.trains`, the step laws those of :mod:`phasegrad.devices`.
 
-Sources: Gokmen and Vlasov, Front. Neurosci. 10:333 (2016) for trains and update management; the step laws are those
-of :mod:`phasegrad.devices`.
+References:
+    Gokmen and Vlasov, "Acceleration of deep neural network training with resistive cross-point devices: design
+    considerations", Front. Neurosci. 10:333 (2016), doi:10.3389/fnins.2016.00333.
+    Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014, doi:10.1145/2660193.2660195:
+    splitmix64.
+    Wellons, "Prospecting for hash functions" (2018), https://nullprogram.com/blog/2018/07/31/: lowbias32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from phasegrad.ops.philox import box_muller, philox4x32
+from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
+from phasegrad.ops.philox import box_muller
 from phasegrad.ops.readout import read_out
+from phasegrad.ops.trains import LONGEST, MEAN_COUNT, SLOTS, STREAMS, check_finite, pulse_trains
 
-STOCHASTIC, DETERMINISTIC, MEAN_COUNT = 0, 1, 2
 LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
 
-LONGEST = 31
-"""Slots of the longest train."""
-SHORT = 4
-"""Slots of trains whose slots have a random word each."""
-STREAMS = 16
-"""Offsets that one update takes for its trains."""
-
 _MASK = 0xFFFFFFFF
-_SLOTS = 0x7FFFFFFF
-_SIGN = 1 << 31
 _GOLDEN = 0x9E3779B9
 
 
-# --- trains ---------------------------------------------------------------------------------------------------
-
-
-class _Lines(NamedTuple):
-    """What the lines of one side do, ``[batch, lines]``."""
-
-    p: Tensor
-    """Probability of firing in a slot, float64."""
-    negative: Tensor
-
-
-def pulse_trains(
-    x: Tensor,
-    d: Tensor,
-    lr: float,
-    granularity: float,
-    length: int,
-    adaptive: bool,
-    managed: bool,
-    kind: int,
-    seed: Tensor,
-    offset: int,
-) -> tuple[Tensor, Tensor]:
-    """Trains of every line for every sample: int32 ``[batch, in]`` and ``[batch, out]``.
-
-    With ``MEAN_COUNT`` nothing fires; the words are the bits of float32 numbers whose product is the mean number of
-    coincidences.
-    """
-    check_finite(x, d)
-    largest_x, largest_d = (v.abs().double().amax(1, keepdim=True) for v in (x, d))
-    k = lr * largest_x * largest_d / granularity
-    one = torch.ones_like(k)
-    slots = torch.clamp(torch.ceil(k), max=float(length)) if adaptive else length * one
-    slots = torch.where(k > 0, slots, torch.zeros_like(k))
-    a = torch.sqrt(lr / (granularity * torch.where(slots > 0, slots, one)))
-    b = a
-    if managed:
-        saturated = torch.where(k > length, largest_d * (length / torch.where(k > 0, k, one)), largest_d)
-        ratio = torch.where(k > 0, largest_x / torch.where(k > 0, saturated, one), one)
-        a, b = a * torch.sqrt(ratio), b * torch.sqrt(1.0 / ratio)
-    lines_x, lines_d = (
-        _Lines(torch.where(k > 0, torch.clamp(v.abs().double() * amplitude, max=1.0), 0.0 * k), v < 0)
-        for v, amplitude in ((x, b), (d, a))
-    )
-    slots = slots.long()
-    if kind == MEAN_COUNT:
-        words = _bits(lines_x.p), _bits(lines_d.p * slots)
-    elif kind == DETERMINISTIC:
-        n_x, n_d = (torch.floor(slots * lines.p + 0.5).long() for lines in (lines_x, lines_d))
-        words = (1 << n_x) - 1, _spread(n_d, slots)
-    else:
-        key = int(seed)
-        words = tuple(_fire(p, slots, key, offset + 8 * side) for side, p in enumerate((lines_x.p, lines_d.p)))
-    return _signed(words[0], lines_x.negative), _signed(words[1], lines_d.negative)
-
-
-def _signed(word: Tensor, negative: Tensor) -> Tensor:
-    word = torch.where(negative, word | _SIGN, word)
-    return torch.where(word >= _SIGN, word - (1 << 32), word).to(torch.int32)
-
-
-def _bits(value: Tensor) -> Tensor:
-    return value.float().view(torch.int32).long()
-
-
-def _spread(n: Tensor, slots: Tensor) -> Tensor:
-    """``n`` of the slots, evenly spread, so that any first ``m`` slots hold ``m n / slots`` of them, rounded."""
-    word = torch.zeros_like(n)
-    length = slots.clamp(min=1)
-    for t in range(LONGEST):
-        before, after = ((2 * t * n + length) // (2 * length), (2 * (t + 1) * n + length) // (2 * length))
-        word |= torch.where((after > before) & (t < slots), 1 << t, 0)
-    return word
-
-
-def _fire(p: Tensor, slots: Tensor, seed: int, offset: int) -> Tensor:
-    """Words whose bits are set with probability ``p``, to 31 bits: where a uniform number of 31 bits lies below it.
-
-    Trains of at most ``SHORT`` slots take a random word for each slot. In longer ones the numbers of all slots are
-    compared at once, bit by bit from the top; the random word for bit ``b`` holds that bit of every slot's number.
-    """
-    below = torch.floor(p * 2.0**31).long()
-    element = torch.arange(p.numel(), dtype=torch.int64, device=p.device).view(p.shape)
-    full = ((1 << slots) - 1).expand(p.shape)
-    return (
-        torch.where(
-            slots <= SHORT, _fire_short(below, element, seed, offset), _fire_long(below, full, element, seed, offset)
-        )
-        & full
-    )
-
-
-def _random_words(element: Tensor, seed: int, offset: int) -> tuple[Tensor, ...]:
-    low, high = (torch.full_like(element, c) for c in (offset & _MASK, offset >> 32))
-    return philox4x32((element & _MASK, element >> 32, low, high), (seed & _MASK, (seed >> 32) & _MASK))
-
-
-def _fire_short(below: Tensor, element: Tensor, seed: int, offset: int) -> Tensor:
-    words = _random_words(element, seed, offset)
-    return sum((((words[t] >> 1) < below).long() << t for t in range(SHORT)), torch.zeros_like(below))
-
-
-def _fire_long(below: Tensor, full: Tensor, element: Tensor, seed: int, offset: int) -> Tensor:
-    word = torch.where(below >= _SIGN, full, 0)
-    undecided = torch.where(below >= _SIGN, 0, full)
-    random: tuple[Tensor, ...] = ()
-    for t in range(LONGEST):
-        if t % 4 == 0:
-            random = _random_words(element, seed, offset + t // 4)
-        bit = torch.where((below >> (30 - t)) & 1 > 0, _SLOTS, 0)
-        word |= undecided & ~random[t % 4] & bit
-        undecided = undecided & ~(random[t % 4] ^ bit)
-    return word
-
-
-# --- devices --------------------------------------------------------------------------------------------------
-
-
 def pulsed_update(
-    conductance: Tensor,
-    history: Tensor | None,
-    pulsed_at: Tensor | None,
-    weight: Tensor | None,
-    others: Tensor | None,
-    readout: Sequence[float],
+    state: PulsedState,
+    tracked: TrackedWeight,
     parameters: Tensor,
     x: Tensor,
     d: Tensor,
-    lr: float,
-    granularity: float,
-    length: int,
-    adaptive: bool,
-    managed: bool,
-    kind: int,
+    rule: TrainRule,
     now: float,
-    planes: Sequence[int],
-    family: int,
-    coefficients: Tensor,
+    law: StepLaw,
     seed: Tensor,
     offset: int,
 ) -> None:
     """Pulse devices in place.
 
     Args:
-        conductance: ``[planes, out, in]``, any unit.
-        history: what a device with ``HISTORY`` remembers, the same shape.
-        pulsed_at: time of each device's last pulse, float64, the same shape.
-        weight: what the devices stand for, ``[out, in]``, kept in step with them; ``None`` where nobody asks.
-        others: ``[planes, out, in]``, devices beside them that belong to the weight too.
-        readout: an offset, then a factor for every plane and for every other plane; see :func:`read_out`.
+        state: of the devices.
+        tracked: the weight that the devices stand for, updated with them.
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
         d: gradients of the outputs ``[batch, out]``.
-        lr: learning rate.
-        granularity: change of the weight that one pulse stands for.
-        length: slots of a train, at most 31.
-        adaptive: whether a train is only as long as the largest product of a sample asks for.
-        managed: whether firing probabilities are balanced between inputs and outputs.
-        kind: ``STOCHASTIC``, ``DETERMINISTIC`` or ``MEAN_COUNT``.
+        rule: how ``x`` and ``d`` become trains.
         now: time to note in ``pulsed_at``.
-        planes: the plane pulsed where the weight must grow, and where it must shrink. If they differ, each takes
-            pulses in its own growing direction alone.
-        family: which step law; ``coefficients`` are its numbers, the first the relative noise of a step.
-        coefficients: float32.
+        law: which devices are pulsed, and how a pulse changes them.
         seed: of all draws.
         offset: first of the streams it takes, ``STREAMS + 1`` for every ``TOGETHER`` samples.
     """
     check_finite(x, d)
-    check_tables(family, coefficients)
-    step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
-    n = conductance[0].numel()
-    index = torch.arange(n, dtype=torch.int64, device=x.device).view(conductance.shape[1:])
-    trains = (lr, granularity, length, adaptive, managed, kind)
+    check_tables(law)
+    step = _Stepper(state, parameters, law)
+    shape = state.conductance.shape[1:]
+    index = torch.arange(shape.numel(), dtype=torch.int64, device=x.device).view(shape)
     for some_x, some_d, streams in together(x, d, offset):
-        words = pulse_trains(some_x, some_d, *trains, seed, streams)
+        words = pulse_trains(some_x, some_d, rule, seed, streams)
         key = _keys(index, int(seed), streams + STREAMS)
-        _pulse_samples(step, words, key, kind, pulsed_at, now)
-    if weight is not None:
-        weight.copy_(read_out(conductance, others, readout, (), seed, offset))
+        _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
+    if tracked.weight is not None:
+        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
 
 
 def pulse_counts(
-    conductance: Tensor,
-    history: Tensor | None,
-    pulsed_at: Tensor | None,
-    weight: Tensor | None,
-    others: Tensor | None,
-    readout: Sequence[float],
+    state: PulsedState,
+    tracked: TrackedWeight,
     parameters: Tensor,
     counts: Tensor,
     now: float,
-    planes: Sequence[int],
-    family: int,
-    coefficients: Tensor,
+    law: StepLaw,
     seed: Tensor,
     offset: int,
 ) -> None:
@@ -243,17 +88,17 @@ def pulse_counts(
     ``counts`` is int32 ``[out, in]``: above 0 the weight grows, below it shrinks. ``offset`` is that of the one stream
     it takes; the other arguments are those of :func:`pulsed_update`.
     """
-    check_tables(family, coefficients)
-    step = _Stepper(conductance, history, parameters, planes, family, coefficients.tolist())
+    check_tables(law)
+    step = _Stepper(state, parameters, law)
     index = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
     key = _keys(index, int(seed), offset)
     for i in range(int(counts.abs().max()) if counts.numel() else 0):
         step.pulse(counts.abs() > i, counts < 0, key, torch.full_like(key, i))
-    if pulsed_at is not None:
-        for plane, hit in zip(planes, (counts > 0, counts < 0), strict=True):
-            pulsed_at[plane].masked_fill_(hit, now)
-    if weight is not None:
-        weight.copy_(read_out(conductance, others, readout, (), seed, offset))
+    if state.pulsed_at is not None:
+        for plane, hit in zip(law.planes, (counts > 0, counts < 0), strict=True):
+            state.pulsed_at[plane].masked_fill_(hit, now)
+    if tracked.weight is not None:
+        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
 
 
 TOGETHER = 1024
@@ -266,17 +111,9 @@ def together(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor
         yield some_x, some_d, offset + i * (STREAMS + 1)
 
 
-def check_finite(x: Tensor, d: Tensor) -> None:
-    """Refuse what cannot become pulses, before any device is touched."""
-    if not bool(torch.isfinite(x).all()) or not bool(torch.isfinite(d).all()):
-        raise ValueError(
-            "pulsed_update: x or d is not finite; no device was pulsed. Look for a diverged loss or a learning rate "
-            "that is too high"
-        )
-
-
-def check_tables(family: int, coefficients: Tensor) -> None:
-    """Refuse tables whose stated size is not theirs: a kernel would read beyond them."""
+def check_tables(law: StepLaw) -> None:
+    """Refuse tables whose stated size is not their own: a kernel would read beyond them."""
+    _, family, coefficients = law
     if family not in (PIECEWISE, TABLE):
         return
     head = 2 if family == PIECEWISE else 3
@@ -300,7 +137,7 @@ def _pulse_samples(
             u = (_mix(_mix(key ^ 0x5BD1E995) + s * _GOLDEN) >> 8).float() * 2.0**-24
             pulses = torch.floor(torch.clamp(mean + u, max=LONGEST)).long()
         else:
-            pulses = _count((line_x & line_d).long() & _SLOTS)
+            pulses = _count((line_x & line_d).long() & SLOTS)
         down = (line_x ^ line_d) >= 0  # x d > 0: descend
         for i in range(int(pulses.max())):
             active = pulses > i
@@ -353,18 +190,11 @@ def _keys(weight: Tensor, seed: int, offset: int) -> Tensor:
 class _Stepper:
     """What one pulse does, for one family of devices."""
 
-    def __init__(
-        self,
-        conductance: Tensor,
-        history: Tensor | None,
-        parameters: Tensor,
-        planes: Sequence[int],
-        family: int,
-        coefficients: Sequence[float],
-    ) -> None:
-        self.conductance, self.history, self.planes = conductance, history, planes
-        self.steps = parameters.expand(4, *conductance.shape)
-        self.family, self.noise, self.coefficients = family, coefficients[0], [float(c) for c in coefficients[1:]]
+    def __init__(self, state: PulsedState, parameters: Tensor, law: StepLaw) -> None:
+        self.conductance, self.history = state.conductance, state.history
+        self.planes, self.family = law.planes, law.family
+        self.steps = parameters.expand(4, *state.conductance.shape)
+        self.noise, *self.coefficients = law.coefficients.tolist()
 
     def pulse(self, active: Tensor, down: Tensor, key: Tensor, n: Tensor) -> None:
         """Pulse ``n`` of every weight's stream; pulses 2k and 2k + 1 share words 2k and 2k + 1 of it."""

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from phasegrad.ops import philox
 from phasegrad.ops.pulses import pulse_counts as pulse_counts
-from phasegrad.ops.pulses import pulse_trains as pulse_trains
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
 from phasegrad.ops.readout import leak as leak
 from phasegrad.ops.readout import read_out as read_out
+from phasegrad.ops.trains import pulse_trains as pulse_trains
 from phasegrad.ops.wires import wired_conductance as wired_conductance
 from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
@@ -192,6 +192,9 @@ def tile_linear(
     level: Tensor | None,
     gain: Tensor | None,
     input_range: Tensor,
+    dac_max_code: float,
+    decay: float,
+    keep: float,
     bound: Tensor,
     seed: Tensor,
     weight_offset: int,
@@ -204,10 +207,14 @@ def tile_linear(
     mode: int,
     half: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The product of each row-tile of a matrix, through :func:`adc`; the matrix is read by :func:`noisy_weights`.
+    """The product of each row-tile of a matrix: inputs through :func:`dac`, outputs through :func:`adc`.
 
-    Without ``clip`` and ``level`` it is read as it is, and the third result, else the matrix as read, is empty.
+    With ``dac_max_code = 0`` the inputs are on the word lines already, and are multiplied unconverted. The matrix is
+    read by :func:`noisy_weights`; without ``clip`` and ``level`` it is read unchanged, and the third result, otherwise
+    the matrix as read, is empty.
     """
+    if dac_max_code > 0:
+        x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
         read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import cpu, reference
+from phasegrad.ops.arguments import flat
 from phasegrad.ops.checks import CHECKS
 from phasegrad.ops.direct import KERNELS, dispatched
 from phasegrad.ops.gradients import GRADIENTS
@@ -34,25 +35,27 @@ _SCHEMAS = {
     "float[] noise, float drop) -> Tensor",
     "noisy_weights_backward": "(Tensor grad, Tensor w, Tensor clip) -> Tensor",
     "tile_linear": "(Tensor x, Tensor w, Tensor scale, Tensor? clip, Tensor? level, Tensor? gain, "
-    "Tensor input_range, Tensor bound, Tensor seed, int weight_offset, int offset, int rows, float[] noise, "
-    "float drop, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor, Tensor)",
+    "Tensor input_range, float dac_max_code, float decay, float keep, Tensor bound, Tensor seed, int weight_offset, "
+    "int offset, int rows, float[] noise, float drop, float output_noise, float read_noise, int mode, "
+    "float half) -> (Tensor, Tensor, Tensor)",
     "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
     "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",
     "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "
     "float[] nu_sd) -> (Tensor, Tensor)",
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",
-    "pulse_trains": "(Tensor x, Tensor d, float lr, float granularity, int length, bool adaptive, bool managed, "
-    "int kind, Tensor seed, int offset) -> (Tensor, Tensor)",
+    "pulse_trains": "(Tensor x, Tensor d, float lr, float dw_min, int length, bool bl_management, "
+    "bool update_management, int kind, Tensor seed, int offset) -> (Tensor, Tensor)",
     "pulsed_update": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
-    "Tensor? others, float[] readout, Tensor parameters, Tensor x, Tensor d, float lr, float granularity, int length, "
-    "bool adaptive, bool managed, int kind, float now, int[] planes, int family, Tensor coefficients, Tensor seed, "
-    "int offset) -> ()",
-    "read_out": "(Tensor conductance, Tensor? others, float[] readout, float[] sd, Tensor seed, int offset) -> Tensor",
-    "leak": "(Tensor(a!) conductance, float level, float lost, Tensor(b!)? weight, Tensor? others, float[] readout) "
-    "-> ()",
+    "Tensor? other_planes, float[] factors, Tensor parameters, Tensor x, Tensor d, float lr, float dw_min, int length, "
+    "bool bl_management, bool update_management, int kind, float now, int[] planes, int family, Tensor coefficients, "
+    "Tensor seed, int offset) -> ()",
+    "read_out": "(Tensor conductance, Tensor? other_planes, float[] factors, float[] sd, Tensor seed, int offset) "
+    "-> Tensor",
+    "leak": "(Tensor(a!) conductance, float level, float lost, Tensor(b!)? weight, Tensor? other_planes, "
+    "float[] factors) -> ()",
     "pulse_counts": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
-    "Tensor? others, float[] readout, Tensor parameters, Tensor counts, float now, int[] planes, int family, "
+    "Tensor? other_planes, float[] factors, Tensor parameters, Tensor counts, float now, int[] planes, int family, "
     "Tensor coefficients, Tensor seed, int offset) -> ()",
     "wired_conductance": "(Tensor conductance, float word_line, float bit_line, float driver, float sense, bool both) "
     "-> Tensor",
@@ -168,11 +171,11 @@ def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _register(name: str, schema: str) -> None:
     qualified = f"phasegrad::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(qualified, "CompositeExplicitAutograd")(_checked(name, getattr(reference, name)))
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(flat(name, _checked(name, getattr(reference, name))))
     if library is not None and name in cpu.KERNELS:
         KERNELS[name] = _checked(name, cpu.KERNELS[name])
-        torch.library.impl(qualified, "CPU")(KERNELS[name])
-    torch.library.register_fake(qualified)(_checked(name, _FAKES[name]))
+        torch.library.impl(qualified, "CPU")(flat(name, KERNELS[name]))
+    torch.library.register_fake(qualified)(flat(name, _checked(name, _FAKES[name])))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(dispatched(name))
     if not schema.endswith("()"):  # what returns nothing changes its arguments, and cannot run element by element

@@ -13,9 +13,10 @@ from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.wires import check_conductances, over_tiles
+from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
-from phasegrad.stores.device_array import UNREAD, DeviceArray, Found, Readout
+from phasegrad.stores.device_array import UNREAD, DeviceArray, Found
 
 
 @final
@@ -119,17 +120,17 @@ class AnalogWeight(DeviceArray):
         """Change of the weight that a nominal pulse of an update makes."""
         return (self.fast or self).granularity
 
-    def tracked(self, weight: Tensor) -> Readout:
+    def tracked(self, weight: Tensor) -> TrackedWeight:
         """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
         return UNREAD if self.leaks_in_training else self.tracked_now(weight)
 
-    def tracked_now(self, weight: Tensor) -> Readout:
+    def tracked_now(self, weight: Tensor) -> TrackedWeight:
         """The weight as an op can keep it in step: where conductances are what was written, and no gain counts."""
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
         drifted = not self.leaks_in_training and (self.fast or self).drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
             return UNREAD
-        return Readout(weight, None if self.fast is None else self.conductance, self._factors)
+        return TrackedWeight(weight, None if self.fast is None else self.conductance, self._factors)
 
     @property
     def _factors(self) -> list[float]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +13,10 @@ from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.devices import Device, DeviceState
+from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.direct import call
 
-
-class Readout(NamedTuple):
-    """A weight that an update keeps in step with the devices; see :func:`phasegrad.ops.readout.read_out`."""
-
-    weight: Tensor | None
-    """``[out, in]``, float32."""
-    others: Tensor | None
-    """Conductances of devices that are not pulsed now and belong to the weight too ``[planes, out, in]`` [S]."""
-    factors: Sequence[float]
-    """An offset, then a factor for every plane of devices [1/S]."""
-
-
-UNREAD = Readout(None, None, ())
+UNREAD = TrackedWeight(None, None, ())
 
 T = TypeVar("T")
 
@@ -214,38 +203,36 @@ class DeviceArray(nn.Module):
         assert self.full is not None
         return self.full * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
 
-    def settle(self, now: Tensor, readout: Readout = UNREAD) -> bool:
+    def settle(self, now: Tensor, readout: TrackedWeight = UNREAD) -> bool:
         """Take a leak up to now into the conductance; whether there was one, and the weight was kept in step."""
         device = self.cell.device
         elapsed = float(now) - float(self.programmed_at) if device.drifts else 0.0
         leak = device.leak(elapsed) if elapsed > 0.0 else None
         if leak is None:
             return False
-        call("leak", self.conductance, *leak, *readout)
+        call("leak", self.conductance, *leak, readout)
         self.programmed_at.copy_(now)
         return True
 
     def coincide(
         self, x: Tensor, d: Tensor, lr: float, now: Tensor, seed: Tensor, offset: int = streams.UPDATE,
-        readout: Readout = UNREAD,
+        readout: TrackedWeight = UNREAD,
     ) -> None:  # fmt: skip
         """Send trains of pulses for ``weight -= lr d^T x``, sample after sample.
 
         Raises:
             ValueError: ``x`` or ``d`` is not finite; no device was touched.
         """
-        pulses = self.pulses
-        assert pulses is not None
         call(
-            "pulsed_update", *self._pulsed(readout), x.float(), d.float(), lr, self.granularity, pulses.length,
-            pulses.bl_management, pulses.update_management, pulses.code, float(now), *self._law, seed, offset,
+            "pulsed_update", *self._pulsed(readout), x.float(), d.float(), self._rule(lr), float(now), self._law, seed,
+            offset,
         )  # fmt: skip
 
     def send(
-        self, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE, readout: Readout = UNREAD
+        self, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE, readout: TrackedWeight = UNREAD
     ) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        call("pulse_counts", *self._pulsed(readout), counts, float(now), *self._law, seed, offset)
+        call("pulse_counts", *self._pulsed(readout), counts, float(now), self._law, seed, offset)
 
     # --- some input lines alone -------------------------------------------------------------------------------
 
@@ -266,23 +253,22 @@ class DeviceArray(nn.Module):
         self, counts: Tensor, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
     ) -> None:
         """Send every cell of some input lines pulses of its own number: int32 ``[out, lines]``, above 0 to grow."""
-        state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
-        call("pulse_counts", *state[:3], *UNREAD, state[3], counts, float(now), *self._law, seed, offset)
-        self._put(lines, *state[:3])
+        *taken, parameters = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        state = PulsedState(*taken)  # type: ignore[arg-type]
+        call("pulse_counts", state, UNREAD, parameters, counts, float(now), self._law, seed, offset)
+        self._put(lines, *state)
 
     def coincide_on_lines(
         self, d: Tensor, lr: float, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
     ) -> None:
         """Drive one input line after another fully, and the outputs with ``d`` ``[lines, out]``: ``w -= lr d^T``."""
-        pulses = self.pulses
-        assert pulses is not None
-        state = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        *taken, parameters = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        state = PulsedState(*taken)  # type: ignore[arg-type]
         call(
-            "pulsed_update", *state[:3], *UNREAD, state[3], torch.eye(len(lines), device=d.device), d, lr,
-            self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code, float(now),
-            *self._law, seed, offset,
+            "pulsed_update", state, UNREAD, parameters, torch.eye(len(lines), device=d.device), d, self._rule(lr),
+            float(now), self._law, seed, offset,
         )  # fmt: skip
-        self._put(lines, *state[:3])
+        self._put(lines, *state)
 
     def _taken(self, lines: Tensor, *buffers: Tensor | None) -> list[Tensor | None]:
         """Copies of what belongs to some input lines: a transfer then costs what they cost, not what the array does."""
@@ -295,17 +281,26 @@ class DeviceArray(nn.Module):
 
     # --- what the ops take ------------------------------------------------------------------------------------
 
-    def _pulsed(self, readout: Readout) -> tuple[Any, ...]:
+    def _pulsed(self, readout: TrackedWeight) -> tuple[Any, ...]:
         """State and parameters, as the ops take them."""
         assert self.step_parameters is not None
-        return self.conductance, self.history, self.pulsed_at, *readout, self.step_parameters
+        return PulsedState(self.conductance, self.history, self.pulsed_at), readout, self.step_parameters
+
+    def _rule(self, lr: float) -> TrainRule:
+        """How gradients become trains of pulses, as the ops take it."""
+        pulses = self.pulses
+        assert pulses is not None
+        return TrainRule(
+            lr, self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code
+        )
 
     @property
-    def _law(self) -> tuple[tuple[int, int], int, Tensor]:
+    def _law(self) -> StepLaw:
         """The devices that are pulsed, and their step law, as the ops take them."""
         steps = self.cell.device.steps
         assert steps is not None
-        return self.pulsed_planes, steps.family, _coefficients(self.cell.device, self.conductance.device)
+        coefficients = _coefficients(self.cell.device, self.conductance.device)
+        return StepLaw(self.pulsed_planes, steps.family, coefficients)
 
     @property
     def pulsed_planes(self) -> tuple[int, int]:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar import streams
+from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.profiling import profiled, sized
 from phasegrad.stores.analog_weight import AnalogWeight
-from phasegrad.stores.device_array import Readout
 from phasegrad.stores.transfer import move
 
 
@@ -104,7 +104,7 @@ def _finish_slow(devices: AnalogWeight, lines: Tensor, seed: Tensor, weight: Ten
     weight.index_copy_(1, lines, devices.sum_of_planes(fast, slow, tracked.factors))
 
 
-def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: Readout, count: int) -> None:
+def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: TrackedWeight, count: int) -> None:
     """Advance the clock, refresh saturated cells, transfer what is due, and let the weight follow."""
     target, in_step = devices.fast or devices, tracked.weight is not None
     if devices.sample_time:

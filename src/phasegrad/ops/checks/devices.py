@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses
+from phasegrad.ops import pulses, trains
+from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.checks.common import broadcasts, check_floating, check_law, check_seed, check_shapes
 
 
@@ -43,21 +44,20 @@ def check_read(
         check_law("pcm_read", "noise", noise)
 
 
-def check_trains(
-    x: Tensor, d: Tensor, lr: float, granularity: float, length: int, adaptive: bool, managed: bool, kind: int,
-    seed: Tensor, offset: int,
-) -> None:  # fmt: skip
-    op = "pulsed_update"
+def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> None:
+    op, (lr, dw_min, length, _, _, kind) = "pulsed_update", rule
     check_floating(op, x=x, d=d)
     check_seed(op, seed, x)
     if x.dim() != 2 or d.dim() != 2 or len(x) != len(d) or x.shape[1] == 0 or d.shape[1] == 0:
         raise ValueError(f"{op}: x is {list(x.shape)} and d {list(d.shape)}; they must be [batch, in] and [batch, out]")
     if not (math.isfinite(lr) and lr >= 0.0):
         raise ValueError(f"{op}: the learning rate is {lr}; it must be finite and not negative")
-    if not (math.isfinite(granularity) and granularity > 0.0):
-        raise ValueError(f"{op}: granularity = {granularity}; the change of one pulse must be finite and above 0")
-    if not 1 <= length <= pulses.LONGEST or kind not in (pulses.STOCHASTIC, pulses.DETERMINISTIC, pulses.MEAN_COUNT):
-        raise ValueError(f"{op}: trains of {length} slots and kind {kind}; 1 to {pulses.LONGEST}, and 0, 1 or 2")
+    if not (math.isfinite(dw_min) and dw_min > 0.0):
+        raise ValueError(f"{op}: dw_min = {dw_min}; the change of one pulse must be finite and above 0")
+    if not 1 <= length <= trains.LONGEST or kind not in (trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT):
+        raise ValueError(
+            f"{op}: trains of {length} slots and kind {kind}; use 1 to {trains.LONGEST} slots, and kind 0, 1 or 2"
+        )
 
 
 def check_wired(conductance: Tensor, *lines: float) -> None:
@@ -81,38 +81,32 @@ _COEFFICIENTS = {pulses.LINEAR: 4, pulses.EXPONENTIAL: 7, pulses.POWER: 3, pulse
 
 
 def check_pulsed_update(
-    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, weight: Tensor | None,
-    others: Tensor | None, readout: Sequence[float], parameters: Tensor, x: Tensor, d: Tensor, lr: float,
-    granularity: float, length: int, adaptive: bool, managed: bool, kind: int, now: float, planes: Sequence[int],
-    family: int, coefficients: Tensor, seed: Tensor, offset: int,
+    state: PulsedState, tracked: TrackedWeight, parameters: Tensor, x: Tensor, d: Tensor, rule: TrainRule, now: float,
+    law: StepLaw, seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
-    check_trains(x, d, lr, granularity, length, adaptive, managed, kind, seed, offset)
-    lines = (d.shape[1], x.shape[1])
-    devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
-    check_pulsed("pulsed_update", lines, x.device, *devices)
-    check_readout("pulsed_update", conductance, weight, others, readout)
+    check_trains(x, d, rule, seed, offset)
+    check_pulsed("pulsed_update", (d.shape[1], x.shape[1]), x.device, state, parameters, law)
+    check_tracked("pulsed_update", state.conductance, tracked)
 
 
 def check_pulse_counts(
-    conductance: Tensor, history: Tensor | None, pulsed_at: Tensor | None, weight: Tensor | None,
-    others: Tensor | None, readout: Sequence[float], parameters: Tensor, counts: Tensor, now: float,
-    planes: Sequence[int], family: int, coefficients: Tensor, seed: Tensor, offset: int,
+    state: PulsedState, tracked: TrackedWeight, parameters: Tensor, counts: Tensor, now: float, law: StepLaw,
+    seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
     if counts.dtype != torch.int32 or counts.dim() != 2:
         raise TypeError(f"pulse_counts: counts are {counts.dtype} {list(counts.shape)}; they must be int32 [out, in]")
     check_seed("pulse_counts", seed, counts)
-    devices = (conductance, history, pulsed_at, parameters, planes, family, coefficients)
-    check_pulsed("pulse_counts", tuple(counts.shape), counts.device, *devices)
-    check_readout("pulse_counts", conductance, weight, others, readout)
+    check_pulsed("pulse_counts", tuple(counts.shape), counts.device, state, parameters, law)
+    check_tracked("pulse_counts", state.conductance, tracked)
 
 
-def check_readout(
-    op: str, conductance: Tensor, weight: Tensor | None, others: Tensor | None, readout: Sequence[float]
-) -> None:
+def check_tracked(op: str, conductance: Tensor, tracked: TrackedWeight) -> None:
+    weight, others, factors = tracked
     if weight is None:
         return
     shape = conductance.shape[1:]
-    for name, t, has in (("weight", weight, weight.shape), ("others", others, others is not None and others.shape[1:])):
+    expected = {"weight": (weight, weight.shape), "other_planes": (others, others is not None and others.shape[1:])}
+    for name, (t, has) in expected.items():
         if t is None:
             continue
         if t.dtype != torch.float32 or t.device != conductance.device or has != shape or not t.is_contiguous():
@@ -121,29 +115,30 @@ def check_readout(
                 f"{list(shape) if t is weight else ['planes', *shape]} on {conductance.device}"
             )
     planes = len(conductance) + (0 if others is None else len(others))
-    if len(readout) != 1 + planes:
-        raise ValueError(f"{op}: readout has {len(readout)} numbers; an offset and one for each of {planes} planes")
+    if len(factors) != 1 + planes:
+        raise ValueError(
+            f"{op}: factors has {len(factors)} numbers; it must have an offset and one for each of {planes} planes"
+        )
 
 
 def check_read_out(
-    conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
-) -> None:
-    planes = len(conductance) + (0 if others is None else len(others))
-    for name, t in (("conductance", conductance), ("others", conductance if others is None else others)):
+    conductance: Tensor, other_planes: Tensor | None, factors: Sequence[float], sd: Sequence[float], seed: Tensor,
+    offset: int,
+) -> None:  # fmt: skip
+    others = conductance[:0] if other_planes is None else other_planes
+    planes = len(conductance) + len(others)
+    for name, t in (("conductance", conductance), ("other_planes", others)):
         if t.dtype != torch.float32 or t.dim() != 3 or t.shape[1:] != conductance.shape[1:]:
             raise ValueError(f"read_out: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
-    if len(readout) != 1 + planes or len(sd) > 3:
+    if len(factors) != 1 + planes or len(sd) > 3:
         raise ValueError(
-            f"read_out: readout has {len(readout)} numbers and sd {len(sd)}; an offset and one for each of {planes} "
-            "planes, and three at most"
+            f"read_out: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one for "
+            f"each of {planes} planes, sd three at most"
         )
     check_seed("read_out", seed, conductance)
 
 
-def check_leak(
-    conductance: Tensor, level: float, lost: float, weight: Tensor | None, others: Tensor | None,
-    readout: Sequence[float],
-) -> None:  # fmt: skip
+def check_leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight) -> None:
     if conductance.dtype != torch.float32 or conductance.dim() != 3 or not conductance.is_contiguous():
         raise ValueError(
             f"leak: conductance is {conductance.dtype} {list(conductance.shape)}; it must be contiguous float32 "
@@ -151,13 +146,13 @@ def check_leak(
         )
     if not (math.isfinite(level) and 0.0 <= lost <= 1.0):
         raise ValueError(f"leak: level = {level} and lost = {lost}; the level must be finite, and lost in [0, 1]")
-    check_readout("leak", conductance, weight, others, readout)
+    check_tracked("leak", conductance, tracked)
 
 
 def check_pulsed(
-    op: str, lines: Sequence[int], device: torch.device, conductance: Tensor, history: Tensor | None,
-    pulsed_at: Tensor | None, parameters: Tensor, planes: Sequence[int], family: int, coefficients: Tensor,
-) -> None:  # fmt: skip
+    op: str, lines: Sequence[int], device: torch.device, state: PulsedState, parameters: Tensor, law: StepLaw
+) -> None:
+    (conductance, history, pulsed_at), (planes, family, coefficients) = state, law
     shape = list(conductance.shape)
     states = {"conductance": conductance, "parameters": parameters, "coefficients": coefficients}
     if history is not None:

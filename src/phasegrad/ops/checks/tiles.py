@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -110,14 +111,20 @@ def check_noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> None:
 
 def check_tile_linear(
     x: Tensor, w: Tensor, scale: Tensor, clip: Tensor | None, level: Tensor | None, gain: Tensor | None,
-    input_range: Tensor, bound: Tensor, seed: Tensor, weight_offset: int, offset: int, rows: int,
-    noise: Sequence[float], drop: float, output_noise: float, read_noise: float, mode: int, half: float,
+    input_range: Tensor, dac_max_code: float, decay: float, keep: float, bound: Tensor, seed: Tensor,
+    weight_offset: int, offset: int, rows: int, noise: Sequence[float], drop: float, output_noise: float,
+    read_noise: float, mode: int, half: float,
 ) -> None:  # fmt: skip
     gains = {} if gain is None else {"gain": gain}
     check_floating("tile_linear", x=x, w=w, scale=scale, **gains, input_range=input_range, bound=bound)
     check_seed("tile_linear", seed, x)
     check_one("tile_linear", "bound", bound)
     check_matrices("tile_linear", x, w, rows)
+    if not (math.isfinite(dac_max_code) and dac_max_code >= 0.0):
+        raise ValueError(
+            f"tile_linear: dac_max_code = {dac_max_code}; it must be the largest code of the DAC, or 0 for inputs that "
+            "are converted already"
+        )
     check_units("tile_linear", -(-w.shape[1] // rows), (x.shape[0], w.shape[0]), scale, gain, input_range)
     if (clip is None) != (level is None):
         raise ValueError("tile_linear: clip and level must be given together, or neither")

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses, reference
+from phasegrad.ops import pulses, reference, trains
+from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.cpu.calls import all_floats, call, doubles, floats_of, optional
 
 
@@ -57,122 +58,92 @@ def pcm_read(
     return out
 
 
-def pulse_trains(
-    x: Tensor,
-    d: Tensor,
-    lr: float,
-    granularity: float,
-    length: int,
-    adaptive: bool,
-    managed: bool,
-    kind: int,
-    seed: Tensor,
-    offset: int,
-) -> tuple[Tensor, Tensor]:
-    rule = (lr, granularity, length, adaptive, managed, kind)
+def pulse_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> tuple[Tensor, Tensor]:
     if not all_floats(x, d):
-        return reference.pulse_trains(x, d, *rule, seed, offset)
-    pulses.check_finite(x, d)
-    return _trains(x.contiguous(), d.contiguous(), rule, int(seed), offset)
-
-
-def _trains(x: Tensor, d: Tensor, rule: tuple[Any, ...], seed: int, offset: int) -> tuple[Tensor, Tensor]:
+        return reference.pulse_trains(x, d, rule, seed, offset)
+    trains.check_finite(x, d)
+    x, d = x.contiguous(), d.contiguous()
     words_x, words_d = (torch.empty(v.shape, dtype=torch.int32) for v in (x, d))
     call(
         "pulse_trains", words_x.data_ptr(), words_d.data_ptr(), x.data_ptr(), d.data_ptr(), len(x), x.shape[1],
-        d.shape[1], *rule, seed, offset,
+        d.shape[1], *rule, int(seed), offset,
     )  # fmt: skip
     return words_x, words_d
 
 
 def pulsed_update(
-    conductance: Tensor,
-    history: Tensor | None,
-    pulsed_at: Tensor | None,
-    weight: Tensor | None,
-    others: Tensor | None,
-    readout: Sequence[float],
+    state: PulsedState,
+    tracked: TrackedWeight,
     parameters: Tensor,
     x: Tensor,
     d: Tensor,
-    lr: float,
-    granularity: float,
-    length: int,
-    adaptive: bool,
-    managed: bool,
-    kind: int,
+    rule: TrainRule,
     now: float,
-    planes: Sequence[int],
-    family: int,
-    coefficients: Tensor,
+    law: StepLaw,
     seed: Tensor,
     offset: int,
 ) -> None:
-    rule = (lr, granularity, length, adaptive, managed, kind)
-    state = (conductance, history, pulsed_at)
+    conductance = state.conductance
     if not all_floats(conductance, x, d):
-        devices = (*state, weight, others, readout, parameters)
-        reference.pulsed_update(*devices, x, d, *rule, now, planes, family, coefficients, seed, offset)
+        reference.pulsed_update(state, tracked, parameters, x, d, rule, now, law, seed, offset)
         return
-    pulses.check_tables(family, coefficients)
-    parameters, coefficients = parameters.contiguous(), coefficients.contiguous()
+    pulses.check_tables(law)
+    parameters, coefficients = parameters.contiguous(), law.coefficients.contiguous()
     x, d, refused = x.contiguous(), d.contiguous(), ctypes.c_int32()
     call(
         "pulsed_update", *optional(*state), parameters.data_ptr(), x.data_ptr(), d.data_ptr(), ctypes.byref(refused),
-        len(x), *conductance.shape[1:], *rule, len(conductance), parameters[0].numel() == 1, now, *planes, family,
-        coefficients.data_ptr(), *_readout(weight, others, readout), int(seed), offset,
+        len(x), *conductance.shape[1:], *rule, len(conductance), parameters[0].numel() == 1, now, *law.planes,
+        law.family, coefficients.data_ptr(), *_tracked(tracked), int(seed), offset,
     )  # fmt: skip
     if refused.value:
-        pulses.check_finite(x, d)
+        trains.check_finite(x, d)
 
 
 def pulse_counts(
-    conductance: Tensor,
-    history: Tensor | None,
-    pulsed_at: Tensor | None,
-    weight: Tensor | None,
-    others: Tensor | None,
-    readout: Sequence[float],
+    state: PulsedState,
+    tracked: TrackedWeight,
     parameters: Tensor,
     counts: Tensor,
     now: float,
-    planes: Sequence[int],
-    family: int,
-    coefficients: Tensor,
+    law: StepLaw,
     seed: Tensor,
     offset: int,
 ) -> None:
-    pulses.check_tables(family, coefficients)
-    parameters, coefficients, counts = parameters.contiguous(), coefficients.contiguous(), counts.contiguous()
+    pulses.check_tables(law)
+    conductance = state.conductance
+    parameters, coefficients, counts = parameters.contiguous(), law.coefficients.contiguous(), counts.contiguous()
     call(
-        "pulse_counts", *optional(conductance, history, pulsed_at), parameters.data_ptr(), counts.data_ptr(),
-        *conductance.shape[1:], len(conductance), parameters[0].numel() == 1, now, *planes, family,
-        coefficients.data_ptr(), *_readout(weight, others, readout), int(seed), offset,
+        "pulse_counts", *optional(*state), parameters.data_ptr(), counts.data_ptr(), *conductance.shape[1:],
+        len(conductance), parameters[0].numel() == 1, now, *law.planes, law.family, coefficients.data_ptr(),
+        *_tracked(tracked), int(seed), offset,
     )  # fmt: skip
 
 
 def read_out(
-    conductance: Tensor, others: Tensor | None, readout: Sequence[float], sd: Sequence[float], seed: Tensor, offset: int
+    conductance: Tensor,
+    other_planes: Tensor | None,
+    factors: Sequence[float],
+    sd: Sequence[float],
+    seed: Tensor,
+    offset: int,
 ) -> Tensor:
-    conductance, others = conductance.contiguous(), None if others is None else others.contiguous()
+    conductance = conductance.contiguous()
+    other_planes = None if other_planes is None else other_planes.contiguous()
     out = torch.empty(conductance.shape[1:], dtype=torch.float32)
     call(
-        "read_out", out.data_ptr(), conductance.data_ptr(), len(conductance),
-        *optional(others), 0 if others is None else len(others), out.numel(), floats_of(readout),
+        "read_out", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
+        0 if other_planes is None else len(other_planes), out.numel(), floats_of(factors),
         floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
     )  # fmt: skip
     return out
 
 
-def leak(
-    conductance: Tensor, level: float, lost: float, weight: Tensor | None, others: Tensor | None,
-    readout: Sequence[float],
-) -> None:  # fmt: skip
+def leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight) -> None:
     call(
-        "leak", conductance.data_ptr(), len(conductance), conductance[0].numel(), level, lost,
-        *_readout(weight, None if others is None else others.contiguous(), readout),
+        "leak", conductance.data_ptr(), len(conductance), conductance[0].numel(), level, lost, *_tracked(tracked),
     )  # fmt: skip
 
 
-def _readout(weight: Tensor | None, others: Tensor | None, readout: Sequence[float]) -> tuple[Any, ...]:
-    return (*optional(weight, others), 0 if others is None else len(others), floats_of(readout))
+def _tracked(tracked: TrackedWeight) -> tuple[Any, ...]:
+    weight, other_planes, factors = tracked
+    return (*optional(weight, other_planes), 0 if other_planes is None else len(other_planes), floats_of(factors))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phasegrad.ops import memory, reference
 from phasegrad.ops.cpu.calls import all_floats, call
-from phasegrad.ops.cpu.converters import convert, perturbed, straight_through
+from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
 
 
 def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
@@ -56,6 +56,9 @@ def tile_linear(
     level: Tensor | None,
     gain: Tensor | None,
     input_range: Tensor,
+    dac_max_code: float,
+    decay: float,
+    keep: float,
     bound: Tensor,
     seed: Tensor,
     weight_offset: int,
@@ -70,8 +73,11 @@ def tile_linear(
 ) -> tuple[Tensor, Tensor, Tensor]:
     settings = (output_noise, read_noise, mode, half)
     if not all_floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
-        arguments = (x, w, scale, clip, level, gain, input_range, bound, seed, weight_offset, offset, rows, noise, drop)
-        return reference.tile_linear(*arguments, *settings)
+        conversion = (input_range, dac_max_code, decay, keep, bound, seed)
+        weights = (weight_offset, offset, rows, noise, drop)
+        return reference.tile_linear(x, w, scale, clip, level, gain, *conversion, *weights, *settings)
+    if dac_max_code > 0:
+        x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
         strength = float(level)
