@@ -104,7 +104,7 @@ def fine_tune(
     _unprogrammed(net, "fine_tune")
     if epochs < 1 or every < 1:
         raise ValueError(f"fine_tune: epochs = {epochs} and every = {every}; both must be at least 1")
-    recipe = Recipe() if recipe is None else recipe
+    recipe = recipe or Recipe()
     objective = _Objective(loss, recipe.distillation, _teacher(net, teacher) if recipe.distillation else None)
     steps = len(loader) * epochs if isinstance(loader, Sized) else None
     if optimizer is None:
