@@ -1,10 +1,13 @@
-"""The repository keeps its own promises."""
+"""Files that state the same fact agree."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import re
 from pathlib import Path
+
+import pytest
 
 import phasegrad
 
@@ -32,3 +35,46 @@ def test_makefile_and_constraints_pin_the_same_torch():
 
 def test_readme_has_no_placeholder() -> None:
     assert "@@" not in (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_files_that_name_the_version_agree() -> None:
+    release = phasegrad.__version__.split(".dev")[0]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert cited[1] == release
+    assert f"\n## [{release}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_reference_pass_names_tests_that_exist() -> None:
+    named = re.search(r"^REFERENCE_TESTS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named is not None
+    paths = named[1].replace("\\\n", " ").split()
+    assert {"tests/ops", "tests/nn", "tests/crossbar"} <= set(paths)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+CHANGELOG = "# Changelog\n\n## [1.2.0] - 2026-01-31\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "citation", "changelog", "fault"),
+    [
+        ("1.2.0", "version: 1.2.0\n", CHANGELOG, None),
+        ("1.2.0.dev0", "version: 1.2.0.dev0\n", CHANGELOG, "is no release"),
+        ("1.2.0", "version: 1.1.0\n", CHANGELOG, "CITATION.cff has version 1.1.0"),
+        ("1.2.0", "title: phasegrad\n", CHANGELOG, "CITATION.cff has version None"),
+        ("1.2.0", "version: 1.2.0\n", "## [1.2.0] (unreleased)\n", "no dated section"),
+        ("1.2.0", "version: 1.2.0\n", "## [1.2.0] - 9999-01-01\n", "in the future"),
+    ],
+)
+def test_a_release_needs_one_version_everywhere(version: str, citation: str, changelog: str, fault: str | None) -> None:
+    spec = importlib.util.spec_from_file_location("check_release", ROOT / ".ci" / "check_release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check_release = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_release)
+    faults = check_release.version_faults(version, citation, changelog)
+    if fault is None:
+        assert faults == []
+    else:
+        assert any(fault in one for one in faults), faults
