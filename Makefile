@@ -1,28 +1,28 @@
-# Two commands for everybody: `make demo` and `make test`. Each makes .venv, builds the kernels, and runs.
+# The two main commands are `make demo` and `make test`. Each creates .venv, builds the kernels, and runs.
 #
-#   PYTHON   the interpreter that makes .venv                    make PYTHON=python3.12 demo
-#   TORCH    what pip installs as torch                          make TORCH="torch==2.13.0 --index-url ..." demo
-#   ARGS     passed on to the demo, pytest or the benchmarks     make test ARGS="-k drift"
-#   WORKERS  processes that share the tests                      make WORKERS=8 test
+#   PYTHON   the interpreter that creates .venv                       make PYTHON=python3.12 demo
+#   TORCH    the requirement that pip installs as torch               make TORCH="torch==2.13.0 --index-url ..." demo
+#   ARGS     arguments of the demo, pytest or the benchmarks          make test ARGS="-k drift"
+#   WORKERS  processes among which pytest distributes the tests       make WORKERS=8 test
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 ARGS ?=
-# auto: one for each core; 0 is pytest's own process, with all cores for torch.
+# auto: one per core; 0: only pytest's own process, where torch uses all cores.
 WORKERS ?= auto
 
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# Threads that wait spin for about 50 us and then give their core away: where other work shares the cores, endless
-# spinning makes a training step ten times slower.
+# Idle threads spin for about 50 us and then yield their core: where other work shares the cores, endless spinning
+# makes a training step ten times slower.
 export GOMP_SPINCOUNT ?= 30000
 PIP := $(BIN)/python -m pip --quiet install
-# The constraints less torch: TORCH may name another build, and what is installed satisfies phasegrad.
+# The constraints without torch: TORCH may name another build, and the installed one satisfies phasegrad.
 PINS := .venv/constraints.txt
 CSRC := $(wildcard src/phasegrad/ops/csrc/*)
 
-# The compiler that CMake will find: CXX where somebody set it, else a usual name.
+# The compiler that CMake finds: CXX if it is set, otherwise the usual names.
 ifneq ($(filter default undefined,$(origin CXX)),)
   COMPILERS := c++ g++ clang++
 else
@@ -34,31 +34,40 @@ ifneq ($(filter 0 OFF off FALSE false NO no,$(PHASEGRAD_NATIVE)),)
   COMPILERS :=
 endif
 COMPILER := $(firstword $(foreach name,$(COMPILERS),$(shell command -v $(name) 2>/dev/null)))
-# With a compiler and without are two installs: whoever adds one, or switches it off, gets the other.
+# Installs with and without a compiler have different stamps, so that adding or disabling one reinstalls.
 RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
 
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+# Every test runs on the compiled kernels, and tests/ops compares each kernel with the torch reference there. The
+# second, slower pass of `make test` covers what only a run on the reference shows: that the ops, the tiles and the
+# layers work without kernels, and one path through each way of training and inference. Tests marked `slow` are left
+# out of it. `.ci/run` runs every test in both passes.
+REFERENCE_TESTS := tests/ops tests/crossbar tests/nn tests/cells tests/optim/test_analog_sgd.py \
+  tests/inference/test_program.py tests/hwa/test_calibrate.py
 
-.PHONY: help demo test test-native test-reference lint format docs bench reproduce install develop neighbours clean
+.PHONY: help demo test test-native test-reference test-reference-all test-dispatch lint format docs bench reproduce \
+  install develop integrations neighbours packages release-check clean
 .DEFAULT_GOAL := help
-# Each step uses all cores by itself.
+# Each step uses all cores.
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       train, convert, program and age a network (examples/mnist.py); pictures in out/demo"
-	@echo "make test       the tests with the compiled kernels, then with the torch reference"
-	@echo "make lint       ruff, pyright, import-linter, clang-format; make format repairs what it can"
+	@echo "make test       every test with the compiled kernels, then those that matter on the torch reference"
+	@echo "make lint       ruff, pyright, import-linter, clang-format; make format fixes what it can"
 	@echo "make docs       the documentation, in site/"
 	@echo "make bench      the benchmarks, into benchmarks/results/"
 	@echo "make reproduce  the reproductions of published results, into docs/results/"
-	@echo "make install    only .venv with phasegrad; make develop adds the developers' tools"
-	@echo "make neighbours the frameworks and formats that are tested beside phasegrad, some 300 MB"
+	@echo "make install    only .venv with phasegrad; make develop adds the development tools"
+	@echo "make integrations   frameworks and formats that phasegrad is tested with, some 300 MB"
+	@echo "make packages       wheel and source distribution, installed and tried without compiler and matplotlib"
+	@echo "make release-check  whether the checkout can be released as the version that it states"
 
 demo: $(RUN)
 	$(BIN)/python examples/mnist.py --out out/demo $(ARGS)
 
 ifeq ($(COMPILER),)
-test: test-reference
+test: test-reference-all
 	@echo "no C++ compiler, or PHASEGRAD_NATIVE is off: the compiled kernels were not tested"
 else
 test: test-native test-reference
@@ -66,10 +75,17 @@ endif
 
 # 'native' makes a missing library an error, so that this run cannot pass on the reference.
 test-native: .venv/.stamp-dev
-	PHASEGRAD_BACKEND=native $(PYTEST)
+	PHASEGRAD_BACKEND=native $(PYTEST) $(ARGS)
 
 test-reference: .venv/.stamp-dev
-	PHASEGRAD_BACKEND=reference $(PYTEST)
+	PHASEGRAD_BACKEND=reference $(PYTEST) -m 'not slow' $(REFERENCE_TESTS) $(ARGS)
+
+test-reference-all: .venv/.stamp-dev
+	PHASEGRAD_BACKEND=reference $(PYTEST) $(ARGS)
+
+# Every op through torch's dispatcher, where calls otherwise bypass it.
+test-dispatch: .venv/.stamp-dev
+	PHASEGRAD_BACKEND=native PHASEGRAD_DISPATCH=always $(PYTEST) tests/ops tests/nn $(ARGS)
 
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check .
@@ -97,10 +113,18 @@ reproduce: $(RUN)
 
 install: $(RUN)
 develop: .venv/.stamp-dev .venv/.stamp-docs
-neighbours: .venv/.stamp-neighbours
+integrations: .venv/.stamp-integrations
+# The name of release 0.1.0; removed in 0.3.0.
+neighbours: integrations
 
-# torch stands alone and first, without its requirements: nothing chooses another build, and an index that
-# has only torch will do. The packages it needs come pinned with phasegrad's own.
+packages: .venv/.stamp-dev
+	.ci/packages
+
+release-check: develop packages docs
+	$(BIN)/python .ci/check_release.py
+
+# torch is installed first and without its requirements, so that no other package chooses its build and an index that
+# has only torch suffices. Its requirements are pinned and installed with phasegrad's.
 .venv/.stamp-base: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "phasegrad needs Python 3.10 or later; make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -114,8 +138,8 @@ $(RUN): .venv/.stamp-base pyproject.toml CMakeLists.txt $(CSRC)
 	@rm -f .venv/.stamp-run .venv/.stamp-run-reference
 	@touch $@
 
-# phasegrad is installed already, so that pip adds only the extra's packages.
-.venv/.stamp-dev .venv/.stamp-docs .venv/.stamp-neighbours: .venv/.stamp-%: $(RUN)
+# phasegrad is already installed, so pip adds only the packages of the extra.
+.venv/.stamp-dev .venv/.stamp-docs .venv/.stamp-integrations: .venv/.stamp-%: $(RUN)
 	$(PIP) --constraint $(PINS) 'phasegrad[$*]'
 	@touch $@
 

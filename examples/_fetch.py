@@ -337,9 +337,12 @@ def _require_answer(url: str) -> None:
 
 
 def _download(url: str, name: str, folder: Path, known: str | None = None) -> Path:
-    """Download one file with a progress bar."""
+    """Download one file, with a progress bar on a terminal and one line elsewhere."""
     pooch.get_logger().setLevel("WARNING")
-    downloader = pooch.HTTPDownloader(progressbar=True, timeout=(CONNECT_SECONDS, 15.0), chunk_size=65536)
+    watched = sys.stderr.isatty()
+    if not watched:
+        print(f"fetching {url}", file=sys.stderr, flush=True)
+    downloader = pooch.HTTPDownloader(progressbar=watched, timeout=(CONNECT_SECONDS, 15.0), chunk_size=65536)
     return Path(pooch.retrieve(url, known, name, folder, downloader=downloader))
 
 

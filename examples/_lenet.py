@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from _data import Mnist
 from _fetch import cache_folder
 from torch import Tensor, nn
-from tqdm import tqdm
+
+from phasegrad.progress import track
 
 # Part of the key of cached weights: raise it when a change to this file changes what training gives.
 VERSION = 1
@@ -103,7 +104,7 @@ def train_float(data: Mnist, recipe: Recipe | None = None, seed: int = 0, progre
         data: the data set, of which only the training part is used.
         recipe: architecture and training.
         seed: seed of the initial weights, of the order of the images and of their shifts.
-        progress: whether to show a progress bar.
+        progress: whether to show progress.
 
     Returns:
         The trained network, in evaluation mode.
@@ -128,13 +129,13 @@ def fit(net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: in
         labels: their labels ``[n]``.
         recipe: length and hyper-parameters of the training.
         seed: seed of the order of the images and of their shifts.
-        progress: whether to show a progress bar.
+        progress: whether to show progress.
     """
     generator = torch.Generator().manual_seed(seed)
     steps = recipe.epochs * (len(images) // recipe.batch)
     optimiser, schedule = _optimiser(net, recipe, steps)
     net.train()
-    with tqdm(total=steps, desc="training the float network", unit="step", disable=not progress) as bar:
+    with track(steps, unit="step", label="training the float network", shown=progress) as bar:
         for _ in range(recipe.epochs):
             for picked in _batches(len(images), recipe.batch, generator):
                 inputs = normalise(_shifted(images[picked], recipe.shift, generator))

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import phasegrad as pg
+from phasegrad.progress import track
 
 
 def batches(size: int, batch: int, seed: int, make: Callable[[Tensor], Any]) -> pg.checkpoint.ResumableLoader:
@@ -65,8 +65,8 @@ def fit(
         schedule: stepped after each batch.
         epochs: passes over the data.
         folder: where checkpoints are kept.
-        label: what the progress bar says.
-        progress: whether there is one.
+        label: text in front of the progress.
+        progress: whether to show it.
         every: seconds between checkpoints.
         norm: largest norm of the gradient, which is scaled down to it; ``None`` for any.
 
@@ -79,7 +79,7 @@ def fit(
     step, before, steps = values["step"], values["seconds"], epochs * len(loader)
     started = saved = time.perf_counter()
     net.train()
-    with tqdm(total=steps, initial=step, desc=label, unit="step", disable=not progress, leave=False) as bar:
+    with track(steps, unit="step", label=label, initial=step, shown=progress) as bar:
         while step < steps:
             for batch in loader:
                 optimizer.zero_grad()
@@ -92,7 +92,7 @@ def fit(
                 step += 1
                 bar.update()
                 if step % 10 == 0:
-                    bar.set_postfix(loss=f"{float(value.detach()):.4f}", refresh=False)
+                    bar.values(loss=f"{float(value.detach()):.4f}")
                 now = time.perf_counter()
                 if now - saved >= every or step == steps:
                     kept.save(step, **parts, seconds=before + now - started)

@@ -33,7 +33,7 @@ try:
     from transformers import BertModel
     from transformers.utils import logging
 except ImportError as error:
-    sys.exit(f"{error.name} is not installed: pip install 'phasegrad[neighbours]', or transformers")
+    sys.exit(f"{error.name} is not installed: pip install 'phasegrad[integrations]', or transformers")
 
 Batch = tuple[Tensor, Tensor]
 """Tokens and mask, each ``[n, length]``."""

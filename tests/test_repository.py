@@ -1,9 +1,10 @@
-"""The repository keeps its own promises."""
+"""Files that state the same fact agree."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -61,3 +62,46 @@ def test_no_module_is_shadowed_by_a_name_of_its_package(package: ModuleType) -> 
 def test_names_of_0_1_0_are_found_with_a_warning(name: str) -> None:
     with pytest.warns(DeprecationWarning, match=rf"phasegrad\.nn\.{name} was renamed to phasegrad\.conversion"):
         assert callable(getattr(phasegrad.nn, name))
+
+
+def test_files_that_name_the_version_agree() -> None:
+    release = phasegrad.__version__.split(".dev")[0]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    assert cited is not None
+    assert cited[1] == release
+    assert f"\n## [{release}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_reference_pass_names_tests_that_exist() -> None:
+    named = re.search(r"^REFERENCE_TESTS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named is not None
+    paths = named[1].replace("\\\n", " ").split()
+    assert {"tests/ops", "tests/nn", "tests/crossbar"} <= set(paths)
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+CHANGELOG = "# Changelog\n\n## [1.2.0] - 2026-01-31\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "citation", "changelog", "fault"),
+    [
+        ("1.2.0", "version: 1.2.0\n", CHANGELOG, None),
+        ("1.2.0.dev0", "version: 1.2.0.dev0\n", CHANGELOG, "is no release"),
+        ("1.2.0", "version: 1.1.0\n", CHANGELOG, "CITATION.cff has version 1.1.0"),
+        ("1.2.0", "title: phasegrad\n", CHANGELOG, "CITATION.cff has version None"),
+        ("1.2.0", "version: 1.2.0\n", "## [1.2.0] (unreleased)\n", "no dated section"),
+        ("1.2.0", "version: 1.2.0\n", "## [1.2.0] - 9999-01-01\n", "in the future"),
+    ],
+)
+def test_a_release_needs_one_version_everywhere(version: str, citation: str, changelog: str, fault: str | None) -> None:
+    spec = importlib.util.spec_from_file_location("check_release", ROOT / ".ci" / "check_release.py")
+    assert spec is not None
+    assert spec.loader is not None
+    check_release = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(check_release)
+    faults = check_release.version_faults(version, citation, changelog)
+    if fault is None:
+        assert faults == []
+    else:
+        assert any(fault in one for one in faults), faults

@@ -7,24 +7,25 @@ import json
 import math
 from abc import ABCMeta
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from phasegrad.deprecation import warn_renamed
 
 VERSION = 1
 
+T = TypeVar("T")
+
 
 class _RenamedFields(ABCMeta):
     """Accepts the old names of renamed fields when a configuration is made."""
 
-    if not TYPE_CHECKING:  # type checkers would take this signature for that of every configuration
-
-        def __call__(cls, *arguments: Any, **fields: Any) -> Any:
-            renamed = cls.all_renamed()
-            for old in [name for name in fields if name in renamed]:
-                warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
-                fields[renamed[old]] = fields.pop(old)
-            return super().__call__(*arguments, **fields)
+    # The instance's own type, not Any: type checkers then read the fields from the dataclass.
+    def __call__(cls: type[T], *arguments: Any, **fields: Any) -> T:
+        renamed = cls.all_renamed()  # type: ignore[attr-defined]
+        for old in [name for name in fields if name in renamed]:
+            warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
+            fields[renamed[old]] = fields.pop(old)
+        return super().__call__(*arguments, **fields)  # type: ignore[misc]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ def test_impossible_numbers_are_named(options: dict[str, int], said: str) -> Non
 @pytest.mark.filterwarnings("ignore")  # torchdata's are its own
 def test_torchdatas_loader_is_a_part_like_any_other(tmp_path: Path) -> None:
     torchdata = pytest.importorskip(
-        "torchdata.stateful_dataloader", reason="torchdata is not installed: pip install .[neighbours]"
+        "torchdata.stateful_dataloader", reason="torchdata is not installed: pip install .[integrations]"
     )
 
     def make() -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 import phasegrad as pg
 from phasegrad.checkpoint import DamagedError, export_safetensors, import_safetensors
 
-library = pytest.importorskip("safetensors.torch", reason="safetensors is not installed: pip install .[neighbours]")
+library = pytest.importorskip("safetensors.torch", reason="safetensors is not installed: pip install .[integrations]")
 
 
 class Tied(nn.Module):
@@ -97,7 +97,7 @@ def test_a_newer_layout_says_what_to_do(tmp_path: Path) -> None:
 
 def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match=r"pip install phasegrad\[neighbours\]"):
+    with pytest.raises(ImportError, match=r"pip install phasegrad\[integrations\]"):
         export_safetensors(Tied(), tmp_path / "a")
 
 

@@ -25,6 +25,7 @@ from phasegrad.nn.linear import TransposedLinear
 
 ASKED = int(os.environ.get("PHASEGRAD_FUZZ", "0"))
 PARTS = 5  # that several processes can share
+pytestmark = pytest.mark.slow
 NOISY = pg.presets.pcm_inference()
 IDEAL = pg.presets.ideal_inference()
 LAST: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 0.1}

@@ -114,8 +114,8 @@ def test_torch_export_keeps_the_noise(programmed: bool) -> None:
 @pytest.mark.parametrize("name", ["preset", "small tiles", "slices", "sign-magnitude"])
 def test_onnx_gives_what_torch_gives(name: str, tmp_path: Path) -> None:
     for needed in ("onnx", "onnxscript"):
-        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install .[neighbours]")
-    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[neighbours]")
+        pytest.importorskip(needed, reason=f"{needed} is not installed: pip install .[integrations]")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[integrations]")
     others = {
         "preset": pg.presets.pcm_inference(),
         "sign-magnitude": replace(QUIET, adc=Adc(convention="sign-magnitude")),

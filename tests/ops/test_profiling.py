@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -21,6 +22,8 @@ def test_layers_and_their_refresh_are_named() -> None:
     assert {"phasegrad::AnalogLinear [4, 6] forward", "phasegrad::AnalogLinear [4, 6] refresh"} <= shown
 
 
+# On the reference a profile of pulses has some hundred thousand events.
+@pytest.mark.slow
 def test_training_in_the_memory_is_named() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)), pg.presets.pcm_capacitor_training(every=2))
     optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)
@@ -34,6 +37,7 @@ def test_training_in_the_memory_is_named() -> None:
     assert {"phasegrad::update pulses [5, 6]", "phasegrad::transfer [5, 6]"} <= shown
 
 
+@pytest.mark.slow
 def test_fast_arrays_are_named() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(6, 4)), pg.presets.tiki_taka_training())
     optimizer = pg.optim.TikiTaka(net.parameters(), lr=1.0)

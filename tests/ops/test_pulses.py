@@ -400,7 +400,13 @@ def test_counted_pulses_step_so_many_times() -> None:
 
 
 @pytest.mark.parametrize("beside", [0, 2])
-@pytest.mark.parametrize("name", ["soft bounds", "pair with history", "one row", "long", "more samples than are kept"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "soft bounds", "pair with history", "one row",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("long", "more samples than are kept")),
+    ],
+)  # fmt: skip
 def test_the_weight_follows_to_the_bit(name: str, beside: int) -> None:
     call = CALLS[name]
     g = call["conductance"].clone()

@@ -252,7 +252,7 @@ def test_ageing_a_trained_net_empties_its_capacitors() -> None:
     module = net()
     run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(6))
     devices = module[0].devices
-    slow = devices._sum(devices.conductance, None, devices.factors)
+    slow = devices.sum_of_planes(devices.conductance, None, devices.factors)
     old = pg.inference.age(module, seconds=1.0)  # 200 time constants, before the PCM drifts
     torch.testing.assert_close(old[0].weight.detach(), slow, rtol=0.0, atol=1e-6)
 

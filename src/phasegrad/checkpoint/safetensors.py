@@ -1,4 +1,4 @@
-"""Nets as safetensors files. Needs safetensors (``pip install phasegrad[neighbours]``), imported when it is used."""
+"""Nets as safetensors files. Needs safetensors (``pip install phasegrad[integrations]``), imported when it is used."""
 
 from __future__ import annotations
 
@@ -97,4 +97,4 @@ def _safetensors(part: str = "") -> Any:
     try:
         return importlib.import_module(f"safetensors.{part}" if part else "safetensors")
     except ImportError as error:
-        raise ImportError("safetensors files need safetensors: pip install phasegrad[neighbours]") from error
+        raise ImportError("safetensors files need safetensors: pip install phasegrad[integrations]") from error

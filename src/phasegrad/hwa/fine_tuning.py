@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from phasegrad.conversion import to_digital
 from phasegrad.hwa.calibration import _unprogrammed, calibrate
 from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
+from phasegrad.progress import Progress, track
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -92,7 +92,7 @@ def fine_tune(
             from a generator of its own that no ``state_dict`` tells of. ``None`` to keep nothing.
         every: steps from one checkpoint to the next where the loader has a ``state_dict``, as
             :class:`phasegrad.checkpoint.ResumableLoader` does; with other loaders each epoch ends with one.
-        progress: whether to show a progress bar.
+        progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:
         The history. The net is left in evaluation mode.
@@ -117,9 +117,9 @@ def fine_tune(
     recipe.apply(net)
     if not loop.resume() and calibration_batches:
         calibrate(net, loader, calibration_batches, recipe=recipe)
-    with tqdm(total=steps, initial=loop.step, disable=not progress, unit="batch", leave=False) as bar:
+    with track(steps, unit="batch", initial=loop.step, shown=progress) as bar:
         for epoch in range(len(history.loss), epochs):
-            bar.set_description(f"fine-tuning, epoch {epoch + 1}/{epochs}")
+            bar.describe(f"fine-tuning, epoch {epoch + 1}/{epochs}")
             history.loss.append(loop.epoch(epoch, loader, bar))
             history.learning_rate.append(optimizer.param_groups[0]["lr"])
             history.noise_level.append(loop.level)
@@ -198,7 +198,7 @@ class _Loop:
         self.total, self.count = found["total"], found["count"]
         return True
 
-    def epoch(self, number: int, loader: Iterable[Any], bar: Any) -> float:
+    def epoch(self, number: int, loader: Iterable[Any], bar: Progress) -> float:
         """Train for one pass; the mean loss."""
         self.net.train()
         for x, target in loader:
@@ -210,7 +210,7 @@ class _Loop:
             self.total, self.count = self.total + value, self.count + 1
             bar.update()
             if self.count % 10 == 0:
-                bar.set_postfix(loss=f"{self.total / self.count:.4f}", refresh=False)
+                bar.values(loss=f"{self.total / self.count:.4f}")
             if self.keeper.due(self.step):
                 self.keep()
         if self.count == 0:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from phasegrad.inference.compensation import apply_compensation, check_compensation
 from phasegrad.inference.programming import Seeds, advance, program
+from phasegrad.progress import track
 
 _UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
@@ -124,7 +124,7 @@ def accuracy_over_time(
         compensation: ``"tile"``, ``"column"`` or ``"layer"`` to compensate drift before each evaluation, or ``None``.
         temperature: where the chips are from the first of the times on [K], and on the way there; ``None`` for where
             their devices' laws were measured.
-        progress: whether to show a progress bar.
+        progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:
         A :class:`Report`: ``print`` it, ``.plot(path)`` it, ``.to_csv(path)``.
@@ -136,13 +136,13 @@ def accuracy_over_time(
     times = tuple(float(t) for t in times)
     _check(times, chips, compensation)
     values = np.empty((len(times), chips))
-    with torch.random.fork_rng(), tqdm(total=values.size, disable=not progress, unit="read", leave=False) as bar:
+    with torch.random.fork_rng(), track(values.size, unit="read", shown=progress) as bar:
         for i in range(chips):
             chip_seed = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> np.uint64(1))
             torch.manual_seed(chip_seed)
             chip, seeds = program(net, seed=chip_seed), Seeds(chip_seed + 1)
             for j, time in enumerate(times):
-                bar.set_description(f"chip {i + 1}/{chips}, {format_time(time)}")
+                bar.describe(f"chip {i + 1}/{chips}, {format_time(time)}")
                 advance(chip, time, temperature)
                 if compensation:
                     apply_compensation(chip, compensation, seeds)

@@ -76,7 +76,7 @@ def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> tor
 def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str], **options: Any) -> None:
     """Write the :func:`noiseless` net as an ONNX model.
 
-    Needs onnx and onnxscript: ``pip install phasegrad[neighbours]``.
+    Needs onnx and onnxscript: ``pip install phasegrad[integrations]``.
 
     Args:
         net: a converted net, programmed or not.
@@ -92,6 +92,6 @@ def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike
     try:
         program = torch.onnx.export(plain, dynamo=True, verbose=False)
     except ModuleNotFoundError as error:
-        raise ImportError("ONNX models need onnx and onnxscript: pip install phasegrad[neighbours]") from error
+        raise ImportError("ONNX models need onnx and onnxscript: pip install phasegrad[integrations]") from error
     assert program is not None
     program.save(Path(path))

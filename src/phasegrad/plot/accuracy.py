@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from phasegrad.drawing import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -62,9 +64,7 @@ def over_time(
     Returns:
         The matplotlib figure.
     """
-    from matplotlib.figure import Figure  # an optional dependency
-
-    figure: Any = ax.figure if ax is not None else Figure(figsize=(6.4, 4.0), layout="constrained", dpi=200)
+    figure: Any = ax.figure if ax is not None else new_figure(6.4, 4.0)
     axes: Any = ax if ax is not None else figure.subplots()
     factor = 100.0 if percent else 1.0
     shift = _fan(len(reports))

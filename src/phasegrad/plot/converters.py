@@ -15,6 +15,7 @@ from phasegrad.cells import DifferentialSlices
 from phasegrad.conversion import convert
 from phasegrad.crossbar import Adc, CalibratedRange, Hardware, OutputConverter
 from phasegrad.crossbar.converters import linearity as measure
+from phasegrad.drawing import new_figure
 from phasegrad.hwa import calibrate
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -87,9 +88,7 @@ def _cycle(count: int) -> list[str]:
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # an optional dependency
-
-    figure = Figure(figsize=size, layout="constrained", dpi=200)
+    figure = new_figure(*size)
     axes = figure.subplots(rows, columns, squeeze=False)
     for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from phasegrad.devices import Device
+from phasegrad.drawing import new_figure
 
 
 def device_statistics(
@@ -26,10 +27,8 @@ def device_statistics(
         The matplotlib figure: programmed against target conductance, conductance over time (with the band from the
         5th to the 95th percentile), and relative standard deviation of reads after an hour.
     """
-    from matplotlib.figure import Figure  # an optional dependency
-
     key = torch.tensor([seed])
-    figure = Figure(figsize=(10.0, 3.2), layout="constrained", dpi=200)
+    figure = new_figure(10.0, 3.2)
     programmed, drift, reads = figure.subplots(1, 3)
     _programming(programmed, device, samples, key)
     _drift(drift, device, samples, key)

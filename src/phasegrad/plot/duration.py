@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phasegrad.crossbar import Integrator
+from phasegrad.drawing import new_figure
 
 _COLOURS = ("#404040", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
@@ -33,13 +34,11 @@ def charges(
         The matplotlib figure: on the left the charge over the window for one input, on the right the charge at the end
         for all of them.
     """
-    from matplotlib.figure import Figure  # an optional dependency
-
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(1, lines, generator=generator) * 2.0 - 1.0
     x = torch.rand(vectors, lines, generator=generator) * 2.0 - 1.0
     x = x[F.linear(x, weight).flatten().argsort()]
-    figure = Figure(figsize=(9.0, 3.6), layout="constrained", dpi=200)
+    figure = new_figure(9.0, 3.6)
     course, ends = figure.subplots(1, 2)
     for (label, integrator), colour in zip(integrators.items(), _COLOURS, strict=False):
         _draw(course, ends, integrator, x, weight, label, colour)

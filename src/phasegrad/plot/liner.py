@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from phasegrad.devices import PCM, projected
+from phasegrad.drawing import new_figure
 
 
 def projection(
@@ -26,9 +27,7 @@ def projection(
         The matplotlib figure: drift exponent and relative noise against conductance for four liners, and, against the
         liner, both at RESET and the window ``g_max / g_min``.
     """
-    from matplotlib.figure import Figure  # an optional dependency
-
-    figure: Any = Figure(figsize=(10.0, 3.2), layout="constrained", dpi=200)
+    figure: Any = new_figure(10.0, 3.2)
     drift, noise, cost = figure.subplots(1, 3)
     colours = ("#000000", "#0072B2", "#D55E00", "#009E73")
     for liner, colour in zip((0.0, 0.04 * largest, 0.2 * largest, largest), colours, strict=True):

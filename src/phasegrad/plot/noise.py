@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.devices import PCM, DeviceState, trace
+from phasegrad.drawing import new_figure
 
 _LIVES = 4000
 _START = 1e4  # age at which lags begin [s]
@@ -31,9 +32,7 @@ def noise_over_time(
         programmed to; and the covariance of two reads against the time between them, sampled from 4,000 devices of the
         age of 1e4 s, with the law; both over the sampled variance.
     """
-    from matplotlib.figure import Figure  # an optional dependency
-
-    figure: Any = Figure(figsize=(10.0, 5.4), layout="constrained", dpi=200)
+    figure: Any = new_figure(10.0, 5.4)
     parts = figure.subplot_mosaic([["ms", "s", "h"], ["lags", "lags", "lags"]])
     state = DeviceState(torch.full((2,), fraction * device.g_max), torch.zeros(2))
     for name, span, unit in (("ms", 1e-3, "ms"), ("s", 1.0, "s"), ("h", 3600.0, "min")):

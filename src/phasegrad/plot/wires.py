@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar import Wires, solve
+from phasegrad.drawing import new_figure
 
 _TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -31,9 +32,7 @@ def wire_losses(
         The matplotlib figure: on the left the voltage over each device while all word lines are driven with 1 V; on the
         right the largest of an output relative to the largest output, of the plain product and of the first order.
     """
-    from matplotlib.figure import Figure  # an optional dependency
-
-    figure = Figure(figsize=(10.0, 3.8), layout="constrained", dpi=200)
+    figure = new_figure(10.0, 3.8)
     crossing, errors = figure.subplots(1, 2, width_ratios=(1.0, 1.15))
     found = solve(conductance, torch.ones(len(conductance)), wires)
     image = crossing.imshow((found.word_line - found.bit_line).numpy(), cmap="viridis", interpolation="nearest")

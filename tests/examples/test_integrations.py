@@ -17,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Import an example, if its framework and the data are there."""
-    for folder in (EXAMPLES, EXAMPLES / "neighbours"):
+    for folder in (EXAMPLES, EXAMPLES / "integrations"):
         monkeypatch.syspath_prepend(str(folder))
     data, fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
     # Not fetched here: .ci/run does that.
@@ -25,7 +25,7 @@ def example(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.skip("MNIST is not in the cache: python examples/_data.py --fetch mnist")
 
     def found(name: str, framework: str) -> Any:
-        pytest.importorskip(framework, reason=f"{framework} is not installed: pip install .[neighbours]")
+        pytest.importorskip(framework, reason=f"{framework} is not installed: pip install .[integrations]")
         return importlib.import_module(name)
 
     yield found

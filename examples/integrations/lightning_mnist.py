@@ -1,4 +1,4 @@
-"""Hardware-aware training under Lightning: python examples/neighbours/lightning_mnist.py."""
+"""Hardware-aware training under Lightning: python examples/integrations/lightning_mnist.py."""
 
 from __future__ import annotations
 

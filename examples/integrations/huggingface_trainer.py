@@ -1,6 +1,6 @@
 """Hardware-aware training of a small transformer by the Hugging Face Trainer, on MNIST.
 
-    python examples/neighbours/huggingface_trainer.py
+    python examples/integrations/huggingface_trainer.py
 
 The transformer (ViT) is made from its configuration: nothing is fetched from a hub.
 """

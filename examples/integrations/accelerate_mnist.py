@@ -1,4 +1,4 @@
-"""Training in the memory under Accelerate: accelerate launch examples/neighbours/accelerate_mnist.py.
+"""Training in the memory under Accelerate: accelerate launch examples/integrations/accelerate_mnist.py.
 
 With several processes (``--num_processes 2``) Accelerate wraps the net in DistributedDataParallel, and all replicas
 take the same pulses.
