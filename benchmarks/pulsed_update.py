@@ -1,6 +1,6 @@
 """The pulsed update against torch's dense outer product and aihwkit's update, and its growth with samples and weights.
 
-A figure's load is the mean number of pulses that a weight gets from a sample: ``lr E|x| E|d| / granularity``.
+A figure's load is the mean number of pulses that a weight gets from a sample: ``lr E|x| E|d| / dw_min``.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def samples(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 def update(hardware: pg.Hardware, x: torch.Tensor, d: torch.Tensor, load: float) -> Callable[[], object]:
     """A pulsed update whose weights get so many pulses from a sample on average."""
     made = devices(hardware, x.shape[1])
-    lr = load * made.granularity / float(x.abs().mean() * d.abs().mean())
+    lr = load * made.dw_min / float(x.abs().mean() * d.abs().mean())
     seed, weight = torch.zeros(1, dtype=torch.int64), made.logical_weight()
     return lambda: pulsed_weight.update(made, [(x, d)], lr, seed, weight)
 

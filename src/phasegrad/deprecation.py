@@ -71,7 +71,8 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
         def renamed(*arguments: Any, **keywords: Any) -> Any:
             for old, new in names.items():
                 if old in keywords:
-                    warn_renamed(f"{function.__name__}({old}=)", f"{new}=")
+                    name = function.__qualname__.removesuffix(".__init__")
+                    warn_renamed(f"{name}({old}=)", f"{new}=")
                     keywords[new] = keywords.pop(old)
             return function(*arguments, **keywords)
 

@@ -67,14 +67,14 @@ def test_counted_pulses_turn_too() -> None:
 @pytest.mark.parametrize("pairs", [1, 4, 7])
 def test_a_pulse_moves_the_weight_by_its_granularity(pairs: int) -> None:
     devices = layer(pairs, device=ideal_device(g_max=12e-6, steps=ConstantSteps(size=0.1e-6))).devices
-    assert devices.granularity == pytest.approx(0.3 * 0.1 / 12.0 / pairs)
+    assert devices.dw_min == pytest.approx(0.3 * 0.1 / 12.0 / pairs)
     before = devices.logical_weight()
     pulsed_weight.send_counts(
         devices, torch.full((40, 30), 5, dtype=torch.int32), torch.tensor([0]), torch.zeros(40, 30)
     )
     inside = devices.conductance[0] < 11.9e-6
     change = (devices.logical_weight() - before)[inside]
-    torch.testing.assert_close(change, torch.full_like(change, 5.0 * devices.granularity), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(change, torch.full_like(change, 5.0 * devices.dw_min), rtol=1e-4, atol=1e-7)
 
 
 def test_an_update_descends_by_the_learning_rate_whatever_the_number_of_pairs() -> None:
@@ -88,9 +88,9 @@ def test_an_update_descends_by_the_learning_rate_whatever_the_number_of_pairs() 
         change = (devices.logical_weight() - before).double()
         # Coincidences of a train are binomial in each weight, and correlated along the lines: the standard
         # deviation of their mean over 100 and 200 lines is at most that of 100 weights.
-        pulses = 0.0113 / devices.granularity
+        pulses = 0.0113 / devices.dw_min
         assert abs(change.mean().item() / 0.0113 - 1.0) < 5.0 / (pulses * 100) ** 0.5
-        assert change.std().item() < 2.0 * devices.granularity * pulses**0.5
+        assert change.std().item() < 2.0 * devices.dw_min * pulses**0.5
 
 
 def test_refresh_keeps_every_pairs_difference_and_makes_room() -> None:

@@ -156,9 +156,13 @@ def test_frozen_parameters_stay_frozen(frozen: str) -> None:
         ({"only": ["3"]}, {"3.first", "3.second"}),
         ({"only": ["3.first", "0"]}, {"0", "3.first"}),
         ({"only": "5"}, {"5"}),
-        ({"only": lambda name, m: isinstance(m, nn.Conv2d)}, {"0"}),
+        ({"only": lambda m, name: isinstance(m, nn.Conv2d)}, {"0"}),
         ({"skip": ["3", "0"]}, {"2", "5"}),
-        ({"skip": lambda name, m: name.endswith("second")}, {"0", "2", "3.first", "5"}),
+        ({"skip": lambda m, name: name.endswith("second")}, {"0", "2", "3.first", "5"}),
+        ({"skip": ["second"]}, {"0", "2", "3.first", "5"}),
+        ({"skip": "second"}, {"0", "2", "3.first", "5"}),
+        ({"only": r"3\.(first|second)"}, {"3.first", "3.second"}),
+        ({"only": r".*(nd|5)"}, {"3.second", "5"}),
         ({"only": ["3"], "skip": ["3.first"]}, {"3.second"}),
         ({"only": iter(["2"])}, {"2"}),
     ],
@@ -167,6 +171,29 @@ def test_only_and_skip_take_names_with_all_inside_or_a_predicate(
     selection: dict[str, Any], converted: set[str]
 ) -> None:
     assert set(kinds(pg.convert(model(), IDEAL, **selection))) == converted
+
+
+@pytest.mark.parametrize(
+    "choose",
+    [
+        lambda name, m: isinstance(m, nn.Conv2d),
+        lambda name, m: name == "0",
+        lambda name, m: name.startswith("0"),
+    ],
+)
+def test_a_filter_with_the_arguments_of_0_1_0_warns(choose: Any) -> None:
+    with pytest.warns(DeprecationWarning, match=r"filter \(name, module\) was renamed to \(module, name\)"):
+        net = pg.convert(model(), IDEAL, only=choose)
+    assert set(kinds(net)) == {"0"}
+
+
+def test_a_filter_that_selects_nothing_is_no_error_by_itself() -> None:
+    assert set(kinds(pg.convert(model(), IDEAL, skip=lambda m, name: False))) == set(kinds(pg.convert(model(), IDEAL)))
+
+
+def test_an_exact_name_does_not_select_names_that_end_with_it() -> None:
+    digital = nn.ModuleDict({"fc": nn.Linear(2, 2), "body": nn.ModuleDict({"fc": nn.Linear(2, 2)})})
+    assert set(kinds(pg.convert(digital, IDEAL, only=["fc"]))) == {"fc"}
 
 
 def test_a_name_is_no_prefix_of_other_names() -> None:

@@ -76,7 +76,7 @@ def test_outputs_and_gradients_of_the_rest_are_those_of_the_float_net() -> None:
 
 
 def test_pulses_descend_the_dense_gradient() -> None:
-    analog, lr, steps, granularity = net(fine()), 1e-5, 20, 1e-6
+    analog, lr, steps, dw_min = net(fine()), 1e-5, 20, 1e-6
     optimizer = pg.optim.AnalogSGD(analog.parameters(), lr=lr)
     start = [analog[i].weight.detach().double() for i in (0, 2)]
     for _ in range(steps):
@@ -87,11 +87,11 @@ def test_pulses_descend_the_dense_gradient() -> None:
     backward(digital)
     for layer, before in zip((0, 2), start, strict=True):
         x, d, _ = analog[layer].weight.grad.samples[0]
-        pulses = steps * lr / granularity * d.double().abs().t() @ x.double().abs()  # that a weight is sent in all
+        pulses = steps * lr / dw_min * d.double().abs().t() @ x.double().abs()  # that a weight is sent in all
         expected = -steps * lr * digital[layer].weight.grad.double()
         change = analog[layer].weight.detach().double() - before
         # A train's pulses count as a binomial number; conductances of 25 uS are kept to 24 bits.
-        assert ((change - expected).abs() < 5.0 * granularity * (pulses + 1.0).sqrt() + 1e-5 * before.abs()).all()
+        assert ((change - expected).abs() < 5.0 * dw_min * (pulses + 1.0).sqrt() + 1e-5 * before.abs()).all()
 
 
 def test_digital_parameters_are_added_to_as_by_torch() -> None:

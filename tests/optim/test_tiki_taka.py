@@ -76,7 +76,7 @@ def test_what_was_read_is_in_the_pulses_or_still_hidden(algorithm: Any, monkeypa
         push(made, torch.randn(3, 7, generator=generator), torch.randn(3, 5, generator=generator) - 0.3)
         optimizer.step()
     hidden = optimizer.state[made.weight]["hidden"]
-    assert made.devices.granularity == pytest.approx(0.001)
+    assert made.devices.dw_min == pytest.approx(0.001)
     assert (hidden.abs() < 0.001 * (1 + 1e-3)).all()
     assert 0.02 < found.abs().mean() < found.abs().max() < 0.9  # and nowhere at a bound
     # Half the range is 1: conductances are kept to 24 bits, H's rounding adds up over 450 reads of at most 0.4.
@@ -90,7 +90,7 @@ def test_agad_learns_what_gathered_since_the_chopper_flipped(period: int) -> Non
     g, periods, lr = 31e-4, 5, 0.1
     made = layer(beside(fine(20_000)), 6, 4)  # steps of 1e-4: a full train of 31 that always fires
     assert made.devices.fast is not None
-    optimizer = pg.optim.AGAD([made.weight], lr=lr, fast_lr=1.0, lines=None, period=period, threshold=1e9)
+    optimizer = pg.optim.AGAD([made.weight], lr=lr, fast_lr=1.0, rows=None, period=period, threshold=1e9)
     start = 0.2
     made.devices.fast.conductance.mul_(1.0 + start)
     for i in range(period * periods):
@@ -113,7 +113,7 @@ def offset_of_a(algorithm: Any, reads: int, lines: int, **more: Any) -> tuple[fl
     fast.step_parameters[0] *= 1.0 + point
     fast.step_parameters[1] *= 1.0 - point
     fast.conductance.mul_(1.0 + point)
-    optimizer = algorithm([made.weight], lr=1.0, fast_lr=1.0, lines=None, threshold=1e9, **more)
+    optimizer = algorithm([made.weight], lr=1.0, fast_lr=1.0, rows=None, threshold=1e9, **more)
     generator = torch.Generator().manual_seed(2)
     for _ in range(reads):
         signs = torch.randint(0, 2, (4, 20), generator=generator) * 2.0 - 1.0
@@ -153,7 +153,7 @@ def test_gradients_are_learned_in_spite_of_the_symmetric_point(algorithm: Any) -
     assert fast.step_parameters is not None
     fast.step_parameters[0] *= 1.3
     fast.step_parameters[1] *= 0.7
-    optimizer = algorithm([made.weight], lr=1e-3, fast_lr=1.0, lines=None)
+    optimizer = algorithm([made.weight], lr=1e-3, fast_lr=1.0, rows=None)
     sign = torch.where(torch.arange(20) % 2 == 0, 1.0, -1.0)
     for _ in range(200):
         push(made, torch.ones(2, 30), 0.1 * sign.expand(2, 20))
@@ -168,7 +168,7 @@ def test_tiki_taka_pulses_the_line_it_reads() -> None:
     assert made.devices.fast is not None
     held = torch.linspace(-0.4, 0.4, 30).view(5, 6)
     made.devices.fast.conductance.copy_((held + 1.0) * 12.5e-6)
-    optimizer = pg.optim.TikiTaka([made.weight], lr=1e-4, fast_lr=0.5, transfer_every=1, lines=2)
+    optimizer = pg.optim.TikiTaka([made.weight], lr=1e-4, fast_lr=0.5, transfer_every=1, rows=2)
     for i in range(3):
         push(made, torch.zeros(1, 6), torch.zeros(1, 5))
         optimizer.step()
@@ -212,7 +212,7 @@ def test_lines_are_read_in_turn_as_samples_come(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         fast_array, "read_fast", lambda made, lines, seed: (seen.append(lines.tolist()), whole(made, lines, seed))[1]
     )
-    optimizer = pg.optim.TikiTakaV2([made.weight], lr=1e-6, transfer_every=4, lines=2)
+    optimizer = pg.optim.TikiTakaV2([made.weight], lr=1e-6, transfer_every=4, rows=2)
     for n in (3, 6, 2, 5, 40):  # 3, 9, 11, 16, 56 samples: 0, 2, 2, 4, 14 transfers
         push(made, torch.ones(n, 7), torch.ones(n, 3))
         optimizer.step()
@@ -221,7 +221,7 @@ def test_lines_are_read_in_turn_as_samples_come(monkeypatch: pytest.MonkeyPatch)
 
 def test_choppers_flip_with_their_probability() -> None:
     made, flips, reads = layer(beside(fine()), 200, 3), 0, 100
-    optimizer = pg.optim.ChoppedTikiTakaV2([made.weight], lr=1e-6, lines=None)
+    optimizer = pg.optim.ChoppedTikiTakaV2([made.weight], lr=1e-6, rows=None)
     before = torch.ones(200)
     for _ in range(reads):
         push(made, torch.ones(1, 200), torch.ones(1, 3))
@@ -271,7 +271,7 @@ def test_a_step_without_gradient_moves_nothing() -> None:
 
 
 def options(algorithm: Any) -> dict[str, Any]:
-    return {"pulses": 2.0, "transfer_every": 3, "lines": 2} | ({"period": 2} if algorithm is pg.optim.AGAD else {})
+    return {"pulses": 2.0, "transfer_every": 3, "rows": 2} | ({"period": 2} if algorithm is pg.optim.AGAD else {})
 
 
 def run_in(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -351,7 +351,7 @@ def test_convolutions_train(algorithm: Any) -> None:
     torch.manual_seed(0)
     digital = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 3))
     module = pg.convert(digital, pg.presets.tiki_taka_training(weight_max=1.0, states=100))
-    optimizer = algorithm(module.parameters(), lr=0.02, transfer_every=8, lines=8)
+    optimizer = algorithm(module.parameters(), lr=0.02, transfer_every=8, rows=8)
     y = torch.randint(0, 3, (96,))
     x = 0.5 * torch.randn(96, 1, 6, 6)
     x[torch.arange(96), 0, :, 2 * y] += 1.0
@@ -408,8 +408,8 @@ def test_reads_of_lines_see_the_devices_read_noise() -> None:
     fast, lines = made.devices.fast, torch.tensor([7, 3, 39])
     assert fast is not None
     made.devices.clock.fill_(3600.0)
-    mean = fast.full * fast.cell.weight(fast.present(made.devices.clock))[:, lines]
-    whole = fast.full * fast.cell.weight(fast.read(made.devices.clock, torch.tensor([1]), 0))[:, lines]
+    mean = fast.max_weight * fast.cell.weight(fast.present(made.devices.clock))[:, lines]
+    whole = fast.max_weight * fast.cell.weight(fast.read(made.devices.clock, torch.tensor([1]), 0))[:, lines]
     reads = torch.stack([pulsed_weight.read_fast(made.devices, lines, torch.tensor([i])) for i in range(40)])
     # 60,000 numbers: the relative standard error of a standard deviation is 1 / sqrt(2 n); 1,500 for the whole read.
     noise = (reads - mean).double().std().item()
@@ -455,7 +455,7 @@ def test_choppers_and_a_fast_array_that_counts_exclude_each_other(algorithm: Any
         *[(a, {"fast_lr": v}, "fast_lr = ") for a in FAMILY for v in (0.0, -1.0, math.inf, math.nan)],
         *[(a, {"pulses": v}, "pulses = ") for a in FAMILY for v in (0.0, math.nan)],
         *[(a, {"transfer_every": v}, "transfer_every = ") for a in FAMILY for v in (0, 1.5, True)],
-        *[(a, {"lines": 0}, "lines = 0") for a in FAMILY],
+        *[(a, {"rows": 0}, "lines = 0") for a in FAMILY],
         *[(a, {"lr": -1.0}, "lr = ") for a in FAMILY],
         *[(a, {"threshold": 0.0}, "threshold = ") for a in FAMILY[1:]],
         *[(pg.optim.ChoppedTikiTakaV2, {"probability": v}, "probability = ") for v in (-0.1, 1.1, math.nan)],

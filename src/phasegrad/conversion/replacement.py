@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -12,7 +12,19 @@ from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
 from phasegrad.conversion.selection import REASONS, Selection, judge, left_digital, selected
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar import Hardware
-from phasegrad.nn import AnalogComposite, AnalogLayer, analog_layers, ignore_in_ddp
+from phasegrad.nn import (
+    AnalogComposite,
+    AnalogConv1d,
+    AnalogConv2d,
+    AnalogConv3d,
+    AnalogGRU,
+    AnalogLayer,
+    AnalogLinear,
+    AnalogLSTM,
+    AnalogMultiheadAttention,
+    analog_layers,
+    ignore_in_ddp,
+)
 from phasegrad.nn.ddp import heed_in_ddp
 from phasegrad.nn.layer_state import check_state_dict
 from phasegrad.stores.programmed import blank_devices, expect
@@ -21,6 +33,38 @@ from phasegrad.stores.sharing import Exchanges, sharing
 Module = TypeVar("Module", bound=nn.Module)
 
 
+@overload
+def convert(
+    model: nn.Linear, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogLinear: ...
+@overload
+def convert(
+    model: nn.Conv1d, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogConv1d: ...
+@overload
+def convert(
+    model: nn.Conv2d, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogConv2d: ...
+@overload
+def convert(
+    model: nn.Conv3d, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogConv3d: ...
+@overload
+def convert(
+    model: nn.LSTM, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogLSTM: ...
+@overload
+def convert(
+    model: nn.GRU, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogGRU: ...
+@overload
+def convert(
+    model: nn.MultiheadAttention, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> AnalogMultiheadAttention: ...
+@overload
+def convert(
+    model: Module, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+) -> Module: ...
 def convert(
     model: nn.Module, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
 ) -> nn.Module:
@@ -34,8 +78,10 @@ def convert(
     Args:
         model: an ordinary model; left as it is.
         hardware: the hardware of every converted layer.
-        only: convert these alone.
-        skip: leave these digital.
+        only: convert only these modules: a filter ``(module, name) -> bool``, or names. A name selects the module of
+            this full name, otherwise every module whose name ends with it after a dot, with their submodules; a single
+            string that is no name is a regular expression that full names must match.
+        skip: leave these modules digital; as ``only``.
 
     Returns:
         The converted copy, in the model's training mode.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
 from torch import nn
 
 from phasegrad.conversion.counterparts import why_digital
+from phasegrad.deprecation import warn_renamed
 from phasegrad.nn import AnalogComposite, AnalogLayer
 
-Selection: TypeAlias = Iterable[str] | Callable[[str, nn.Module], bool]
-"""Names of modules (each with all that it contains), or a predicate of name and module."""
+Filter: TypeAlias = Callable[[nn.Module, str], bool]
+"""A predicate of a module and its fully qualified name."""
+Selection: TypeAlias = str | Iterable[str] | Filter
+"""Names of modules (each with its submodules), a regular expression that full names must match, or a filter."""
 
 REASONS = "_phasegrad_left_digital"
 """Attribute of a converted net: why modules stayed digital, by name."""
@@ -31,18 +35,55 @@ def left_digital(net: nn.Module) -> dict[str, str]:
 
 
 def selected(model: nn.Module, selection: Selection, argument: str) -> list[tuple[str, nn.Module]]:
-    """The modules of a selection, with their names."""
+    """The modules of a selection, with their names.
+
+    Args:
+        model: the model.
+        selection: a filter ``(module, name) -> bool``, or names. A name selects the module of this full name, otherwise
+            every module whose name ends with it after a dot (as in PEFT), with their submodules. A single string that
+            is no name is a regular expression that full names must match.
+        argument: the name of the argument, for errors.
+
+    Raises:
+        ValueError: a name or pattern selects nothing.
+    """
     modules = list(model.named_modules(remove_duplicate=False))
     if callable(selection):
-        return [(n, m) for n, m in modules if selection(n, m)]
-    names = [selection] if isinstance(selection, str) else list(selection)
-    unknown = [n for n in names if n not in dict(modules)]
-    if unknown:
-        raise ValueError(
-            f"convert: {argument} names {unknown[0]!r}, which the model does not have; its modules are "
-            f"{', '.join(n for n, _ in modules if n)}"
-        )
-    return [(n, m) for n, m in modules if any(n == name or n.startswith(f"{name}.") for name in names)]
+        return _filtered(modules, selection, argument)
+    chosen: set[str] = set()
+    for name in [selection] if isinstance(selection, str) else selection:
+        found = {n for n, _ in modules if n == name} or {n for n, _ in modules if n.endswith(f".{name}")}
+        if not found and isinstance(selection, str):
+            found = {n for n, _ in modules if re.fullmatch(selection, n)}
+        if not found:
+            raise ValueError(
+                f"convert: {argument} names {name!r}, which the model does not have; its modules are "
+                f"{', '.join(n for n, _ in modules if n)}"
+            )
+        chosen |= found
+    return [(n, m) for n, m in modules if any(n == c or n.startswith(f"{c}.") or not c for c in chosen)]
+
+
+def _filtered(modules: list[tuple[str, nn.Module]], choose: Filter, argument: str) -> list[tuple[str, nn.Module]]:
+    try:
+        found = [(n, m) for n, m in modules if choose(m, n)]
+    except (AttributeError, TypeError):
+        found = []
+        if not (swapped := _swapped(modules, choose)):
+            raise
+    else:
+        swapped = [] if found else _swapped(modules, choose)
+    if swapped:  # a filter of release 0.1.0, which was called with the name first
+        warn_renamed(f"convert({argument}=) with a filter (name, module)", "(module, name)", stacklevel=6)
+        return swapped
+    return found
+
+
+def _swapped(modules: list[tuple[str, nn.Module]], choose: Filter) -> list[tuple[str, nn.Module]]:
+    try:
+        return [(n, m) for n, m in modules if choose(n, m)]  # type: ignore[arg-type]
+    except Exception:
+        return []
 
 
 def _has_weights(module: nn.Module) -> bool:

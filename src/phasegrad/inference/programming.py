@@ -114,7 +114,7 @@ def advance(chip: nn.Module, until: float, temperature: float | None = None) -> 
     if temperature is not None:
         _check_temperature(chip, temperature)
     for devices in _devices(chip):
-        devices.advance(until, temperature)
+        devices.advance_clock(until, temperature)
     for layer in analog_layers(chip).values():
         layer.store.sync()
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from phasegrad.deprecation import warn_renamed
 from phasegrad.optim.base import PulsedOptimizer
 from phasegrad.stores import InMemoryWeight
 from phasegrad.stores.pulsed_weight import read_fast, send_counts_to_slow, update
@@ -21,22 +22,22 @@ _AVERAGED = 0.05
 """Weight of a step in the running mean that an automatic ``fast_lr`` follows."""
 
 
-class Transfer(NamedTuple):
-    """Input lines of one weight whose time has come."""
+class DueRows(NamedTuple):
+    """Input rows of one weight whose time has come."""
 
-    lines: Tensor
-    """Their numbers ``[lines]``."""
+    rows: Tensor
+    """Their numbers ``[rows]``."""
     reads: Tensor
-    """How often each has been read before ``[lines]``."""
+    """How often each has been read before ``[rows]``."""
     read: Tensor
-    """What the fast array held on them ``[out, lines]``."""
+    """What the fast array held on them ``[out, rows]``."""
     rate: float
     """What of it the slow array learns: ``lr / fast_lr``."""
     seed: Tensor
 
 
 class FastArrayOptimizer(PulsedOptimizer):
-    """Pulses go to the fast array, whose input lines are read in turn and taken to the slow one by the concrete class.
+    """Pulses go to the fast array, whose input rows are read in turn and taken to the slow one by the concrete class.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
@@ -47,7 +48,7 @@ class FastArrayOptimizer(PulsedOptimizer):
             gradient worth ``pulses`` pulses, as a running mean over the steps, layer by layer.
         pulses: see ``fast_lr``.
         transfer_every: samples from one transfer to the next.
-        lines: input lines of a transfer; ``None`` for the whole array.
+        rows: input rows of a transfer; ``None`` for the whole array.
         more: what else a group holds.
 
     Raises:
@@ -56,19 +57,22 @@ class FastArrayOptimizer(PulsedOptimizer):
 
     def __init__(
         self, params: Iterable[Any], lr: float, *, momentum: float, fast_lr: float | None, pulses: float,
-        transfer_every: int, lines: int | None, **more: Any,
+        transfer_every: int, rows: int | None, **more: Any,
     ) -> None:  # fmt: skip
         if fast_lr is not None:
             self._check_positive("fast_lr", fast_lr)
         self._check_positive("pulses", pulses)
         self._check_whole("transfer_every", transfer_every)
-        if lines is not None:
-            self._check_whole("lines", lines)
-        defaults = {"lr": lr, "momentum": momentum, "fast_lr": fast_lr, "pulses": pulses, "lines": lines}
+        if rows is not None:
+            self._check_whole("rows", rows)
+        defaults = {"lr": lr, "momentum": momentum, "fast_lr": fast_lr, "pulses": pulses, "rows": rows}
         super().__init__(params, {**defaults, "transfer_every": transfer_every, **more})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take a group in, if its weights have fast arrays that an optimizer may read."""
+        if "lines" in param_group:
+            warn_renamed("lines of a parameter group", "rows")
+            param_group["rows"] = param_group.pop("lines")
         super().add_param_group(param_group)
         try:
             for parameter in self.param_groups[-1]["params"]:
@@ -92,12 +96,17 @@ class FastArrayOptimizer(PulsedOptimizer):
                 "so leave it None"
             )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
+        """Load, as every pulsed optimizer does; release 0.1.0 wrote ``rows`` as ``lines``."""
+        groups = [{"rows" if k == "lines" else k: v for k, v in g.items()} for g in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups})
+
     @abstractmethod
     def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
         """What the algorithm remembers of a weight beside the counters."""
 
     @abstractmethod
-    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer) -> None:
+    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
         """Take what was read to the slow array."""
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
@@ -109,11 +118,11 @@ class FastArrayOptimizer(PulsedOptimizer):
         if chopper is not None:
             samples = ((x * chopper, d) for x, d in samples)
         weight.apply_pulses(update, samples, fast_lr, self._draw_seed(weight, group))
-        lines, reads = self._due(weight, state, group)
-        if len(lines):
+        rows, reads = self._due(weight, state, group)
+        if len(rows):
             seed = self._draw_seed(weight, group)
-            read = read_fast(weight.devices, lines, seed)
-            self._transfer(weight, state, group, Transfer(lines, reads, read, float(group["lr"]) / fast_lr, seed))
+            read = read_fast(weight.devices, rows, seed)
+            self._transfer(weight, state, group, DueRows(rows, reads, read, float(group["lr"]) / fast_lr, seed))
 
     def _fast_rate(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> float:
         if group["fast_lr"] is not None:
@@ -127,7 +136,7 @@ class FastArrayOptimizer(PulsedOptimizer):
         return group["pulses"] * weight.devices.pulse_size / (state["strength"] or 1.0)
 
     def _due(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Numbers of the lines to read after this step, and how often each has been read.
+        """Numbers of the rows to read after this step, and how often each has been read.
 
         All that are due within a step are read at its end, and none twice.
         """
@@ -136,21 +145,21 @@ class FastArrayOptimizer(PulsedOptimizer):
         before = state["samples"]
         state["samples"] = before + sum(s.number for s in weight.grad.samples)
         transfers = state["samples"] // every - before // every
-        number = min(transfers * (group["lines"] or across), across)
+        number = min(transfers * (group["rows"] or across), across)
         reads = state["reads"] + torch.arange(number, device=weight.device)
         state["reads"] += number
         return reads % across, reads // across
 
     def _buffer(
-        self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer, found: Tensor
+        self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows, found: Tensor
     ) -> None:
         """Add to the digital hidden matrix, and send the whole steps that it then holds as pulses."""
-        threshold = group["threshold"] or weight.devices.granularity
-        hidden = state["hidden"].index_select(1, due.lines).add_(found, alpha=due.rate)
+        threshold = group["threshold"] or weight.devices.dw_min
+        hidden = state["hidden"].index_select(1, due.rows).add_(found, alpha=due.rate)
         steps = (hidden / threshold).trunc_()
-        state["hidden"].index_copy_(1, due.lines, hidden.sub_(steps, alpha=threshold))
+        state["hidden"].index_copy_(1, due.rows, hidden.sub_(steps, alpha=threshold))
         if bool(steps.any()):
-            weight.apply_pulses(send_counts_to_slow, steps.to(torch.int32), due.lines, due.seed)
+            weight.apply_pulses(send_counts_to_slow, steps.to(torch.int32), due.rows, due.seed)
 
     def _check_positive(self, name: str, value: float) -> None:
         if not 0.0 < value < math.inf:

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import CHOPPER
-from phasegrad.optim.fast_array import FastArrayOptimizer, Transfer, hidden_matrix
+from phasegrad.deprecation import renamed_arguments
+from phasegrad.optim.fast_array import DueRows, FastArrayOptimizer, hidden_matrix
 from phasegrad.stores import InMemoryWeight
 from phasegrad.stores.pulsed_weight import pulse_slow
 
 
 @final
 class TikiTaka(FastArrayOptimizer):
-    """Tiki-Taka (Gokmen and Haensch, Front. Neurosci. 14:103, 2020): lines of A are sent to C as trains of pulses.
+    """Tiki-Taka (Gokmen and Haensch, Front. Neurosci. 14:103, 2020): rows of A are sent to C as trains of pulses.
 
     Every sample's trains pulse A. Every ``transfer_every`` samples an input line of A is read, in turn, and pulses the
-    same line of C by ``lr / fast_lr`` of what was found. The lines that are due within a step are read at its end,
+    same line of C by ``lr / fast_lr`` of what was found. The rows that are due within a step are read at its end,
     after all samples of the batch, and each at most once. What is read as the weight is ``C + gamma A``, with the
     ``gain`` of the hardware's :class:`~phasegrad.crossbar.Fast`.
 
@@ -39,7 +40,7 @@ class TikiTaka(FastArrayOptimizer):
             gradient worth ``pulses`` pulses, as a running mean over the steps, layer by layer.
         pulses: see ``fast_lr``.
         transfer_every: samples from one transfer to the next.
-        lines: input lines of a transfer; ``None`` for the whole array.
+        rows: input rows of a transfer; ``None`` for the whole array.
 
     Raises:
         ValueError: a number is impossible, or a weight's hardware has no fast array, or one that moves by itself.
@@ -52,19 +53,20 @@ class TikiTaka(FastArrayOptimizer):
         >>> optimizer.step()
     """
 
+    @renamed_arguments(lines="rows")
     def __init__(
         self, params: Iterable[Any], lr: float, *, momentum: float = 0.0, fast_lr: float | None = None,
-        pulses: float = 1.0, transfer_every: int = 1, lines: int | None = 1,
+        pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1,
     ) -> None:  # fmt: skip
         super().__init__(
-            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, lines=lines
+            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows
         )
 
     def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
         return {}
 
-    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer) -> None:
-        weight.apply_pulses(pulse_slow, due.read.neg().t().contiguous(), due.rate, due.lines, due.seed)
+    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
+        weight.apply_pulses(pulse_slow, due.read.neg().t().contiguous(), due.rate, due.rows, due.seed)
 
 
 @final
@@ -81,7 +83,7 @@ class TikiTakaV2(FastArrayOptimizer):
         fast_lr: learning rate of the fast arrays, or ``None``.
         pulses: see :class:`TikiTaka`.
         transfer_every: samples from one transfer to the next.
-        lines: input lines of a transfer; ``None`` for the whole array.
+        rows: input rows of a transfer; ``None`` for the whole array.
         threshold: change of the weight that a pulse is taken for; ``None`` for the nominal step of each layer's slow
             devices.
 
@@ -89,21 +91,22 @@ class TikiTakaV2(FastArrayOptimizer):
         ValueError: as :class:`TikiTaka`, or ``threshold`` not above 0.
     """
 
+    @renamed_arguments(lines="rows")
     def __init__(
         self, params: Iterable[Any], lr: float, *, momentum: float = 0.0, fast_lr: float | None = None,
-        pulses: float = 1.0, transfer_every: int = 1, lines: int | None = 1, threshold: float | None = None,
+        pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1, threshold: float | None = None,
     ) -> None:  # fmt: skip
         if threshold is not None:
             self._check_positive("threshold", threshold)
         super().__init__(
-            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, lines=lines,
+            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows,
             threshold=threshold,
         )  # fmt: skip
 
     def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
         return {"hidden": hidden_matrix(weight)}
 
-    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer) -> None:
+    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
         self._buffer(weight, state, group, due, due.read)
 
 
@@ -122,7 +125,7 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
         fast_lr: learning rate of the fast arrays, or ``None``.
         pulses: see :class:`TikiTaka`.
         transfer_every: samples from one transfer to the next.
-        lines: input lines of a transfer; ``None`` for the whole array.
+        rows: input rows of a transfer; ``None`` for the whole array.
         threshold: see :class:`TikiTakaV2`.
         probability: of a flip after a read.
 
@@ -131,9 +134,10 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
             weight.
     """
 
+    @renamed_arguments(lines="rows")
     def __init__(
         self, params: Iterable[Any], lr: float, *, momentum: float = 0.0, fast_lr: float | None = None,
-        pulses: float = 1.0, transfer_every: int = 1, lines: int | None = 1, threshold: float | None = None,
+        pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1, threshold: float | None = None,
         probability: float = 0.1,
     ) -> None:  # fmt: skip
         if threshold is not None:
@@ -141,7 +145,7 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
         if not 0.0 <= probability <= 1.0:
             raise ValueError(f"ChoppedTikiTakaV2: probability = {probability}; it must be in [0, 1]")
         super().__init__(
-            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, lines=lines,
+            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows,
             threshold=threshold, probability=probability,
         )  # fmt: skip
 
@@ -153,10 +157,10 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
         hidden = hidden_matrix(weight)
         return {"hidden": hidden, "chopper": torch.ones_like(hidden[0])}
 
-    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer) -> None:
-        self._buffer(weight, state, group, due, due.read * state["chopper"][due.lines])
-        drawn = torch.ops.phasegrad.uniform(due.seed, CHOPPER, (len(due.lines),))
-        _flip(state["chopper"], due.lines, drawn < group["probability"])
+    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
+        self._buffer(weight, state, group, due, due.read * state["chopper"][due.rows])
+        drawn = torch.ops.phasegrad.uniform(due.seed, CHOPPER, (len(due.rows),))
+        _flip(state["chopper"], due.rows, drawn < group["probability"])
 
 
 @final
@@ -174,7 +178,7 @@ class AGAD(FastArrayOptimizer):
         fast_lr: learning rate of the fast arrays, or ``None``.
         pulses: see :class:`TikiTaka`.
         transfer_every: samples from one transfer to the next.
-        lines: input lines of a transfer; ``None`` for the whole array.
+        rows: input rows of a transfer; ``None`` for the whole array.
         threshold: see :class:`TikiTakaV2`.
         period: reads of a line from one flip of its chopper to the next.
         averaged: weight of a new read in the running mean that the reference is taken from; 1 for the last read
@@ -185,9 +189,10 @@ class AGAD(FastArrayOptimizer):
             fast array counts in the weight.
     """
 
+    @renamed_arguments(lines="rows")
     def __init__(
         self, params: Iterable[Any], lr: float, *, momentum: float = 0.0, fast_lr: float | None = None,
-        pulses: float = 1.0, transfer_every: int = 1, lines: int | None = 1, threshold: float | None = None,
+        pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1, threshold: float | None = None,
         period: int = 10, averaged: float = 1.0,
     ) -> None:  # fmt: skip
         if threshold is not None:
@@ -196,7 +201,7 @@ class AGAD(FastArrayOptimizer):
         if not 0.0 < averaged <= 1.0:
             raise ValueError(f"AGAD: averaged = {averaged}; it must be above 0 and at most 1")
         super().__init__(
-            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, lines=lines,
+            params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows,
             threshold=threshold, period=period, averaged=averaged,
         )  # fmt: skip
 
@@ -209,18 +214,18 @@ class AGAD(FastArrayOptimizer):
         past, reference = torch.zeros_like(hidden), torch.zeros_like(hidden)
         return {"hidden": hidden, "chopper": torch.ones_like(hidden[0]), "past": past, "reference": reference}
 
-    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: Transfer) -> None:
-        past, reference = (state[name].index_select(1, due.lines) for name in ("past", "reference"))
-        self._buffer(weight, state, group, due, (due.read - reference) * state["chopper"][due.lines])
+    def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
+        past, reference = (state[name].index_select(1, due.rows) for name in ("past", "reference"))
+        self._buffer(weight, state, group, due, (due.read - reference) * state["chopper"][due.rows])
         past.lerp_(due.read, group["averaged"])
-        state["past"].index_copy_(1, due.lines, past)
+        state["past"].index_copy_(1, due.rows, past)
         flips = (due.reads + 1) % group["period"] == 0
-        state["reference"].index_copy_(1, due.lines, torch.where(flips, past, reference))
-        _flip(state["chopper"], due.lines, flips)
+        state["reference"].index_copy_(1, due.rows, torch.where(flips, past, reference))
+        _flip(state["chopper"], due.rows, flips)
 
 
-def _flip(chopper: Tensor, lines: Tensor, where: Tensor) -> None:
-    chopper[lines] = chopper[lines] * torch.where(where, -1.0, 1.0)
+def _flip(chopper: Tensor, rows: Tensor, where: Tensor) -> None:
+    chopper[rows] = chopper[rows] * torch.where(where, -1.0, 1.0)
 
 
 def _check_gain(optimizer: FastArrayOptimizer, weight: InMemoryWeight) -> None:
@@ -228,6 +233,6 @@ def _check_gain(optimizer: FastArrayOptimizer, weight: InMemoryWeight) -> None:
     if fast is not None and fast.gain != 0.0:
         raise ValueError(
             f"{type(optimizer).__name__}: fast.gain = {fast.gain} in the hardware of a weight of shape "
-            f"{tuple(weight.shape)}; choppers turn the signs of the fast array's lines, so it cannot count in the "
+            f"{tuple(weight.shape)}; choppers turn the signs of the fast array's rows, so it cannot count in the "
             "weight: Fast(..., gain=0.0)"
         )

@@ -57,17 +57,17 @@ class AnalogWeight(DeviceArray):
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
     ) -> None:
-        full = None if isinstance(hardware.scale, str) else float(hardware.scale)
+        max_weight = None if isinstance(hardware.scale, str) else float(hardware.scale)
         shape, fast = (out_features, in_features), hardware.fast
-        super().__init__(hardware.cell, hardware.pulses, full, shape, device)
+        super().__init__(hardware.cell, hardware.pulses, max_weight, shape, device)
         self.hardware = hardware
         self._gain_seen: tuple[Tensor, int, bool] | None = None
         second = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None
         self.register_module("fast", second)
-        lines = (-(-out_features // columns), in_features)
-        offset = DeviceArray(hardware.cell, None, full, lines, device) if hardware.cell.has_reference else None
+        cells = (-(-out_features // columns), in_features)
+        offset = DeviceArray(hardware.cell, None, max_weight, cells, device) if hardware.cell.has_reference else None
         self.register_module("reference", offset)
-        self._factors_by_polarity = {} if full is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
+        self._factors_by_polarity = {} if max_weight is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
         self.sample_time = hardware.pulses.sample_time if hardware.pulses else 0.0
         self.leaks_in_training = self.sample_time > 0.0 and (second or self).leaks
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
@@ -94,8 +94,8 @@ class AnalogWeight(DeviceArray):
             seed: seed of the draws.
             errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
-        full = expand_scale(nonzero(scale).float(), weight.shape[1], self.hardware)
-        self.program(weight.float() / full, self.clock, seed)
+        max_weight = expand_scale(nonzero(scale).float(), weight.shape[1], self.hardware)
+        self.program(weight.float() / max_weight, self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
@@ -108,17 +108,17 @@ class AnalogWeight(DeviceArray):
         weights = self.tile_weights(read_seed, torch.float32)
         self.baseline.copy_(calibration_read(weights, self.hardware, output_range, read_seed, errors))
 
-    def advance(self, until: float, temperature: float | None = None) -> None:
-        """Move the clock on to a time [s], at a temperature [K] or the present one; see :meth:`grow_older`."""
-        self.grow_older(self.clock, until, temperature)
+    def advance_clock(self, until: float, temperature: float | None = None) -> None:
+        """Move the clock to a time [s], at a temperature [K] or the present one; see :meth:`advance`."""
+        self.advance(self.clock, until, temperature)
         if self.reference is not None:
-            self.reference.grow_older(self.clock, until, temperature)
+            self.reference.advance(self.clock, until, temperature)
         self.clock.fill_(until)
 
     @property
     def pulse_size(self) -> float:
         """Change of the weight that a nominal pulse of an update makes."""
-        return (self.fast or self).granularity
+        return (self.fast or self).dw_min
 
     def tracked(self, weight: Tensor) -> TrackedWeight:
         """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
@@ -201,7 +201,7 @@ class AnalogWeight(DeviceArray):
             return self._joined(self._read_slices(seed))
         sd = self.cell.device.read_sd_alone
         exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
-        if self.full is not None and exact and sd is not None and not self.drifted(self.clock):
+        if self.max_weight is not None and exact and sd is not None and not self.drifted(self.clock):
             return self._read_in_one_pass(sd, seed)
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
         return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
@@ -236,7 +236,7 @@ class AnalogWeight(DeviceArray):
         if self.fast is not None:
             fast = self.fast.present(self.clock) if fast is None else fast
             return self.sum_of_planes(fast, conductance, self._factors)
-        if self.full is not None:
+        if self.max_weight is not None:
             return self.sum_of_planes(conductance, None, self.factors)
         relative = self.cell.weight(conductance)
         return relative * expand_scale(self.scale, relative.shape[1], self.hardware)

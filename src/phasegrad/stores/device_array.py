@@ -48,7 +48,7 @@ class DeviceArray(nn.Module):
     Attributes:
         cell: how they make a weight.
         pulses: how they are pulsed, or ``None``.
-        full: the weight that a fully programmed cell stands for; ``None`` where scales differ from column to column.
+        max_weight: the weight that a fully programmed cell represents; ``None`` if scales differ between columns.
         conductance: ``[devices, out, in]`` right after programming, or after the last pulse [S].
         nu: drift exponents, the same shape.
         programmed_at: time of programming [s], float64, one for all.
@@ -75,10 +75,10 @@ class DeviceArray(nn.Module):
     heat = Found["Tensor | None"]()
 
     def __init__(
-        self, cell: Cell, pulses: Pulses | None, full: float | None, shape: tuple[int, int], device: Any = None
+        self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None
     ) -> None:
         super().__init__()
-        self.cell, self.pulses, self.full = cell, pulses, full
+        self.cell, self.pulses, self.max_weight = cell, pulses, max_weight
         cells = (len(cell.factors), *shape)
         blank = torch.zeros(cells, dtype=torch.float32, device=device)
         for name in ("conductance", "nu"):
@@ -135,13 +135,13 @@ class DeviceArray(nn.Module):
     @property
     def factors(self) -> list[float]:
         """Weight over conductance of each plane [1/S], and before them the weight where nothing conducts."""
-        assert self.full is not None
-        scaled = [self.full * f / self.cell.device.window for f in self.cell.factors]
-        return [self.full * self.cell.offset, *scaled]
+        assert self.max_weight is not None
+        scaled = [self.max_weight * f / self.cell.device.window for f in self.cell.factors]
+        return [self.max_weight * self.cell.offset, *scaled]
 
     # --- time -------------------------------------------------------------------------------------------------
 
-    def grow_older(self, now: Tensor, until: float, temperature: float | None = None) -> None:
+    def advance(self, now: Tensor, until: float, temperature: float | None = None) -> None:
         """Let noise and heat do to the devices what they do until a time [s], at a temperature [K] or the present one.
 
         Noise is a function of the seed that the devices were programmed with and of the times that were stopped at.
@@ -196,14 +196,14 @@ class DeviceArray(nn.Module):
     # --- pulses -----------------------------------------------------------------------------------------------
 
     @property
-    def granularity(self) -> float:
+    def dw_min(self) -> float:
         """Change of the weight that a nominal pulse makes."""
         cell = self.cell
         assert cell.device.steps is not None
-        assert self.full is not None
-        return self.full * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
+        assert self.max_weight is not None
+        return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
 
-    def settle(self, now: Tensor, readout: TrackedWeight = UNREAD) -> bool:
+    def apply_leak(self, now: Tensor, readout: TrackedWeight = UNREAD) -> bool:
         """Take a leak up to now into the conductance; whether there was one, and the weight was kept in step."""
         device = self.cell.device
         elapsed = float(now) - float(self.programmed_at) if device.drifts else 0.0
@@ -214,7 +214,7 @@ class DeviceArray(nn.Module):
         self.programmed_at.copy_(now)
         return True
 
-    def coincide(
+    def pulse(
         self, x: Tensor, d: Tensor, lr: float, now: Tensor, seed: Tensor, offset: int = streams.UPDATE,
         readout: TrackedWeight = UNREAD,
     ) -> None:  # fmt: skip
@@ -228,56 +228,56 @@ class DeviceArray(nn.Module):
             offset,
         )  # fmt: skip
 
-    def send(
+    def send_counts(
         self, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE, readout: TrackedWeight = UNREAD
     ) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
         call("pulse_counts", *self._pulsed(readout), counts, float(now), self._law, seed, offset)
 
-    # --- some input lines alone -------------------------------------------------------------------------------
+    # --- some input rows alone -------------------------------------------------------------------------------
 
-    def read_lines(self, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
-        """Weights ``[out, lines]`` of some input lines, given by their numbers, as one read sees them."""
-        assert self.full is not None
+    def read_rows(self, rows: Tensor, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
+        """Weights ``[out, rows]`` of some input rows, given by their numbers, as one read sees them."""
+        assert self.max_weight is not None
         device = self.cell.device
         if not device.reads_are_noisy and not device.drifts:
-            return self.cell.weight(self.conductance.index_select(-1, lines)) * self.full
-        conductance, nu, pulsed_at = self._taken(lines, self.conductance, self.nu, self.pulsed_at)
+            return self.cell.weight(self.conductance.index_select(-1, rows)) * self.max_weight
+        conductance, nu, pulsed_at = self._taken(rows, self.conductance, self.nu, self.pulsed_at)
         assert conductance is not None
         assert nu is not None
         since = now - (self.programmed_at if pulsed_at is None else pulsed_at)
         read = device.read(DeviceState(conductance, nu), since, seed, offset)
-        return self.cell.weight(read) * self.full
+        return self.cell.weight(read) * self.max_weight
 
-    def send_to_lines(
-        self, counts: Tensor, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
+    def send_counts_to_rows(
+        self, counts: Tensor, rows: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
     ) -> None:
-        """Send every cell of some input lines pulses of its own number: int32 ``[out, lines]``, above 0 to grow."""
-        *taken, parameters = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        """Send every cell of some input rows pulses of its own number: int32 ``[out, rows]``, above 0 to grow."""
+        *taken, parameters = self._taken(rows, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         state = PulsedState(*taken)  # type: ignore[arg-type]
         call("pulse_counts", state, UNREAD, parameters, counts, float(now), self._law, seed, offset)
-        self._put(lines, *state)
+        self._put(rows, *state)
 
-    def coincide_on_lines(
-        self, d: Tensor, lr: float, lines: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
+    def pulse_rows(
+        self, d: Tensor, lr: float, rows: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE
     ) -> None:
-        """Drive one input line after another fully, and the outputs with ``d`` ``[lines, out]``: ``w -= lr d^T``."""
-        *taken, parameters = self._taken(lines, self.conductance, self.history, self.pulsed_at, self.step_parameters)
+        """Drive one input line after another fully, and the outputs with ``d`` ``[rows, out]``: ``w -= lr d^T``."""
+        *taken, parameters = self._taken(rows, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         state = PulsedState(*taken)  # type: ignore[arg-type]
         call(
-            "pulsed_update", state, UNREAD, parameters, torch.eye(len(lines), device=d.device), d, self._rule(lr),
+            "pulsed_update", state, UNREAD, parameters, torch.eye(len(rows), device=d.device), d, self._rule(lr),
             float(now), self._law, seed, offset,
         )  # fmt: skip
-        self._put(lines, *state)
+        self._put(rows, *state)
 
-    def _taken(self, lines: Tensor, *buffers: Tensor | None) -> list[Tensor | None]:
-        """Copies of what belongs to some input lines: a transfer then costs what they cost, not what the array does."""
-        return [None if b is None else b.index_select(-1, lines) for b in buffers]
+    def _taken(self, rows: Tensor, *buffers: Tensor | None) -> list[Tensor | None]:
+        """Copies of what belongs to some input rows: a transfer then costs what they cost, not what the array does."""
+        return [None if b is None else b.index_select(-1, rows) for b in buffers]
 
-    def _put(self, lines: Tensor, *taken: Tensor | None) -> None:
+    def _put(self, rows: Tensor, *taken: Tensor | None) -> None:
         for buffer, part in zip((self.conductance, self.history, self.pulsed_at), taken, strict=True):
             if buffer is not None and part is not None:
-                buffer.index_copy_(-1, lines, part)
+                buffer.index_copy_(-1, rows, part)
 
     # --- what the ops take ------------------------------------------------------------------------------------
 
@@ -290,9 +290,7 @@ class DeviceArray(nn.Module):
         """How gradients become trains of pulses, as the ops take it."""
         pulses = self.pulses
         assert pulses is not None
-        return TrainRule(
-            lr, self.granularity, pulses.length, pulses.bl_management, pulses.update_management, pulses.code
-        )
+        return TrainRule(lr, self.dw_min, pulses.length, pulses.bl_management, pulses.update_management, pulses.code)
 
     @property
     def _law(self) -> StepLaw:
@@ -308,7 +306,7 @@ class DeviceArray(nn.Module):
         assert self.updates is not None
         return self.cell.pulsed(int(self.updates))
 
-    def renew(self, where: Tensor, now: Tensor, seed: Tensor) -> None:
+    def reset_and_rewrite(self, where: Tensor, now: Tensor, seed: Tensor) -> None:
         """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and write what their cells stand for."""
         assert self.step_parameters is not None
         cells = (where if where.dim() == 2 else where.any(0)).flatten().nonzero().squeeze(1)  # few of all
@@ -327,7 +325,7 @@ class DeviceArray(nn.Module):
                 value = value if chosen is None else torch.where(chosen, value, taken(buffer))
                 buffer.flatten(-2)[..., cells] = value
 
-    def clear(self, where: Tensor, now: Tensor) -> None:
+    def reset(self, where: Tensor, now: Tensor) -> None:
         """RESET devices ``[devices, out, in]``."""
         assert self.step_parameters is not None
         self.conductance.copy_(torch.where(where, self.step_parameters[2], self.conductance))
@@ -336,7 +334,7 @@ class DeviceArray(nn.Module):
         if self.history is not None:
             self.history.masked_fill_(where, 1.0)
 
-    def count_update(self, now: Tensor, seed: Tensor) -> bool:
+    def count_and_refresh(self, now: Tensor, seed: Tensor) -> bool:
         """Count an update, and look for saturated cells when it is time to; whether it was."""
         assert self.updates is not None
         updates, every = self.updates.add_(1), self.cell.refresh_every
@@ -345,7 +343,7 @@ class DeviceArray(nn.Module):
         where = self.cell.saturated(self.conductance)
         if not bool(where.any()):
             return False
-        self.renew(where, now, seed)
+        self.reset_and_rewrite(where, now, seed)
         return True
 
 

@@ -154,8 +154,8 @@ class InMemoryWeight(nn.Parameter):
         if len(samples) == 1 and samples[0].patches is None:
             yield samples[0].x, samples[0].d
             return
-        lines = sum(self.matrix_size)
-        size = TOGETHER * max(1, _MAX_UNFOLDED // (TOGETHER * lines))
+        numbers = sum(self.matrix_size)  # of one sample
+        size = TOGETHER * max(1, _MAX_UNFOLDED // (TOGETHER * numbers))
         for first in range(0, sum(s.number for s in samples), size):
             yield _part(samples, first, first + size)
 

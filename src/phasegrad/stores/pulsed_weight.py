@@ -35,11 +35,11 @@ def update(
         ValueError: an input or gradient is not finite; no device was pulsed by its block.
     """
     target, offset, count = devices.fast or devices, streams.UPDATE, 0
-    target.settle(devices.clock)
+    target.apply_leak(devices.clock)
     tracked = devices.tracked(weight)
     for x, d in samples:
         directed = d if devices.polarity is None else d * devices.polarity
-        target.coincide(x, directed, lr, devices.clock, seed, offset, tracked)
+        target.pulse(x, directed, lr, devices.clock, seed, offset, tracked)
         offset += streams.of_update(len(x))
         count += len(x)
     _finish_update(devices, seed, weight, tracked, count)
@@ -56,52 +56,52 @@ def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Ten
         weight: the copy ``[out, in]`` that follows the devices.
     """
     target = devices.fast or devices
-    target.settle(devices.clock)
+    target.apply_leak(devices.clock)
     tracked = devices.tracked(weight)
     directed = counts if devices.polarity is None else counts * devices.polarity.to(torch.int32)
-    target.send(directed, devices.clock, seed, streams.UPDATE, tracked)
+    target.send_counts(directed, devices.clock, seed, streams.UPDATE, tracked)
     _finish_update(devices, seed, weight, tracked, 1)
 
 
 @profiled(sized("read fast array"))
-def read_fast(devices: AnalogWeight, lines: Tensor, seed: Tensor) -> Tensor:
+def read_fast(devices: AnalogWeight, rows: Tensor, seed: Tensor) -> Tensor:
     """One read of some rows of the fast devices ``[out, rows]``, before gain and polarity.
 
     Args:
         devices: the devices.
-        lines: numbers of the rows (inputs).
+        rows: numbers of the rows (inputs).
         seed: seed of the read.
     """
     assert devices.fast is not None
-    return devices.fast.read_lines(lines, devices.clock, seed, streams.TRANSFER)
+    return devices.fast.read_rows(rows, devices.clock, seed, streams.TRANSFER)
 
 
 @profiled(sized("pulse slow array"))
 @torch.no_grad()
-def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
     """Send the slow cells of some rows their own numbers of pulses, int32 ``[out, rows]``."""
-    devices.settle(devices.clock)
-    devices.send_to_lines(counts, lines, devices.clock, seed)
-    _finish_slow(devices, lines, seed, weight)
+    devices.apply_leak(devices.clock)
+    devices.send_counts_to_rows(counts, rows, devices.clock, seed)
+    _finish_slow(devices, rows, seed, weight)
 
 
 @profiled(sized("pulse slow array"))
 @torch.no_grad()
-def pulse_slow(devices: AnalogWeight, d: Tensor, lr: float, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+def pulse_slow(devices: AnalogWeight, d: Tensor, lr: float, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
     """Send pulse trains to the slow cells of some rows, for ``slow -= lr d^T`` with ``d`` ``[rows, out]``."""
-    devices.settle(devices.clock)
-    devices.coincide_on_lines(d, lr, lines, devices.clock, seed)
-    _finish_slow(devices, lines, seed, weight)
+    devices.apply_leak(devices.clock)
+    devices.pulse_rows(d, lr, rows, devices.clock, seed)
+    _finish_slow(devices, rows, seed, weight)
 
 
-def _finish_slow(devices: AnalogWeight, lines: Tensor, seed: Tensor, weight: Tensor) -> None:
+def _finish_slow(devices: AnalogWeight, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
     assert devices.fast is not None
-    tracked, rewritten = devices.tracked(weight), devices.count_update(devices.clock, seed)
+    tracked, rewritten = devices.tracked(weight), devices.count_and_refresh(devices.clock, seed)
     if rewritten or tracked.weight is None:
         weight.copy_(devices.logical_weight())
         return
-    fast, slow = (a.conductance.index_select(-1, lines) for a in (devices.fast, devices))
-    weight.index_copy_(1, lines, devices.sum_of_planes(fast, slow, tracked.factors))
+    fast, slow = (a.conductance.index_select(-1, rows) for a in (devices.fast, devices))
+    weight.index_copy_(1, rows, devices.sum_of_planes(fast, slow, tracked.factors))
 
 
 def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: TrackedWeight, count: int) -> None:
@@ -111,8 +111,8 @@ def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked:
         devices.clock.add_(count * devices.sample_time)
         if devices.leaks_in_training:
             tracked = devices.tracked_now(weight)
-            in_step = target.settle(devices.clock, tracked) and tracked.weight is not None
-    rewritten = target.count_update(devices.clock, seed)
+            in_step = target.apply_leak(devices.clock, tracked) and tracked.weight is not None
+    rewritten = target.count_and_refresh(devices.clock, seed)
     if _transfer_is_due(devices, count):
         transfer(devices, seed)
         rewritten = True

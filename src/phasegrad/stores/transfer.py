@@ -25,16 +25,16 @@ def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer,
         now: time [s].
         seed: of all draws.
     """
-    assert slow.full is not None
-    assert fast.full is not None
-    held = fast.cell.weight(fast.present(now)) * (fast.full * polarity)
-    wanted = measured(slow, rule.reads, now, seed, streams.TRANSFER) * slow.full + held
-    limit = rule.limit * slow.full
-    write(slow, wanted.clamp(-limit, limit) / slow.full, rule, now, seed)
-    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2) * slow.full
+    assert slow.max_weight is not None
+    assert fast.max_weight is not None
+    held = fast.cell.weight(fast.present(now)) * (fast.max_weight * polarity)
+    wanted = measured(slow, rule.reads, now, seed, streams.TRANSFER) * slow.max_weight + held
+    limit = rule.limit * slow.max_weight
+    write(slow, wanted.clamp(-limit, limit) / slow.max_weight, rule, now, seed)
+    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2) * slow.max_weight
     if rule.inversion:
         polarity.neg_()
     fast.program(torch.zeros_like(wanted), now, seed)
     for i in range(_ROUNDS):  # steps differ from cell to cell, so what was sent is looked at
-        missing = residual * polarity - fast.cell.weight(fast.present(now)) * fast.full
-        fast.send((missing / fast.granularity).round_().to(torch.int32), now, seed, streams.TRANSFER + 4 + i)
+        missing = residual * polarity - fast.cell.weight(fast.present(now)) * fast.max_weight
+        fast.send_counts((missing / fast.dw_min).round_().to(torch.int32), now, seed, streams.TRANSFER + 4 + i)

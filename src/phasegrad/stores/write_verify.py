@@ -25,16 +25,16 @@ def write(array: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, see
     targets = torch.maximum(array.cell.targets(relative), parameters[2])
     up, down = array.pulsed_planes
     tolerance, offset = rule.tolerance * steps.size, streams.TRANSFER + (1 << 31)
-    array.clear(torch.ones_like(targets, dtype=torch.bool), now)
+    array.reset(torch.ones_like(targets, dtype=torch.bool), now)
     for attempt in range(rule.attempts):
         gap = targets - _measure(array, rule.reads, now, seed, offset)
         below, above = gap > tolerance, gap < -tolerance
         counts = below[up].to(torch.int32) - (below[down] if up != down else above[up]).to(torch.int32)
         if up != down and 3 * attempt < 2 * rule.attempts:
-            array.clear(above, now)
+            array.reset(above, now)
         elif not bool(counts.any()):
             return
-        array.send(counts, now, seed, offset + 2)
+        array.send_counts(counts, now, seed, offset + 2)
         offset += 3
 
 
