@@ -7,22 +7,24 @@ import json
 import math
 from abc import ABCMeta
 from types import FunctionType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from phasegrad.deprecation import warn_renamed
 
 VERSION = 1
 
+T = TypeVar("T")
+
 
 class _RenamedFields(ABCMeta):
     """Accepts the old names of renamed fields when a configuration is made."""
 
-    def __call__(cls, *arguments: Any, **fields: Any) -> Any:
+    def __call__(cls: type[T], *arguments: Any, **fields: Any) -> T:
         renamed = cls.all_renamed()  # type: ignore[attr-defined]
         for old in [name for name in fields if name in renamed]:
             warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
             fields[renamed[old]] = fields.pop(old)
-        return super().__call__(*arguments, **fields)
+        return type.__call__(cls, *arguments, **fields)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
