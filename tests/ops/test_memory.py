@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -85,3 +87,22 @@ def test_scratch_is_kept_grows_and_outlives_inference_mode() -> None:
     large = memory.scratch("a test", torch.int8, 40)
     assert large.fill_(1).sum() == 40
     assert memory.scratch("a test", torch.int8, 4).data_ptr() == large.data_ptr()
+
+
+def gone(storage: int) -> int:
+    raise AttributeError("no such function")
+
+
+@pytest.mark.parametrize("count", [lambda storage: 1, gone])
+def test_storages_that_cannot_be_counted_are_not_used_again(
+    count: Callable[[int], int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch._C, "_storage_Use_Count", count)
+    with caplog.at_level(logging.WARNING, logger="phasegrad"):
+        assert memory._free() is None
+    assert len(caplog.records) == 1
+    assert "allocates" in caplog.text
+    monkeypatch.setattr(memory, "_FREE", None)
+    weight = nn.Parameter(torch.randn(5, 7))
+    assert memory.for_read(weight).shape == weight.shape
+    assert weight not in memory._kept

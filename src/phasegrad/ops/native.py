@@ -3,7 +3,9 @@
 The library is plain C behind ctypes, so one build serves every Python and torch version. Environment:
 
 - ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (never use it), or unset;
-- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, to use less than the processor has.
+- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, to use less than the processor has;
+- ``PHASEGRAD_DISPATCH``: ``always`` (every call of an op goes through torch's dispatcher), or unset;
+  :mod:`phasegrad.ops.direct` reads it.
 """
 
 from __future__ import annotations
