@@ -294,7 +294,7 @@ class Devices(DeviceArray):
 
     def _sum(self, planes: Tensor, others: Tensor | None, factors: Sequence[float]) -> Tensor:
         nothing = torch.zeros(1, dtype=torch.int64, device=planes.device)  # is drawn
-        return call("read_out", planes, others, factors, (), nothing, 0)
+        return call("weighted_sum", planes, others, factors, (), nothing, 0)
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]``, corrected by the gain."""
@@ -357,7 +357,7 @@ class Devices(DeviceArray):
         beside = 0 if self.fast is None else len(self.fast.conductance)
         others = None if self.fast is None else self.fast.present(self.clock)
         readout = (offset, *factors[beside:], *factors[:beside])
-        return call("read_out", self.conductance, others, readout, sd, seed, streams.DEVICES)
+        return call("weighted_sum", self.conductance, others, readout, sd, seed, streams.DEVICES)
 
     def matrix(self, seed: Tensor, dtype: torch.dtype) -> Matrix:
         """What the hardware computes with at this moment."""

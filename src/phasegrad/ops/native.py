@@ -55,7 +55,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         *(_POINTER,) * 7, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SIZE, _INT, _DOUBLE, *(_INT,) * 3,
         *(_POINTER,) * 3, _SIZE, _POINTER, _SEED, _SEED, _INT,
     ),
-    "read_out": (
+    "weighted_sum": (
         _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SEED, _SEED, _INT,
     ),
     "leak": (_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _POINTER, _POINTER, _SIZE, _POINTER, _INT),

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.philox import box_muller
-from phasegrad.ops.readout import read_out
 from phasegrad.ops.trains import LONGEST, MEAN_COUNT, SLOTS, STREAMS, check_finite, pulse_trains
+from phasegrad.ops.weighted_sum import weighted_sum
 
 LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
 
@@ -70,7 +70,7 @@ def pulsed_update(
         key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
     if tracked.weight is not None:
-        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
+        tracked.weight.copy_(weighted_sum(state.conductance, *tracked[1:], (), seed, offset))
 
 
 def pulse_counts(
@@ -98,7 +98,7 @@ def pulse_counts(
         for plane, hit in zip(law.planes, (counts > 0, counts < 0), strict=True):
             state.pulsed_at[plane].masked_fill_(hit, now)
     if tracked.weight is not None:
-        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
+        tracked.weight.copy_(weighted_sum(state.conductance, *tracked[1:], (), seed, offset))
 
 
 TOGETHER = 1024

@@ -14,9 +14,9 @@ from torch import Tensor
 from phasegrad.ops import philox
 from phasegrad.ops.pulses import pulse_counts as pulse_counts
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
-from phasegrad.ops.readout import leak as leak
-from phasegrad.ops.readout import read_out as read_out
 from phasegrad.ops.trains import pulse_trains as pulse_trains
+from phasegrad.ops.weighted_sum import leak as leak
+from phasegrad.ops.weighted_sum import weighted_sum as weighted_sum
 from phasegrad.ops.wires import wired_conductance as wired_conductance
 from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 

@@ -50,7 +50,7 @@ _SCHEMAS = {
     "Tensor? other_planes, float[] factors, Tensor parameters, Tensor x, Tensor d, float lr, float dw_min, int length, "
     "bool bl_management, bool update_management, int kind, float now, int[] planes, int family, Tensor coefficients, "
     "Tensor seed, int offset) -> ()",
-    "read_out": "(Tensor conductance, Tensor? other_planes, float[] factors, float[] sd, Tensor seed, int offset) "
+    "weighted_sum": "(Tensor conductance, Tensor? other_planes, float[] factors, float[] sd, Tensor seed, int offset) "
     "-> Tensor",
     "leak": "(Tensor(a!) conductance, float level, float lost, Tensor(b!)? weight, Tensor? other_planes, "
     "float[] factors) -> ()",
@@ -122,7 +122,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pulsed_update": lambda *_: None,
     "pulse_counts": lambda *_: None,
     "leak": lambda *_: None,
-    "read_out": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
+    "weighted_sum": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
     "wired_conductance": _like_first,
     "wired_conductance_backward": lambda grad, conductance, *_: _like_first(conductance),
 }

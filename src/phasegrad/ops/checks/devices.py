@@ -121,7 +121,7 @@ def check_tracked(op: str, conductance: Tensor, tracked: TrackedWeight) -> None:
         )
 
 
-def check_read_out(
+def check_weighted_sum(
     conductance: Tensor, other_planes: Tensor | None, factors: Sequence[float], sd: Sequence[float], seed: Tensor,
     offset: int,
 ) -> None:  # fmt: skip
@@ -129,13 +129,13 @@ def check_read_out(
     planes = len(conductance) + len(others)
     for name, t in (("conductance", conductance), ("other_planes", others)):
         if t.dtype != torch.float32 or t.dim() != 3 or t.shape[1:] != conductance.shape[1:]:
-            raise ValueError(f"read_out: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
+            raise ValueError(f"weighted_sum: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
     if len(factors) != 1 + planes or len(sd) > 3:
         raise ValueError(
-            f"read_out: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one for "
+            f"weighted_sum: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one for "
             f"each of {planes} planes, sd three at most"
         )
-    check_seed("read_out", seed, conductance)
+    check_seed("weighted_sum", seed, conductance)
 
 
 def check_leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight) -> None:

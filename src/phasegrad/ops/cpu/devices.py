@@ -119,7 +119,7 @@ def pulse_counts(
     )  # fmt: skip
 
 
-def read_out(
+def weighted_sum(
     conductance: Tensor,
     other_planes: Tensor | None,
     factors: Sequence[float],
@@ -131,7 +131,7 @@ def read_out(
     other_planes = None if other_planes is None else other_planes.contiguous()
     out = torch.empty(conductance.shape[1:], dtype=torch.float32)
     call(
-        "read_out", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
+        "weighted_sum", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
         0 if other_planes is None else len(other_planes), out.numel(), floats_of(factors),
         floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
     )  # fmt: skip

@@ -62,30 +62,30 @@
     (out, conductance, nu, age, n, per_device, g_max, t0, t_read, noise, seed, offset, threads))                       \
   X(pulse_trains,                                                                                                      \
     (int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in, int64_t out,       \
-     double lr, double granularity, int length, int adaptive, int managed, int kind, uint64_t seed, uint64_t offset,   \
+     double lr, double dw_min, int length, int bl_management, int update_management, int kind, uint64_t seed, uint64_t offset,   \
      int threads),                                                                                                     \
-    (words_x, words_d, x, d, batch, in, out, lr, granularity, length, adaptive, managed, kind, seed, offset, threads)) \
+    (words_x, words_d, x, d, batch, in, out, lr, dw_min, length, bl_management, update_management, kind, seed, offset, threads)) \
   X(pulsed_update,                                                                                                     \
     (float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,             \
-     int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double granularity, int length,              \
-     int adaptive, int managed, int kind, int64_t planes, int shared, double now, int up_plane, int down_plane,        \
-     int family, const float* coefficients, float* weight, const float* others, int64_t other_planes,                  \
+     int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double dw_min, int length,              \
+     int bl_management, int update_management, int kind, int64_t planes, int shared, double now, int up_plane, int down_plane,        \
+     int family, const float* coefficients, float* weight, const float* other_planes, int64_t other_count,                  \
      const float* factors, uint64_t seed, uint64_t offset, int threads),                                               \
-    (g, history, pulsed_at, parameters, x, d, refused, batch, out, in, lr, granularity, length, adaptive, managed,     \
-     kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight, others, other_planes, factors,     \
+    (g, history, pulsed_at, parameters, x, d, refused, batch, out, in, lr, dw_min, length, bl_management, update_management,     \
+     kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight, other_planes, other_count, factors,     \
      seed, offset, threads))                                                                                           \
   X(pulse_counts,                                                                                                      \
     (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts, int64_t out,         \
      int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane, int family,                     \
-     const float* coefficients, float* weight, const float* others, int64_t other_planes, const float* factors,        \
+     const float* coefficients, float* weight, const float* other_planes, int64_t other_count, const float* factors,        \
      uint64_t seed, uint64_t offset, int threads),                                                                     \
     (g, history, pulsed_at, parameters, counts, out, in, planes, shared, now, up_plane, down_plane, family,            \
-     coefficients, weight, others, other_planes, factors, seed, offset, threads))                                      \
-  X(read_out,                                                                                                          \
-    (float* out, const float* g, int64_t planes, const float* others, int64_t other_planes, int64_t n,                 \
+     coefficients, weight, other_planes, other_count, factors, seed, offset, threads))                                      \
+  X(weighted_sum,                                                                                                          \
+    (float* out, const float* g, int64_t planes, const float* other_planes, int64_t other_count, int64_t n,                 \
      const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads),                              \
-    (out, g, planes, others, other_planes, n, factors, sd, seed, offset, threads))                                     \
+    (out, g, planes, other_planes, other_count, n, factors, sd, seed, offset, threads))                                     \
   X(leak,                                                                                                              \
-    (float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* others,                 \
-     int64_t other_planes, const float* factors, int threads),                                                         \
-    (g, planes, n, level, lost, weight, others, other_planes, factors, threads))
+    (float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* other_planes,                 \
+     int64_t other_count, const float* factors, int threads),                                                         \
+    (g, planes, n, level, lost, weight, other_planes, other_count, factors, threads))
