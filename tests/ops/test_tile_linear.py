@@ -25,7 +25,8 @@ from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
 
 NAMES = (
     "x", "w", "scale", "clip", "level", "gain", "input_range", "dac_max_code", "decay", "keep", "bound", "seed",
-    "weight_offset", "offset", "rows", "noise", "drop", "output_noise", "read_noise", "mode", "half",
+    "weight_offset", "offset", "rows", "noise", "drop", "output_noise", "read_noise", "mode",
+    "adc_max_code",
 )  # fmt: skip
 DAC = (127.0, 0.01, 0.5)  # largest code, and a range that decays where half of the inputs lie inside
 NOISE = (0.03, 0.01, -0.005)
@@ -77,7 +78,18 @@ def separately(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     parts = list(zip(a["x"].split(a["rows"], 1), read.split(a["rows"], 1), strict=True))
     y = [x @ w.t() for x, w in parts]
     v = [x.square() @ w.abs().t() for x, w in parts] if a["read_noise"] > 0 else []
-    rest = ("scale", "gain", "input_range", "bound", "seed", "offset", "output_noise", "read_noise", "mode", "half")
+    rest = (
+        "scale",
+        "gain",
+        "input_range",
+        "bound",
+        "seed",
+        "offset",
+        "output_noise",
+        "read_noise",
+        "mode",
+        "adc_max_code",
+    )
     out, code = torch.ops.phasegrad.adc(y, v, *(a[n] for n in rest))
     return out, code, a["w"].new_empty(0) if a["clip"] is None else read
 
@@ -159,7 +171,7 @@ class TestTileLinear(OpContract):
 
     def near_ties(self, *call: Any) -> tuple[float, float]:
         a = named(call)
-        step = a["bound"].item() * a["scale"].max().item() * a["input_range"].max().item() / a["half"]
+        step = a["bound"].item() * a["scale"].max().item() * a["input_range"].max().item() / a["adc_max_code"]
         return 4e-3, max(1.001 * step * (1.0 if a["gain"] is None else a["gain"].max().item()), 1.0)  # 1: a clip code
 
     def truth(self, *call: Any) -> tuple[Tensor, ...]:

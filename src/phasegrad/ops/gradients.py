@@ -25,10 +25,10 @@ class _Dac(torch.autograd.Function):
     """Inside the range the gradient passes; where inputs are clipped, it belongs to the range."""
 
     @staticmethod
-    def forward(ctx: Any, run: Kernel, x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+    def forward(ctx: Any, run: Kernel, x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
         ctx.save_for_backward(x, range)
         ctx.rule = (decay, keep)
-        return run(x, range, half, decay, keep)
+        return run(x, range, max_code, decay, keep)
 
     @staticmethod
     @once_differentiable

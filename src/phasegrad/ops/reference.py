@@ -49,13 +49,13 @@ def memory_order(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if x.is_contiguous() or not x.is_contiguous(memory_format=order) else order
 
 
-def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
     """Digital-to-analog conversion."""
     r = _per_row(range, x).to(x.dtype)
     largest = torch.finfo(r.dtype).max  # a range too small for its inverse still leaves zero at zero
-    up = torch.where(r == 0, torch.zeros_like(r), (half / r).clamp(-largest, largest))
-    level = torch.round(torch.clamp(x * up, -half, half))
-    return torch.where(torch.isfinite(x), level * (r / half), x).contiguous(memory_format=memory_order(x))
+    up = torch.where(r == 0, torch.zeros_like(r), (max_code / r).clamp(-largest, largest))
+    level = torch.round(torch.clamp(x * up, -max_code, max_code))
+    return torch.where(torch.isfinite(x), level * (r / max_code), x).contiguous(memory_format=memory_order(x))
 
 
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
@@ -76,21 +76,21 @@ def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
     return scale.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
 
 
-def quantise(v: Tensor, mode: int, half: float) -> Tensor:
-    """The levels of inputs in [-half, half], both in steps."""
+def quantise(v: Tensor, mode: int, max_code: float) -> Tensor:
+    """The levels of inputs in [-max_code, max_code], both in steps."""
     if mode == END_POINT:
         return torch.round(v)
     if mode == MID_RISE:
-        return torch.clamp(torch.floor(v), -half, half - 1.0) + 0.5
-    return torch.clamp(torch.trunc(v), 1.0 - half, half - 1.0)
+        return torch.clamp(torch.floor(v), -max_code, max_code - 1.0) + 0.5
+    return torch.clamp(torch.trunc(v), 1.0 - max_code, max_code - 1.0)
 
 
-def _convert(y: Tensor, full: Tensor, mode: int, half: float) -> tuple[Tensor, Tensor]:
-    level = quantise(torch.clamp(y * (half / full), -half, half), mode, half)
+def _convert(y: Tensor, full: Tensor, mode: int, max_code: float) -> tuple[Tensor, Tensor]:
+    level = quantise(torch.clamp(y * (max_code / full), -max_code, max_code), mode, max_code)
     # A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
     passes = ~torch.isfinite(y) | (full <= 0)
     code = torch.where(passes, 0, (y > full).to(torch.int8) - (y < -full).to(torch.int8)).to(torch.int8)
-    return torch.where(passes, y, level * (full / half) + 0.0 * full), code
+    return torch.where(passes, y, level * (full / max_code) + 0.0 * full), code
 
 
 def adc(
@@ -105,7 +105,7 @@ def adc(
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    max_code: float,
 ) -> tuple[Tensor, Tensor]:
     """Noise, analog-to-digital conversion of every tile's output, digital sum over tiles."""
     total, codes = torch.zeros_like(y[0]), []
@@ -119,7 +119,7 @@ def adc(
             product = product + torch.sqrt(variance) * _normal_like(product, seed, offset + tile)
         if mode != NO_CONVERTER:
             full = (bound.to(product.dtype) * unit).abs().expand_as(product)  # learned past zero: by its size
-            product, code = _convert(product, full, mode, half)
+            product, code = _convert(product, full, mode, max_code)
             codes.append(code)
         if gain is not None:
             product = product * _along_channels(gain[tile], product)
@@ -205,7 +205,7 @@ def tile_linear(
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    adc_max_code: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The product of each row-tile of a matrix: inputs through :func:`dac`, outputs through :func:`adc`.
 
@@ -221,7 +221,7 @@ def tile_linear(
     tiles = list(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True))
     y = [torch.mm(a, b.t()) for a, b in tiles]
     v = [torch.mm(a.square(), b.abs().t()) for a, b in tiles] if read_noise > 0 else []
-    out, code = adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
+    out, code = adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, adc_max_code)
     return out, code, w.new_empty(0) if clip is None else read
 
 

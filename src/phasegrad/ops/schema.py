@@ -24,10 +24,10 @@ from phasegrad.ops.native import library
 _SCHEMAS = {
     "normal": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
     "uniform": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
-    "dac": "(Tensor x, Tensor range, float half, float decay, float keep) -> Tensor",
+    "dac": "(Tensor x, Tensor range, float max_code, float decay, float keep) -> Tensor",
     "dac_backward": "(Tensor grad, Tensor x, Tensor range, float decay, float keep) -> (Tensor, Tensor)",
     "adc": "(Tensor[] y, Tensor[] v, Tensor scale, Tensor? gain, Tensor input_range, Tensor bound, Tensor seed, "
-    "int offset, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor)",
+    "int offset, float output_noise, float read_noise, int mode, float max_code) -> (Tensor, Tensor)",
     "adc_backward": "(Tensor grad, Tensor code) -> Tensor",
     "weight_scale": "(Tensor w, int rows, int columns, bool per_column, float clip_sigma, bool clip_per_channel) "
     "-> (Tensor, Tensor)",
@@ -37,7 +37,7 @@ _SCHEMAS = {
     "tile_linear": "(Tensor x, Tensor w, Tensor scale, Tensor? clip, Tensor? level, Tensor? gain, "
     "Tensor input_range, float dac_max_code, float decay, float keep, Tensor bound, Tensor seed, int weight_offset, "
     "int offset, int rows, float[] noise, float drop, float output_noise, float read_noise, int mode, "
-    "float half) -> (Tensor, Tensor, Tensor)",
+    "float adc_max_code) -> (Tensor, Tensor, Tensor)",
     "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
     "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",
     "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "

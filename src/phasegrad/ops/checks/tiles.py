@@ -15,7 +15,7 @@ def check_random(seed: Tensor, offset: int, size: Sequence[int]) -> None:
     check_seed("normal/uniform", seed)
 
 
-def check_dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> None:
+def check_dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> None:
     check_floating("dac", x=x, range=range)
     if range.numel() != 1 and (x.dim() == 0 or range.numel() != x.shape[0]):
         raise ValueError(
@@ -26,7 +26,7 @@ def check_dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) 
 
 def check_adc(
     y: Sequence[Tensor], v: Sequence[Tensor], scale: Tensor, gain: Tensor | None, input_range: Tensor,
-    bound: Tensor, seed: Tensor, offset: int, output_noise: float, read_noise: float, mode: int, half: float,
+    bound: Tensor, seed: Tensor, offset: int, output_noise: float, read_noise: float, mode: int, max_code: float,
 ) -> None:  # fmt: skip
     if not y:
         raise ValueError("adc: y is empty; give the output of at least one tile")
@@ -113,7 +113,7 @@ def check_tile_linear(
     x: Tensor, w: Tensor, scale: Tensor, clip: Tensor | None, level: Tensor | None, gain: Tensor | None,
     input_range: Tensor, dac_max_code: float, decay: float, keep: float, bound: Tensor, seed: Tensor,
     weight_offset: int, offset: int, rows: int, noise: Sequence[float], drop: float, output_noise: float,
-    read_noise: float, mode: int, half: float,
+    read_noise: float, mode: int, adc_max_code: float,
 ) -> None:  # fmt: skip
     gains = {} if gain is None else {"gain": gain}
     check_floating("tile_linear", x=x, w=w, scale=scale, **gains, input_range=input_range, bound=bound)

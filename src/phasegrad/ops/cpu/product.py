@@ -69,9 +69,9 @@ def tile_linear(
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    adc_max_code: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    settings = (output_noise, read_noise, mode, half)
+    settings = (output_noise, read_noise, mode, adc_max_code)
     if not all_floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
         conversion = (input_range, dac_max_code, decay, keep, bound, seed)
         weights = (weight_offset, offset, rows, noise, drop)
@@ -84,7 +84,7 @@ def tile_linear(
         room = memory.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
         read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
-    conversion = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
     code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
     groups = _together(tiles, w.shape[1] // rows, out.numel())

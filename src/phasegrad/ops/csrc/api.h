@@ -9,9 +9,9 @@
   X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))     \
   X(uniform, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))    \
   X(dac,                                                                                                               \
-    (float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,           \
+    (float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double max_code,           \
      int threads),                                                                                                     \
-    (out, x, range, outer, inner, per_row, half, threads))                                                             \
+    (out, x, range, outer, inner, per_row, max_code, threads))                                                             \
   X(dac_backward,                                                                                                      \
     (float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n, double decay,       \
      double keep, int threads),                                                                                        \
@@ -20,9 +20,9 @@
     (float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,                    \
      const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,               \
      int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,                 \
-     double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset, int threads),              \
+     double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),              \
     (out, code, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate,   \
-     output_noise, read_noise, bound, mode, half, seed, offset, threads))                                              \
+     output_noise, read_noise, bound, mode, max_code, seed, offset, threads))                                              \
   X(levels,                                                                                                            \
     (int8_t* out, int32_t* refused, const float* x, const float* range, int64_t n, int64_t length, int per_row,        \
      int threads),                                                                                                     \
