@@ -25,7 +25,7 @@ from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
 
 NAMES = (
     "x", "w", "scale", "clip", "level", "gain", "input_range", "dac_max_code", "decay", "keep", "bound", "seed",
-    "weight_offset", "offset", "rows", "noise", "drop", "output_noise", "read_noise", "mode",
+    "weight_offset", "offset", "rows", "noise", "drop_connect", "output_noise", "read_noise", "mode",
     "adc_max_code",
 )  # fmt: skip
 DAC = (127.0, 0.01, 0.5)  # largest code, and a range that decays where half of the inputs lie inside
@@ -40,7 +40,7 @@ def linear(
     mode: int = END_POINT,
     *,
     perturbed: bool = False,
-    drop: float = 0.0,
+    drop_connect: float = 0.0,
     gain: bool = False,
     per_row: bool = False,
     output_noise: float = 0.0,
@@ -58,7 +58,7 @@ def linear(
     noise = NOISE if perturbed else (0.0, 0.0, 0.0)
     units = (gains, ranges, *dac, torch.tensor([bound]))
     call = (draw(batch, features, seed=4), w, scale, clip, level, *units, SEED, 3, 11, rows)
-    return (*call, noise, drop, output_noise, read_noise, mode, 127.0)
+    return (*call, noise, drop_connect, output_noise, read_noise, mode, 127.0)
 
 
 def named(call: Call) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def separately(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         a["input_range"] = a["input_range"].detach()
     read = a["w"]
     if a["clip"] is not None:
-        weights = ("w", "scale", "clip", "level", "seed", "weight_offset", "rows", "noise", "drop")
+        weights = ("w", "scale", "clip", "level", "seed", "weight_offset", "rows", "noise", "drop_connect")
         read = torch.ops.phasegrad.noisy_weights(*(a[n] for n in weights))
     parts = list(zip(a["x"].split(a["rows"], 1), read.split(a["rows"], 1), strict=True))
     y = [x @ w.t() for x, w in parts]
@@ -121,14 +121,16 @@ SAMPLES = {
     "gain and no converter": linear(gain=True, mode=NO_CONVERTER, output_noise=0.04),
     "read noise": linear(read_noise=0.02),
     "noisy weights": linear(perturbed=True),
-    "dropped weights": linear(perturbed=True, drop=0.2),
+    "dropped weights": linear(perturbed=True, drop_connect=0.2),
     "converted inputs": linear(dac=DAC),
     "converted inputs, a range for each row": linear(dac=(7.0, 0.0, 1.0), per_row=True, mode=NO_CONVERTER),
     "converted inputs of a long product": linear(70, 300, 200, 64, dac=DAC, perturbed=True),
     "all at once, converted inputs": linear(
-        dac=DAC, perturbed=True, drop=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
+        dac=DAC, perturbed=True, drop_connect=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
     ),
-    "all at once": linear(perturbed=True, drop=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02),
+    "all at once": linear(
+        perturbed=True, drop_connect=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
+    ),
     "long": linear(70, 300, 200, 64, perturbed=True, output_noise=0.04),
     "many outputs": linear(520, 510, 40, 16, perturbed=True, output_noise=0.04),
 }

@@ -158,7 +158,7 @@ def noisy_weights(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
 ) -> Tensor:
     """Weights clipped, with noise added, some dropped."""
     c0, c1, c2 = noise
@@ -171,9 +171,9 @@ def noisy_weights(
     noisy = clipped
     if bool(level != 0) and any(c != 0 for c in noise):
         noisy = clipped + sd * _normal_like(w, seed, offset)
-    if drop > 0:
+    if drop_connect > 0:
         gate = uniform(seed, offset + 1, w.shape).to(w.device)
-        noisy = torch.where(gate < drop, torch.zeros_like(noisy), noisy)
+        noisy = torch.where(gate < drop_connect, torch.zeros_like(noisy), noisy)
     return noisy.contiguous()
 
 
@@ -201,7 +201,7 @@ def tile_linear(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
     output_noise: float,
     read_noise: float,
     mode: int,
@@ -217,7 +217,7 @@ def tile_linear(
         x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
-        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop_connect)
     tiles = list(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True))
     y = [torch.mm(a, b.t()) for a, b in tiles]
     v = [torch.mm(a.square(), b.abs().t()) for a, b in tiles] if read_noise > 0 else []

@@ -32,11 +32,11 @@ _SCHEMAS = {
     "weight_scale": "(Tensor w, int rows, int columns, bool per_column, float clip_sigma, bool clip_per_channel) "
     "-> (Tensor, Tensor)",
     "noisy_weights": "(Tensor w, Tensor scale, Tensor clip, Tensor level, Tensor seed, int offset, int rows, "
-    "float[] noise, float drop) -> Tensor",
+    "float[] noise, float drop_connect) -> Tensor",
     "noisy_weights_backward": "(Tensor grad, Tensor w, Tensor clip) -> Tensor",
     "tile_linear": "(Tensor x, Tensor w, Tensor scale, Tensor? clip, Tensor? level, Tensor? gain, "
     "Tensor input_range, float dac_max_code, float decay, float keep, Tensor bound, Tensor seed, int weight_offset, "
-    "int offset, int rows, float[] noise, float drop, float output_noise, float read_noise, int mode, "
+    "int offset, int rows, float[] noise, float drop_connect, float output_noise, float read_noise, int mode, "
     "float adc_max_code) -> (Tensor, Tensor, Tensor)",
     "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
     "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",

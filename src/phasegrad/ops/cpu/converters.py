@@ -137,21 +137,21 @@ def noisy_weights(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
 ) -> Tensor:
     if not all_floats(w, scale, clip):
-        return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop)
-    return perturbed(w.new_empty(w.shape), w, scale, clip, float(level), int(seed), offset, rows, noise, drop)
+        return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop_connect)
+    return perturbed(w.new_empty(w.shape), w, scale, clip, float(level), int(seed), offset, rows, noise, drop_connect)
 
 
 def perturbed(
     out: Tensor, w: Tensor, scale: Tensor, clip: Tensor, level: float, seed: int, offset: int, rows: int,
-    noise: Sequence[float], drop: float,
+    noise: Sequence[float], drop_connect: float,
 ) -> Tensor:  # fmt: skip
     w, scale, clip = w.contiguous(), scale.contiguous(), clip.contiguous()
     call(
         "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows, level,
-        *noise, drop, seed, offset,
+        *noise, drop_connect, seed, offset,
     )  # fmt: skip
     return out
 

@@ -65,7 +65,7 @@ def tile_linear(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
     output_noise: float,
     read_noise: float,
     mode: int,
@@ -74,7 +74,7 @@ def tile_linear(
     settings = (output_noise, read_noise, mode, adc_max_code)
     if not all_floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
         conversion = (input_range, dac_max_code, decay, keep, bound, seed)
-        weights = (weight_offset, offset, rows, noise, drop)
+        weights = (weight_offset, offset, rows, noise, drop_connect)
         return reference.tile_linear(x, w, scale, clip, level, gain, *conversion, *weights, *settings)
     if dac_max_code > 0:
         x = dac(x, input_range, dac_max_code, decay, keep)
@@ -82,7 +82,7 @@ def tile_linear(
     if clip is not None and level is not None:
         strength = float(level)
         room = memory.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
-        read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop)
+        read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop_connect)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
     conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
