@@ -222,10 +222,10 @@ class _Stepper:
             return self._jump((g - low) / (high - low), u, down)
         if self.family == HISTORY:
             assert self.history is not None
-            kept, mean, spread = c[0], c[1:4], c[4:7]
+            kept, mean, sd = c[0], c[1:4], c[4:7]
             p = self.history[plane]
             p.copy_(torch.where(here, p * kept, p))
-            return mean[0] * g + mean[1] + mean[2] * p + (spread[0] * g + spread[1] + spread[2] * p) * xi
+            return mean[0] * g + mean[1] + mean[2] * p + (sd[0] * g + sd[1] + sd[2] * p) * xi
         if self.family == LINEAR:
             slope_up, slope_down, reference = c
             part = torch.where(down, slope_down * (reference - g), slope_up * (g - reference))

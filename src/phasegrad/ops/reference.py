@@ -291,14 +291,14 @@ def pcm_program(
     seed: Tensor,
     offset: int,
     g_max: float,
-    spread: Sequence[float],
+    programming_sd: Sequence[float],
     nu_mean: Sequence[float],
     nu_sd: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """Conductance and drift exponent of devices programmed to a target."""
     g = target / g_max
-    sd = torch.full_like(g, spread[-1])
-    for coefficient in reversed(spread[:-1]):
+    sd = torch.full_like(g, programming_sd[-1])
+    for coefficient in reversed(programming_sd[:-1]):
         sd = sd * g + coefficient
     conductance = torch.clamp(target + sd.clamp(min=0.0) * _normal_like(target, seed, offset), min=0.0)
     nu = torch.abs(law(g, nu_mean) + law(g, nu_sd) * _normal_like(target, seed, offset + 1))

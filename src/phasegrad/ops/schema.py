@@ -40,7 +40,7 @@ _SCHEMAS = {
     "float adc_max_code) -> (Tensor, Tensor, Tensor)",
     "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
     "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",
-    "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "
+    "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] programming_sd, float[] nu_mean, "
     "float[] nu_sd) -> (Tensor, Tensor)",
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",

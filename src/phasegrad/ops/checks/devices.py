@@ -14,13 +14,13 @@ from phasegrad.ops.checks.common import broadcasts, check_floating, check_law, c
 
 
 def check_program(
-    target: Tensor, seed: Tensor, offset: int, g_max: float, spread: Sequence[float], nu_mean: Sequence[float],
+    target: Tensor, seed: Tensor, offset: int, g_max: float, programming_sd: Sequence[float], nu_mean: Sequence[float],
     nu_sd: Sequence[float],
 ) -> None:  # fmt: skip
     check_floating("pcm_program", target=target)
     check_seed("pcm_program", seed, target)
-    if not spread:
-        raise ValueError("pcm_program: spread is empty; give at least the coefficient of g^0")
+    if not programming_sd:
+        raise ValueError("pcm_program: programming_sd is empty; give at least the coefficient of g^0")
     check_law("pcm_program", "nu_mean", nu_mean)
     check_law("pcm_program", "nu_sd", nu_sd)
 

@@ -19,17 +19,17 @@ def pcm_program(
     seed: Tensor,
     offset: int,
     g_max: float,
-    spread: Sequence[float],
+    programming_sd: Sequence[float],
     nu_mean: Sequence[float],
     nu_sd: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     if not all_floats(target):
-        return reference.pcm_program(target, seed, offset, g_max, spread, nu_mean, nu_sd)
+        return reference.pcm_program(target, seed, offset, g_max, programming_sd, nu_mean, nu_sd)
     target = target.contiguous()
     conductance, nu = torch.empty_like(target), torch.empty_like(target)
     call(
         "pcm_program", conductance.data_ptr(), nu.data_ptr(), target.data_ptr(), target.numel(), g_max,
-        doubles(spread), len(spread) - 1, doubles(nu_mean), doubles(nu_sd), int(seed), offset,
+        doubles(programming_sd), len(programming_sd) - 1, doubles(nu_mean), doubles(nu_sd), int(seed), offset,
     )  # fmt: skip
     return conductance, nu
 

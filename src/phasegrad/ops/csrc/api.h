@@ -53,9 +53,9 @@
     (float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in, int threads),                  \
     (grad, w, clip, rows_out, cols_in, threads))                                                                       \
   X(pcm_program,                                                                                                       \
-    (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly, int degree,      \
+    (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* programming_sd, int degree,      \
      const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads),                         \
-    (conductance, nu, target, n, g_max, poly, degree, nu_mean, nu_sd, seed, offset, threads))                          \
+    (conductance, nu, target, n, g_max, programming_sd, degree, nu_mean, nu_sd, seed, offset, threads))                          \
   X(pcm_read,                                                                                                          \
     (float* out, const float* conductance, const float* nu, const double* age, int64_t n, int per_device,              \
      double g_max, double t0, double t_read, const double* noise, uint64_t seed, uint64_t offset, int threads),        \

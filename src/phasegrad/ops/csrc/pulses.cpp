@@ -55,7 +55,7 @@ static inline double probability(float v, double amplitude) {
 }
 
 // n of the slots, evenly spread: any first m of them hold m n / slots, rounded.
-static uint32_t spread(int64_t n, int64_t slots) {
+static uint32_t evenly(int64_t n, int64_t slots) {
   uint32_t word = 0;
   for (int64_t t = 0; t < slots; ++t)
     if ((2 * (t + 1) * n + slots) / (2 * slots) > (2 * t * n + slots) / (2 * slots)) word |= 1u << t;
@@ -110,7 +110,7 @@ static inline vu scheduled(vf v, const Line& s, double amplitude, bool output, i
     const double p = probability(v[i], amplitude);
     if (kind == DETERMINISTIC) {
       const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
-      word[i] = output ? spread(m, s.slots) : (1u << m) - 1;
+      word[i] = output ? evenly(m, s.slots) : (1u << m) - 1;
     } else {
       const float mean = (float)(output ? p * s.slots : p);
       uint32_t bits;
