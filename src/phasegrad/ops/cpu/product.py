@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phasegrad.ops import memory, reference
+from phasegrad.ops import reference, workspace
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
 
@@ -81,15 +81,15 @@ def tile_linear(
     read = w
     if clip is not None and level is not None:
         strength = float(level)
-        room = memory.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
+        room = workspace.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
         read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop_connect)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
     conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
     code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
     groups = _together(tiles, w.shape[1] // rows, out.numel())
-    y = memory.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
-    v = memory.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
+    y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
+    v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
     variance = _Variance(x, read, rows) if read_noise > 0 else None
     integers = None
     if len(x) >= _MANY and _large(x, w, rows):
@@ -123,7 +123,7 @@ class _Variance:
         if self.coarse:
             self.units = tuple(m.new_empty(tiles, len(m)) for m in (x, w))
             named = {"sizes of inputs": x, "sizes of weights": w}
-            self.sizes = [memory.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
+            self.sizes = [workspace.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
             for i, m in enumerate((x.contiguous(), w.contiguous())):
                 place = (self.sizes[i].data_ptr(), self.units[i].data_ptr(), m.data_ptr())
                 call("round_sizes", *place, *m.shape, rows, int(i == 0))
@@ -152,8 +152,8 @@ class _Integers:
     def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
         """``None`` where an input is no level, or something is not finite."""
         x, w, refused, per_row = x.contiguous(), w.contiguous(), ctypes.c_int32(), int(input_range.numel() > 1)
-        levels = memory.scratch("levels", torch.int8, *x.shape)
-        digits = memory.scratch("digits", torch.int8, 3, *w.shape)
+        levels = workspace.scratch("levels", torch.int8, *x.shape)
+        digits = workspace.scratch("digits", torch.int8, 3, *w.shape)
         units = w.new_empty(-(-w.shape[1] // rows), len(w))
         place = (levels.data_ptr(), ctypes.byref(refused), x.data_ptr(), input_range.data_ptr())
         call("levels", *place, *x.shape, per_row)
@@ -169,7 +169,7 @@ class _Integers:
             lines = slice(tile * self.rows, (tile + 1) * self.rows)
             parts = zip(self.levels.split(_AT_ONCE), whole.split(_AT_ONCE), ranges.split(_AT_ONCE), strict=True)
             for levels, part, limits in parts:
-                products = memory.scratch("products", torch.int32, 3, *part.shape)
+                products = workspace.scratch("products", torch.int32, 3, *part.shape)
                 for digit, product in zip(self.digits, products, strict=True):
                     torch._int_mm(levels[:, lines], digit[:, lines].t(), out=product)
                 place = (part.data_ptr(), products.data_ptr(), self.units[tile].data_ptr(), limits.data_ptr())
