@@ -18,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from phasegrad.crossbar.stores import Devices
 from phasegrad.nn.layout import OUTPUTS_FIRST, Layout
 from phasegrad.nn.patches import Patches
-from phasegrad.ops.pulses import TOGETHER
+from phasegrad.ops.pulses import SAMPLES_PER_BLOCK
 
 _ADVICE = (
     "This weight lives on devices, which take pulses and no additions. Train it with "
@@ -31,7 +31,7 @@ _AROUND = (
     "for mixed precision use bfloat16, which needs no GradScaler"
 )
 
-_TOGETHER = 1 << 20  # numbers that are unfolded at a time, unless 1,024 samples are more
+_MAX_SOLVED = 1 << 20  # numbers that are unfolded at a time, unless 1,024 samples are more
 
 
 class Samples(NamedTuple):
@@ -155,7 +155,7 @@ class InMemoryWeight(nn.Parameter):
             yield samples[0].x, samples[0].d
             return
         lines = sum(self.matrix_layout.size(self.shape))
-        size = TOGETHER * max(1, _TOGETHER // (TOGETHER * lines))
+        size = SAMPLES_PER_BLOCK * max(1, _MAX_SOLVED // (SAMPLES_PER_BLOCK * lines))
         for first in range(0, sum(s.number for s in samples), size):
             yield _part(samples, first, first + size)
 

@@ -58,14 +58,14 @@ def pulsed_update(
         now: time to note in ``pulsed_at``.
         law: which devices are pulsed, and how a pulse changes them.
         seed: of all draws.
-        offset: first of the streams it takes, ``STREAMS + 1`` for every ``TOGETHER`` samples.
+        offset: first of the streams it takes, ``STREAMS + 1`` for every ``SAMPLES_PER_BLOCK`` samples.
     """
     check_finite(x, d)
     check_tables(law)
     step = _Stepper(state, parameters, law)
     shape = state.conductance.shape[1:]
     index = torch.arange(shape.numel(), dtype=torch.int64, device=x.device).view(shape)
-    for some_x, some_d, streams in together(x, d, offset):
+    for some_x, some_d, streams in blocks(x, d, offset):
         words = pulse_trains(some_x, some_d, rule, seed, streams)
         key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
@@ -101,13 +101,13 @@ def pulse_counts(
         tracked.weight.copy_(weighted_sum(state.conductance, *tracked[1:], (), seed, offset))
 
 
-TOGETHER = 1024
+SAMPLES_PER_BLOCK = 1024
 """Samples whose trains are made, and kept, at a time."""
 
 
-def together(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+def blocks(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Inputs and gradients of so many samples, and the first of their streams."""
-    for i, (some_x, some_d) in enumerate(zip(x.split(TOGETHER), d.split(TOGETHER), strict=True)):
+    for i, (some_x, some_d) in enumerate(zip(x.split(SAMPLES_PER_BLOCK), d.split(SAMPLES_PER_BLOCK), strict=True)):
         yield some_x, some_d, offset + i * (STREAMS + 1)
 
 

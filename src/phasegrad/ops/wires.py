@@ -22,7 +22,7 @@ from torch import Tensor
 from phasegrad.ops.lines import Lines, Rows, rows_of
 
 _LEAF = 64  # up to this size LAPACK is faster than halving
-_TOGETHER = 1 << 21  # numbers in the matrices of arrays that are solved at a time
+_MAX_SOLVED = 1 << 21  # numbers in the matrices of arrays that are solved at a time
 
 
 class _Level(NamedTuple):
@@ -136,7 +136,7 @@ def _batched(conductance: Tensor, lines: Lines) -> tuple[list[Tensor], Lines, bo
     if turned:
         conductance = _turned(conductance)
         lines = Lines(lines.bit_line, lines.word_line, lines.sense, lines.driver, False)
-    some = max(1, _TOGETHER // (min(m, n) * max(m, n)))
+    some = max(1, _MAX_SOLVED // (min(m, n) * max(m, n)))
     return list(conductance.double().reshape(-1, *conductance.shape[-2:]).split(some)), lines, turned
 
 

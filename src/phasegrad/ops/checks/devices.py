@@ -132,8 +132,8 @@ def check_weighted_sum(
             raise ValueError(f"weighted_sum: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
     if len(factors) != 1 + planes or len(sd) > 3:
         raise ValueError(
-            f"weighted_sum: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one for "
-            f"each of {planes} planes, sd three at most"
+            f"weighted_sum: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one "
+            f"for each of {planes} planes, sd three at most"
         )
     check_seed("weighted_sum", seed, conductance)
 

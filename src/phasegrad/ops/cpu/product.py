@@ -13,7 +13,7 @@ from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
 
 
-def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
+def _tile_groups(tiles: int, whole: int, outputs: int) -> list[slice]:
     """Tiles to be multiplied in one call: many if they are small, then one at a time, which fits the cache.
 
     The ``whole`` first tiles have all their rows; one that has not is multiplied alone.
@@ -87,7 +87,7 @@ def tile_linear(
     conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
     code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
-    groups = _together(tiles, w.shape[1] // rows, out.numel())
+    groups = _tile_groups(tiles, w.shape[1] // rows, out.numel())
     y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
     v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
     variance = _Variance(x, read, rows) if read_noise > 0 else None
@@ -206,7 +206,7 @@ def tile_linear_backward(
     grad_w = read.new_empty(read.shape if wanted[1] else (0,))
     tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
     alike = not len(code) and gain is None  # every tile's outputs have the same gradient
-    groups = [slice(0, 1)] if alike else _together(tiles, whole, grad.numel())
+    groups = [slice(0, 1)] if alike else _tile_groups(tiles, whole, grad.numel())
     rows = read.shape[1] if alike else rows
     g = grad.unsqueeze(0) if alike else grad.new_empty(groups[0].stop, *grad.shape)
     for group in groups:

@@ -28,8 +28,9 @@ static void dac_row(float* out, const float* x, int64_t n, float range, float ma
 void dac(float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double max_code,
          int threads) {
   if (!per_row) {
-    for_chunks(outer * inner, threads,
-               [&](int64_t first, int64_t length) { dac_row(out + first, x + first, length, *range, (float)max_code); });
+    for_chunks(outer * inner, threads, [&](int64_t first, int64_t length) {
+      dac_row(out + first, x + first, length, *range, (float)max_code);
+    });
     return;
   }
 #pragma omp parallel for num_threads(threads_for(outer* inner, threads)) schedule(static)

@@ -73,8 +73,9 @@ struct Law {
 // ln g, with g = 0 taken as the smallest normal float: every law is clipped long before.
 static inline vf ln_of(vf g) { return vlog(vmax(splat(1.17549435e-38f), g)) + (g - g); }
 
-void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* programming_sd,
-                 int degree, const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads) {
+void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max,
+                 const double* programming_sd, int degree, const double* nu_mean, const double* nu_sd, uint64_t seed,
+                 uint64_t offset, int threads) {
   const Philox for_g(seed, offset), for_nu(seed, offset + 1);
   const Law mean(nu_mean), sd(nu_sd);
   const vf inverse = splat((float)(1.0 / g_max)), zero = splat(0.0f);

@@ -160,7 +160,8 @@ void pulse_trains(int32_t* words_x, int32_t* words_d, const float* x, const floa
                   uint64_t seed, uint64_t offset, int threads) {
   Line* samples = new Line[batch + 1];
   for (int64_t s = 0; s < batch; ++s)
-    samples[s] = line(lr, dw_min, length, bl_management, update_management, largest(x + s * in, in), largest(d + s * out, out));
+    samples[s] =
+        line(lr, dw_min, length, bl_management, update_management, largest(x + s * in, in), largest(d + s * out, out));
   side(words_x, x, samples, batch, in, false, kind, seed, offset, threads);
   side(words_d, d, samples, batch, out, true, kind, seed, offset + 8, threads);
   delete[] samples;
@@ -610,21 +611,22 @@ static bool all_finite(const float* v, int64_t n) {
   return sum == 0.0f;
 }
 
-constexpr int64_t TOGETHER = 1024, STREAMS = 16;  // as in ops/pulses.py
+constexpr int64_t SAMPLES_PER_BLOCK = 1024, STREAMS = 16;  // as in ops/pulses.py
 
 void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,
                    int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double dw_min, int length,
-                   int bl_management, int update_management, int kind, int64_t planes, int shared, double now, int up_plane,
-                   int down_plane, int family, const float* coefficients, float* weight, const float* other_planes,
-                   int64_t other_count, const float* factors, uint64_t seed, uint64_t offset, int threads) {
+                   int bl_management, int update_management, int kind, int64_t planes, int shared, double now,
+                   int up_plane, int down_plane, int family, const float* coefficients, float* weight,
+                   const float* other_planes, int64_t other_count, const float* factors, uint64_t seed, uint64_t offset,
+                   int threads) {
   *refused = !all_finite(x, batch * in) || !all_finite(d, batch * out);
   if (*refused) return;
-  const int64_t most = batch < TOGETHER ? batch : TOGETHER;
+  const int64_t most = batch < SAMPLES_PER_BLOCK ? batch : SAMPLES_PER_BLOCK;
   int32_t *words_x = new int32_t[most * in + W], *words_d = new int32_t[most * out + W];
-  for (int64_t s = 0; s < batch; s += TOGETHER, offset += STREAMS + 1) {
-    const int64_t some = batch - s < TOGETHER ? batch - s : TOGETHER;
-    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, dw_min, length, bl_management, update_management,
-                 kind, seed, offset, threads);
+  for (int64_t s = 0; s < batch; s += SAMPLES_PER_BLOCK, offset += STREAMS + 1) {
+    const int64_t some = batch - s < SAMPLES_PER_BLOCK ? batch - s : SAMPLES_PER_BLOCK;
+    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, dw_min, length, bl_management,
+                 update_management, kind, seed, offset, threads);
     const Batch trains(words_x, words_d, some, in, out);
     const Update u = {g,
                       history,

@@ -20,7 +20,7 @@ static inline void add_plane(float* total, const float* g, const float* z, int64
 }
 
 void weighted_sum(float* out, const float* g, int64_t planes, const float* other_planes, int64_t other_count, int64_t n,
-              const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads) {
+                  const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads) {
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Room total, room, z;
     for (int64_t i = 0; i < length; i += W) store(total.v + i, vf{});
@@ -29,7 +29,8 @@ void weighted_sum(float* out, const float* g, int64_t planes, const float* other
       add_plane(total.v, part(g + p * n, first, length, room), sd ? z.v : nullptr, length, factors[1 + p], sd);
     }
     for (int64_t p = 0; p < other_count; ++p)
-      add_plane(total.v, part(other_planes + p * n, first, length, room), nullptr, length, factors[1 + planes + p], nullptr);
+      add_plane(total.v, part(other_planes + p * n, first, length, room), nullptr, length, factors[1 + planes + p],
+                nullptr);
     for (int64_t i = 0; i < length; i += W) store(total.v + i, load<vf>(total.v + i) + splat(factors[0]));
     std::memcpy(out + first, total.v, length * sizeof(float));
   });
@@ -53,7 +54,8 @@ void leak(float* g, int64_t planes, int64_t n, float level, float lost, float* w
     }
     if (!weight) return;
     for (int64_t p = 0; p < other_count; ++p)
-      add_plane(total.v, part(other_planes + p * n, first, length, room), nullptr, length, factors[1 + planes + p], nullptr);
+      add_plane(total.v, part(other_planes + p * n, first, length, room), nullptr, length, factors[1 + planes + p],
+                nullptr);
     for (int64_t i = 0; i < length; i += W) store(total.v + i, load<vf>(total.v + i) + splat(factors[0]));
     std::memcpy(weight + first, total.v, length * sizeof(float));
   });
