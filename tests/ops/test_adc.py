@@ -10,7 +10,7 @@ from torch import Tensor
 
 from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER, SIGN_MAGNITUDE
 
-HALF = 127.0
+MAX_CODE = 127.0
 OFFSET = 11
 
 
@@ -24,7 +24,7 @@ def conversion(
     per_row: bool = False,
     output_noise: float = 0.0,
     bound: float = 1.2,
-    half: float = HALF,
+    max_code: float = MAX_CODE,
 ) -> Call:
     """A call whose tile outputs are of the order of their unit, some of them beyond the bound."""
     scale = draw(tiles, shape[1], seed=1).abs() + 0.1
@@ -34,7 +34,7 @@ def conversion(
     v = [draw(*shape, seed=20 + t).abs() for t in range(tiles)] if read else []
     gains = draw(tiles, shape[1], seed=3).abs() + 0.5 if gain else None
     noise = (output_noise, 0.02 if read else 0.0)
-    return (y, v, scale, gains, rows, torch.tensor([bound]), SEED, OFFSET, *noise, mode, half)
+    return (y, v, scale, gains, rows, torch.tensor([bound]), SEED, OFFSET, *noise, mode, max_code)
 
 
 def units(call: Call, tile: int) -> np.ndarray:
@@ -62,9 +62,9 @@ class TestAdc(OpContract):
             "no rows": conversion((0, 4), 2),
             "two tiles": conversion((6, 10), 2),
             "mid-rise": conversion((6, 10), 3, MID_RISE),
-            "mid-rise, four levels": conversion((6, 10), 2, MID_RISE, half=2.0),
-            "sign-magnitude": conversion((6, 10), 3, SIGN_MAGNITUDE, half=128.0),
-            "sign-magnitude, three levels": conversion((13, 79), 2, SIGN_MAGNITUDE, half=2.0),
+            "mid-rise, four levels": conversion((6, 10), 2, MID_RISE, max_code=2.0),
+            "sign-magnitude": conversion((6, 10), 3, SIGN_MAGNITUDE, max_code=128.0),
+            "sign-magnitude, three levels": conversion((13, 79), 2, SIGN_MAGNITUDE, max_code=2.0),
             "no converter": conversion((6, 10), 3, NO_CONVERTER, gain=True),
             "output noise": conversion((6, 10), 2, output_noise=0.04),
             "read noise": conversion((6, 10), 2, read=True),
@@ -89,7 +89,7 @@ class TestAdc(OpContract):
         return (2e-3 if noisy else 2e-4), max(1.001 * step, 1.0)  # 1: a clip code
 
     def truth(self, *call: Any) -> tuple[Tensor, Tensor]:
-        y, v, scale, gain, _, bound, seed, offset, output_noise, read_noise, mode, half = call
+        y, v, scale, gain, _, bound, seed, offset, output_noise, read_noise, mode, max_code = call
         total, codes = np.zeros(y[0].shape), []
         for t in range(len(y)):
             unit, out = units(call, t), y[t].double().numpy()
@@ -101,7 +101,7 @@ class TestAdc(OpContract):
             full = bound.double().item() * unit
             codes.append(np.sign(out) * ((np.abs(out) > full) & (full > 0)))
             if mode != NO_CONVERTER:
-                out = np.where(full > 0, digital(out, np.where(full > 0, full, 1.0), mode, half), out)
+                out = np.where(full > 0, digital(out, np.where(full > 0, full, 1.0), mode, max_code), out)
             total += out if gain is None else out * gain[t].double().numpy().reshape(columns)
         code = torch.from_numpy(np.stack(codes)) if mode != NO_CONVERTER else torch.empty(0)
         return torch.from_numpy(total), code
@@ -167,8 +167,8 @@ class TestAdc(OpContract):
     def test_error_is_half_a_step_at_most(self) -> None:
         y = torch.linspace(-1.0, 1.0, 5001).view(1, -1)
         for mode in (END_POINT, MID_RISE):
-            error = (converted(y, mode, HALF) - y).abs().max().item()
-            assert 0.49 / HALF < error < 0.501 / HALF
+            error = (converted(y, mode, MAX_CODE) - y).abs().max().item()
+            assert 0.49 / MAX_CODE < error < 0.501 / MAX_CODE
 
     def test_tiles_draw_different_noise(self) -> None:
         n = 10_000
@@ -220,19 +220,19 @@ class TestAdcBackward(FloatingContract):
         return grad.double() * (code == 0)
 
 
-def digital(y: np.ndarray, full: np.ndarray, mode: int, half: float) -> np.ndarray:
-    step = full / half
+def digital(y: np.ndarray, full: np.ndarray, mode: int, max_code: float) -> np.ndarray:
+    step = full / max_code
     if mode == END_POINT:
-        return np.rint(np.clip(y / step, -half, half)) * step
+        return np.rint(np.clip(y / step, -max_code, max_code)) * step
     if mode == SIGN_MAGNITUDE:
-        return np.sign(y) * np.minimum(np.floor(np.abs(y / step)), half - 1) * step
-    return (np.clip(np.floor(y / step), -half, half - 1) + 0.5) * step
+        return np.sign(y) * np.minimum(np.floor(np.abs(y / step)), max_code - 1) * step
+    return (np.clip(np.floor(y / step), -max_code, max_code - 1) + 0.5) * step
 
 
-def converted(y: Tensor, mode: int, half: float) -> Tensor:
+def converted(y: Tensor, mode: int, max_code: float) -> Tensor:
     one = torch.ones(1)
     scale = torch.ones(1, y.shape[1])
-    return torch.ops.phasegrad.adc([y], [], scale, None, one, one, SEED, 0, 0.0, 0.0, mode, half)[0]
+    return torch.ops.phasegrad.adc([y], [], scale, None, one, one, SEED, 0, 0.0, 0.0, mode, max_code)[0]
 
 
 def levels(mode: int) -> list[float]:

@@ -8,7 +8,7 @@ import torch
 from tests.contracts.op import Call, FloatingContract, OpContract, draw, same_bits
 from torch import Tensor
 
-HALF = 127.0
+MAX_CODE = 127.0
 
 
 def along_rows(range: Tensor, x: Tensor) -> np.ndarray:
@@ -26,37 +26,37 @@ class TestDac(OpContract):
         one = torch.tensor([1.5])
         per_row = draw(9, seed=1).abs()
         return {
-            "one value": (torch.tensor(0.3), torch.tensor(1.0), HALF, 0.0, 1.0),
-            "one row": (draw(1, 100), one, HALF, 0.01, 0.95),
-            "one column": (draw(37, 1), one, HALF, 0.01, 0.95),
-            "no rows": (draw(0, 5), one, HALF, 0.01, 0.95),
+            "one value": (torch.tensor(0.3), torch.tensor(1.0), MAX_CODE, 0.0, 1.0),
+            "one row": (draw(1, 100), one, MAX_CODE, 0.01, 0.95),
+            "one column": (draw(37, 1), one, MAX_CODE, 0.01, 0.95),
+            "no rows": (draw(0, 5), one, MAX_CODE, 0.01, 0.95),
             "odd": (draw(7, 33), one, 7.0, 0.01, 0.95),
             "one step each side": (draw(7, 33), one, 1.0, 0.01, 0.95),
             "sixteen bits": (draw(7, 33), one, 32_767.0, 0.01, 0.95),
-            "images": (draw(2, 3, 5, 5), one, HALF, 0.01, 0.95),
-            "transposed": (draw(33, 7).t(), one, HALF, 0.01, 0.95),
-            "range without axes": (draw(7, 33), torch.tensor(0.7), HALF, 0.01, 0.95),
-            "a range each row": (draw(9, 70), per_row, HALF, 0.0, 1.0),
-            "a range each image": (draw(9, 3, 5, 5), per_row, HALF, 0.0, 1.0),
-            "as many rows as columns": (draw(9, 9), per_row, HALF, 0.0, 1.0),
-            "a row of zero range": (draw(9, 70), per_row * (torch.arange(9) != 4), HALF, 0.0, 1.0),
-            "zero range": (draw(7, 33), torch.zeros(1), HALF, 0.0, 1.0),
-            "range learned past zero": (draw(7, 33), -one, HALF, 0.0, 1.0),
-            "long": (draw(3, 6007), one, HALF, 0.01, 0.95),
-            "long rows": (draw(9, 2001), per_row, HALF, 0.0, 1.0),
+            "images": (draw(2, 3, 5, 5), one, MAX_CODE, 0.01, 0.95),
+            "transposed": (draw(33, 7).t(), one, MAX_CODE, 0.01, 0.95),
+            "range without axes": (draw(7, 33), torch.tensor(0.7), MAX_CODE, 0.01, 0.95),
+            "a range each row": (draw(9, 70), per_row, MAX_CODE, 0.0, 1.0),
+            "a range each image": (draw(9, 3, 5, 5), per_row, MAX_CODE, 0.0, 1.0),
+            "as many rows as columns": (draw(9, 9), per_row, MAX_CODE, 0.0, 1.0),
+            "a row of zero range": (draw(9, 70), per_row * (torch.arange(9) != 4), MAX_CODE, 0.0, 1.0),
+            "zero range": (draw(7, 33), torch.zeros(1), MAX_CODE, 0.0, 1.0),
+            "range learned past zero": (draw(7, 33), -one, MAX_CODE, 0.0, 1.0),
+            "long": (draw(3, 6007), one, MAX_CODE, 0.01, 0.95),
+            "long rows": (draw(9, 2001), per_row, MAX_CODE, 0.0, 1.0),
         }
 
-    def near_ties(self, x: Tensor, range: Tensor, half: float, *_: Any) -> tuple[float, float]:
-        return 4e-7 * half, 1.001 * range.abs().max().item() / half
+    def near_ties(self, x: Tensor, range: Tensor, max_code: float, *_: Any) -> tuple[float, float]:
+        return 4e-7 * max_code, 1.001 * range.abs().max().item() / max_code
 
-    def truth(self, x: Tensor, range: Tensor, half: float, *_: Any) -> Tensor:
+    def truth(self, x: Tensor, range: Tensor, max_code: float, *_: Any) -> Tensor:
         v, r = x.detach().double().numpy(), along_rows(range, x)
         with np.errstate(invalid="ignore", divide="ignore"):
-            level = np.rint(np.clip(v / r, -1.0, 1.0) * half)
-            return torch.from_numpy(np.asarray(np.where(r == 0.0, 0.0, level * r / half)))
+            level = np.rint(np.clip(v / r, -1.0, 1.0) * max_code)
+            return torch.from_numpy(np.asarray(np.where(r == 0.0, 0.0, level * r / max_code)))
 
     def wrong(self) -> dict[str, tuple[Call, type[Exception], str]]:
-        rest, whole = (HALF, 0.0, 1.0), torch.ones(3, dtype=torch.int32)
+        rest, whole = (MAX_CODE, 0.0, 1.0), torch.ones(3, dtype=torch.int32)
         return {
             "integer x": ((whole, torch.ones(1), *rest), TypeError, "x has dtype torch.int32"),
             "integer range": (
@@ -78,9 +78,9 @@ class TestDac(OpContract):
 
     def test_error_is_half_a_step_at_most(self) -> None:
         x, r = draw(5000), 1.3
-        out = torch.ops.phasegrad.dac(x, torch.tensor([r]), HALF, 0.0, 1.0)
+        out = torch.ops.phasegrad.dac(x, torch.tensor([r]), MAX_CODE, 0.0, 1.0)
         error = (out.double() - x.double().clamp(-r, r)).abs().max().item()
-        assert 0.49 * r / HALF < error < 0.5001 * r / HALF
+        assert 0.49 * r / MAX_CODE < error < 0.5001 * r / MAX_CODE
 
     def test_ties_round_to_even(self) -> None:
         x = torch.tensor([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5])
@@ -89,22 +89,22 @@ class TestDac(OpContract):
 
     def test_what_is_not_a_number_passes(self) -> None:
         x = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.5] * 9)
-        out = torch.ops.phasegrad.dac(x, torch.tensor([1.0]), HALF, 0.0, 1.0)
+        out = torch.ops.phasegrad.dac(x, torch.tensor([1.0]), MAX_CODE, 0.0, 1.0)
         assert same_bits(out.view(9, 4)[:, :3], x.view(9, 4)[:, :3])
 
     @pytest.mark.parametrize("r", [torch.nan, torch.inf])
     def test_a_range_that_is_no_number_gives_none(self, r: float) -> None:
-        out = torch.ops.phasegrad.dac(draw(5, 19), torch.tensor([r]), HALF, 0.0, 1.0)
+        out = torch.ops.phasegrad.dac(draw(5, 19), torch.tensor([r]), MAX_CODE, 0.0, 1.0)
         assert out.isnan().all()
 
     @pytest.mark.parametrize("r", [1e-36, 1e-38, 1e-44])
     def test_zero_stays_zero_in_the_smallest_range(self, r: float) -> None:
-        out = torch.ops.phasegrad.dac(torch.tensor([-r, 0.0, r]), torch.tensor([r]), HALF, 0.0, 1.0)
+        out = torch.ops.phasegrad.dac(torch.tensor([-r, 0.0, r]), torch.tensor([r]), MAX_CODE, 0.0, 1.0)
         assert out[1] == 0.0
         assert (out.abs() <= 1.01 * r).all()
 
     def test_no_rows_with_a_range_each(self) -> None:
-        out = torch.ops.phasegrad.dac(draw(0, 5), torch.empty(0), HALF, 0.0, 1.0)
+        out = torch.ops.phasegrad.dac(draw(0, 5), torch.empty(0), MAX_CODE, 0.0, 1.0)
         assert out.shape == (0, 5)
 
 
@@ -136,7 +136,7 @@ class TestDacBackward(FloatingContract):
 
 def gradients(x: Tensor, r: Tensor, decay: float, keep: float) -> tuple[Tensor, ...]:
     x, r = x.clone().requires_grad_(), r.clone().requires_grad_()
-    (torch.ops.phasegrad.dac(x, r, HALF, decay, keep) * draw(*x.shape, seed=1)).sum().backward()
+    (torch.ops.phasegrad.dac(x, r, MAX_CODE, decay, keep) * draw(*x.shape, seed=1)).sum().backward()
     return x.grad, r.grad
 
 
@@ -168,7 +168,7 @@ def test_range_decays_when_enough_inputs_lie_inside(clipped: int, keep: float) -
     x = torch.full((20,), 0.5)
     x[:clipped] = 3.0
     r = torch.tensor([2.0], requires_grad=True)
-    torch.ops.phasegrad.dac(x, r, HALF, 0.25, keep).backward(torch.zeros(20))
+    torch.ops.phasegrad.dac(x, r, MAX_CODE, 0.25, keep).backward(torch.zeros(20))
     assert r.grad.item() == (0.5 if (20 - clipped) * 100 >= round(keep * 100) * 20 else 0.0)
 
 
@@ -185,5 +185,5 @@ def test_an_input_that_is_nan_makes_the_gradient_of_the_range_nan() -> None:
 
 def test_no_inputs_leave_the_range_alone() -> None:
     r = torch.tensor([2.0], requires_grad=True)
-    torch.ops.phasegrad.dac(torch.empty(0, 3), r, HALF, 0.25, 0.9).sum().backward()
+    torch.ops.phasegrad.dac(torch.empty(0, 3), r, MAX_CODE, 0.25, 0.9).sum().backward()
     assert r.grad.item() == 0.0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -122,3 +126,78 @@ def test_no_zeros_are_made_for_results_without_a_gradient() -> None:
         y.backward()
     filled = [e.input_shapes[0] for e in profile.events() if e.name in ("aten::fill_", "aten::zero_")]
     assert [24, 40] not in filled
+
+
+def test_torch_is_trusted_here() -> None:
+    assert direct.mistrusted() is None
+    assert direct._BYPASS
+
+
+class Same:
+    """Dispatch keys that do not tell tensors apart."""
+
+    def raw_repr(self) -> int:
+        return 1
+
+
+WRONG = {
+    "_dispatch_keys": (lambda tensor: Same(), "a negated tensor has the dispatch keys"),
+    "_len_torch_dispatch_stack": (lambda: 0, "a TorchDispatchMode is not reported"),
+    "_len_torch_function_stack": (lambda: 0, "a BaseTorchFunctionMode is not reported"),
+    "_get_tracing_state": (lambda: "a state", "a tracer is reported where there is none"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_private_function_that_behaves_otherwise_turns_the_bypass_off(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong, reason = WRONG[name]
+    monkeypatch.setattr(torch._C, name, wrong)
+    with caplog.at_level(logging.WARNING, logger="phasegrad"):
+        assert not direct._trusted()
+    assert len(caplog.records) == 1
+    assert reason in caplog.text
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_private_function_that_is_gone_turns_the_bypass_off(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch._C, name)
+    assert "AttributeError" in str(direct.mistrusted())
+
+
+@pytest.mark.parametrize("level", [None, lambda: None])
+def test_transforms_that_cannot_be_seen_turn_the_bypass_off(level: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_transform_level", level)
+    assert direct.mistrusted() is not None
+
+
+def test_without_the_bypass_every_call_is_dispatched(runs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = trained_layer()
+    past = step(layer, x)
+    runs.clear()
+    monkeypatch.setattr(direct, "_BYPASS", False)
+    for a, b in zip(past, step(layer, x), strict=True):
+        assert torch.equal(a, b)
+    assert runs == []
+
+
+def test_an_autograd_key_that_is_not_left_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)
+    with pytest.raises(ImportError, match="records gradients below its Autograd key"):
+        direct._check_below_autograd()
+
+
+def test_the_environment_turns_the_bypass_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    show = "from phasegrad.ops import direct; print(direct._TRUSTED, direct._BYPASS)"
+    found = subprocess.run(
+        [sys.executable, "-c", show],
+        env={**os.environ, "PHASEGRAD_DISPATCH": "always"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["True", "False"]
+    monkeypatch.setenv("PHASEGRAD_DISPATCH", "never")
+    with pytest.raises(ImportError, match="PHASEGRAD_DISPATCH = 'never'; it can be 'always'"):
+        direct._wants_bypass()

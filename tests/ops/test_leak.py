@@ -28,7 +28,7 @@ def test_the_law_and_the_weight(name: str, beside: int) -> None:
     torch.ops.phasegrad.leak(g, *rest)
     torch.testing.assert_close(g.double(), wanted, rtol=1e-6, atol=1e-6)
     _, _, weight, others, factors = rest
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.weighted_sum(g, others, factors, [], SEED, 0))
 
 
 @pytest.mark.parametrize("name", list(SHAPES))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +19,37 @@ def test_backends_say_what_computes() -> None:
         assert cpu in {f"native ({isa})" for isa in ("baseline", "avx2", "avx512")}
 
 
-def test_every_kernel_has_a_signature_that_ends_in_the_threads() -> None:
-    assert all(signature[-1] is ctypes.c_int for signature in native._SIGNATURES.values())
+API = Path(__file__).parents[2] / "src/phasegrad/ops/csrc/api.h"
+TYPES = {
+    "int": ctypes.c_int,
+    "int64_t": ctypes.c_int64,
+    "uint64_t": ctypes.c_uint64,
+    "double": ctypes.c_double,
+    "float": ctypes.c_float,
+}
+
+
+def declared() -> dict[str, list[tuple[type, str]]]:
+    """Type and name of every argument of every function in ``api.h``."""
+    functions = {}
+    text = API.read_text().replace("\\\n", " ")
+    for name, parameters, passed in re.findall(r"X\((\w+),\s*\(([^()]*)\),\s*\(([^()]*)\)\)", text):
+        arguments = [re.fullmatch(r"(.*?)\s*(\w+)", p.strip()).groups() for p in parameters.split(",")]  # type: ignore[union-attr]
+        assert [n for _, n in arguments] == [a.strip() for a in passed.split(",")], name
+        functions[name] = [(ctypes.c_void_p if t.endswith("*") else TYPES[t], n) for t, n in arguments]
+    assert len(functions) == text.count(" X(")
+    return functions
+
+
+def test_signatures_are_those_of_the_header() -> None:
+    header = declared()
+    assert sorted(native._SIGNATURES) == sorted(header)
+    for name, arguments in header.items():
+        wanted = [(n, t.__name__) for t, n in arguments]
+        assert len(native._SIGNATURES[name]) == len(wanted), name
+        given = [(n, t.__name__) for (_, n), t in zip(arguments, native._SIGNATURES[name], strict=True)]
+        assert given == wanted, name
+        assert arguments[-1] == (ctypes.c_int, "threads"), name
 
 
 def test_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

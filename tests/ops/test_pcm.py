@@ -65,8 +65,8 @@ class TestPcmProgram(OpContract):
     opchecked = ("odd", "transposed")
 
     def samples(self) -> dict[str, Call]:
-        def call(target: Tensor, spread: list[float], mean: tuple[float, ...], sd: tuple[float, ...]) -> Call:
-            return (target, SEED, OFFSET, G_MAX, spread, list(mean), list(sd))
+        def call(target: Tensor, programming_sd: list[float], mean: tuple[float, ...], sd: tuple[float, ...]) -> Call:
+            return (target, SEED, OFFSET, G_MAX, programming_sd, list(mean), list(sd))
 
         three = [0.26e-6, 1.97e-6, -1.17e-6]
         ends = torch.tensor([0.0, 1e-30, G_MAX, 1.5 * G_MAX] * 5)
@@ -78,9 +78,9 @@ class TestPcmProgram(OpContract):
             "transposed": call(targets(7, 5).t(), three, CURVE, PIECES),
             "ends of the range": call(ends, three, CURVE, TABLE),
             "exact": call(targets(1030), [0.0], CUBIC, POINT),
-            "constant spread": call(targets(1030), [1e-6], TABLE, POINT),
-            "cubic spread": call(targets(1030), [1e-7, 2e-6, -2e-6, 7e-7], POWER, CUBIC),
-            "spread that would be negative": call(targets(1030), [1e-6, -2e-6], POINT, TABLE),
+            "constant deviation": call(targets(1030), [1e-6], TABLE, POINT),
+            "cubic deviation": call(targets(1030), [1e-7, 2e-6, -2e-6, 7e-7], POWER, CUBIC),
+            "deviation that would be negative": call(targets(1030), [1e-6, -2e-6], POINT, TABLE),
             "long": call(targets(20_011), three, CURVE, PIECES),
         }
 
@@ -90,12 +90,12 @@ class TestPcmProgram(OpContract):
         super().agrees((g.double() / G_MAX, nu), (g_wanted.double() / G_MAX, nu_wanted), call)
 
     def truth(
-        self, target: Tensor, seed: Tensor, offset: int, g_max: float, spread: list[float], mean: list[float],
+        self, target: Tensor, seed: Tensor, offset: int, g_max: float, programming_sd: list[float], mean: list[float],
         sd: list[float],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         t = target.double().numpy()
         g = t / g_max
-        programming = np.maximum(np.polynomial.polynomial.polyval(g, spread), 0.0)
+        programming = np.maximum(np.polynomial.polynomial.polyval(g, programming_sd), 0.0)
         conductance = np.maximum(t + programming * normals(seed, offset, target), 0.0)
         nu = abs(LAWS[tuple(mean)](g) + LAWS[tuple(sd)](g) * normals(seed, offset + 1, target))
         return torch.from_numpy(np.asarray(conductance)), torch.from_numpy(np.asarray(nu))
@@ -104,7 +104,7 @@ class TestPcmProgram(OpContract):
         target, *rest = self.samples()["odd"]
         return {
             "integer target": ((torch.ones(3).int(), *rest), TypeError, "target has dtype torch.int32"),
-            "no spread": ((target, *rest[:3], [], *rest[4:]), ValueError, "spread"),
+            "no standard deviation": ((target, *rest[:3], [], *rest[4:]), ValueError, "programming_sd is empty"),
             "short law": ((target, *rest[:4], [0.0, 1.0], rest[5]), ValueError, "nu_mean"),
             "table short of values": ((target, *rest[:5], [1.0, 3.0, 0.0, 0.5, 1.0]), ValueError, "nu_sd"),
             **seed_errors((target, *rest), 1),

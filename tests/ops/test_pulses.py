@@ -412,14 +412,14 @@ def test_the_weight_follows_to_the_bit(name: str, beside: int) -> None:
     g = call["conductance"].clone()
     others = draw(beside, *g.shape[1:], seed=8) if beside else None
     factors = [0.3, *torch.linspace(-1.0, 2.0, len(g) + beside).tolist()]
-    weight = torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0)
+    weight = torch.ops.phasegrad.weighted_sum(g, others, factors, [], SEED, 0)
     call = {**call, "conductance": g, "weight": weight, "other_planes": others, "factors": factors}
     held = [None if call[n] is None else call[n].clone() for n in NAMES[1:3]]
     torch.ops.phasegrad.pulsed_update(g, *held, *(call[n] for n in NAMES[3:]))
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.weighted_sum(g, others, factors, [], SEED, 0))
     counts = (3.0 * draw(*g.shape[1:], seed=9)).to(torch.int32)
     torch.ops.phasegrad.pulse_counts(g, *held, *(call[n] for n in NAMES[3:7]), counts, *(call[n] for n in NAMES[15:]))
-    assert torch.equal(weight, torch.ops.phasegrad.read_out(g, others, factors, [], SEED, 0))
+    assert torch.equal(weight, torch.ops.phasegrad.weighted_sum(g, others, factors, [], SEED, 0))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
 
 NAMES = (
     "x", "w", "scale", "clip", "level", "gain", "input_range", "dac_max_code", "decay", "keep", "bound", "seed",
-    "weight_offset", "offset", "rows", "noise", "drop", "output_noise", "read_noise", "mode", "half",
+    "weight_offset", "offset", "rows", "noise", "drop_connect", "output_noise", "read_noise", "mode",
+    "adc_max_code",
 )  # fmt: skip
 DAC = (127.0, 0.01, 0.5)  # largest code, and a range that decays where half of the inputs lie inside
 NOISE = (0.03, 0.01, -0.005)
@@ -39,7 +40,7 @@ def linear(
     mode: int = END_POINT,
     *,
     perturbed: bool = False,
-    drop: float = 0.0,
+    drop_connect: float = 0.0,
     gain: bool = False,
     per_row: bool = False,
     output_noise: float = 0.0,
@@ -57,7 +58,7 @@ def linear(
     noise = NOISE if perturbed else (0.0, 0.0, 0.0)
     units = (gains, ranges, *dac, torch.tensor([bound]))
     call = (draw(batch, features, seed=4), w, scale, clip, level, *units, SEED, 3, 11, rows)
-    return (*call, noise, drop, output_noise, read_noise, mode, 127.0)
+    return (*call, noise, drop_connect, output_noise, read_noise, mode, 127.0)
 
 
 def named(call: Call) -> dict[str, Any]:
@@ -72,12 +73,23 @@ def separately(call: Call) -> tuple[Tensor, Tensor, Tensor]:
         a["input_range"] = a["input_range"].detach()
     read = a["w"]
     if a["clip"] is not None:
-        weights = ("w", "scale", "clip", "level", "seed", "weight_offset", "rows", "noise", "drop")
+        weights = ("w", "scale", "clip", "level", "seed", "weight_offset", "rows", "noise", "drop_connect")
         read = torch.ops.phasegrad.noisy_weights(*(a[n] for n in weights))
     parts = list(zip(a["x"].split(a["rows"], 1), read.split(a["rows"], 1), strict=True))
     y = [x @ w.t() for x, w in parts]
     v = [x.square() @ w.abs().t() for x, w in parts] if a["read_noise"] > 0 else []
-    rest = ("scale", "gain", "input_range", "bound", "seed", "offset", "output_noise", "read_noise", "mode", "half")
+    rest = (
+        "scale",
+        "gain",
+        "input_range",
+        "bound",
+        "seed",
+        "offset",
+        "output_noise",
+        "read_noise",
+        "mode",
+        "adc_max_code",
+    )
     out, code = torch.ops.phasegrad.adc(y, v, *(a[n] for n in rest))
     return out, code, a["w"].new_empty(0) if a["clip"] is None else read
 
@@ -109,14 +121,16 @@ SAMPLES = {
     "gain and no converter": linear(gain=True, mode=NO_CONVERTER, output_noise=0.04),
     "read noise": linear(read_noise=0.02),
     "noisy weights": linear(perturbed=True),
-    "dropped weights": linear(perturbed=True, drop=0.2),
+    "dropped weights": linear(perturbed=True, drop_connect=0.2),
     "converted inputs": linear(dac=DAC),
     "converted inputs, a range for each row": linear(dac=(7.0, 0.0, 1.0), per_row=True, mode=NO_CONVERTER),
     "converted inputs of a long product": linear(70, 300, 200, 64, dac=DAC, perturbed=True),
     "all at once, converted inputs": linear(
-        dac=DAC, perturbed=True, drop=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
+        dac=DAC, perturbed=True, drop_connect=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
     ),
-    "all at once": linear(perturbed=True, drop=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02),
+    "all at once": linear(
+        perturbed=True, drop_connect=0.1, gain=True, per_row=True, output_noise=0.04, read_noise=0.02
+    ),
     "long": linear(70, 300, 200, 64, perturbed=True, output_noise=0.04),
     "many outputs": linear(520, 510, 40, 16, perturbed=True, output_noise=0.04),
 }
@@ -159,7 +173,7 @@ class TestTileLinear(OpContract):
 
     def near_ties(self, *call: Any) -> tuple[float, float]:
         a = named(call)
-        step = a["bound"].item() * a["scale"].max().item() * a["input_range"].max().item() / a["half"]
+        step = a["bound"].item() * a["scale"].max().item() * a["input_range"].max().item() / a["adc_max_code"]
         return 4e-3, max(1.001 * step * (1.0 if a["gain"] is None else a["gain"].max().item()), 1.0)  # 1: a clip code
 
     def truth(self, *call: Any) -> tuple[Tensor, ...]:

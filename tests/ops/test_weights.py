@@ -78,7 +78,7 @@ class TestWeightScale(OpContract):
 
 def noisy(
     shape: tuple[int, int], rows: int = 32, noise: tuple[float, ...] = (0.05, 0.0, 0.0), *, level: float = 1.0,
-    clip: float = math.inf, drop: float = 0.0,
+    clip: float = math.inf, drop_connect: float = 0.0,
 ) -> Call:  # fmt: skip
     w = draw(*shape)
     scale = torch.stack([part.abs().amax(1) for part in w.split(rows, dim=1)])
@@ -91,7 +91,7 @@ def noisy(
         OFFSET,
         rows,
         list(noise),
-        drop,
+        drop_connect,
     )
 
 
@@ -123,17 +123,17 @@ class TestNoisyWeights(OpContract):
             "spread that would be negative": noisy(shape, noise=(0.03, -0.2, 0.1)),
             "clipped": noisy(shape, noise=(0.0, 0.0, 0.0), clip=0.8),
             "a clip each channel": (*several_clips[:2], draw(33, seed=4).abs(), *several_clips[3:]),
-            "dropped": noisy(shape, noise=(0.0, 0.0, 0.0), drop=0.3),
-            "clipped, noisy, dropped": noisy(shape, noise=cubic, clip=0.8, drop=0.1),
+            "dropped": noisy(shape, noise=(0.0, 0.0, 0.0), drop_connect=0.3),
+            "clipped, noisy, dropped": noisy(shape, noise=cubic, clip=0.8, drop_connect=0.1),
             "scale of zero": no_scale,
             "transposed": (transposed[0].t().contiguous().t(), *transposed[1:]),
             "level with an axis": (*noisy(shape)[:3], torch.tensor([0.7]), *noisy(shape)[4:]),
-            "long": noisy((130, 151), 64, cubic, clip=1.5, drop=0.1),
+            "long": noisy((130, 151), 64, cubic, clip=1.5, drop_connect=0.1),
         }
 
     def truth(
         self, w: Tensor, scale: Tensor, clip: Tensor, level: Tensor, seed: Tensor, offset: int, rows: int,
-        noise: list[float], drop: float,
+        noise: list[float], drop_connect: float,
     ) -> Tensor:  # fmt: skip
         bound = clip.double().numpy()[:, None]
         v = np.clip(w.double().numpy(), -bound, bound)
@@ -141,7 +141,7 @@ class TestNoisyWeights(OpContract):
         square = np.divide(v * v, s, out=np.zeros_like(v), where=s > 0)
         sd = float(level) * np.maximum(noise[0] * s + noise[1] * abs(v) + noise[2] * square, 0.0)
         v = v + sd * torch.ops.phasegrad.normal(seed, offset, w.shape).double().numpy()
-        stuck = torch.ops.phasegrad.uniform(seed, offset + 1, w.shape).double().numpy() < np.float32(drop)
+        stuck = torch.ops.phasegrad.uniform(seed, offset + 1, w.shape).double().numpy() < np.float32(drop_connect)
         return torch.from_numpy(np.where(stuck, 0.0, v))
 
     def wrong(self) -> dict[str, tuple[Call, type[Exception], str]]:
@@ -168,15 +168,15 @@ class TestNoisyWeights(OpContract):
         assert not out[:3, 5].isfinite().any()
         assert out.isfinite().sum() == out.numel() - 3
 
-    @pytest.mark.parametrize("drop", [0.01, 0.3])
-    def test_a_fraction_is_dropped(self, drop: float) -> None:
-        call = noisy((300, 300), noise=(0.0, 0.0, 0.0), drop=drop)
+    @pytest.mark.parametrize("drop_connect", [0.01, 0.3])
+    def test_a_fraction_is_dropped(self, drop_connect: float) -> None:
+        call = noisy((300, 300), noise=(0.0, 0.0, 0.0), drop_connect=drop_connect)
         n = 90_000
         zeros = (torch.ops.phasegrad.noisy_weights(*call) == 0).sum().item()
-        assert abs(zeros - n * drop) < 5.0 * math.sqrt(n * drop * (1.0 - drop))
+        assert abs(zeros - n * drop_connect) < 5.0 * math.sqrt(n * drop_connect * (1.0 - drop_connect))
 
     def test_all_is_dropped_at_one(self) -> None:
-        assert torch.ops.phasegrad.noisy_weights(*noisy((33, 70), drop=1.0)).eq(0).all()
+        assert torch.ops.phasegrad.noisy_weights(*noisy((33, 70), drop_connect=1.0)).eq(0).all()
 
     def test_no_noise_leaves_weights_as_they_are(self) -> None:
         call = noisy((33, 70), noise=(0.0, 0.0, 0.0))
@@ -204,7 +204,7 @@ class TestNoisyWeightsBackward(FloatingContract):
 
 
 def test_gradient_passes_noise_and_drop() -> None:
-    call = noisy((33, 70), noise=(0.03, 0.05, -0.02), drop=0.2)
+    call = noisy((33, 70), noise=(0.03, 0.05, -0.02), drop_connect=0.2)
     w, grad = call[0].requires_grad_(), draw(33, 70, seed=1)
     torch.ops.phasegrad.noisy_weights(w, *call[1:]).backward(grad)
     assert same_bits(w.grad, grad)

@@ -34,4 +34,4 @@ def draw_seed(device: torch.device) -> Tensor:
 
 def of_update(samples: int) -> int:
     """Number of streams that an update with a number of samples uses."""
-    return (trains.STREAMS + 1) * -(-samples // pulses.TOGETHER)
+    return (trains.STREAMS + 1) * -(-samples // pulses.SAMPLES_PER_BLOCK)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_choice, check_number
-from phasegrad.ops import lines
+from phasegrad.ops import resistances
 from phasegrad.ops.direct import call, readable
 
 _SHORT = 1e9  # largest conductance times resistance; above it the short hardly changes outputs, but costs digits
@@ -69,10 +69,10 @@ class Wires(Configuration):
         check_choice(self, "solve", ("exact", "first-order"))
 
     @property
-    def resistances(self) -> lines.Lines:
+    def resistances(self) -> resistances.Resistances:
         """Resistances in the form that the ops expect."""
         ends = float(self.driver), float(self.sense)
-        return lines.Lines(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
+        return resistances.Resistances(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
 
     @property
     def largest(self) -> float:
@@ -109,11 +109,11 @@ class Wires(Configuration):
 
     def reached(self, conductance: Tensor) -> Tensor:
         """Fraction of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.reached(g, *self.resistances))
+        return self._from_the_last(conductance, lambda g: resistances.reached(g, *self.resistances))
 
     def sensitivity(self, conductance: Tensor) -> Tensor:
         """Derivative of the effective conductance of each device by its own conductance, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.resistances))
+        return self._from_the_last(conductance, lambda g: resistances.sensitivity(g, *self.resistances))
 
     def _from_the_last(self, conductance: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply a function to arrays with rows in order towards the sense."""

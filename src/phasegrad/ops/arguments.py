@@ -24,7 +24,7 @@ class PulsedState(NamedTuple):
 
 
 class TrackedWeight(NamedTuple):
-    """A weight that an op keeps equal to what the devices stand for; see :func:`phasegrad.ops.reference.read_out`."""
+    """A weight that an op keeps equal to :func:`phasegrad.ops.reference.weighted_sum` of the devices."""
 
     weight: Tensor | None
     """``[out, in]``, float32; ``None`` if no weight is tracked."""

@@ -1,54 +1,118 @@
-"""Past the dispatcher, where it would only lead to the CPU kernel.
+"""Bypass the dispatcher when nothing intercepts the call.
 
-The dispatcher takes a call to a kernel in Python through boxed arguments: 10 to 40 us an op, several times a training
-step, which is more than the kernels of a small layer take. So :func:`call` looks first whether
-anything could come between: a compiler, a mode (fake tensors, tracing), a ``torch.func`` transform, autocast, a
-tensor that is not a plain one of the CPU. Then, and for all other devices, the dispatcher has the call.
+The dispatcher passes a call to a kernel in Python through boxed arguments: 10 to 40 us per op, several times per
+training step, which is more than the kernels of a small layer take. :func:`call` first checks whether anything could
+intercept the call: a compiler, a mode (fake tensors, tracing), a ``torch.func`` transform, autocast, a tensor that is
+not a plain CPU tensor. If so, and for all other devices, it calls the dispatcher.
+
+Some of these checks read private state of torch. :func:`mistrusted` tries them when this module is imported; if one
+does not behave as assumed, every call goes through the dispatcher.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import maybe_current_level
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from phasegrad.ops.arguments import GROUPS, flatten
 
 Kernel = Callable[..., Any]
 
 KERNELS: dict[str, Kernel] = {}  # of the CPU, each with its checks; schema registers them
-GRADIENTS: dict[str, Callable[..., Any]] = {}  # take the kernel to run, then the op's arguments
+GRADIENTS: dict[str, Callable[..., Any]] = {}  # functions of the kernel to run, then the op's arguments
 
 _NESTED = (list, *GROUPS)
 _PLAIN_TYPES = (Tensor, nn.Parameter)  # a subclass may have its own __torch_function__
+_transform_level: Callable[[], int | None] = getattr(torch._C._functorch, "maybe_current_level", None)  # type: ignore
+_logger = logging.getLogger("phasegrad")
 
 
 def _keys(tensor: Tensor) -> int:
     return torch._C._dispatch_keys(tensor).raw_repr()
 
 
-# A lazy negation, a sparse layout, a transform's wrapper: whatever a dispatcher would look at is one more key.
-_PLAIN_KEYS = _keys(torch.empty(0, device="cpu"))
-
-
 def _unobserved() -> bool:
     return (
         torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
-        and maybe_current_level() is None
+        and _transform_level() is None
         and torch._C._get_tracing_state() is None
         and not torch.is_autocast_enabled("cpu")
     )
 
 
+def _wrong_assumption() -> str | None:
+    plain = torch.zeros(1, device="cpu")
+    if _keys(plain) != _keys(nn.Parameter(plain)):
+        return "a parameter has other dispatch keys than a tensor"
+    others = {"negated": plain._neg_view(), "sparse": plain.to_sparse(), "meta": plain.to("meta")}
+    for name, other in others.items():
+        if _keys(other) == _keys(plain):
+            return f"a {name} tensor has the dispatch keys of a plain one"
+    if torch._C._get_tracing_state() is not None and not torch.jit.is_tracing():
+        return "a tracer is reported where there is none"
+    for depth, mode in (
+        (torch._C._len_torch_dispatch_stack, TorchDispatchMode),
+        (torch._C._len_torch_function_stack, BaseTorchFunctionMode),
+    ):
+        before = depth()  # the program may import phasegrad within a mode
+        with mode():
+            if depth() != before + 1:
+                return f"a {mode.__name__} is not reported"
+    inside: list[bool] = []
+
+    def watched(x: Tensor) -> Tensor:
+        inside.append(_transform_level() is not None and _keys(x) != _keys(plain))
+        return x
+
+    torch.vmap(watched)(plain)
+    return None if inside == [True] else "a torch.func transform is not reported"
+
+
+def mistrusted() -> str | None:
+    """Why the private functions of torch that :func:`call` relies on cannot be trusted, or ``None``."""
+    try:
+        return _wrong_assumption()
+    except Exception as error:  # whatever another version of torch may raise
+        return f"{type(error).__name__}: {error}"
+
+
+def _trusted() -> bool:
+    reason = mistrusted()
+    if reason is not None:
+        _logger.warning("phasegrad calls all ops through torch's dispatcher (%s); correct, but slower", reason)
+    return reason is None
+
+
+def _wants_bypass() -> bool:
+    wish = os.environ.get("PHASEGRAD_DISPATCH", "")
+    if wish not in ("", "always"):
+        raise ImportError(f"PHASEGRAD_DISPATCH = {wish!r}; it can be 'always', or unset")
+    return wish == ""
+
+
+_TRUSTED = _trusted()
+_BYPASS = _wants_bypass() and _TRUSTED
+# A lazy negation, a sparse layout, a transform's wrapper: each adds a key that the dispatcher would act on.
+_PLAIN_KEYS = _keys(torch.empty(0, device="cpu")) if _TRUSTED else 0
+
+
 def readable(tensor: Tensor) -> bool:
-    """Whether a check may look at values: there are some, and no compiler, transform or tracer stands between."""
-    watched = torch.compiler.is_compiling() or maybe_current_level() is not None or torch.jit.is_tracing()
+    """Whether a check may read values: the tensor has some, and no compiler, transform or tracer intercepts."""
+    watched = not _TRUSTED or torch.compiler.is_compiling() or _transform_level() is not None
     return (
-        not watched and type(tensor) in _PLAIN_TYPES and not tensor.is_meta and not torch._C._len_torch_dispatch_stack()
+        not watched
+        and not torch.jit.is_tracing()
+        and type(tensor) in _PLAIN_TYPES
+        and not tensor.is_meta
+        and not torch._C._len_torch_dispatch_stack()
     )
 
 
@@ -64,14 +128,29 @@ def _plain(arguments: Any) -> bool:
 
 def call(name: str, *arguments: Any) -> Any:
     """Run an op, with its gradient."""
-    if torch.compiler.is_compiling() or name not in KERNELS or not _unobserved() or not _plain(arguments):
+    compiling = torch.compiler.is_compiling()
+    if compiling or not _BYPASS or name not in KERNELS or not _unobserved() or not _plain(arguments):
         return getattr(torch.ops.phasegrad, name)(*flatten(arguments))
     run = KERNELS[name]
     return GRADIENTS[name](run, *arguments) if name in GRADIENTS else run(*arguments)
 
 
+def _check_below_autograd() -> None:
+    x = torch.zeros(1, requires_grad=True)
+    with torch._C._AutoDispatchBelowAutograd():
+        y = x + 1.0
+    if y.requires_grad or not (x + 1.0).requires_grad:
+        raise ImportError(
+            f"torch {torch.__version__} records gradients below its Autograd key, so phasegrad's ops would call "
+            "themselves without end; install a version of torch that phasegrad supports"
+        )
+
+
+_check_below_autograd()
+
+
 def dispatched(name: str) -> Callable[..., Any]:
-    """What stands at an op's Autograd key: its gradient, around what the dispatcher finds below that key."""
+    """The function at an op's Autograd key: its gradient, around the kernel that the dispatcher finds below the key."""
 
     def below(*arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():

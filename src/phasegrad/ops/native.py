@@ -3,7 +3,9 @@
 The library is plain C behind ctypes, so one build serves every Python and torch version. Environment:
 
 - ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (never use it), or unset;
-- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, to use less than the processor has.
+- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, to use less than the processor has;
+- ``PHASEGRAD_DISPATCH``: ``always`` (every call of an op goes through torch's dispatcher), or unset;
+  :mod:`phasegrad.ops.direct` reads it.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         *(_POINTER,) * 7, *(_SIZE,) * 3, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SIZE, _INT, _DOUBLE, *(_INT,) * 3,
         *(_POINTER,) * 3, _SIZE, _POINTER, _SEED, _SEED, _INT,
     ),
-    "read_out": (
+    "weighted_sum": (
         _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SEED, _SEED, _INT,
     ),
     "leak": (_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _POINTER, _POINTER, _SIZE, _POINTER, _INT),

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.philox import box_muller
-from phasegrad.ops.readout import read_out
 from phasegrad.ops.trains import LONGEST, MEAN_COUNT, SLOTS, STREAMS, check_finite, pulse_trains
+from phasegrad.ops.weighted_sum import weighted_sum
 
 LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
 
@@ -58,19 +58,19 @@ def pulsed_update(
         now: time to note in ``pulsed_at``.
         law: which devices are pulsed, and how a pulse changes them.
         seed: of all draws.
-        offset: first of the streams it takes, ``STREAMS + 1`` for every ``TOGETHER`` samples.
+        offset: first of the streams it takes, ``STREAMS + 1`` for every ``SAMPLES_PER_BLOCK`` samples.
     """
     check_finite(x, d)
     check_tables(law)
     step = _Stepper(state, parameters, law)
     shape = state.conductance.shape[1:]
     index = torch.arange(shape.numel(), dtype=torch.int64, device=x.device).view(shape)
-    for some_x, some_d, streams in together(x, d, offset):
+    for some_x, some_d, streams in blocks(x, d, offset):
         words = pulse_trains(some_x, some_d, rule, seed, streams)
         key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
     if tracked.weight is not None:
-        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
+        tracked.weight.copy_(weighted_sum(state.conductance, *tracked[1:], (), seed, offset))
 
 
 def pulse_counts(
@@ -98,16 +98,16 @@ def pulse_counts(
         for plane, hit in zip(law.planes, (counts > 0, counts < 0), strict=True):
             state.pulsed_at[plane].masked_fill_(hit, now)
     if tracked.weight is not None:
-        tracked.weight.copy_(read_out(state.conductance, *tracked[1:], (), seed, offset))
+        tracked.weight.copy_(weighted_sum(state.conductance, *tracked[1:], (), seed, offset))
 
 
-TOGETHER = 1024
+SAMPLES_PER_BLOCK = 1024
 """Samples whose trains are made, and kept, at a time."""
 
 
-def together(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+def blocks(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, int]]:
     """Inputs and gradients of so many samples, and the first of their streams."""
-    for i, (some_x, some_d) in enumerate(zip(x.split(TOGETHER), d.split(TOGETHER), strict=True)):
+    for i, (some_x, some_d) in enumerate(zip(x.split(SAMPLES_PER_BLOCK), d.split(SAMPLES_PER_BLOCK), strict=True)):
         yield some_x, some_d, offset + i * (STREAMS + 1)
 
 
@@ -222,10 +222,10 @@ class _Stepper:
             return self._jump((g - low) / (high - low), u, down)
         if self.family == HISTORY:
             assert self.history is not None
-            kept, mean, spread = c[0], c[1:4], c[4:7]
+            kept, mean, sd = c[0], c[1:4], c[4:7]
             p = self.history[plane]
             p.copy_(torch.where(here, p * kept, p))
-            return mean[0] * g + mean[1] + mean[2] * p + (spread[0] * g + spread[1] + spread[2] * p) * xi
+            return mean[0] * g + mean[1] + mean[2] * p + (sd[0] * g + sd[1] + sd[2] * p) * xi
         if self.family == LINEAR:
             slope_up, slope_down, reference = c
             part = torch.where(down, slope_down * (reference - g), slope_up * (g - reference))

@@ -14,9 +14,9 @@ from torch import Tensor
 from phasegrad.ops import philox
 from phasegrad.ops.pulses import pulse_counts as pulse_counts
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
-from phasegrad.ops.readout import leak as leak
-from phasegrad.ops.readout import read_out as read_out
 from phasegrad.ops.trains import pulse_trains as pulse_trains
+from phasegrad.ops.weighted_sum import leak as leak
+from phasegrad.ops.weighted_sum import weighted_sum as weighted_sum
 from phasegrad.ops.wires import wired_conductance as wired_conductance
 from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
@@ -49,13 +49,13 @@ def memory_order(x: Tensor) -> torch.memory_format:
     return torch.contiguous_format if x.is_contiguous() or not x.is_contiguous(memory_format=order) else order
 
 
-def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
     """Digital-to-analog conversion."""
     r = _per_row(range, x).to(x.dtype)
     largest = torch.finfo(r.dtype).max  # a range too small for its inverse still leaves zero at zero
-    up = torch.where(r == 0, torch.zeros_like(r), (half / r).clamp(-largest, largest))
-    level = torch.round(torch.clamp(x * up, -half, half))
-    return torch.where(torch.isfinite(x), level * (r / half), x).contiguous(memory_format=memory_order(x))
+    up = torch.where(r == 0, torch.zeros_like(r), (max_code / r).clamp(-largest, largest))
+    level = torch.round(torch.clamp(x * up, -max_code, max_code))
+    return torch.where(torch.isfinite(x), level * (r / max_code), x).contiguous(memory_format=memory_order(x))
 
 
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
@@ -76,21 +76,21 @@ def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
     return scale.to(y.dtype).reshape(-1, *[1] * (y.dim() - 2))
 
 
-def quantise(v: Tensor, mode: int, half: float) -> Tensor:
-    """The levels of inputs in [-half, half], both in steps."""
+def quantise(v: Tensor, mode: int, max_code: float) -> Tensor:
+    """The levels of inputs in [-max_code, max_code], both in steps."""
     if mode == END_POINT:
         return torch.round(v)
     if mode == MID_RISE:
-        return torch.clamp(torch.floor(v), -half, half - 1.0) + 0.5
-    return torch.clamp(torch.trunc(v), 1.0 - half, half - 1.0)
+        return torch.clamp(torch.floor(v), -max_code, max_code - 1.0) + 0.5
+    return torch.clamp(torch.trunc(v), 1.0 - max_code, max_code - 1.0)
 
 
-def _convert(y: Tensor, full: Tensor, mode: int, half: float) -> tuple[Tensor, Tensor]:
-    level = quantise(torch.clamp(y * (half / full), -half, half), mode, half)
+def _convert(y: Tensor, full: Tensor, mode: int, max_code: float) -> tuple[Tensor, Tensor]:
+    level = quantise(torch.clamp(y * (max_code / full), -max_code, max_code), mode, max_code)
     # A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
     passes = ~torch.isfinite(y) | (full <= 0)
     code = torch.where(passes, 0, (y > full).to(torch.int8) - (y < -full).to(torch.int8)).to(torch.int8)
-    return torch.where(passes, y, level * (full / half) + 0.0 * full), code
+    return torch.where(passes, y, level * (full / max_code) + 0.0 * full), code
 
 
 def adc(
@@ -105,7 +105,7 @@ def adc(
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    max_code: float,
 ) -> tuple[Tensor, Tensor]:
     """Noise, analog-to-digital conversion of every tile's output, digital sum over tiles."""
     total, codes = torch.zeros_like(y[0]), []
@@ -119,7 +119,7 @@ def adc(
             product = product + torch.sqrt(variance) * _normal_like(product, seed, offset + tile)
         if mode != NO_CONVERTER:
             full = (bound.to(product.dtype) * unit).abs().expand_as(product)  # learned past zero: by its size
-            product, code = _convert(product, full, mode, half)
+            product, code = _convert(product, full, mode, max_code)
             codes.append(code)
         if gain is not None:
             product = product * _along_channels(gain[tile], product)
@@ -158,7 +158,7 @@ def noisy_weights(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
 ) -> Tensor:
     """Weights clipped, with noise added, some dropped."""
     c0, c1, c2 = noise
@@ -171,9 +171,9 @@ def noisy_weights(
     noisy = clipped
     if bool(level != 0) and any(c != 0 for c in noise):
         noisy = clipped + sd * _normal_like(w, seed, offset)
-    if drop > 0:
+    if drop_connect > 0:
         gate = uniform(seed, offset + 1, w.shape).to(w.device)
-        noisy = torch.where(gate < drop, torch.zeros_like(noisy), noisy)
+        noisy = torch.where(gate < drop_connect, torch.zeros_like(noisy), noisy)
     return noisy.contiguous()
 
 
@@ -201,11 +201,11 @@ def tile_linear(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    adc_max_code: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The product of each row-tile of a matrix: inputs through :func:`dac`, outputs through :func:`adc`.
 
@@ -217,11 +217,11 @@ def tile_linear(
         x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
-        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+        read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop_connect)
     tiles = list(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True))
     y = [torch.mm(a, b.t()) for a, b in tiles]
     v = [torch.mm(a.square(), b.abs().t()) for a, b in tiles] if read_noise > 0 else []
-    out, code = adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
+    out, code = adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, adc_max_code)
     return out, code, w.new_empty(0) if clip is None else read
 
 
@@ -291,14 +291,14 @@ def pcm_program(
     seed: Tensor,
     offset: int,
     g_max: float,
-    spread: Sequence[float],
+    programming_sd: Sequence[float],
     nu_mean: Sequence[float],
     nu_sd: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     """Conductance and drift exponent of devices programmed to a target."""
     g = target / g_max
-    sd = torch.full_like(g, spread[-1])
-    for coefficient in reversed(spread[:-1]):
+    sd = torch.full_like(g, programming_sd[-1])
+    for coefficient in reversed(programming_sd[:-1]):
         sd = sd * g + coefficient
     conductance = torch.clamp(target + sd.clamp(min=0.0) * _normal_like(target, seed, offset), min=0.0)
     nu = torch.abs(law(g, nu_mean) + law(g, nu_sd) * _normal_like(target, seed, offset + 1))

@@ -24,23 +24,23 @@ from phasegrad.ops.native import library
 _SCHEMAS = {
     "normal": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
     "uniform": "(Tensor seed, int offset, SymInt[] size) -> Tensor",
-    "dac": "(Tensor x, Tensor range, float half, float decay, float keep) -> Tensor",
+    "dac": "(Tensor x, Tensor range, float max_code, float decay, float keep) -> Tensor",
     "dac_backward": "(Tensor grad, Tensor x, Tensor range, float decay, float keep) -> (Tensor, Tensor)",
     "adc": "(Tensor[] y, Tensor[] v, Tensor scale, Tensor? gain, Tensor input_range, Tensor bound, Tensor seed, "
-    "int offset, float output_noise, float read_noise, int mode, float half) -> (Tensor, Tensor)",
+    "int offset, float output_noise, float read_noise, int mode, float max_code) -> (Tensor, Tensor)",
     "adc_backward": "(Tensor grad, Tensor code) -> Tensor",
     "weight_scale": "(Tensor w, int rows, int columns, bool per_column, float clip_sigma, bool clip_per_channel) "
     "-> (Tensor, Tensor)",
     "noisy_weights": "(Tensor w, Tensor scale, Tensor clip, Tensor level, Tensor seed, int offset, int rows, "
-    "float[] noise, float drop) -> Tensor",
+    "float[] noise, float drop_connect) -> Tensor",
     "noisy_weights_backward": "(Tensor grad, Tensor w, Tensor clip) -> Tensor",
     "tile_linear": "(Tensor x, Tensor w, Tensor scale, Tensor? clip, Tensor? level, Tensor? gain, "
     "Tensor input_range, float dac_max_code, float decay, float keep, Tensor bound, Tensor seed, int weight_offset, "
-    "int offset, int rows, float[] noise, float drop, float output_noise, float read_noise, int mode, "
-    "float half) -> (Tensor, Tensor, Tensor)",
+    "int offset, int rows, float[] noise, float drop_connect, float output_noise, float read_noise, int mode, "
+    "float adc_max_code) -> (Tensor, Tensor, Tensor)",
     "tile_linear_backward": "(Tensor grad, Tensor code, Tensor x, Tensor read, Tensor? w, Tensor? clip, "
     "Tensor? gain, int rows, bool[] wanted) -> (Tensor, Tensor)",
-    "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] spread, float[] nu_mean, "
+    "pcm_program": "(Tensor target, Tensor seed, int offset, float g_max, float[] programming_sd, float[] nu_mean, "
     "float[] nu_sd) -> (Tensor, Tensor)",
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",
@@ -50,7 +50,7 @@ _SCHEMAS = {
     "Tensor? other_planes, float[] factors, Tensor parameters, Tensor x, Tensor d, float lr, float dw_min, int length, "
     "bool bl_management, bool update_management, int kind, float now, int[] planes, int family, Tensor coefficients, "
     "Tensor seed, int offset) -> ()",
-    "read_out": "(Tensor conductance, Tensor? other_planes, float[] factors, float[] sd, Tensor seed, int offset) "
+    "weighted_sum": "(Tensor conductance, Tensor? other_planes, float[] factors, float[] sd, Tensor seed, int offset) "
     "-> Tensor",
     "leak": "(Tensor(a!) conductance, float level, float lost, Tensor(b!)? weight, Tensor? other_planes, "
     "float[] factors) -> ()",
@@ -122,7 +122,7 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "pulsed_update": lambda *_: None,
     "pulse_counts": lambda *_: None,
     "leak": lambda *_: None,
-    "read_out": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
+    "weighted_sum": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
     "wired_conductance": _like_first,
     "wired_conductance_backward": lambda grad, conductance, *_: _like_first(conductance),
 }

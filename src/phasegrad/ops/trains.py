@@ -78,7 +78,7 @@ def pulse_trains(
         words = _bits(firing_x.p), _bits(firing_d.p * slots)
     elif kind == DETERMINISTIC:
         n_x, n_d = (torch.floor(slots * side.p + 0.5).long() for side in (firing_x, firing_d))
-        words = (1 << n_x) - 1, _spread(n_d, slots)
+        words = (1 << n_x) - 1, _evenly(n_d, slots)
     else:
         key = int(seed)
         words = tuple(_fire(p, slots, key, offset + 8 * side) for side, p in enumerate((firing_x.p, firing_d.p)))
@@ -103,7 +103,7 @@ def _bits(value: Tensor) -> Tensor:
     return value.float().view(torch.int32).long()
 
 
-def _spread(n: Tensor, slots: Tensor) -> Tensor:
+def _evenly(n: Tensor, slots: Tensor) -> Tensor:
     """``n`` of the slots, evenly spread, so that any first ``m`` slots hold ``m n / slots`` of them, rounded."""
     word = torch.zeros_like(n)
     length = slots.clamp(min=1)

@@ -16,7 +16,7 @@ from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
-from phasegrad.stores.device_array import UNREAD, DeviceArray, Found
+from phasegrad.stores.device_array import UNTRACKED, DeviceArray, Found
 
 
 @final
@@ -122,14 +122,14 @@ class AnalogWeight(DeviceArray):
 
     def tracked(self, weight: Tensor) -> TrackedWeight:
         """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
-        return UNREAD if self.leaks_in_training else self.tracked_now(weight)
+        return UNTRACKED if self.leaks_in_training else self.tracked_now(weight)
 
     def tracked_now(self, weight: Tensor) -> TrackedWeight:
         """The weight as an op can keep it in step: where conductances are what was written, and no gain counts."""
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
         drifted = not self.leaks_in_training and (self.fast or self).drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
-            return UNREAD
+            return UNTRACKED
         return TrackedWeight(weight, None if self.fast is None else self.conductance, self._factors)
 
     @property
@@ -208,10 +208,10 @@ class AnalogWeight(DeviceArray):
 
     def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
         offset, *factors = self._factors
-        beside = 0 if self.fast is None else len(self.fast.conductance)
-        others = None if self.fast is None else self.fast.present(self.clock)
-        readout = (offset, *factors[beside:], *factors[:beside])
-        return call("read_out", self.conductance, others, readout, sd, seed, streams.DEVICES)
+        fast_planes = 0 if self.fast is None else len(self.fast.conductance)
+        other_planes = None if self.fast is None else self.fast.present(self.clock)
+        planes = (offset, *factors[fast_planes:], *factors[:fast_planes])
+        return call("weighted_sum", self.conductance, other_planes, planes, sd, seed, streams.DEVICES)
 
     def _read_slices(self, seed: Tensor) -> Tensor:
         """The slices ``[slices, out, in]`` in units of the weight, as one read sees them through the wires."""
@@ -241,10 +241,10 @@ class AnalogWeight(DeviceArray):
         relative = self.cell.weight(conductance)
         return relative * expand_scale(self.scale, relative.shape[1], self.hardware)
 
-    def sum_of_planes(self, planes: Tensor, others: Tensor | None, factors: Sequence[float]) -> Tensor:
+    def sum_of_planes(self, planes: Tensor, other_planes: Tensor | None, factors: Sequence[float]) -> Tensor:
         """The weight ``[out, in]`` of planes of conductances and of other planes, without noise."""
         nothing = torch.zeros(1, dtype=torch.int64, device=planes.device)  # is drawn
-        return call("read_out", planes, others, factors, (), nothing, 0)
+        return call("weighted_sum", planes, other_planes, factors, (), nothing, 0)
 
     def _with_gain(self, weight: Tensor) -> Tensor:
         return weight * expand_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight

@@ -16,7 +16,7 @@ from phasegrad.devices import Device, DeviceState
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.direct import call
 
-UNREAD = TrackedWeight(None, None, ())
+UNTRACKED = TrackedWeight(None, None, ())
 
 T = TypeVar("T")
 
@@ -203,20 +203,20 @@ class DeviceArray(nn.Module):
         assert self.max_weight is not None
         return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
 
-    def apply_leak(self, now: Tensor, readout: TrackedWeight = UNREAD) -> bool:
+    def apply_leak(self, now: Tensor, tracked: TrackedWeight = UNTRACKED) -> bool:
         """Take a leak up to now into the conductance; whether there was one, and the weight was kept in step."""
         device = self.cell.device
         elapsed = float(now) - float(self.programmed_at) if device.drifts else 0.0
         leak = device.leak(elapsed) if elapsed > 0.0 else None
         if leak is None:
             return False
-        call("leak", self.conductance, *leak, readout)
+        call("leak", self.conductance, *leak, tracked)
         self.programmed_at.copy_(now)
         return True
 
     def pulse(
         self, x: Tensor, d: Tensor, lr: float, now: Tensor, seed: Tensor, offset: int = streams.UPDATE,
-        readout: TrackedWeight = UNREAD,
+        tracked: TrackedWeight = UNTRACKED,
     ) -> None:  # fmt: skip
         """Send trains of pulses for ``weight -= lr d^T x``, sample after sample.
 
@@ -224,15 +224,20 @@ class DeviceArray(nn.Module):
             ValueError: ``x`` or ``d`` is not finite; no device was touched.
         """
         call(
-            "pulsed_update", *self._pulsed(readout), x.float(), d.float(), self._rule(lr), float(now), self._law, seed,
+            "pulsed_update", *self._pulsed(tracked), x.float(), d.float(), self._rule(lr), float(now), self._law, seed,
             offset,
         )  # fmt: skip
 
     def send_counts(
-        self, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE, readout: TrackedWeight = UNREAD
+        self,
+        counts: Tensor,
+        now: Tensor,
+        seed: Tensor,
+        offset: int = streams.UPDATE,
+        tracked: TrackedWeight = UNTRACKED,
     ) -> None:
         """Send every cell pulses of its own number: int32 ``[out, in]``, above 0 to grow."""
-        call("pulse_counts", *self._pulsed(readout), counts, float(now), self._law, seed, offset)
+        call("pulse_counts", *self._pulsed(tracked), counts, float(now), self._law, seed, offset)
 
     # --- some input rows alone -------------------------------------------------------------------------------
 
@@ -255,7 +260,7 @@ class DeviceArray(nn.Module):
         """Send every cell of some input rows pulses of its own number: int32 ``[out, rows]``, above 0 to grow."""
         *taken, parameters = self._taken(rows, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         state = PulsedState(*taken)  # type: ignore[arg-type]
-        call("pulse_counts", state, UNREAD, parameters, counts, float(now), self._law, seed, offset)
+        call("pulse_counts", state, UNTRACKED, parameters, counts, float(now), self._law, seed, offset)
         self._put(rows, *state)
 
     def pulse_rows(
@@ -265,7 +270,7 @@ class DeviceArray(nn.Module):
         *taken, parameters = self._taken(rows, self.conductance, self.history, self.pulsed_at, self.step_parameters)
         state = PulsedState(*taken)  # type: ignore[arg-type]
         call(
-            "pulsed_update", state, UNREAD, parameters, torch.eye(len(rows), device=d.device), d, self._rule(lr),
+            "pulsed_update", state, UNTRACKED, parameters, torch.eye(len(rows), device=d.device), d, self._rule(lr),
             float(now), self._law, seed, offset,
         )  # fmt: skip
         self._put(rows, *state)
@@ -281,10 +286,10 @@ class DeviceArray(nn.Module):
 
     # --- what the ops take ------------------------------------------------------------------------------------
 
-    def _pulsed(self, readout: TrackedWeight) -> tuple[Any, ...]:
+    def _pulsed(self, tracked: TrackedWeight) -> tuple[Any, ...]:
         """State and parameters, as the ops take them."""
         assert self.step_parameters is not None
-        return PulsedState(self.conductance, self.history, self.pulsed_at), readout, self.step_parameters
+        return PulsedState(self.conductance, self.history, self.pulsed_at), tracked, self.step_parameters
 
     def _rule(self, lr: float) -> TrainRule:
         """How gradients become trains of pulses, as the ops take it."""

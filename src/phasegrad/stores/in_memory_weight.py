@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from phasegrad.crossbar.patches import Patches
 from phasegrad.crossbar.streams import draw_seed
-from phasegrad.ops.pulses import TOGETHER
+from phasegrad.ops.pulses import SAMPLES_PER_BLOCK
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
 
@@ -155,7 +155,7 @@ class InMemoryWeight(nn.Parameter):
             yield samples[0].x, samples[0].d
             return
         numbers = sum(self.matrix_size)  # of one sample
-        size = TOGETHER * max(1, _MAX_UNFOLDED // (TOGETHER * numbers))
+        size = SAMPLES_PER_BLOCK * max(1, _MAX_UNFOLDED // (SAMPLES_PER_BLOCK * numbers))
         for first in range(0, sum(s.number for s in samples), size):
             yield _part(samples, first, first + size)
 

@@ -10,8 +10,8 @@ from phasegrad.ops.checks.devices import (
     check_pulse_counts,
     check_pulsed_update,
     check_read,
-    check_read_out,
     check_trains,
+    check_weighted_sum,
     check_wired,
     check_wired_backward,
 )
@@ -45,7 +45,7 @@ CHECKS: dict[str, Callable[..., None]] = {
     "pulse_trains": check_trains,
     "pulsed_update": check_pulsed_update,
     "pulse_counts": check_pulse_counts,
-    "read_out": check_read_out,
+    "weighted_sum": check_weighted_sum,
     "leak": check_leak,
     "wired_conductance": check_wired,
     "wired_conductance_backward": check_wired_backward,

@@ -14,13 +14,13 @@ from phasegrad.ops.checks.common import broadcasts, check_floating, check_law, c
 
 
 def check_program(
-    target: Tensor, seed: Tensor, offset: int, g_max: float, spread: Sequence[float], nu_mean: Sequence[float],
+    target: Tensor, seed: Tensor, offset: int, g_max: float, programming_sd: Sequence[float], nu_mean: Sequence[float],
     nu_sd: Sequence[float],
 ) -> None:  # fmt: skip
     check_floating("pcm_program", target=target)
     check_seed("pcm_program", seed, target)
-    if not spread:
-        raise ValueError("pcm_program: spread is empty; give at least the coefficient of g^0")
+    if not programming_sd:
+        raise ValueError("pcm_program: programming_sd is empty; give at least the coefficient of g^0")
     check_law("pcm_program", "nu_mean", nu_mean)
     check_law("pcm_program", "nu_sd", nu_sd)
 
@@ -60,18 +60,18 @@ def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: in
         )
 
 
-def check_wired(conductance: Tensor, *lines: float) -> None:
+def check_wired(conductance: Tensor, *resistances: float) -> None:
     op = "wired_conductance"
     check_floating(op, conductance=conductance)
     if conductance.dim() < 2:
         raise ValueError(f"{op}: conductance has shape {list(conductance.shape)}; it must be [..., rows, columns]")
-    for name, value in zip(("word_line", "bit_line", "driver", "sense"), lines, strict=False):
+    for name, value in zip(("word_line", "bit_line", "driver", "sense"), resistances, strict=False):
         if not (math.isfinite(value) and value >= 0.0):
             raise ValueError(f"{op}: {name} = {value} ohm; a resistance must be finite and not negative")
 
 
-def check_wired_backward(grad: Tensor, conductance: Tensor, *lines: float) -> None:
-    check_wired(conductance, *lines)
+def check_wired_backward(grad: Tensor, conductance: Tensor, *resistances: float) -> None:
+    check_wired(conductance, *resistances)
     check_floating("wired_conductance_backward", grad=grad, conductance=conductance)
     check_shapes("wired_conductance_backward", grad=grad, conductance=conductance)
 
@@ -121,7 +121,7 @@ def check_tracked(op: str, conductance: Tensor, tracked: TrackedWeight) -> None:
         )
 
 
-def check_read_out(
+def check_weighted_sum(
     conductance: Tensor, other_planes: Tensor | None, factors: Sequence[float], sd: Sequence[float], seed: Tensor,
     offset: int,
 ) -> None:  # fmt: skip
@@ -129,13 +129,13 @@ def check_read_out(
     planes = len(conductance) + len(others)
     for name, t in (("conductance", conductance), ("other_planes", others)):
         if t.dtype != torch.float32 or t.dim() != 3 or t.shape[1:] != conductance.shape[1:]:
-            raise ValueError(f"read_out: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
+            raise ValueError(f"weighted_sum: {name} is {t.dtype} {list(t.shape)}; it must be float32 [planes, out, in]")
     if len(factors) != 1 + planes or len(sd) > 3:
         raise ValueError(
-            f"read_out: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one for "
-            f"each of {planes} planes, sd three at most"
+            f"weighted_sum: factors has {len(factors)} numbers and sd {len(sd)}; factors must have an offset and one "
+            f"for each of {planes} planes, sd three at most"
         )
-    check_seed("read_out", seed, conductance)
+    check_seed("weighted_sum", seed, conductance)
 
 
 def check_leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight) -> None:

@@ -15,7 +15,7 @@ def check_random(seed: Tensor, offset: int, size: Sequence[int]) -> None:
     check_seed("normal/uniform", seed)
 
 
-def check_dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> None:
+def check_dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> None:
     check_floating("dac", x=x, range=range)
     if range.numel() != 1 and (x.dim() == 0 or range.numel() != x.shape[0]):
         raise ValueError(
@@ -26,7 +26,7 @@ def check_dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) 
 
 def check_adc(
     y: Sequence[Tensor], v: Sequence[Tensor], scale: Tensor, gain: Tensor | None, input_range: Tensor,
-    bound: Tensor, seed: Tensor, offset: int, output_noise: float, read_noise: float, mode: int, half: float,
+    bound: Tensor, seed: Tensor, offset: int, output_noise: float, read_noise: float, mode: int, max_code: float,
 ) -> None:  # fmt: skip
     if not y:
         raise ValueError("adc: y is empty; give the output of at least one tile")
@@ -67,7 +67,7 @@ def check_weight_scale(
 
 def check_noisy_weights(
     w: Tensor, scale: Tensor, clip: Tensor, level: Tensor, seed: Tensor, offset: int, rows: int,
-    noise: Sequence[float], drop: float,
+    noise: Sequence[float], drop_connect: float,
 ) -> None:  # fmt: skip
     check_floating("noisy_weights", w=w, scale=scale, clip=clip, level=level)
     if rows < 1 or len(noise) != 3:
@@ -112,8 +112,8 @@ def check_noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> None:
 def check_tile_linear(
     x: Tensor, w: Tensor, scale: Tensor, clip: Tensor | None, level: Tensor | None, gain: Tensor | None,
     input_range: Tensor, dac_max_code: float, decay: float, keep: float, bound: Tensor, seed: Tensor,
-    weight_offset: int, offset: int, rows: int, noise: Sequence[float], drop: float, output_noise: float,
-    read_noise: float, mode: int, half: float,
+    weight_offset: int, offset: int, rows: int, noise: Sequence[float], drop_connect: float, output_noise: float,
+    read_noise: float, mode: int, adc_max_code: float,
 ) -> None:  # fmt: skip
     gains = {} if gain is None else {"gain": gain}
     check_floating("tile_linear", x=x, w=w, scale=scale, **gains, input_range=input_range, bound=bound)
@@ -129,7 +129,7 @@ def check_tile_linear(
     if (clip is None) != (level is None):
         raise ValueError("tile_linear: clip and level must be given together, or neither")
     if clip is not None and level is not None:
-        check_noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop)
+        check_noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop_connect)
 
 
 def check_matrices(op: str, x: Tensor, w: Tensor, rows: int) -> None:

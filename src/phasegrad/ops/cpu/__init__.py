@@ -23,7 +23,7 @@ from phasegrad.ops.cpu.devices import (
     pulse_counts,
     pulse_trains,
     pulsed_update,
-    read_out,
+    weighted_sum,
 )
 from phasegrad.ops.cpu.product import (
     tile_linear,
@@ -50,6 +50,6 @@ KERNELS: dict[str, Callable[..., Any]] = {
         pulse_counts,
         pulse_trains,
         pulsed_update,
-        read_out,
+        weighted_sum,
     )
 }

@@ -25,14 +25,14 @@ def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     return out
 
 
-def dac(x: Tensor, range: Tensor, half: float, decay: float, keep: float) -> Tensor:
+def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
     if not all_floats(x, range):
-        return reference.dac(x, range, half, decay, keep)
+        return reference.dac(x, range, max_code, decay, keep)
     order = reference.memory_order(x)  # images stay whole in it, as each has its range
     x, range = x.contiguous(memory_format=order), range.contiguous()
     rows, out = range.numel(), torch.empty_like(x, memory_format=order)
     inner = x.numel() // rows if rows else 0
-    call("dac", out.data_ptr(), x.data_ptr(), range.data_ptr(), rows, inner, int(rows > 1), half)
+    call("dac", out.data_ptr(), x.data_ptr(), range.data_ptr(), rows, inner, int(rows > 1), max_code)
     return out
 
 
@@ -61,15 +61,17 @@ def adc(
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    max_code: float,
 ) -> tuple[Tensor, Tensor]:
     if not all_floats(*y, *v, scale, input_range, bound, *([] if gain is None else [gain])):
-        return reference.adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, half)
+        return reference.adc(
+            y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, max_code
+        )
     y, v = [t.contiguous() for t in y], [t.contiguous() for t in v]
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
     out = torch.empty(y[0].shape, dtype=torch.float32)
     code = torch.empty((len(y), *out.shape) if mode else (0,), dtype=torch.int8)
-    noise = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    noise = (output_noise, read_noise, float(bound), mode, max_code, int(seed))
     convert(out, code, y, v, columns, 0, noise, offset)
     return out, code
 
@@ -135,21 +137,21 @@ def noisy_weights(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
 ) -> Tensor:
     if not all_floats(w, scale, clip):
-        return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop)
-    return perturbed(w.new_empty(w.shape), w, scale, clip, float(level), int(seed), offset, rows, noise, drop)
+        return reference.noisy_weights(w, scale, clip, level, seed, offset, rows, noise, drop_connect)
+    return perturbed(w.new_empty(w.shape), w, scale, clip, float(level), int(seed), offset, rows, noise, drop_connect)
 
 
 def perturbed(
     out: Tensor, w: Tensor, scale: Tensor, clip: Tensor, level: float, seed: int, offset: int, rows: int,
-    noise: Sequence[float], drop: float,
+    noise: Sequence[float], drop_connect: float,
 ) -> Tensor:  # fmt: skip
     w, scale, clip = w.contiguous(), scale.contiguous(), clip.contiguous()
     call(
         "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows, level,
-        *noise, drop, seed, offset,
+        *noise, drop_connect, seed, offset,
     )  # fmt: skip
     return out
 

@@ -19,17 +19,17 @@ def pcm_program(
     seed: Tensor,
     offset: int,
     g_max: float,
-    spread: Sequence[float],
+    programming_sd: Sequence[float],
     nu_mean: Sequence[float],
     nu_sd: Sequence[float],
 ) -> tuple[Tensor, Tensor]:
     if not all_floats(target):
-        return reference.pcm_program(target, seed, offset, g_max, spread, nu_mean, nu_sd)
+        return reference.pcm_program(target, seed, offset, g_max, programming_sd, nu_mean, nu_sd)
     target = target.contiguous()
     conductance, nu = torch.empty_like(target), torch.empty_like(target)
     call(
         "pcm_program", conductance.data_ptr(), nu.data_ptr(), target.data_ptr(), target.numel(), g_max,
-        doubles(spread), len(spread) - 1, doubles(nu_mean), doubles(nu_sd), int(seed), offset,
+        doubles(programming_sd), len(programming_sd) - 1, doubles(nu_mean), doubles(nu_sd), int(seed), offset,
     )  # fmt: skip
     return conductance, nu
 
@@ -119,7 +119,7 @@ def pulse_counts(
     )  # fmt: skip
 
 
-def read_out(
+def weighted_sum(
     conductance: Tensor,
     other_planes: Tensor | None,
     factors: Sequence[float],
@@ -131,7 +131,7 @@ def read_out(
     other_planes = None if other_planes is None else other_planes.contiguous()
     out = torch.empty(conductance.shape[1:], dtype=torch.float32)
     call(
-        "read_out", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
+        "weighted_sum", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
         0 if other_planes is None else len(other_planes), out.numel(), floats_of(factors),
         floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
     )  # fmt: skip

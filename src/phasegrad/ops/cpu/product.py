@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phasegrad.ops import memory, reference
+from phasegrad.ops import reference, workspace
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
 
 
-def _together(tiles: int, whole: int, outputs: int) -> list[slice]:
+def _tile_groups(tiles: int, whole: int, outputs: int) -> list[slice]:
     """Tiles to be multiplied in one call: many if they are small, then one at a time, which fits the cache.
 
     The ``whole`` first tiles have all their rows; one that has not is multiplied alone.
@@ -65,31 +65,31 @@ def tile_linear(
     offset: int,
     rows: int,
     noise: Sequence[float],
-    drop: float,
+    drop_connect: float,
     output_noise: float,
     read_noise: float,
     mode: int,
-    half: float,
+    adc_max_code: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    settings = (output_noise, read_noise, mode, half)
+    settings = (output_noise, read_noise, mode, adc_max_code)
     if not all_floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
         conversion = (input_range, dac_max_code, decay, keep, bound, seed)
-        weights = (weight_offset, offset, rows, noise, drop)
+        weights = (weight_offset, offset, rows, noise, drop_connect)
         return reference.tile_linear(x, w, scale, clip, level, gain, *conversion, *weights, *settings)
     if dac_max_code > 0:
         x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
         strength = float(level)
-        room = memory.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
-        read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop)
+        room = workspace.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
+        read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop_connect)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
-    conversion = (output_noise, read_noise, float(bound), mode, half, int(seed))
+    conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
     code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
-    groups = _together(tiles, w.shape[1] // rows, out.numel())
-    y = memory.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
-    v = memory.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
+    groups = _tile_groups(tiles, w.shape[1] // rows, out.numel())
+    y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
+    v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
     variance = _Variance(x, read, rows) if read_noise > 0 else None
     integers = None
     if len(x) >= _MANY and _large(x, w, rows):
@@ -123,7 +123,7 @@ class _Variance:
         if self.coarse:
             self.units = tuple(m.new_empty(tiles, len(m)) for m in (x, w))
             named = {"sizes of inputs": x, "sizes of weights": w}
-            self.sizes = [memory.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
+            self.sizes = [workspace.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
             for i, m in enumerate((x.contiguous(), w.contiguous())):
                 place = (self.sizes[i].data_ptr(), self.units[i].data_ptr(), m.data_ptr())
                 call("round_sizes", *place, *m.shape, rows, int(i == 0))
@@ -152,8 +152,8 @@ class _Integers:
     def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
         """``None`` where an input is no level, or something is not finite."""
         x, w, refused, per_row = x.contiguous(), w.contiguous(), ctypes.c_int32(), int(input_range.numel() > 1)
-        levels = memory.scratch("levels", torch.int8, *x.shape)
-        digits = memory.scratch("digits", torch.int8, 3, *w.shape)
+        levels = workspace.scratch("levels", torch.int8, *x.shape)
+        digits = workspace.scratch("digits", torch.int8, 3, *w.shape)
         units = w.new_empty(-(-w.shape[1] // rows), len(w))
         place = (levels.data_ptr(), ctypes.byref(refused), x.data_ptr(), input_range.data_ptr())
         call("levels", *place, *x.shape, per_row)
@@ -169,7 +169,7 @@ class _Integers:
             lines = slice(tile * self.rows, (tile + 1) * self.rows)
             parts = zip(self.levels.split(_AT_ONCE), whole.split(_AT_ONCE), ranges.split(_AT_ONCE), strict=True)
             for levels, part, limits in parts:
-                products = memory.scratch("products", torch.int32, 3, *part.shape)
+                products = workspace.scratch("products", torch.int32, 3, *part.shape)
                 for digit, product in zip(self.digits, products, strict=True):
                     torch._int_mm(levels[:, lines], digit[:, lines].t(), out=product)
                 place = (part.data_ptr(), products.data_ptr(), self.units[tile].data_ptr(), limits.data_ptr())
@@ -206,7 +206,7 @@ def tile_linear_backward(
     grad_w = read.new_empty(read.shape if wanted[1] else (0,))
     tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
     alike = not len(code) and gain is None  # every tile's outputs have the same gradient
-    groups = [slice(0, 1)] if alike else _together(tiles, whole, grad.numel())
+    groups = [slice(0, 1)] if alike else _tile_groups(tiles, whole, grad.numel())
     rows = read.shape[1] if alike else rows
     g = grad.unsqueeze(0) if alike else grad.new_empty(groups[0].stop, *grad.shape)
     for group in groups:

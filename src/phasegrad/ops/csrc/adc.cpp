@@ -6,7 +6,7 @@ namespace PG_ISA {
 typedef int8_t vb __attribute__((vector_size(W)));
 
 struct Adc {  // what is the same for a whole call
-  float output_noise, read_noise, bound, half;
+  float output_noise, read_noise, bound, max_code;
   int mode;  // 0: no converter, 1: end-point, 2: mid-rise, 3: sign-magnitude
 };
 
@@ -37,19 +37,19 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
 }
 
 static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
-  const vf half = splat(a.half), zero = splat(0.0f);
+  const vf max_code = splat(a.max_code), zero = splat(0.0f);
   const vf full = vabs(splat(a.bound) * u);  // a range learned past zero counts by its size
-  vf q = vclamp(y * (half / full), -half, half);
+  vf q = vclamp(y * (max_code / full), -max_code, max_code);
   if (a.mode == 1)
     q = vround(q);
   else if (a.mode == 2)
-    q = vclamp(vfloor(q), -half, half - splat(1.0f)) + splat(0.5f);
+    q = vclamp(vfloor(q), -max_code, max_code - splat(1.0f)) + splat(0.5f);
   else
-    q = with_sign_bits(vmin(vfloor(vabs(q)), half - splat(1.0f)), (vi)q & INT32_MIN);
+    q = with_sign_bits(vmin(vfloor(vabs(q)), max_code - splat(1.0f)), (vi)q & INT32_MIN);
   // A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
   const vi passes = ~finite(y) | (vi)(full <= zero);
   code = ((vi)((vi)(y > full) & isplat(1)) | (vi)(y < -full)) & ~passes;
-  return passes ? y : q * (full / half) + zero * full;
+  return passes ? y : q * (full / max_code) + zero * full;
 }
 
 static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {
@@ -79,10 +79,10 @@ static void fill_variances(float* out, const float* counts, const float* row_uni
 void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,
          const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,
          int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,
-         double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset, int threads) {
+         double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads) {
   const int64_t n = outer * channels * inner;
   if (n == 0) return;  // an empty batch may have no input range either
-  const Adc a = {(float)output_noise, (float)read_noise, bound, (float)half, mode};
+  const Adc a = {(float)output_noise, (float)read_noise, bound, (float)max_code, mode};
   const bool noisy = output_noise > 0.0 || v;
   // Where neighbours are channels and share an input range, units repeat: lay out a chunk and a period once.
   const bool periodic = inner == 1 && !per_row;

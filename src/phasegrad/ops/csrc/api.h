@@ -9,9 +9,9 @@
   X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))     \
   X(uniform, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))    \
   X(dac,                                                                                                               \
-    (float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,           \
+    (float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double max_code,       \
      int threads),                                                                                                     \
-    (out, x, range, outer, inner, per_row, half, threads))                                                             \
+    (out, x, range, outer, inner, per_row, max_code, threads))                                                         \
   X(dac_backward,                                                                                                      \
     (float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n, double decay,       \
      double keep, int threads),                                                                                        \
@@ -20,9 +20,9 @@
     (float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,                    \
      const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,               \
      int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,                 \
-     double read_noise, float bound, int mode, double half, uint64_t seed, uint64_t offset, int threads),              \
+     double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),          \
     (out, code, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate,   \
-     output_noise, read_noise, bound, mode, half, seed, offset, threads))                                              \
+     output_noise, read_noise, bound, mode, max_code, seed, offset, threads))                                          \
   X(levels,                                                                                                            \
     (int8_t* out, int32_t* refused, const float* x, const float* range, int64_t n, int64_t length, int per_row,        \
      int threads),                                                                                                     \
@@ -46,46 +46,47 @@
     (scale, clip, w, rows_out, cols_in, tile_rows, tile_columns, per_column, clip_sigma, clip_per_channel, threads))   \
   X(noisy_weights,                                                                                                     \
     (float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,             \
-     int64_t tile_rows, float level, double c0, double c1, double c2, double drop, uint64_t seed, uint64_t offset,     \
-     int threads),                                                                                                     \
-    (out, w, scale, clip, rows_out, cols_in, tile_rows, level, c0, c1, c2, drop, seed, offset, threads))               \
+     int64_t tile_rows, float level, double c0, double c1, double c2, double drop_connect, uint64_t seed,              \
+     uint64_t offset, int threads),                                                                                    \
+    (out, w, scale, clip, rows_out, cols_in, tile_rows, level, c0, c1, c2, drop_connect, seed, offset, threads))       \
   X(noisy_weights_backward,                                                                                            \
     (float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in, int threads),                  \
     (grad, w, clip, rows_out, cols_in, threads))                                                                       \
   X(pcm_program,                                                                                                       \
-    (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly, int degree,      \
-     const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads),                         \
-    (conductance, nu, target, n, g_max, poly, degree, nu_mean, nu_sd, seed, offset, threads))                          \
+    (float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* programming_sd,        \
+     int degree, const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads),             \
+    (conductance, nu, target, n, g_max, programming_sd, degree, nu_mean, nu_sd, seed, offset, threads))                \
   X(pcm_read,                                                                                                          \
     (float* out, const float* conductance, const float* nu, const double* age, int64_t n, int per_device,              \
      double g_max, double t0, double t_read, const double* noise, uint64_t seed, uint64_t offset, int threads),        \
     (out, conductance, nu, age, n, per_device, g_max, t0, t_read, noise, seed, offset, threads))                       \
   X(pulse_trains,                                                                                                      \
     (int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in, int64_t out,       \
-     double lr, double granularity, int length, int adaptive, int managed, int kind, uint64_t seed, uint64_t offset,   \
-     int threads),                                                                                                     \
-    (words_x, words_d, x, d, batch, in, out, lr, granularity, length, adaptive, managed, kind, seed, offset, threads)) \
+     double lr, double dw_min, int length, int bl_management, int update_management, int kind, uint64_t seed,          \
+     uint64_t offset, int threads),                                                                                    \
+    (words_x, words_d, x, d, batch, in, out, lr, dw_min, length, bl_management, update_management, kind, seed, offset, \
+     threads))                                                                                                         \
   X(pulsed_update,                                                                                                     \
     (float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,             \
-     int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double granularity, int length,              \
-     int adaptive, int managed, int kind, int64_t planes, int shared, double now, int up_plane, int down_plane,        \
-     int family, const float* coefficients, float* weight, const float* others, int64_t other_planes,                  \
-     const float* factors, uint64_t seed, uint64_t offset, int threads),                                               \
-    (g, history, pulsed_at, parameters, x, d, refused, batch, out, in, lr, granularity, length, adaptive, managed,     \
-     kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight, others, other_planes, factors,     \
-     seed, offset, threads))                                                                                           \
+     int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double dw_min, int length,                   \
+     int bl_management, int update_management, int kind, int64_t planes, int shared, double now, int up_plane,         \
+     int down_plane, int family, const float* coefficients, float* weight, const float* other_planes,                  \
+     int64_t other_count, const float* factors, uint64_t seed, uint64_t offset, int threads),                          \
+    (g, history, pulsed_at, parameters, x, d, refused, batch, out, in, lr, dw_min, length, bl_management,              \
+     update_management, kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight, other_planes,   \
+     other_count, factors, seed, offset, threads))                                                                     \
   X(pulse_counts,                                                                                                      \
     (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts, int64_t out,         \
      int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane, int family,                     \
-     const float* coefficients, float* weight, const float* others, int64_t other_planes, const float* factors,        \
+     const float* coefficients, float* weight, const float* other_planes, int64_t other_count, const float* factors,   \
      uint64_t seed, uint64_t offset, int threads),                                                                     \
     (g, history, pulsed_at, parameters, counts, out, in, planes, shared, now, up_plane, down_plane, family,            \
-     coefficients, weight, others, other_planes, factors, seed, offset, threads))                                      \
-  X(read_out,                                                                                                          \
-    (float* out, const float* g, int64_t planes, const float* others, int64_t other_planes, int64_t n,                 \
+     coefficients, weight, other_planes, other_count, factors, seed, offset, threads))                                 \
+  X(weighted_sum,                                                                                                      \
+    (float* out, const float* g, int64_t planes, const float* other_planes, int64_t other_count, int64_t n,            \
      const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads),                              \
-    (out, g, planes, others, other_planes, n, factors, sd, seed, offset, threads))                                     \
+    (out, g, planes, other_planes, other_count, n, factors, sd, seed, offset, threads))                                \
   X(leak,                                                                                                              \
-    (float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* others,                 \
-     int64_t other_planes, const float* factors, int threads),                                                         \
-    (g, planes, n, level, lost, weight, others, other_planes, factors, threads))
+    (float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* other_planes,           \
+     int64_t other_count, const float* factors, int threads),                                                          \
+    (g, planes, n, level, lost, weight, other_planes, other_count, factors, threads))

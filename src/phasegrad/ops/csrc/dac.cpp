@@ -3,18 +3,18 @@
 namespace pg {
 namespace PG_ISA {
 
-// Clip to +-range and round to one of 2 half + 1 levels; what is not finite passes through.
-static inline vf convert(vf x, vf up, vf step, vf half) {
-  vf q = vround(vclamp(x * up, -half, half)) * step;
+// Clip to +-range and round to one of 2 max_code + 1 levels; what is not finite passes through.
+static inline vf convert(vf x, vf up, vf step, vf max_code) {
+  vf q = vround(vclamp(x * up, -max_code, max_code)) * step;
   return finite(x) ? q : x;
 }
 
-static void dac_row(float* out, const float* x, int64_t n, float range, float half) {
+static void dac_row(float* out, const float* x, int64_t n, float range, float max_code) {
   // A range that was learned past zero counts by its size: the two signs cancel. A range too small for its inverse
   // to be a number still leaves zero at zero.
-  const float most = 3.4e38f, inverse = range == 0.0f ? 0.0f : half / range;
+  const float most = 3.4e38f, inverse = range == 0.0f ? 0.0f : max_code / range;
   const vf up = splat(inverse > most ? most : (inverse < -most ? -most : inverse));
-  const vf step = splat(range / half), bound = splat(half);
+  const vf step = splat(range / max_code), bound = splat(max_code);
   int64_t i = 0;
   for (; i + W <= n; i += W) store(out + i, convert(load<vf>(x + i), up, step, bound));
   if (i < n) {
@@ -25,15 +25,16 @@ static void dac_row(float* out, const float* x, int64_t n, float range, float ha
   }
 }
 
-void dac(float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double half,
+void dac(float* out, const float* x, const float* range, int64_t outer, int64_t inner, int per_row, double max_code,
          int threads) {
   if (!per_row) {
-    for_chunks(outer * inner, threads,
-               [&](int64_t first, int64_t length) { dac_row(out + first, x + first, length, *range, (float)half); });
+    for_chunks(outer * inner, threads, [&](int64_t first, int64_t length) {
+      dac_row(out + first, x + first, length, *range, (float)max_code);
+    });
     return;
   }
 #pragma omp parallel for num_threads(threads_for(outer* inner, threads)) schedule(static)
-  for (int64_t b = 0; b < outer; ++b) dac_row(out + b * inner, x + b * inner, inner, range[b], (float)half);
+  for (int64_t b = 0; b < outer; ++b) dac_row(out + b * inner, x + b * inner, inner, range[b], (float)max_code);
 }
 
 // Sums run over chunks in order, each in sixteen lanes, so that no thread count and no vector width shows.

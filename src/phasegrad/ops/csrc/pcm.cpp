@@ -73,8 +73,9 @@ struct Law {
 // ln g, with g = 0 taken as the smallest normal float: every law is clipped long before.
 static inline vf ln_of(vf g) { return vlog(vmax(splat(1.17549435e-38f), g)) + (g - g); }
 
-void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max, const double* poly,
-                 int degree, const double* nu_mean, const double* nu_sd, uint64_t seed, uint64_t offset, int threads) {
+void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max,
+                 const double* programming_sd, int degree, const double* nu_mean, const double* nu_sd, uint64_t seed,
+                 uint64_t offset, int threads) {
   const Philox for_g(seed, offset), for_nu(seed, offset + 1);
   const Law mean(nu_mean), sd(nu_sd);
   const vf inverse = splat((float)(1.0 / g_max)), zero = splat(0.0f);
@@ -85,9 +86,9 @@ void pcm_program(float* conductance, float* nu, const float* target, int64_t n, 
     normal_chunk(for_nu, z_nu.v, first, length);
     for (int64_t i = 0; i < length; i += W) {
       const vf t = load<vf>(x + i), g = t * inverse, ln_g = ln_of(g);
-      vf spread = splat((float)poly[degree]);
-      for (int k = degree - 1; k >= 0; --k) spread = spread * g + splat((float)poly[k]);
-      store(z.v + i, vmax(zero, t + vmax(zero, spread) * load<vf>(z.v + i)));
+      vf deviation = splat((float)programming_sd[degree]);
+      for (int k = degree - 1; k >= 0; --k) deviation = deviation * g + splat((float)programming_sd[k]);
+      store(z.v + i, vmax(zero, t + vmax(zero, deviation) * load<vf>(z.v + i)));
       store(z_nu.v + i, vabs(mean(g, ln_g) + sd(g, ln_g) * load<vf>(z_nu.v + i)));
     }
     std::memcpy(conductance + first, z.v, length * sizeof(float));

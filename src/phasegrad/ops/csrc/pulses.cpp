@@ -35,13 +35,13 @@ struct Line {   // of one sample: what turns a value into a train
   int slots;
 };
 
-static Line line(double lr, double granularity, int length, int adaptive, int managed, double x, double d) {
-  const double k = lr * x * d / granularity;
+static Line line(double lr, double dw_min, int length, int bl_management, int update_management, double x, double d) {
+  const double k = lr * x * d / dw_min;
   if (!(k > 0.0)) return {0.0, 0.0, 0};
   double slots = length;
-  if (adaptive && __builtin_ceil(k) < slots) slots = __builtin_ceil(k);
-  double a = __builtin_sqrt(lr / (granularity * slots)), b = a;
-  if (managed) {
+  if (bl_management && __builtin_ceil(k) < slots) slots = __builtin_ceil(k);
+  double a = __builtin_sqrt(lr / (dw_min * slots)), b = a;
+  if (update_management) {
     const double ratio = x / (k > length ? d * (length / k) : d);
     a *= __builtin_sqrt(ratio);
     b *= __builtin_sqrt(1.0 / ratio);
@@ -55,7 +55,7 @@ static inline double probability(float v, double amplitude) {
 }
 
 // n of the slots, evenly spread: any first m of them hold m n / slots, rounded.
-static uint32_t spread(int64_t n, int64_t slots) {
+static uint32_t evenly(int64_t n, int64_t slots) {
   uint32_t word = 0;
   for (int64_t t = 0; t < slots; ++t)
     if ((2 * (t + 1) * n + slots) / (2 * slots) > (2 * t * n + slots) / (2 * slots)) word |= 1u << t;
@@ -110,7 +110,7 @@ static inline vu scheduled(vf v, const Line& s, double amplitude, bool output, i
     const double p = probability(v[i], amplitude);
     if (kind == DETERMINISTIC) {
       const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
-      word[i] = output ? spread(m, s.slots) : (1u << m) - 1;
+      word[i] = output ? evenly(m, s.slots) : (1u << m) - 1;
     } else {
       const float mean = (float)(output ? p * s.slots : p);
       uint32_t bits;
@@ -156,11 +156,12 @@ static double largest(const float* v, int64_t n) {
 }
 
 void pulse_trains(int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in,
-                  int64_t out, double lr, double granularity, int length, int adaptive, int managed, int kind,
+                  int64_t out, double lr, double dw_min, int length, int bl_management, int update_management, int kind,
                   uint64_t seed, uint64_t offset, int threads) {
   Line* samples = new Line[batch + 1];
   for (int64_t s = 0; s < batch; ++s)
-    samples[s] = line(lr, granularity, length, adaptive, managed, largest(x + s * in, in), largest(d + s * out, out));
+    samples[s] =
+        line(lr, dw_min, length, bl_management, update_management, largest(x + s * in, in), largest(d + s * out, out));
   side(words_x, x, samples, batch, in, false, kind, seed, offset, threads);
   side(words_d, d, samples, batch, out, true, kind, seed, offset + 8, threads);
   delete[] samples;
@@ -292,10 +293,10 @@ struct Devices {
 };
 
 // What the devices stand for: an offset, then a factor for each plane, and for each plane of devices beside them.
-struct Readout {
+struct Tracked {
   float* weight;  // null where nobody asks
-  const float* others;
-  int64_t other_planes;
+  const float* other_planes;
+  int64_t other_count;
   const float* factors;
 };
 
@@ -308,7 +309,7 @@ struct Update {
   int64_t out, in, planes;
   int plane[2];
   const float* coefficients;
-  Readout readout;
+  Tracked tracked;
   Stream stream;
 
   PG_INLINE int64_t at(int which, int64_t weight) const { return plane[which] * out * in + weight; }
@@ -340,13 +341,13 @@ struct Update {
   }
 
   PG_INLINE void refresh(int64_t first, int64_t count) const {
-    if (!readout.weight) return;
-    const float* factor = readout.factors + 1;
+    if (!tracked.weight) return;
+    const float* factor = tracked.factors + 1;
     vf w = load_part(g + first, count) * splat(*factor);
     for (int64_t p = 1; p < planes; ++p) w = w + load_part(g + p * out * in + first, count) * splat(factor[p]);
-    for (int64_t p = 0; p < readout.other_planes; ++p)
-      w = w + load_part(readout.others + p * out * in + first, count) * splat(factor[planes + p]);
-    store_part(readout.weight + first, w + splat(readout.factors[0]), count);
+    for (int64_t p = 0; p < tracked.other_count; ++p)
+      w = w + load_part(tracked.other_planes + p * out * in + first, count) * splat(factor[planes + p]);
+    store_part(tracked.weight + first, w + splat(tracked.factors[0]), count);
   }
 };
 
@@ -610,21 +611,22 @@ static bool all_finite(const float* v, int64_t n) {
   return sum == 0.0f;
 }
 
-constexpr int64_t TOGETHER = 1024, STREAMS = 16;  // as in ops/pulses.py
+constexpr int64_t SAMPLES_PER_BLOCK = 1024, STREAMS = 16;  // as in ops/pulses.py
 
 void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,
-                   int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double granularity, int length,
-                   int adaptive, int managed, int kind, int64_t planes, int shared, double now, int up_plane,
-                   int down_plane, int family, const float* coefficients, float* weight, const float* others,
-                   int64_t other_planes, const float* factors, uint64_t seed, uint64_t offset, int threads) {
+                   int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double dw_min, int length,
+                   int bl_management, int update_management, int kind, int64_t planes, int shared, double now,
+                   int up_plane, int down_plane, int family, const float* coefficients, float* weight,
+                   const float* other_planes, int64_t other_count, const float* factors, uint64_t seed, uint64_t offset,
+                   int threads) {
   *refused = !all_finite(x, batch * in) || !all_finite(d, batch * out);
   if (*refused) return;
-  const int64_t most = batch < TOGETHER ? batch : TOGETHER;
+  const int64_t most = batch < SAMPLES_PER_BLOCK ? batch : SAMPLES_PER_BLOCK;
   int32_t *words_x = new int32_t[most * in + W], *words_d = new int32_t[most * out + W];
-  for (int64_t s = 0; s < batch; s += TOGETHER, offset += STREAMS + 1) {
-    const int64_t some = batch - s < TOGETHER ? batch - s : TOGETHER;
-    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, granularity, length, adaptive, managed,
-                 kind, seed, offset, threads);
+  for (int64_t s = 0; s < batch; s += SAMPLES_PER_BLOCK, offset += STREAMS + 1) {
+    const int64_t some = batch - s < SAMPLES_PER_BLOCK ? batch - s : SAMPLES_PER_BLOCK;
+    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, dw_min, length, bl_management,
+                 update_management, kind, seed, offset, threads);
     const Batch trains(words_x, words_d, some, in, out);
     const Update u = {g,
                       history,
@@ -637,7 +639,7 @@ void pulsed_update(float* g, float* history, double* pulsed_at, const float* par
                       planes,
                       {up_plane, down_plane},
                       coefficients,
-                      {weight, others, other_planes, factors},
+                      {weight, other_planes, other_count, factors},
                       Stream(seed, offset + STREAMS)};
     send(u, family, {&trains, kind == MEAN_COUNT, nullptr}, threads);
   }
@@ -647,7 +649,7 @@ void pulsed_update(float* g, float* history, double* pulsed_at, const float* par
 
 void pulse_counts(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts,
                   int64_t out, int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane,
-                  int family, const float* coefficients, float* weight, const float* others, int64_t other_planes,
+                  int family, const float* coefficients, float* weight, const float* other_planes, int64_t other_count,
                   const float* factors, uint64_t seed, uint64_t offset, int threads) {
   const Update u = {g,
                     history,
@@ -660,7 +662,7 @@ void pulse_counts(float* g, float* history, double* pulsed_at, const float* para
                     planes,
                     {up_plane, down_plane},
                     coefficients,
-                    {weight, others, other_planes, factors},
+                    {weight, other_planes, other_count, factors},
                     Stream(seed, offset)};
   send(u, family, {nullptr, false, counts}, threads);
 }

@@ -110,7 +110,7 @@ static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, in
 static inline vf clamp(vf x, vf bound) { return finite(x) ? vclamp(x, -bound, bound) : x; }
 
 struct Noise {  // of one piece: what its weights share
-  float clip, constant, linear, quadratic, drop;
+  float clip, constant, linear, quadratic, drop_connect;
 };
 
 static inline vf perturbed(vf x, const Noise& p, const float* z, const float* gate) {
@@ -120,7 +120,7 @@ static inline vf perturbed(vf x, const Noise& p, const float* z, const float* ga
     const vf m = vabs(v);
     v = v + vmax(splat(p.constant) + m * (splat(p.linear) + splat(p.quadratic) * m), zero) * load<vf>(z);
   }
-  return gate ? (load<vf>(gate) < splat(p.drop) ? zero : v) : v;
+  return gate ? (load<vf>(gate) < splat(p.drop_connect) ? zero : v) : v;
 }
 
 // One piece. `z` are normals, `gate` uniforms, readable for a vector beyond the piece; null where not wanted.
@@ -137,10 +137,10 @@ static void perturb(float* out, const float* x, int64_t n, const Noise& p, const
 }
 
 void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,
-                   int64_t tile_rows, float level, double c0, double c1, double c2, double drop, uint64_t seed,
+                   int64_t tile_rows, float level, double c0, double c1, double c2, double drop_connect, uint64_t seed,
                    uint64_t offset, int threads) {
   const Philox g(seed, offset), g_drop(seed, offset + 1);
-  const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0), drops = drop > 0.0;
+  const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0), drops = drop_connect > 0.0;
   const auto piece = noisy ? (drops ? perturb<true, true> : perturb<true, false>)
                            : (drops ? perturb<false, true> : perturb<false, false>);
   for_chunks(rows_out * cols_in, threads, [&](int64_t first, int64_t length) {
@@ -150,7 +150,7 @@ void noisy_weights(float* out, const float* w, const float* scale, const float* 
     for_pieces(first, length, cols_in, tile_rows, [&](int64_t i, int64_t run, int64_t row, int64_t tile) {
       const float s = scale[tile * rows_out + row];
       const Noise p = {clip[row], level * (float)c0 * s, level * (float)c1, s > 0.0f ? level * (float)c2 / s : 0.0f,
-                       (float)drop};
+                       (float)drop_connect};
       piece(out + first + i, w + first + i, run, p, z.v + i, gate.v + i);
     });
   });

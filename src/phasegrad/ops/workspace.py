@@ -8,6 +8,7 @@ the weight goes. What an op needs only while it runs is kept for the thread's ne
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 
@@ -17,6 +18,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _kept = WeakTensorKeyDictionary()  # of each weight, a tensor that only this dictionary holds while it is not in use
 _lock = threading.Lock()
+_logger = logging.getLogger("phasegrad")
 
 
 _scratch = threading.local()
@@ -36,12 +38,29 @@ def _holders(tensor: Tensor) -> int:
     return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
 
 
-_FREE = _holders(torch.empty(1))  # a tensor of its own and the question
+def _free() -> int | None:
+    """The use count of a storage with one tensor; ``None`` if torch does not count as assumed."""
+    try:
+        tensor = torch.empty(1)
+        alone = _holders(tensor)
+        view = tensor[:]
+        shared = _holders(tensor)
+        del view
+        if alone == _holders(tensor) < shared:
+            return alone
+        reason = "a shared storage is reported as free"
+    except Exception as error:  # whatever another version of torch may raise
+        reason = f"{type(error).__name__}: {error}"
+    _logger.warning("phasegrad allocates the memory of noisy weights at each step (%s); correct, but slower", reason)
+    return None
+
+
+_FREE = _free()
 
 
 def for_read(weight: Tensor) -> Tensor:
     """Room for a weight as read; a graph that still holds the last one's, as a layer used twice, gets its own."""
-    if type(weight) is not nn.Parameter:
+    if type(weight) is not nn.Parameter or _FREE is None:
         return weight.detach().new_empty(weight.shape)
     with _lock:
         kept = _kept.get(weight)

@@ -11,7 +11,7 @@ from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.philox import normal
 
 
-def read_out(
+def weighted_sum(
     conductance: Tensor,
     other_planes: Tensor | None,
     factors: Sequence[float],
@@ -56,4 +56,4 @@ def leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight)
     conductance.add_((level - conductance) * lost)
     if tracked.weight is not None:
         nothing = torch.zeros(1, dtype=torch.int64, device=conductance.device)  # is drawn
-        tracked.weight.copy_(read_out(conductance, *tracked[1:], (), nothing, 0))
+        tracked.weight.copy_(weighted_sum(conductance, *tracked[1:], (), nothing, 0))

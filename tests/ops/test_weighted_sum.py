@@ -17,8 +17,8 @@ def planes(*shape: int, seed: int) -> Tensor:
     return draw(*shape, seed=seed).abs()
 
 
-class TestReadOut(KernelContract):
-    name = "read_out"
+class TestWeightedSum(KernelContract):
+    name = "weighted_sum"
     rtol = 1e-5
     atol = 1e-6
     opchecked = ("pair, noisy", "with others")
@@ -56,7 +56,7 @@ def test_noise_and_floor(g: float) -> None:
     """``E max(g + s xi, 0)`` and its spread, with ``s = 0.13 + 0.03 g``."""
     n = 400_000
     s = 0.13 + 0.03 * g
-    seen = torch.ops.phasegrad.read_out(torch.full((1, 1, n), g), None, [0.0, 1.0], [0.13, 0.03], SEED, 0).double()
+    seen = torch.ops.phasegrad.weighted_sum(torch.full((1, 1, n), g), None, [0.0, 1.0], [0.13, 0.03], SEED, 0).double()
     a = g / s
     density, part = math.exp(-a * a / 2.0) / math.sqrt(2.0 * math.pi), 0.5 * (1.0 + math.erf(a / math.sqrt(2.0)))
     mean = g * part + s * density
@@ -79,4 +79,4 @@ WRONG = {
 @pytest.mark.parametrize(("call", "error", "message"), WRONG.values(), ids=list(WRONG))
 def test_refuses(call: Call, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        torch.ops.phasegrad.read_out(*call)
+        torch.ops.phasegrad.weighted_sum(*call)

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import gc
+import logging
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import phasegrad as pg
-from phasegrad.ops import memory
+from phasegrad.ops import workspace
 from phasegrad.ops.native import library
 
 
 def address(weight: Tensor) -> int:
-    return memory.for_read(weight).data_ptr()
+    return workspace.for_read(weight).data_ptr()
 
 
 def test_memory_is_taken_again_once_nobody_holds_it() -> None:
     weight = nn.Parameter(torch.randn(5, 7))
-    first = memory.for_read(weight)
+    first = workspace.for_read(weight)
     assert first.shape == weight.shape
     held = first.data_ptr()
     view = first[1:]
@@ -35,13 +37,13 @@ def test_weights_and_shapes_do_not_share() -> None:
     assert address(a) == address(a)
     assert address(a) != address(b)
     a.data = torch.randn(3, 2)
-    assert memory.for_read(a).shape == a.shape
+    assert workspace.for_read(a).shape == a.shape
 
 
 def test_memory_goes_with_the_weight() -> None:
     weight = nn.Parameter(torch.randn(5, 7))
     address(weight)
-    kept = weakref.ref(memory._kept[weight])
+    kept = weakref.ref(workspace._kept[weight])
     del weight
     gc.collect()
     assert kept() is None
@@ -49,8 +51,8 @@ def test_memory_goes_with_the_weight() -> None:
 
 def test_a_tensor_that_is_no_parameter_keeps_nothing() -> None:
     weight = torch.randn(5, 7)
-    memory.for_read(weight)
-    assert weight not in memory._kept
+    workspace.for_read(weight)
+    assert weight not in workspace._kept
 
 
 def layer_and_input() -> tuple[nn.Module, Tensor]:
@@ -64,9 +66,9 @@ def layer_and_input() -> tuple[nn.Module, Tensor]:
 def test_training_keeps_and_evaluation_does_not() -> None:
     layer, x = layer_and_input()
     layer.eval()(x)
-    assert layer.weight not in memory._kept
+    assert layer.weight not in workspace._kept
     layer.train()(x)
-    assert layer.weight in memory._kept
+    assert layer.weight in workspace._kept
 
 
 def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
@@ -80,8 +82,27 @@ def test_a_graph_that_is_kept_gives_its_gradient_again() -> None:
 
 def test_scratch_is_kept_grows_and_outlives_inference_mode() -> None:
     with torch.inference_mode():
-        small = memory.scratch("a test", torch.int8, 2, 3)
-    assert memory.scratch("a test", torch.int8, 3, 2).data_ptr() == small.data_ptr()
-    large = memory.scratch("a test", torch.int8, 40)
+        small = workspace.scratch("a test", torch.int8, 2, 3)
+    assert workspace.scratch("a test", torch.int8, 3, 2).data_ptr() == small.data_ptr()
+    large = workspace.scratch("a test", torch.int8, 40)
     assert large.fill_(1).sum() == 40
-    assert memory.scratch("a test", torch.int8, 4).data_ptr() == large.data_ptr()
+    assert workspace.scratch("a test", torch.int8, 4).data_ptr() == large.data_ptr()
+
+
+def gone(storage: int) -> int:
+    raise AttributeError("no such function")
+
+
+@pytest.mark.parametrize("count", [lambda storage: 1, gone])
+def test_storages_that_cannot_be_counted_are_not_used_again(
+    count: Callable[[int], int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch._C, "_storage_Use_Count", count)
+    with caplog.at_level(logging.WARNING, logger="phasegrad"):
+        assert workspace._free() is None
+    assert len(caplog.records) == 1
+    assert "allocates" in caplog.text
+    monkeypatch.setattr(workspace, "_FREE", None)
+    weight = nn.Parameter(torch.randn(5, 7))
+    assert workspace.for_read(weight).shape == weight.shape
+    assert weight not in workspace._kept

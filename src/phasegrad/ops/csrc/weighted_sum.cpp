@@ -19,8 +19,8 @@ static inline void add_plane(float* total, const float* g, const float* z, int64
   }
 }
 
-void read_out(float* out, const float* g, int64_t planes, const float* others, int64_t other_planes, int64_t n,
-              const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads) {
+void weighted_sum(float* out, const float* g, int64_t planes, const float* other_planes, int64_t other_count, int64_t n,
+                  const float* factors, const float* sd, uint64_t seed, uint64_t offset, int threads) {
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Room total, room, z;
     for (int64_t i = 0; i < length; i += W) store(total.v + i, vf{});
@@ -28,16 +28,17 @@ void read_out(float* out, const float* g, int64_t planes, const float* others, i
       if (sd) normal_chunk(Philox(seed, offset + p), z.v, first, length);
       add_plane(total.v, part(g + p * n, first, length, room), sd ? z.v : nullptr, length, factors[1 + p], sd);
     }
-    for (int64_t p = 0; p < other_planes; ++p)
-      add_plane(total.v, part(others + p * n, first, length, room), nullptr, length, factors[1 + planes + p], nullptr);
+    for (int64_t p = 0; p < other_count; ++p)
+      add_plane(total.v, part(other_planes + p * n, first, length, room), nullptr, length, factors[1 + planes + p],
+                nullptr);
     for (int64_t i = 0; i < length; i += W) store(total.v + i, load<vf>(total.v + i) + splat(factors[0]));
     std::memcpy(out + first, total.v, length * sizeof(float));
   });
 }
 
 // One pass: the devices go a part of the way to their level, and the weight, unless nobody asks, follows.
-void leak(float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* others,
-          int64_t other_planes, const float* factors, int threads) {
+void leak(float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* other_planes,
+          int64_t other_count, const float* factors, int threads) {
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Room total, room;
     for (int64_t i = 0; weight && i < length; i += W) store(total.v + i, vf{});
@@ -52,8 +53,9 @@ void leak(float* g, int64_t planes, int64_t n, float level, float lost, float* w
       if (weight) add_plane(total.v, room.v, nullptr, length, factors[1 + p], nullptr);
     }
     if (!weight) return;
-    for (int64_t p = 0; p < other_planes; ++p)
-      add_plane(total.v, part(others + p * n, first, length, room), nullptr, length, factors[1 + planes + p], nullptr);
+    for (int64_t p = 0; p < other_count; ++p)
+      add_plane(total.v, part(other_planes + p * n, first, length, room), nullptr, length, factors[1 + planes + p],
+                nullptr);
     for (int64_t i = 0; i < length; i += W) store(total.v + i, load<vf>(total.v + i) + splat(factors[0]));
     std::memcpy(weight + first, total.v, length * sizeof(float));
   });
