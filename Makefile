@@ -37,6 +37,8 @@ COMPILER := $(firstword $(foreach name,$(COMPILERS),$(shell command -v $(name) 2
 # With a compiler and without are two installs: whoever adds one, or switches it off, gets the other.
 RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
 
+MATHJAX := $(if $(shell command -v npm 2>/dev/null),build/mathjax/node_modules/mathjax/es5/tex-svg.js)
+
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 .PHONY: help demo test test-native test-reference lint format docs bench reproduce install develop neighbours clean
@@ -83,8 +85,12 @@ format: .venv/.stamp-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(filter %.cpp %.h,$(CSRC))
 
-docs: .venv/.stamp-docs
+docs: .venv/.stamp-docs $(MATHJAX)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The site has a copy of its own. Without npm, formulas stay as TeX, which the build says.
+$(MATHJAX):
+	-npm install --no-save --silent --prefix build/mathjax mathjax@3
 
 bench: $(RUN)
 	mkdir -p benchmarks/results
