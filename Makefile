@@ -44,6 +44,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 # out of it. `.ci/run` runs every test in both passes.
 REFERENCE_TESTS := tests/ops tests/crossbar tests/nn tests/cells tests/optim/test_analog_sgd.py \
   tests/inference/test_program.py tests/hwa/test_calibrate.py
+MATHJAX := $(if $(shell command -v npm 2>/dev/null),build/mathjax/node_modules/mathjax/es5/tex-svg.js)
 
 .PHONY: help demo test test-native test-reference test-reference-all test-dispatch lint format docs bench reproduce \
   install develop integrations neighbours packages release-check clean
@@ -99,8 +100,12 @@ format: .venv/.stamp-dev
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(filter %.cpp %.h,$(CSRC))
 
-docs: .venv/.stamp-docs
+docs: .venv/.stamp-docs $(MATHJAX)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The site has a copy of its own. Without npm, formulas stay as TeX, which the build says.
+$(MATHJAX):
+	-npm install --no-save --silent --prefix build/mathjax mathjax@3
 
 bench: $(RUN)
 	mkdir -p benchmarks/results
