@@ -111,7 +111,7 @@ def build(column: str, effect: Effect) -> pg.Hardware:
         law = {"law": ConstantSteps, "size": 0.25e-6, **effect.steps}
         device = replace(device, steps=law.pop("law")(**law))
     if pulsed:
-        fields |= {"update": Pulses(**effect.pulses), "scale": 0.6}
+        fields |= {"pulses": Pulses(**effect.pulses), "scale": 0.6}
     return pg.Hardware(cell=kind(device=device), **fields)
 
 

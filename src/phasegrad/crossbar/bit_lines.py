@@ -14,7 +14,6 @@ from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
-from phasegrad.ops import reference
 from phasegrad.ops.direct import call
 
 
@@ -44,22 +43,9 @@ class Conversion(NamedTuple):
     errors: Tensor | None = None
     """``[errors, tiles, out]`` of the converters, or ``None``."""
 
-    @property
-    def unfused(self) -> OutputConverter | None:
-        """The converter, if the fused kernels do not implement it."""
-        adc = self.hardware.adc
-        return adc if adc is not None and adc.mode == reference.NO_CONVERTER else None
-
-    def fused(self, x: Tensor) -> bool:
-        """Whether the op that fuses matrix product and conversions implements this hardware."""
-        linear = self.hardware.ir_drop is None and self.hardware.integrator is None
-        return linear and self.unfused is None and not torch.is_autocast_enabled(x.device.type)
-
     def settings(self, weights: TileWeights) -> tuple[float, float, int, float]:
-        """Noise and converter, as the ops take them."""
-        adc = self.hardware.adc
-        mode, half = (adc.mode, adc.max_code) if adc else (reference.NO_CONVERTER, 1.0)
-        return self.hardware.output_noise * self.noise, weights.read_noise, mode, half
+        """Noise and converter, as the ops expect them."""
+        return self.hardware.output_noise * self.noise, weights.read_noise, *self.hardware.adc_settings
 
 
 def tile_outputs(
@@ -97,8 +83,8 @@ def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion
         if conversion.input_range.numel() > 1:
             ranges = conversion.input_range.repeat_interleave(shape[2:].numel())
             conversion = conversion._replace(input_range=ranges)
-    if conversion.unfused is not None:
-        y = _converted_unfused(TileOutputs(values, variances), weights, conversion, conversion.unfused)
+    if conversion.hardware.unfused_adc is not None:
+        y = _converted_unfused(TileOutputs(values, variances), weights, conversion, conversion.hardware.unfused_adc)
     else:
         y = call(
             "adc", list(values), list(variances), weights.scale, weights.gain, conversion.input_range,

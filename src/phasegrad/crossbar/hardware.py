@@ -19,7 +19,7 @@ from phasegrad.configuration import (
     check_type,
     from_json,
 )
-from phasegrad.crossbar.converters import InputConverter, OutputConverter
+from phasegrad.crossbar.converters import InputConverter, LearnedRange, OutputConverter
 from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
@@ -109,12 +109,12 @@ class Hardware(Configuration):
         """All unit cells of a weight."""
         return (self.cell,) if self.fast is None else (self.cell, self.fast.cell)
 
-    @property
+    @functools.cached_property
     def linear_wires(self) -> Wires | None:
         """Wires that are part of the matrix, or ``None``."""
         return self.wires if isinstance(self.wires, Wires) else None
 
-    @property
+    @functools.cached_property
     def ir_drop(self) -> DurationCodedDrop | None:
         """The formula for wires whose effect depends on the inputs, or ``None``."""
         return self.wires if isinstance(self.wires, DurationCodedDrop) else None
@@ -124,6 +124,40 @@ class Hardware(Configuration):
         """Whether the periphery is exact, without converters, integrator and noise."""
         converted = self.dac is not None or self.adc is not None or self.integrator is not None
         return not converted and self.output_noise == 0 and self.read_noise == 0
+
+    @functools.cached_property
+    def slice_factors(self) -> tuple[float, ...] | None:
+        """Digital significance of each bit slice of a weight; ``None`` for cells without slices."""
+        return self.cell.slice_factors
+
+    @functools.cached_property
+    def dac_settings(self) -> tuple[float, float, float]:
+        """Largest code, decay and keep of the DAC, as the ops expect them; a largest code of 0 means no DAC."""
+        if self.dac is None:
+            return 0.0, 0.0, 1.0
+        learned = self.dac.range
+        decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
+        return self.dac.max_code, decay, keep
+
+    @functools.cached_property
+    def adc_settings(self) -> tuple[int, float]:
+        """Mode and largest code of the ADC, as the ops expect them."""
+        return (reference.NO_CONVERTER, 1.0) if self.adc is None else (self.adc.mode, self.adc.max_code)
+
+    @functools.cached_property
+    def unfused_adc(self) -> OutputConverter | None:
+        """The ADC, if the kernels do not implement it; ``None`` otherwise."""
+        return self.adc if self.adc_settings[0] == reference.NO_CONVERTER else None
+
+    @functools.cached_property
+    def fuses_outputs(self) -> bool:
+        """Whether one op can compute a matrix product and its output conversion."""
+        return self.ir_drop is None and self.integrator is None and self.unfused_adc is None
+
+    @functools.cached_property
+    def fuses_inputs(self) -> bool:
+        """Whether the same op can convert the inputs too."""
+        return self.fuses_outputs and (self.dac is None or self.dac.fused)
 
     @functools.cached_property
     def transposed(self) -> Hardware:

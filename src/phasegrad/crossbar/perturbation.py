@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import final
 
@@ -40,12 +41,12 @@ class Perturbation(Configuration):
         check_number(self, "clip_sigma", 0.0)
         check_choice(self, "clip_per", ("layer", "channel"))
 
-    @property
+    @functools.cached_property
     def noise(self) -> tuple[float, float, float]:
         """Coefficients of powers of ``g`` in the standard deviation, lowest power first."""
         return (self.additive, self.multiplicative, self.quadratic)
 
-    @property
+    @functools.cached_property
     def perturbs(self) -> bool:
         """Whether the weights in training differ from those in evaluation."""
         return any(self.noise) or self.drop_connect > 0

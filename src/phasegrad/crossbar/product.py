@@ -10,12 +10,14 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.bit_lines import Conversion, converted, tile_outputs
-from phasegrad.crossbar.converters import InputConverter, InputSlice
+from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LinearTiling, Tiling
-from phasegrad.crossbar.word_lines import Periphery, dac_settings, drive, drives_ideally, joined, range_of
+from phasegrad.crossbar.word_lines import Periphery, drive, joined, range_of
 from phasegrad.ops.direct import call
+
+_NO_DAC = (0.0, 0.0, 1.0)  # inputs that are converted already
 
 
 def product(
@@ -38,11 +40,11 @@ def product(
     if exact_outputs and hardware.ir_drop is None and hardware.integrator is None:
         driven = x if hardware.dac is None else joined(drive(x, periphery, hardware)[0])
         return tiling.product(driven, _total_weight(weights, seed, hardware.rows))
-    input_range = range_of(x, periphery.input_range)
+    input_range = range_of(x) if periphery.input_range is None else periphery.input_range
     conversion = Conversion(input_range, periphery.output_range, hardware, seed)
-    if tiling.fused_rows is not None and weights.slice_factors is None and conversion.fused(x):
-        if drives_ideally(x, input_range, periphery, hardware.dac):
-            return _fused_product(x, weights, conversion, tiling.fused_rows, hardware.dac)
+    fused = tiling.fused and not torch.is_autocast_enabled(x.device.type)
+    if fused and hardware.fuses_inputs and weights.slice_factors is None:
+        return _fused_product(x, weights, conversion, hardware.dac_settings)
     slices, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
     conversion = conversion._replace(input_range=input_range)
     parts = _slice_pairs(slices, weights, conversion, periphery.output_errors)
@@ -100,22 +102,24 @@ def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
 
 def _slice_product(driven: InputSlice, weights: TileWeights, conversion: Conversion, tiling: Tiling) -> Tensor:
     """The product of one input slice and one weight slice."""
-    if tiling.fused_rows is not None and driven.square is None and conversion.fused(driven.x):
-        return _fused_product(driven.x, weights, conversion, tiling.fused_rows, None)
     hardware, seed = conversion.hardware, conversion.seed
+    fused = tiling.fused and not torch.is_autocast_enabled(driven.x.device.type)
+    if fused and hardware.fuses_outputs and driven.square is None:
+        return _fused_product(driven.x, weights, conversion, _NO_DAC)
     outputs = tile_outputs(driven, weights, conversion.input_range, tiling, hardware, seed)
     return converted(outputs, weights, conversion)
 
 
 def _fused_product(
-    x: Tensor, weights: TileWeights, conversion: Conversion, rows: int, dac: InputConverter | None
+    x: Tensor, weights: TileWeights, conversion: Conversion, dac_settings: tuple[float, float, float]
 ) -> Tensor:
-    """Convert the inputs unless ``dac`` is ``None``, read the weights, multiply, and convert the outputs, in one op."""
+    """Convert the inputs, read the weights, multiply, and convert the outputs, in one op."""
+    hardware = conversion.hardware
     clip, level, *noise = weights.perturbation or (None, None, (0.0, 0.0, 0.0), 0.0)
     return call(
         "tile_linear", x, weights.weight, weights.scale, clip, level, weights.gain, conversion.input_range,
-        *dac_settings(dac), conversion.output_range, conversion.seed, weights.stream, conversion.offset, rows,
-        *noise, *conversion.settings(weights),
+        *dac_settings, conversion.output_range, conversion.seed, weights.stream, conversion.offset, hardware.rows,
+        *noise, hardware.output_noise * conversion.noise, weights.read_noise, *hardware.adc_settings,
     )[0]  # fmt: skip
 
 

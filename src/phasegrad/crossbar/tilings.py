@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,9 @@ _MAX_FOLDED = 1 << 22
 class Tiling(ABC):
     """How inputs meet the rows of tiles with weights ``[out, in]``."""
 
+    fused: ClassVar[bool] = False
+    """Whether the op ``tile_linear`` computes this tiling."""
+
     @abstractmethod
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """The exact product ``[rows, channels, ...]``."""
@@ -40,11 +43,6 @@ class Tiling(ABC):
     def charges(self, integrator: Integrator, x: Tensor, w: Tensor, ticks: int | None) -> Sequence[Tensor]:
         """The charge of the columns of each row tile at the end of a window of pulse durations ``x`` in [-1, 1]."""
         return integrator.integrate(x, w, self.partial_products, ticks)
-
-    @property
-    def fused_rows(self) -> int | None:
-        """Inputs per tile if the op ``tile_linear`` computes this tiling; ``None`` otherwise."""
-        return None
 
     @property
     def patches(self) -> Patches | None:
@@ -66,11 +64,7 @@ class LinearTiling(Tiling):
     """Row tiles of a matrix product of inputs ``[n, in]``; tile ``t`` has inputs ``t * rows`` to ``(t + 1) * rows``."""
 
     rows: int
-
-    @property
-    def fused_rows(self) -> int:
-        """Inputs per tile."""
-        return self.rows
+    fused: ClassVar[bool] = True
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """The exact product ``[n, out]``."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phasegrad.crossbar.converters import InputConverter, InputSlice, LearnedRange
+from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.ops.direct import call
 
@@ -36,37 +36,15 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
     integrator = hardware.integrator
     if integrator is not None and integrator.full_input is not None:
         return x, x.new_full((1,), integrator.full_input)
-    input_range = range_of(x, input_range)
+    input_range = range_of(x) if input_range is None else input_range
     if hardware.dac is None:
         return x, input_range
-    return call("dac", x, input_range, *dac_settings(hardware.dac)), input_range
+    return call("dac", x, input_range, *hardware.dac_settings), input_range
 
 
-def range_of(x: Tensor, input_range: Tensor | None) -> Tensor:
-    """The range of the DAC, or the largest absolute input of each row."""
-    return x.detach().abs().flatten(1).amax(1) if input_range is None else input_range
-
-
-def dac_settings(dac: InputConverter | None) -> tuple[float, float, float]:
-    """Largest code, and decay and keep of a learned range, as the ops take them; a largest code of 0 means no DAC."""
-    if dac is None:
-        return 0.0, 0.0, 1.0
-    learned = dac.range
-    decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
-    return dac.max_code, decay, keep
-
-
-def drives_ideally(x: Tensor, input_range: Tensor, periphery: Periphery, dac: InputConverter | None) -> bool:
-    """Whether the word lines carry all bits at once, as an ideal DAC drives them, so that a fused op can convert."""
-    if dac is None:
-        return True
-    if periphery.input_errors is not None or not dac.at_once:
-        return False
-    slices = dac.input_slices(x, input_range, None)  # an ideal DAC returns its argument
-    if len(slices) != 1:
-        return False
-    carried, factor, square, noise = slices[0]
-    return carried is x and square is None and factor == noise == 1.0
+def range_of(x: Tensor) -> Tensor:
+    """The largest absolute input of each row."""
+    return x.detach().abs().flatten(1).amax(1)
 
 
 def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[InputSlice, ...], Tensor]:

@@ -43,6 +43,8 @@ class AnalogLayer(nn.Module, ABC):
         weight: parameter in the shape of the digital counterpart's: the digital weight, or, once programmed, a copy of
             what the devices store at the layer's present time.
         bias: digital, or ``None``.
+        out_features: outputs of the weight matrix.
+        in_features: inputs of the weight matrix.
         hardware: the hardware, frozen.
         perturbation: clipping and training noise of the digital weight, or ``None``.
         noise_level: factor of that noise, 0-d; a ramp changes it.
@@ -55,6 +57,8 @@ class AnalogLayer(nn.Module, ABC):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    out_features: int
+    in_features: int
     noise_level: Tensor
     input_range: Tensor | None
     output_range: Tensor
@@ -79,6 +83,7 @@ class AnalogLayer(nn.Module, ABC):
             setattr(self, name, getattr(digital, name))
         self.register_parameter("weight", digital.weight)  # type: ignore[arg-type]
         self.register_parameter("bias", digital._parameters.get("bias"))
+        self.out_features, self.in_features = self.layout.size(self.weight.shape)
         like: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
         self.register_buffer("noise_level", torch.ones((), **like), persistent=False)
         self._make_input_range(like)
@@ -167,16 +172,6 @@ class AnalogLayer(nn.Module, ABC):
     def weight_matrix(self) -> Tensor:
         """The parameter ``weight`` as the matrix ``[out, in]`` that lies on tiles; differentiable."""
         return self.layout.matrix(self.weight)
-
-    @property
-    def out_features(self) -> int:
-        """Outputs of the weight matrix."""
-        return self.layout.size(self.weight.shape)[0]
-
-    @property
-    def in_features(self) -> int:
-        """Inputs of the weight matrix."""
-        return self.layout.size(self.weight.shape)[1]
 
     @property
     def columns(self) -> int:

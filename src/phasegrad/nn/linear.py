@@ -71,6 +71,11 @@ class AnalogLinear(_RowProduct):
     ) -> None:  # fmt: skip
         self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
 
+    @property
+    def weight_matrix(self) -> Tensor:
+        """The parameter ``weight`` itself, ``[out, in]``."""
+        return self.weight
+
     def _digital(self) -> nn.Module:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
 

@@ -33,6 +33,8 @@ class StoredLayer(Protocol):
     noiseless: Any
     training: bool
     weight: nn.Parameter
+    out_features: int
+    in_features: int
 
     @property
     def store(self) -> WeightStore:
@@ -47,16 +49,6 @@ class StoredLayer(Protocol):
     @property
     def weight_matrix(self) -> Tensor:
         """The parameter ``weight`` as a matrix ``[out, in]``; differentiable."""
-        ...
-
-    @property
-    def out_features(self) -> int:
-        """Outputs of the matrix."""
-        ...
-
-    @property
-    def in_features(self) -> int:
-        """Inputs of the matrix."""
         ...
 
     @property

@@ -104,7 +104,7 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
     Weights are clipped before they are sliced; training noise is drawn for every slice separately, as devices that each
     store a slice would add it. Gradients follow :func:`phasegrad.crossbar.straight_through.bit_slice`.
     """
-    factors = hardware.cell.slice_factors
+    factors = hardware.slice_factors
     if factors is None:
         return weights
     drawn, weight = weights.perturbation, weights.weight

@@ -80,6 +80,11 @@ class InputConverter(Configuration, ABC):
         """Whether a line is driven once per product, with all bits of its input."""
         return True
 
+    @property
+    def fused(self) -> bool:
+        """Whether the kernels implement this converter."""
+        return False
+
     @abstractmethod
     def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
         """Split a product into steps with the signals on the lines in each.
@@ -127,6 +132,11 @@ class Dac(InputConverter):
         """Tolerances of gain, offset [steps] and INL [steps]."""
         offset, bend = (self.offset, self.offset_mismatch), (self.nonlinearity, self.nonlinearity_mismatch)
         return (*super().errors, offset, bend)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the kernels implement this converter: they have no errors."""
+        return self.trains_in_memory
 
     def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
         """One step, with the errors of every line."""
