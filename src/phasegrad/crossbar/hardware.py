@@ -72,6 +72,26 @@ class Hardware(Configuration):
 
     _renamed: ClassVar[dict[str, str]] = {"update": "pulses", "drop": "ir_drop", "turned": "transposed"}
 
+    # Derived when the hardware is made; class variables, since they are no fields.
+    linear_wires: ClassVar[Wires | None]
+    """Wires that are part of the matrix, or ``None``."""
+    ir_drop: ClassVar[DurationCodedDrop | None]
+    """The formula for wires whose effect depends on the inputs, or ``None``."""
+    exact: ClassVar[bool]
+    """Whether the periphery is exact, without converters, integrator and noise."""
+    slice_factors: ClassVar[tuple[float, ...] | None]
+    """Digital significance of each bit slice of a weight; ``None`` for cells without slices."""
+    dac_settings: ClassVar[tuple[float, float, float]]
+    """Largest code, decay and keep of the DAC, as the ops expect them; a largest code of 0 means no DAC."""
+    adc_settings: ClassVar[tuple[int, float]]
+    """Mode and largest code of the ADC, as the ops expect them."""
+    unfused_adc: ClassVar[OutputConverter | None]
+    """The ADC, if the kernels do not implement it; ``None`` otherwise."""
+    fuses_outputs: ClassVar[bool]
+    """Whether one op can compute a matrix product and its output conversion."""
+    fuses_inputs: ClassVar[bool]
+    """Whether the same op can convert the inputs too."""
+
     def __post_init__(self) -> None:
         check_type(self, "cell", Cell)
         check_integer(self, "rows", 1, 1 << 20)
@@ -92,6 +112,7 @@ class Hardware(Configuration):
                 "are not modelled: use DifferentialSlices, or wires=None"
             )
         check_type(self, "integrator", (Integrator, type(None)))
+        self._derive()
         self._check_integrator()
         if self.pulses is None:
             check_choice(self, "scale", ("column", "tile"))
@@ -109,55 +130,26 @@ class Hardware(Configuration):
         """All unit cells of a weight."""
         return (self.cell,) if self.fast is None else (self.cell, self.fast.cell)
 
-    @functools.cached_property
-    def linear_wires(self) -> Wires | None:
-        """Wires that are part of the matrix, or ``None``."""
-        return self.wires if isinstance(self.wires, Wires) else None
-
-    @functools.cached_property
-    def ir_drop(self) -> DurationCodedDrop | None:
-        """The formula for wires whose effect depends on the inputs, or ``None``."""
-        return self.wires if isinstance(self.wires, DurationCodedDrop) else None
-
-    @functools.cached_property
-    def exact(self) -> bool:
-        """Whether the periphery is exact, without converters, integrator and noise."""
-        converted = self.dac is not None or self.adc is not None or self.integrator is not None
-        return not converted and self.output_noise == 0 and self.read_noise == 0
-
-    @functools.cached_property
-    def slice_factors(self) -> tuple[float, ...] | None:
-        """Digital significance of each bit slice of a weight; ``None`` for cells without slices."""
-        return self.cell.slice_factors
-
-    @functools.cached_property
-    def dac_settings(self) -> tuple[float, float, float]:
-        """Largest code, decay and keep of the DAC, as the ops expect them; a largest code of 0 means no DAC."""
-        if self.dac is None:
-            return 0.0, 0.0, 1.0
-        learned = self.dac.range
+    def _derive(self) -> None:
+        """Set the attributes that forward passes read, once per hardware: compilers trace them as constants."""
+        exact_ends = self.dac is None and self.adc is None and self.integrator is None
+        no_adc = (reference.NO_CONVERTER, 1.0)
+        learned = self.dac.range if self.dac else None
         decay, keep = (learned.decay, learned.keep) if isinstance(learned, LearnedRange) else (0.0, 1.0)
-        return self.dac.max_code, decay, keep
-
-    @functools.cached_property
-    def adc_settings(self) -> tuple[int, float]:
-        """Mode and largest code of the ADC, as the ops expect them."""
-        return (reference.NO_CONVERTER, 1.0) if self.adc is None else (self.adc.mode, self.adc.max_code)
-
-    @functools.cached_property
-    def unfused_adc(self) -> OutputConverter | None:
-        """The ADC, if the kernels do not implement it; ``None`` otherwise."""
-        return self.adc if self.adc_settings[0] == reference.NO_CONVERTER else None
-
-    @functools.cached_property
-    def fuses_outputs(self) -> bool:
-        """Whether one op can compute a matrix product and its output conversion."""
-        return self.ir_drop is None and self.integrator is None and self.unfused_adc is None
-
-    @functools.cached_property
-    def fuses_inputs(self) -> bool:
-        """Whether the same op can convert the inputs too."""
-        return self.fuses_outputs and (self.dac is None or self.dac.fused)
+        derived = {
+            "linear_wires": self.wires if isinstance(self.wires, Wires) else None,
+            "ir_drop": self.wires if isinstance(self.wires, DurationCodedDrop) else None,
+            "exact": exact_ends and self.output_noise == 0 and self.read_noise == 0,
+            "slice_factors": self.cell.slice_factors,
+            "dac_settings": (self.dac.max_code, decay, keep) if self.dac else (0.0, 0.0, 1.0),
+            "adc_settings": (self.adc.mode, self.adc.max_code) if self.adc else no_adc,
+        }
+        derived["unfused_adc"] = self.adc if derived["adc_settings"][0] == reference.NO_CONVERTER else None
+        unfused = derived["ir_drop"], self.integrator, derived["unfused_adc"]
+        derived["fuses_outputs"] = all(part is None for part in unfused)
+        derived["fuses_inputs"] = derived["fuses_outputs"] and (self.dac is None or self.dac.fused)
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
     @functools.cached_property
     def transposed(self) -> Hardware:

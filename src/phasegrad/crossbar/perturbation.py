@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from phasegrad.configuration import Configuration, check_choice, check_number
 
@@ -33,6 +32,12 @@ class Perturbation(Configuration):
     clip_sigma: float = 0.0
     clip_per: str = "layer"
 
+    # Derived when the perturbation is made; class variables, since they are no fields.
+    noise: ClassVar[tuple[float, float, float]]
+    """Coefficients of powers of ``g`` in the standard deviation, lowest power first."""
+    perturbs: ClassVar[bool]
+    """Whether the weights in training differ from those in evaluation."""
+
     def __post_init__(self) -> None:
         check_number(self, "additive", 0.0)
         check_number(self, "multiplicative", 0.0)
@@ -40,13 +45,6 @@ class Perturbation(Configuration):
         check_number(self, "drop_connect", 0.0, 1.0)
         check_number(self, "clip_sigma", 0.0)
         check_choice(self, "clip_per", ("layer", "channel"))
-
-    @functools.cached_property
-    def noise(self) -> tuple[float, float, float]:
-        """Coefficients of powers of ``g`` in the standard deviation, lowest power first."""
-        return (self.additive, self.multiplicative, self.quadratic)
-
-    @functools.cached_property
-    def perturbs(self) -> bool:
-        """Whether the weights in training differ from those in evaluation."""
-        return any(self.noise) or self.drop_connect > 0
+        noise = (self.additive, self.multiplicative, self.quadratic)
+        object.__setattr__(self, "noise", noise)
+        object.__setattr__(self, "perturbs", any(noise) or self.drop_connect > 0)
