@@ -11,17 +11,17 @@ from tests.ops import nodal
 from torch import Tensor
 
 from phasegrad.ops.circuit import circuit
-from phasegrad.ops.lines import Lines, reached, sensitivity
+from phasegrad.ops.resistances import Resistances, reached, sensitivity
 from phasegrad.ops.wires import wired_conductance, wired_conductance_backward
 
-PLAIN = Lines(1.0, 2.0, 0.0, 0.0, False)
+PLAIN = Resistances(1.0, 2.0, 0.0, 0.0, False)
 LINES = {
     "plain": PLAIN,
-    "ends": Lines(1.0, 2.0, 3.0, 4.0, False),
-    "both": Lines(2.0, 1.0, 3.0, 4.0, True),
-    "thin words": Lines(100.0, 0.5, 0.0, 0.0, True),
-    "thin bits": Lines(1e-3, 50.0, 0.0, 0.0, False),
-    "large sense": Lines(1e-2, 1e-2, 0.0, 1e5, False),
+    "ends": Resistances(1.0, 2.0, 3.0, 4.0, False),
+    "both": Resistances(2.0, 1.0, 3.0, 4.0, True),
+    "thin words": Resistances(100.0, 0.5, 0.0, 0.0, True),
+    "thin bits": Resistances(1e-3, 50.0, 0.0, 0.0, False),
+    "large sense": Resistances(1e-2, 1e-2, 0.0, 1e5, False),
 }
 SHAPES = [(5, 4), (4, 7), (1, 6), (6, 1), (1, 1), (9, 8)]
 
@@ -52,11 +52,11 @@ class TestWiredConductance(OpContract):
         }
 
     def truth(self, *call: Any) -> Tensor:
-        g, lines = call[0].double(), Lines(*call[1:])
+        g, resistances = call[0].double(), Resistances(*call[1:])
         if g.numel() == 0:
             return g
         arrays = g.reshape(-1, *g.shape[-2:])
-        return torch.stack([nodal.effective(a, lines) for a in arrays]).view(g.shape)
+        return torch.stack([nodal.effective(a, resistances) for a in arrays]).view(g.shape)
 
     def wrong(self) -> dict[str, tuple[Call, type[Exception], str]]:
         g = cells(3, 2).float()
@@ -68,21 +68,21 @@ class TestWiredConductance(OpContract):
         }
 
 
-@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+@pytest.mark.parametrize("resistances", LINES.values(), ids=LINES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_nodes_current_law_gives_the_same(shape: tuple[int, int], lines: Lines) -> None:
+def test_every_nodes_current_law_gives_the_same(shape: tuple[int, int], resistances: Resistances) -> None:
     g = cells(*shape)
-    assert off(wired_conductance(g, *lines), nodal.effective(g, lines)) < 1e-9
+    assert off(wired_conductance(g, *resistances), nodal.effective(g, resistances)) < 1e-9
 
 
-@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
-def test_open_and_shorted_devices(lines: Lines) -> None:
+@pytest.mark.parametrize("resistances", LINES.values(), ids=LINES)
+def test_open_and_shorted_devices(resistances: Resistances) -> None:
     g = cells(6, 5)
     g[0, 0] = g[3, 2] = 0.0
-    g[2, 1] = g[5, 4] = 1e3 / max(lines.word_line, lines.bit_line)
-    got = wired_conductance(g, *lines)
-    assert off(got, nodal.effective(g, lines)) < 1e-9
-    assert bool(wired_conductance(torch.zeros(3, 3), *lines).eq(0).all())
+    g[2, 1] = g[5, 4] = 1e3 / max(resistances.word_line, resistances.bit_line)
+    got = wired_conductance(g, *resistances)
+    assert off(got, nodal.effective(g, resistances)) < 1e-9
+    assert bool(wired_conductance(torch.zeros(3, 3), *resistances).eq(0).all())
 
 
 def test_published_values() -> None:
@@ -91,7 +91,7 @@ def test_published_values() -> None:
     v = torch.arange(5, dtype=torch.float64)
     without = torch.tensor([0.0888285571, 0.0803174603, 0.0735201640, 0.0679166667], dtype=torch.float64)
     with_wires = torch.tensor([0.0605701967, 0.0593276107, 0.0563487388, 0.0533523546], dtype=torch.float64)
-    ideal = Lines(0.0, 0.0, 0.0, 0.0, False)
+    ideal = Resistances(0.0, 0.0, 0.0, 0.0, False)
     torch.testing.assert_close(v @ wired_conductance(g, *ideal), without, rtol=0.0, atol=6e-11)
     torch.testing.assert_close(v @ wired_conductance(g, *PLAIN), with_wires, rtol=0.0, atol=6e-11)
     one = wired_conductance(torch.tensor([[0.1]], dtype=torch.float64), *PLAIN)
@@ -106,9 +106,13 @@ def test_without_resistance_it_is_the_conductance(both: bool) -> None:
 
 def test_one_kind_of_wire_alone_is_the_limit_of_the_other() -> None:
     g = cells(7, 5)
-    for lines in (Lines(0.0, 3.0, 0.0, 0.0, False), Lines(3.0, 0.0, 0.0, 0.0, True), Lines(0.0, 0.0, 5.0, 7.0, False)):
-        nearly = Lines(lines.word_line + 1e-9, lines.bit_line + 1e-9, *lines[2:])
-        assert off(wired_conductance(g, *lines), wired_conductance(g, *nearly)) < 1e-9
+    for resistances in (
+        Resistances(0.0, 3.0, 0.0, 0.0, False),
+        Resistances(3.0, 0.0, 0.0, 0.0, True),
+        Resistances(0.0, 0.0, 5.0, 7.0, False),
+    ):
+        nearly = Resistances(resistances.word_line + 1e-9, resistances.bit_line + 1e-9, *resistances[2:])
+        assert off(wired_conductance(g, *resistances), wired_conductance(g, *nearly)) < 1e-9
 
 
 def test_ideal_word_lines_leave_each_bit_line_alone() -> None:
@@ -121,21 +125,28 @@ def test_ideal_word_lines_leave_each_bit_line_alone() -> None:
     torch.testing.assert_close(got.flatten(), torch.tensor(want, dtype=torch.float64), rtol=1e-14, atol=0.0)
 
 
-@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
+@pytest.mark.parametrize("resistances", LINES.values(), ids=LINES)
 @pytest.mark.parametrize("shape", [(5, 4), (3, 6), (1, 3), (9, 2)], ids=str)
-def test_the_adjoint_is_the_derivative_of_the_nodes_equations(shape: tuple[int, int], lines: Lines) -> None:
+def test_the_adjoint_is_the_derivative_of_the_nodes_equations(shape: tuple[int, int], resistances: Resistances) -> None:
     g, upstream = cells(*shape), draw(*shape, seed=3).double()
     g[0, 0] = 0.0
     g[-1, -1] = 100.0
     g.requires_grad_()
-    (want,) = torch.autograd.grad((nodal.effective(g, lines) * upstream).sum(), g)
-    assert off(wired_conductance_backward(upstream, g.detach(), *lines), want) < 1e-9
+    (want,) = torch.autograd.grad((nodal.effective(g, resistances) * upstream).sum(), g)
+    assert off(wired_conductance_backward(upstream, g.detach(), *resistances), want) < 1e-9
 
 
 def test_gradcheck() -> None:
     g = (cells(4, 3) + 0.01).requires_grad_()
-    for lines in (PLAIN, LINES["both"], Lines(0.0, 3.0, 0.0, 1.0, False), Lines(3.0, 0.0, 0.0, 0.0, False)):
-        assert torch.autograd.gradcheck(lambda c, lines=lines: torch.ops.phasegrad.wired_conductance(c, *lines), (g,))
+    for resistances in (
+        PLAIN,
+        LINES["both"],
+        Resistances(0.0, 3.0, 0.0, 1.0, False),
+        Resistances(3.0, 0.0, 0.0, 0.0, False),
+    ):
+        assert torch.autograd.gradcheck(
+            lambda c, resistances=resistances: torch.ops.phasegrad.wired_conductance(c, *resistances), (g,)
+        )
 
 
 @pytest.mark.parametrize("also", [0.0, 1.0], ids=["wires alone", "beside others"])
@@ -155,61 +166,65 @@ def test_arrays_that_are_solved_by_halves_agree_with_their_turned_selves() -> No
     assert off(wired_conductance(g, *LINES["ends"]), turned) < 1e-11
 
 
-@pytest.mark.parametrize("lines", [*LINES.values(), Lines(0.0, 0.0, 2.0, 3.0, False)], ids=[*LINES, "ends alone"])
-def test_kirchhoffs_current_law_holds_at_every_node(lines: Lines) -> None:
+@pytest.mark.parametrize(
+    "resistances", [*LINES.values(), Resistances(0.0, 0.0, 2.0, 3.0, False)], ids=[*LINES, "ends alone"]
+)
+def test_kirchhoffs_current_law_holds_at_every_node(resistances: Resistances) -> None:
     g, v = cells(6, 5), draw(2, 6, seed=1).double()
-    found = circuit(g.expand(2, 6, 5), torch.zeros(2, 6, 5, dtype=torch.float64), v, lines)
+    found = circuit(g.expand(2, 6, 5), torch.zeros(2, 6, 5, dtype=torch.float64), v, resistances)
     largest = float(found.cell.abs().max())
     torch.testing.assert_close(found.cell, g * (found.word - found.bit), rtol=0.0, atol=1e-9 * largest)
     down = found.cell.cumsum(1)  # the current law of bit lines, from the open end
     steps = torch.cat((found.bit[:, 1:], torch.zeros_like(found.bit[:, :1])), 1)
-    below = torch.tensor([lines.below(i, 6) for i in range(6)], dtype=torch.float64).view(-1, 1)
+    below = torch.tensor([resistances.below(i, 6) for i in range(6)], dtype=torch.float64).view(-1, 1)
     torch.testing.assert_close(found.bit - steps, down * below, rtol=0.0, atol=1e-9 * float(v.abs().max()))
     torch.testing.assert_close(found.output, down[:, -1], rtol=0.0, atol=1e-9 * largest)
-    if not lines.both:  # word lines: what all nodes from here on take came through the segment before
+    if not resistances.both:  # word lines: what all nodes from here on take came through the segment before
         carried = found.cell.flip(2).cumsum(2).flip(2)
         before = torch.cat((v.unsqueeze(2), found.word[:, :, :-1]), 2)
-        along = torch.full((5,), lines.word_line, dtype=torch.float64)
-        along[0] += lines.driver
+        along = torch.full((5,), resistances.word_line, dtype=torch.float64)
+        along[0] += resistances.driver
         torch.testing.assert_close(before - found.word, carried * along, rtol=0.0, atol=1e-9 * float(v.abs().max()))
     else:
         torch.testing.assert_close(
-            found.output, v @ nodal.effective(g, lines), rtol=0.0, atol=1e-9 * float(found.output.abs().max())
+            found.output, v @ nodal.effective(g, resistances), rtol=0.0, atol=1e-9 * float(found.output.abs().max())
         )
 
 
-@pytest.mark.parametrize("lines", [LINES["ends"], LINES["both"]], ids=["ends", "both"])
-def test_the_first_order_is_that_of_the_exact_solution(lines: Lines) -> None:
+@pytest.mark.parametrize("resistances", [LINES["ends"], LINES["both"]], ids=["ends", "both"])
+def test_the_first_order_is_that_of_the_exact_solution(resistances: Resistances) -> None:
     """Wires of half the resistance leave a quarter of the error; a first order off by 5 % would leave half."""
     g = cells(6, 5)
     errors = []
     for part in (1e-3, 5e-4):
-        thin = Lines(*(part * r for r in lines[:4]), lines.both)
+        thin = Resistances(*(part * r for r in resistances[:4]), resistances.both)
         errors.append(float((g * reached(g, *thin) - wired_conductance(g, *thin)).abs().max()))
     assert errors[1] == pytest.approx(errors[0] / 4, rel=0.02)
 
 
 def test_the_first_order_of_one_cell_is_exact() -> None:
     g = torch.tensor([[0.1]], dtype=torch.float64)
-    for lines in LINES.values():
-        torch.testing.assert_close(g * reached(g, *lines), wired_conductance(g, *lines), rtol=1e-13, atol=0.0)
+    for resistances in LINES.values():
+        torch.testing.assert_close(
+            g * reached(g, *resistances), wired_conductance(g, *resistances), rtol=1e-13, atol=0.0
+        )
 
 
-@pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
-def test_the_sensitivity_is_the_own_derivative_of_the_first_order(lines: Lines) -> None:
+@pytest.mark.parametrize("resistances", LINES.values(), ids=LINES)
+def test_the_sensitivity_is_the_own_derivative_of_the_first_order(resistances: Resistances) -> None:
     g = cells(5, 4)
     g[1, 2] = 0.0
-    whole = torch.autograd.functional.jacobian(lambda g: g * reached(g, *lines), g)
+    whole = torch.autograd.functional.jacobian(lambda g: g * reached(g, *resistances), g)
     own = whole.flatten(2).flatten(0, 1).diagonal().view(5, 4)
-    torch.testing.assert_close(sensitivity(g, *lines), own, rtol=1e-11, atol=0.0)
+    torch.testing.assert_close(sensitivity(g, *resistances), own, rtol=1e-11, atol=0.0)
 
 
-@pytest.mark.parametrize("lines", [LINES["ends"], LINES["both"]], ids=["ends", "both"])
-def test_the_sensitivity_has_the_first_order_of_the_exact_solution(lines: Lines) -> None:
+@pytest.mark.parametrize("resistances", [LINES["ends"], LINES["both"]], ids=["ends", "both"])
+def test_the_sensitivity_has_the_first_order_of_the_exact_solution(resistances: Resistances) -> None:
     """Wires of half the resistance leave a quarter of the error."""
     g, errors = cells(5, 4), []
     for part in (1e-3, 5e-4):
-        thin = Lines(*(part * r for r in lines[:4]), lines.both)
+        thin = Resistances(*(part * r for r in resistances[:4]), resistances.both)
         whole = torch.autograd.functional.jacobian(lambda g, thin=thin: nodal.effective(g, thin), g)
         own = whole.flatten(2).flatten(0, 1).diagonal().view(5, 4)
         errors.append(float((sensitivity(g, *thin) - own).abs().max()))

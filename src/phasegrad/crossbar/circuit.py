@@ -96,7 +96,7 @@ def _solve(g: Tensor, v: Tensor, wires: Wires, iv: Sinh | None) -> Solution:
     g = g.expand(len(batch), *g.shape)
     if wires.sensed == "first":
         g, batch = g.flip(-2), batch.flip(-1)
-    found = circuit(g, torch.zeros_like(g), batch, wires.lines) if iv is None else _newton(g, batch, wires, iv)
+    found = circuit(g, torch.zeros_like(g), batch, wires.resistances) if iv is None else _newton(g, batch, wires, iv)
     nodes = found[1:] if wires.sensed == "last" else [part.flip(-2) for part in found[1:]]
     return Solution(*(part.reshape(*v.shape[:-1], *part.shape[1:]) for part in (found.output, *nodes)))
 
@@ -109,7 +109,7 @@ def _newton(g: Tensor, voltages: Tensor, wires: Wires, iv: Sinh) -> Circuit:
             return found
         g, v = g[: len(left)], voltages[left]
         slope = iv.slope(g, over)
-        step = circuit(slope, iv.current(g, over) - slope * over, v, wires.lines)
+        step = circuit(slope, iv.current(g, over) - slope * over, v, wires.resistances)
         seen = torch.where(g > 0, step.word - step.bit, 0.0)  # open cells carry nothing, and 0 sinh(1000) is no number
         off = (iv.current(g, seen) - step.cell).abs()
         known = _ROUNDING * (1.0 + (m + n) * wires.largest * _largest(slope)) * _largest(v.unsqueeze(-1))

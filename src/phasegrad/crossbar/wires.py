@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_choice, check_number
-from phasegrad.ops import lines
+from phasegrad.ops import resistances
 from phasegrad.ops.direct import call, readable
 
 _SHORT = 1e9  # conductance times wire: a larger one changes an output by less, and loses the digits of the others
@@ -66,10 +66,10 @@ class Wires(Configuration):
         check_choice(self, "solve", ("exact", "first-order"))
 
     @property
-    def lines(self) -> lines.Lines:
+    def resistances(self) -> resistances.Resistances:
         """The wires as the ops take them."""
         ends = float(self.driver), float(self.sense)
-        return lines.Lines(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
+        return resistances.Resistances(float(self.word_line), float(self.bit_line), *ends, self.driven == "both")
 
     @property
     def largest(self) -> float:
@@ -102,15 +102,15 @@ class Wires(Configuration):
         """As :meth:`effective`, for those who have checked or want what is broken to stay so: NaN gives NaN."""
         if self.solve == "first-order":
             return conductance * self.reached(conductance)
-        return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.lines))
+        return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.resistances))
 
     def reached(self, conductance: Tensor) -> Tensor:
         """The part of the voltages that reaches each device ``[..., rows, columns]``, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.reached(g, *self.lines))
+        return self._from_the_last(conductance, lambda g: resistances.reached(g, *self.resistances))
 
     def sensitivity(self, conductance: Tensor) -> Tensor:
         """What a small change of each conductance counts in the device's own effective one, to first order."""
-        return self._from_the_last(conductance, lambda g: lines.sensitivity(g, *self.lines))
+        return self._from_the_last(conductance, lambda g: resistances.sensitivity(g, *self.resistances))
 
     def _from_the_last(self, conductance: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
         """Rows counted towards the sense."""

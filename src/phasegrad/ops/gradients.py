@@ -147,8 +147,8 @@ class _WiredAdjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, grad: Tensor, conductance: Tensor, *lines: Any) -> Tensor:
-        return call("wired_conductance_backward", grad, conductance, *lines)
+    def forward(ctx: Any, grad: Tensor, conductance: Tensor, *resistances: Any) -> Tensor:
+        return call("wired_conductance_backward", grad, conductance, *resistances)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
@@ -162,15 +162,15 @@ class _WiredConductance(torch.autograd.Function):
     """The adjoint circuit; its levels are found again, not stored."""
 
     @staticmethod
-    def forward(ctx: Any, run: Kernel, conductance: Tensor, *lines: Any) -> Tensor:
+    def forward(ctx: Any, run: Kernel, conductance: Tensor, *resistances: Any) -> Tensor:
         ctx.save_for_backward(conductance)
-        ctx.lines = lines
-        return run(conductance, *lines)
+        ctx.resistances = resistances
+        return run(conductance, *resistances)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (conductance,) = ctx.saved_tensors
-        return None, _WiredAdjoint.apply(grad, conductance, *ctx.lines), *[None] * len(ctx.lines)
+        return None, _WiredAdjoint.apply(grad, conductance, *ctx.resistances), *[None] * len(ctx.resistances)
 
 
 def _dac(run: Kernel, x: Tensor, range: Tensor, *rest: Any) -> Tensor:
@@ -200,10 +200,10 @@ def _tile_linear(run: Kernel, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor,
     return run(x, w, *rest)
 
 
-def _wired_conductance(run: Kernel, conductance: Tensor, *lines: Any) -> Tensor:
+def _wired_conductance(run: Kernel, conductance: Tensor, *resistances: Any) -> Tensor:
     if _recorded(conductance):
-        return _WiredConductance.apply(run, conductance, *lines)  # type: ignore[return-value]
-    return run(conductance, *lines)
+        return _WiredConductance.apply(run, conductance, *resistances)  # type: ignore[return-value]
+    return run(conductance, *resistances)
 
 
 GRADIENTS.update(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Lines(NamedTuple):
+class Resistances(NamedTuple):
     """The wires of an array [ohm]."""
 
     word_line: float
@@ -27,19 +27,19 @@ class Lines(NamedTuple):
         return self.bit_line + (self.sense if row == rows - 1 else 0.0)
 
 
-def line_impedance(conductance: Tensor, lines: Lines) -> tuple[Tensor, Tensor]:
+def line_impedance(conductance: Tensor, resistances: Resistances) -> tuple[Tensor, Tensor]:
     """How voltages spread along word lines ``[..., n]`` of cells to ground.
 
     Returns:
         ``a`` and ``l``, both ``[..., n]``: a current into node ``k`` raises node ``j`` by
         ``exp(min(a_j + l_k, a_k + l_j))`` [ohm]. The lines are not without resistance.
     """
-    r, end = lines.word_line, lines.word_line + lines.driver
+    r, end = resistances.word_line, resistances.word_line + resistances.driver
     cells = conductance.unbind(-1)
     left = [torch.full_like(cells[0], end)]  # impedance of all that lies on the driver's side of a node
     for g in cells[:-1]:
         left.append(r + left[-1] / (1.0 + g * left[-1]))
-    beyond = torch.full_like(cells[0], 1.0 / end if lines.both else 0.0)
+    beyond = torch.full_like(cells[0], 1.0 / end if resistances.both else 0.0)
     right = []  # admittance of a node's own cell and all that lies beyond
     for g in reversed(cells):
         right.append(g + beyond)
@@ -54,15 +54,15 @@ class Rows(NamedTuple):
 
     conductance: Tensor
     """``[batch, m, n]`` [S]."""
-    spread: tuple[Tensor, Tensor] | None
+    impedance: tuple[Tensor, Tensor] | None
     """Of :func:`line_impedance`; ``None`` for word lines without resistance."""
 
     def drops(self, i: int) -> Tensor:
         """``Q`` ``[batch, n, n]``: 1 V at bit-line node ``j`` alone leaves ``-Q[l, j]`` over cell ``l``."""
         g = self.conductance[:, i]
-        if self.spread is None:
+        if self.impedance is None:
             return torch.eye(g.shape[-1], dtype=g.dtype, device=g.device).expand(len(g), -1, -1)
-        a, l = (part[:, i] for part in self.spread)  # noqa: E741
+        a, l = (part[:, i] for part in self.impedance)  # noqa: E741
         raised = torch.minimum(a.unsqueeze(-1) + l.unsqueeze(-2), a.unsqueeze(-2) + l.unsqueeze(-1)).exp_()
         drops = raised.mul_(-g.unsqueeze(-2))
         drops.diagonal(dim1=-2, dim2=-1).add_(1.0)
@@ -73,10 +73,10 @@ class Rows(NamedTuple):
         return self.conductance[:, i].unsqueeze(-1) * drops
 
 
-def rows_of(conductance: Tensor, lines: Lines) -> Rows:
+def rows_of(conductance: Tensor, resistances: Resistances) -> Rows:
     """The rows of arrays ``[batch, m, n]`` [S], float64."""
-    ideal = lines.word_line + lines.driver == 0.0
-    return Rows(conductance, None if ideal else line_impedance(conductance, lines))
+    ideal = resistances.word_line + resistances.driver == 0.0
+    return Rows(conductance, None if ideal else line_impedance(conductance, resistances))
 
 
 def line_drop(current: Tensor, segment: float, end: float, both: bool) -> Tensor:
@@ -120,16 +120,16 @@ def sensitivity(
     Returns:
         ``[..., rows, columns]``, in (0, 1].
     """
-    lines, (m, n) = Lines(word_line, bit_line, driver, sense, both), conductance.shape[-2:]
-    part = reached(conductance, *lines)
-    return part * (1.0 - part * conductance * _own_way(m, n, lines, conductance))
+    resistances, (m, n) = Resistances(word_line, bit_line, driver, sense, both), conductance.shape[-2:]
+    part = reached(conductance, *resistances)
+    return part * (1.0 - part * conductance * _own_way(m, n, resistances, conductance))
 
 
-def _own_way(m: int, n: int, lines: Lines, like: Tensor) -> Tensor:
+def _own_way(m: int, n: int, resistances: Resistances, like: Tensor) -> Tensor:
     """Resistance of the wires from drivers to sense by each crossing ``[m, n]`` [ohm]."""
     along, down = (torch.arange(1, size + 1, dtype=like.dtype, device=like.device) for size in (n, m))
-    word = lines.word_line * along + lines.driver
-    if lines.both:
-        whole = lines.word_line * (n + 1) + 2.0 * lines.driver
+    word = resistances.word_line * along + resistances.driver
+    if resistances.both:
+        whole = resistances.word_line * (n + 1) + 2.0 * resistances.driver
         word = word - word * word / whole if whole else word
-    return word + (lines.bit_line * down.flip(0) + lines.sense).unsqueeze(-1)
+    return word + (resistances.bit_line * down.flip(0) + resistances.sense).unsqueeze(-1)

@@ -1,14 +1,14 @@
-"""What arrays come to whose lines have resistance.
+"""The effective conductances of arrays whose word and bit lines have resistance.
 
 An array has ``m`` word lines and ``n`` bit lines; each crossing is a node on either, with a cell between them. A word
 line starts at its driver, the other end is open or driven too; a bit line ends at its sense, the other end is open.
 
-A row of cells, seen from its bit-line nodes, is ``f = K v - A b``: currents of the cells for the driver's voltage ``v``
-and the voltages ``b`` of the nodes, with ``K = A 1``, because a shift of all voltages drives nothing. ``A`` is found in
-closed form (:class:`phasegrad.ops.lines.Rows`). Down the bit lines, all rows above a level are ``c = J v - Y b``; a row
-adds its own ``K`` and ``A``, and a segment of resistance ``r`` makes of it ``X J`` and ``X Y`` with
-``X = (1 + r Y)^-1``. Nothing is divided by a resistance or a conductance that may be zero, and ``1 + r Y`` is badly
-conditioned only by shorts. ``m`` inverses of ``n x n`` matrices are what one elimination by blocks costs.
+A row of cells, seen from its bit-line nodes, is ``f = K v - A b``: the cells' currents for the driver's voltage ``v``
+and the node voltages ``b``, with ``K = A 1``, because a shift of all voltages drives no current. ``A`` has a closed
+form (:class:`phasegrad.ops.resistances.Rows`). Down the bit lines, all rows above a level are ``c = J v - Y b``. A row
+adds its own ``K`` and ``A``; a segment of resistance ``r`` turns ``J`` and ``Y`` into ``X J`` and ``X Y`` with
+``X = (1 + r Y)^-1``. Nothing is divided by a resistance or a conductance that may be zero, and only shorts make
+``1 + r Y`` badly conditioned. ``m`` inverses of ``n x n`` matrices cost as much as one block elimination.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from phasegrad.ops.lines import Lines, Rows, rows_of
+from phasegrad.ops.resistances import Resistances, Rows, rows_of
 
 _LEAF = 64  # up to this size LAPACK is faster than halving
 _MAX_SOLVED = 1 << 21  # numbers in the matrices of arrays that are solved at a time
@@ -52,7 +52,7 @@ def _inverse(matrix: Tensor) -> Tensor:
     return out
 
 
-def pass_segment(admittance: Tensor, resistance: float, lines: Lines) -> tuple[Tensor, Tensor]:
+def pass_segment(admittance: Tensor, resistance: float, resistances: Resistances) -> tuple[Tensor, Tensor]:
     """``X Y`` and ``X`` of a segment below an admittance ``Y`` ``[batch, n, n]`` [S]."""
     if resistance == 0.0:
         one = torch.eye(admittance.shape[-1], dtype=admittance.dtype, device=admittance.device)
@@ -60,16 +60,16 @@ def pass_segment(admittance: Tensor, resistance: float, lines: Lines) -> tuple[T
     loaded = admittance * resistance
     loaded.diagonal(dim1=-2, dim2=-1).add_(1.0)
     through = _inverse(loaded)
-    if lines.sense > 1e3 * resistance:  # the difference below has lost digits that the sense would magnify
+    if resistances.sense > 1e3 * resistance:  # the difference below has lost digits that the sense would magnify
         return through @ admittance, through
     below = through * (-1.0 / resistance)  # X Y = (1 - X) / r, and r X Y is all that the next segment needs of it
     below.diagonal(dim1=-2, dim2=-1).add_(1.0 / resistance)
     return below, through
 
 
-def _descend(level: _Level, own: Tensor, resistance: float, lines: Lines) -> tuple[_Level, Tensor]:
+def _descend(level: _Level, own: Tensor, resistance: float, resistances: Resistances) -> tuple[_Level, Tensor]:
     """Add a row and go through what lies below it; the level there, and ``X``."""
-    below, through = pass_segment(level.admittance + own, resistance, lines)
+    below, through = pass_segment(level.admittance + own, resistance, resistances)
     transfer = torch.cat((level.transfer, own.sum(-1).unsqueeze(-2)), -2)
     return _Level(below, transfer @ through if resistance else transfer), through
 
@@ -79,45 +79,47 @@ def _start(rows: Rows) -> _Level:
     return _Level(rows.conductance.new_zeros(batch, n, n), rows.conductance.new_zeros(batch, 0, n))
 
 
-def _descent(level: _Level, rows: Rows, first: int, last: int, lines: Lines) -> Iterator[_Level]:
+def _descent(level: _Level, rows: Rows, first: int, last: int, resistances: Resistances) -> Iterator[_Level]:
     """The levels below rows ``first`` to ``last - 1``."""
     for i in range(first, last):
-        level, _ = _descend(level, rows.own(i, rows.drops(i)), lines.below(i, rows.conductance.shape[1]), lines)
+        level, _ = _descend(
+            level, rows.own(i, rows.drops(i)), resistances.below(i, rows.conductance.shape[1]), resistances
+        )
         yield level
 
 
-def _solved(conductance: Tensor, lines: Lines) -> Tensor:
-    rows = rows_of(conductance, lines)
+def _solved(conductance: Tensor, resistances: Resistances) -> Tensor:
+    rows = rows_of(conductance, resistances)
     below = _start(rows)
-    for below in _descent(below, rows, 0, conductance.shape[1], lines):  # noqa: B007, B020 -- the last one is kept
+    for below in _descent(below, rows, 0, conductance.shape[1], resistances):  # noqa: B007, B020 -- the last one is kept
         pass
     return below.transfer
 
 
-def _checkpoints(rows: Rows, lines: Lines, every: int) -> list[_Level]:
+def _checkpoints(rows: Rows, resistances: Resistances, every: int) -> list[_Level]:
     start = _start(rows)
     kept = [start]
     last = (rows.conductance.shape[1] - 1) // every * every
-    for i, level in enumerate(_descent(start, rows, 0, last, lines), 1):
+    for i, level in enumerate(_descent(start, rows, 0, last, resistances), 1):
         if i % every == 0:
             kept.append(level)
     return kept
 
 
-def _adjoint(grad: Tensor, conductance: Tensor, lines: Lines) -> Tensor:
+def _adjoint(grad: Tensor, conductance: Tensor, resistances: Resistances) -> Tensor:
     """The same way back. Levels are kept at every ``sqrt(m)``th row alone, and those between found again."""
-    rows, (_, m, n) = rows_of(conductance, lines), conductance.shape
+    rows, (_, m, n) = rows_of(conductance, resistances), conductance.shape
     every = max(1, int(m**0.5))
     out, upward = torch.empty_like(conductance), conductance.new_zeros(len(conductance), n, n)
-    for first, level in reversed(list(zip(range(0, m, every), _checkpoints(rows, lines, every), strict=True))):
+    for first, level in reversed(list(zip(range(0, m, every), _checkpoints(rows, resistances, every), strict=True))):
         passed = []
         for i in range(first, min(first + every, m)):
             drops = rows.drops(i)
-            level, through = _descend(level, rows.own(i, drops), lines.below(i, m), lines)
+            level, through = _descend(level, rows.own(i, drops), resistances.below(i, m), resistances)
             passed.append((i, drops, through, level.transfer))
         for i, drops, through, transfer in reversed(passed):
             grad = grad @ through
-            upward = through @ upward @ through - lines.below(i, m) * (grad.mT @ transfer)
+            upward = through @ upward @ through - resistances.below(i, m) * (grad.mT @ transfer)
             own_grad = upward + grad[:, i].unsqueeze(-1)
             out[:, i] = ((drops @ own_grad) * drops).sum(-1)
             grad = grad[:, :i]
@@ -129,15 +131,17 @@ def _turned(conductance: Tensor) -> Tensor:
     return conductance.flip(-1, -2).mT
 
 
-def _batched(conductance: Tensor, lines: Lines) -> tuple[list[Tensor], Lines, bool]:
+def _batched(conductance: Tensor, resistances: Resistances) -> tuple[list[Tensor], Resistances, bool]:
     """Arrays in float64, some at a time, the shorter side down the levels' matrices; and whether they were turned."""
     m, n = conductance.shape[-2:]
-    turned = n > m and not lines.both
+    turned = n > m and not resistances.both
     if turned:
         conductance = _turned(conductance)
-        lines = Lines(lines.bit_line, lines.word_line, lines.sense, lines.driver, False)
+        resistances = Resistances(
+            resistances.bit_line, resistances.word_line, resistances.sense, resistances.driver, False
+        )
     some = max(1, _MAX_SOLVED // (min(m, n) * max(m, n)))
-    return list(conductance.double().reshape(-1, *conductance.shape[-2:]).split(some)), lines, turned
+    return list(conductance.double().reshape(-1, *conductance.shape[-2:]).split(some)), resistances, turned
 
 
 def wired_conductance(
@@ -159,9 +163,9 @@ def wired_conductance(
     """
     if conductance.numel() == 0:
         return conductance.clone()
-    lines = Lines(word_line, bit_line, driver, sense, both)
-    arrays, lines, turned = _batched(conductance, lines)
-    solved = torch.cat([_solved(some, lines) for some in arrays])
+    resistances = Resistances(word_line, bit_line, driver, sense, both)
+    arrays, resistances, turned = _batched(conductance, resistances)
+    solved = torch.cat([_solved(some, resistances) for some in arrays])
     shape = conductance.mT.shape if turned else conductance.shape
     solved = solved.view(shape)
     return (_turned(solved) if turned else solved).to(conductance.dtype).contiguous()
@@ -173,9 +177,9 @@ def wired_conductance_backward(
     """The gradient of every cell: the voltage over it for a driven row, times that of the adjoint circuit, summed."""
     if conductance.numel() == 0:
         return conductance.clone()
-    lines = Lines(word_line, bit_line, driver, sense, both)
-    arrays, turned_lines, turned = _batched(conductance, lines)
-    grads, _, _ = _batched(grad.expand(conductance.shape), lines)
+    resistances = Resistances(word_line, bit_line, driver, sense, both)
+    arrays, turned_lines, turned = _batched(conductance, resistances)
+    grads, _, _ = _batched(grad.expand(conductance.shape), resistances)
     found = torch.cat([_adjoint(g, some, turned_lines) for g, some in zip(grads, arrays, strict=True)])
     found = found.view(conductance.mT.shape if turned else conductance.shape)
     return (_turned(found) if turned else found).to(conductance.dtype).contiguous()

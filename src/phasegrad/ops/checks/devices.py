@@ -60,18 +60,18 @@ def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: in
         )
 
 
-def check_wired(conductance: Tensor, *lines: float) -> None:
+def check_wired(conductance: Tensor, *resistances: float) -> None:
     op = "wired_conductance"
     check_floating(op, conductance=conductance)
     if conductance.dim() < 2:
         raise ValueError(f"{op}: conductance has shape {list(conductance.shape)}; it must be [..., rows, columns]")
-    for name, value in zip(("word_line", "bit_line", "driver", "sense"), lines, strict=False):
+    for name, value in zip(("word_line", "bit_line", "driver", "sense"), resistances, strict=False):
         if not (math.isfinite(value) and value >= 0.0):
             raise ValueError(f"{op}: {name} = {value} ohm; a resistance must be finite and not negative")
 
 
-def check_wired_backward(grad: Tensor, conductance: Tensor, *lines: float) -> None:
-    check_wired(conductance, *lines)
+def check_wired_backward(grad: Tensor, conductance: Tensor, *resistances: float) -> None:
+    check_wired(conductance, *resistances)
     check_floating("wired_conductance_backward", grad=grad, conductance=conductance)
     check_shapes("wired_conductance_backward", grad=grad, conductance=conductance)
 
