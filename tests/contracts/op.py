@@ -1,4 +1,4 @@
-"""What every op must satisfy. A test class inherits a contract and supplies the op's name, calls, and truth."""
+"""Contracts that every op must satisfy. A test class inherits one and supplies the op's name, calls, and truth."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 class KernelContract:
-    """A kernel computes its truth, and what the reference computes, for any number of threads."""
+    """A kernel agrees with its law and with the reference, for any number of threads."""
 
     name: ClassVar[str]
     rtol: ClassVar[float] = 1e-6
@@ -72,11 +72,11 @@ class KernelContract:
         raise NotImplementedError
 
     def truth(self, *call: Any) -> Any:
-        """The op's law, in float64 and apart from the library."""
+        """The op's law, in float64 and independent of the library."""
         raise NotImplementedError
 
     def near_ties(self, *call: Any) -> tuple[float, float]:
-        """How many values rounding may put on the other side of a step, as a fraction; and how far that is."""
+        """The fraction of values that rounding may move across a step, and the height of the step."""
         return 0.0, 0.0
 
     @property
@@ -92,7 +92,7 @@ class KernelContract:
             metafunc.parametrize("opcheck_call", [samples[n] for n in self.opchecked], ids=self.opchecked)
 
     def same(self, results: Any, others: Any) -> bool:
-        """Whether one call on two copies of the same arguments gave the same."""
+        """Whether two calls with copies of the same arguments agree."""
         return same_bits(results, others)
 
     def agrees(self, results: Any, wanted: Any, call: Call) -> None:
@@ -149,7 +149,7 @@ def varied(argument: Any, i: int) -> Any:
 
 
 class FloatingContract(KernelContract):
-    """A kernel that takes floating-point tensors: it is written for float32, the reference computes the rest."""
+    """A kernel of floating-point tensors: it is written for float32, the reference computes other dtypes."""
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
     def test_other_dtypes_are_what_the_reference_gives(self, opcheck_call: Call, dtype: torch.dtype) -> None:
@@ -158,13 +158,13 @@ class FloatingContract(KernelContract):
 
 
 class OpContract(FloatingContract):
-    """An op that users reach: it refuses wrong arguments, eager and traced, and autocast leaves it float32."""
+    """A public op: it refuses wrong arguments, eager and traced, and computes in float32 under autocast."""
 
     elementwise: ClassVar[tuple[int, ...]]
     """Positions of the arguments of which a NaN makes the same element of every floating result NaN."""
 
     def wrong(self) -> dict[str, tuple[Call, type[Exception], str]]:
-        """Calls that must raise, with the exception and what its message must hold."""
+        """Calls that must raise, with the exception and a pattern of its message."""
         raise NotImplementedError
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
@@ -204,7 +204,7 @@ class OpContract(FloatingContract):
 
 
 def cast_float32(call: Call, dtype: torch.dtype) -> Call:
-    """Float64 arguments (ages) stay: autocast leaves them alone."""
+    """Cast float32 arguments only: autocast leaves float64 (ages) unchanged."""
     return tree_map(lambda a: a.to(dtype) if floating(a) and a.dtype == torch.float32 else a, call)
 
 
@@ -219,7 +219,7 @@ def with_nan(t: Tensor) -> Tensor:
 
 
 def seed_errors(call: Sequence[Any], at: int) -> dict[str, tuple[Call, type[Exception], str]]:
-    """What every op says to a seed that is not one int64."""
+    """Errors that every op raises for a seed that is not a single int64."""
 
     def replaced(seed: Tensor) -> Call:
         return (*call[:at], seed, *call[at + 1 :])

@@ -38,7 +38,7 @@ def conversion(
 
 
 def units(call: Call, tile: int) -> np.ndarray:
-    """The scale times the input range: what one stands for at a tile's output, ``[rows, channels, ...]``."""
+    """The scale times the input range: the unit of a tile's output, ``[rows, channels, ...]``."""
     y, scale, rows = call[0][tile], call[2][tile].double().numpy(), call[4].double().numpy()
     rest = [1] * (y.dim() - 2)
     return rows.reshape(-1, 1, *rest) * scale.reshape(1, -1, *rest) * np.ones(y.shape)

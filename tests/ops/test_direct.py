@@ -1,4 +1,4 @@
-"""Calls past the dispatcher: they give what the dispatcher gives, and leave to it whatever it would look at."""
+"""Calls that bypass the dispatcher return its results; calls that something intercepts go through it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import phasegrad as pg
 from phasegrad.ops import direct
 
-pytestmark = pytest.mark.skipif(not direct.KERNELS, reason="the reference runs behind the dispatcher alone")
+pytestmark = pytest.mark.skipif(not direct.KERNELS, reason="the reference runs only through the dispatcher")
 
 
 class Noting(TorchDispatchMode):
-    """Notes the ops that the dispatcher sees."""
+    """Records the ops that the dispatcher sees."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class Noting(TorchDispatchMode):
 
 
 class Marked(Tensor):
-    """A subclass without any behaviour of its own."""
+    """A subclass without custom behaviour."""
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The kernels that were called past the dispatcher."""
+    """The kernels that were called without the dispatcher."""
     names: list[str] = []
 
     def noted(name: str, run: Callable[..., object]) -> Callable[..., object]:
@@ -65,7 +65,7 @@ def trained_layer() -> tuple[nn.Module, Tensor]:
     return layer, torch.randn(7, 40, requires_grad=True)
 
 
-def test_a_step_goes_past_the_dispatcher_and_gives_the_same(runs: list[str]) -> None:
+def test_a_step_bypasses_the_dispatcher_with_equal_results(runs: list[str]) -> None:
     layer, x = trained_layer()
     past = step(layer, x)
     # tile_linear does not keep the inputs that it converts: the backward pass converts them again.

@@ -1,4 +1,4 @@
-"""One source, one arithmetic: every instruction set gives the same bits, so a result does not tell its machine."""
+"""Every instruction set computes the same bits, so results do not depend on the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices that all go the same part of the way to a level, and the weight that follows."""
+"""Devices that relax by the same fraction towards a level, and the weight that tracks them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 OFFSET = 11
 G_MAX = 25e-6
 
-# Laws as the kernels read them; the formulas that they stand for are in LAWS.
+# Laws as the kernels read them; LAWS has the formulas that they encode.
 CURVE = (0.0, math.inf, -0.0155, 0.0244, 0.0, 0.0, 0.0, 0.0, 0.049, 0.1, *(0.0,) * 8)
 CUBIC = (0.0, math.inf, 0.0, 0.05, 0.0, -0.03, 0.02, -0.01, -math.inf, math.inf, *(0.0,) * 8)
 POWER = (0.0, math.inf, -0.65, math.log(0.0088), 1.0, 0.0, 0.0, 0.0, 0.0, 0.2, *(0.0,) * 8)

@@ -172,7 +172,7 @@ def repeated(x: list[float], d: list[float], n: int, **changes: Any) -> dict[str
     return update(x=torch.tensor([x] * n), d=torch.tensor([d] * n), **changes)
 
 
-# Trains that are short and not balanced saturate the lines of large values: that is what management is for.
+# Trains that are short and not balanced saturate the lines of large values, which update management prevents.
 @pytest.mark.parametrize(("update_management", "bl_management"), [(True, True), (True, False), (False, False)])
 def test_pulses_count_to_the_outer_product(update_management: bool, bl_management: bool) -> None:
     n, x, d = 20_000, [0.5, -0.2, 1.0], [0.3, -0.05]
@@ -390,7 +390,7 @@ def test_counted_pulses_leave_the_state_of_the_reference(call: dict[str, Any]) -
         torch.testing.assert_close(got, want, rtol=2e-6, atol=4e-6)
 
 
-def test_counted_pulses_step_so_many_times() -> None:
+def test_counted_pulses_step_as_often_as_counted() -> None:
     flat = torch.tensor([STEP, STEP, -100.0, 100.0]).view(4, 1, 1, 1)
     counts = torch.tensor([[0, 1, -3, 70]], dtype=torch.int32)
     call = update(coefficients=(0.0, 0.0, 0.0, 0.0), conductance=torch.zeros(1, 1, 4), parameters=flat, pulsed_at=None)

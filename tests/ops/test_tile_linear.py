@@ -291,7 +291,7 @@ def test_a_gradient_nobody_asks_for_is_not_computed(perturbed: bool) -> None:
 def test_without_converter_the_gradient_is_exact() -> None:
     call = linear(3, 4, 7, 3, NO_CONVERTER, gain=True, output_noise=0.04, perturbed=True)
     call = tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, call)
-    # The noise of a weight depends on its size; the rule takes it for a constant, so it is left out here.
+    # The noise of a weight depends on its size; the gradient rule treats it as a constant, so this test omits it.
     a = {**named(call), "noise": (0.0, 0.0, 0.0), "clip": torch.full((4,), 9.0, dtype=torch.float64)}
     x, w = a["x"].requires_grad_(), a["w"].requires_grad_()
     assert torch.autograd.gradcheck(lambda x, w: fused((x, w, *list(a.values())[2:]))[0], (x, w))

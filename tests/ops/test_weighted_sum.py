@@ -1,4 +1,4 @@
-"""What planes of devices stand for, read with noise and without."""
+"""The weighted sum of planes of devices, read with noise and without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays with wires against all their nodes' equations, and against what has a closed form."""
+"""Arrays with wires against the equations of all their nodes, and against closed forms."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_kirchhoffs_current_law_holds_at_every_node(resistances: Resistances) ->
     below = torch.tensor([resistances.below(i, 6) for i in range(6)], dtype=torch.float64).view(-1, 1)
     torch.testing.assert_close(found.bit - steps, down * below, rtol=0.0, atol=1e-9 * float(v.abs().max()))
     torch.testing.assert_close(found.output, down[:, -1], rtol=0.0, atol=1e-9 * largest)
-    if not resistances.both:  # word lines: what all nodes from here on take came through the segment before
+    if not resistances.both:  # word lines: the current of all nodes from here on flows through the segment before
         carried = found.cell.flip(2).cumsum(2).flip(2)
         before = torch.cat((v.unsqueeze(2), found.word[:, :, :-1]), 2)
         along = torch.full((5,), resistances.word_line, dtype=torch.float64)

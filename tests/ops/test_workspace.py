@@ -1,4 +1,4 @@
-"""A weight that trains keeps the memory of its last read; whoever still holds that read is not disturbed."""
+"""A weight that trains keeps the memory of its last read, unless that read is still referenced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def address(weight: Tensor) -> int:
     return workspace.for_read(weight).data_ptr()
 
 
-def test_memory_is_taken_again_once_nobody_holds_it() -> None:
+def test_memory_is_reused_once_nothing_references_it() -> None:
     weight = nn.Parameter(torch.randn(5, 7))
     first = workspace.for_read(weight)
     assert first.shape == weight.shape
@@ -40,7 +40,7 @@ def test_weights_and_shapes_do_not_share() -> None:
     assert workspace.for_read(a).shape == a.shape
 
 
-def test_memory_goes_with_the_weight() -> None:
+def test_memory_is_freed_with_the_weight() -> None:
     weight = nn.Parameter(torch.randn(5, 7))
     address(weight)
     kept = weakref.ref(workspace._kept[weight])
@@ -49,7 +49,7 @@ def test_memory_goes_with_the_weight() -> None:
     assert kept() is None
 
 
-def test_a_tensor_that_is_no_parameter_keeps_nothing() -> None:
+def test_a_tensor_that_is_not_a_parameter_keeps_no_memory() -> None:
     weight = torch.randn(5, 7)
     workspace.for_read(weight)
     assert weight not in workspace._kept

@@ -1,4 +1,4 @@
-"""All currents and voltages of arrays whose lines have resistance, with a source in every cell."""
+"""All currents and voltages of arrays whose wires have resistance, with a current source in every cell."""
 
 from __future__ import annotations
 

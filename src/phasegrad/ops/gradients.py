@@ -1,8 +1,8 @@
 """Gradients of the ops, most of them straight-through rules.
 
-Each is an autograd function registered at the op's Autograd key. ``torch.library.register_autograd`` would do the
-same with less code and 0.1 to 0.2 ms more a call (it flattens and rebuilds all arguments), which is more than the
-kernels take for a small layer.
+Each is an autograd function registered at the op's Autograd key. ``torch.library.register_autograd`` would need less
+code, but 0.1 to 0.2 ms more per call (it flattens and rebuilds all arguments), which is more than the kernels need for
+a small layer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Dac(torch.autograd.Function):
 def _bound_gradient(
     grad: Tensor, code: Tensor, scale: Tensor, gain: Tensor | None, input_range: Tensor, bound: Tensor
 ) -> Tensor:
-    """A clipped output is the bound times its unit, so the bound takes its gradient."""
+    """A clipped output is the bound times its unit, so its gradient belongs to the bound."""
     columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
     unit = (scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
     unit = unit if gain is None else unit * gain.view(columns)
@@ -80,7 +80,7 @@ class _Adc(torch.autograd.Function):
 
 
 class _NoisyWeights(torch.autograd.Function):
-    """Noise is a constant, and dropping too; a step down never pushes a clipped weight further out."""
+    """Noise and dropped weights count as constants; a descent step never pushes a clipped weight further out."""
 
     @staticmethod
     def forward(ctx: Any, run: Kernel, w: Tensor, scale: Tensor, clip: Tensor, *rest: Any) -> Tensor:
@@ -141,9 +141,10 @@ class _TileLinear(torch.autograd.Function):
 
 
 class _WiredAdjoint(torch.autograd.Function):
-    """A step of its own, to refuse a second derivative: :func:`once_differentiable` looks at the gradient alone.
+    """A separate node that refuses second derivatives: :func:`once_differentiable` looks only at the gradient.
 
-    Where that is a constant, as that of a sum, a penalty on gradients would lose its part through the wires silently.
+    If the gradient is a constant, as that of a sum is, a gradient penalty would silently lose its part through the
+    wires.
     """
 
     @staticmethod
@@ -159,7 +160,7 @@ class _WiredAdjoint(torch.autograd.Function):
 
 
 class _WiredConductance(torch.autograd.Function):
-    """The adjoint circuit; its levels are found again, not stored."""
+    """The gradient from the adjoint circuit; its levels are computed again, not stored."""
 
     @staticmethod
     def forward(ctx: Any, run: Kernel, conductance: Tensor, *resistances: Any) -> Tensor:

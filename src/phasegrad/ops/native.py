@@ -1,9 +1,9 @@
-"""Finds and loads the C++ kernels; says which backend is in use.
+"""Finds and loads the C++ kernels, and reports which backend is in use.
 
 The library is plain C behind ctypes, so one build serves every Python and torch version. Environment:
 
 - ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (never use it), or unset;
-- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, to use less than the processor has;
+- ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, for a narrower instruction set than the processor has;
 - ``PHASEGRAD_DISPATCH``: ``always`` (every call of an op goes through torch's dispatcher), or unset;
   :mod:`phasegrad.ops.direct` reads it.
 """
@@ -64,8 +64,8 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
 
 
 def _find() -> Path | None:
-    # In an editable install the sources lie in the checkout and the library in site-packages: the package's
-    # search path names both.
+    # In an editable install the sources are in the checkout and the library in site-packages: the package's search
+    # path contains both.
     spec = importlib.util.find_spec("phasegrad.ops")
     folders = [Path(p) for p in (spec.submodule_search_locations or [])] if spec else []
     return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
@@ -103,7 +103,7 @@ library = _load()
 
 
 def backends() -> dict[str, str]:
-    """What computes on each kind of device.
+    """The backend of each kind of device.
 
     Returns:
         ``{"cpu": "native (avx2)" or "torch reference", "cuda": "torch reference"}``; the instruction set in

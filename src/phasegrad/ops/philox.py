@@ -1,12 +1,16 @@
 """Counter-based random numbers: Philox4x32-10, in plain torch.
 
-This file is the definition; the C++ kernels give the same words, and normals equal to float rounding.
+This file is the definition; the C++ kernels produce the same words, and normals equal to float rounding.
 
 Value ``n`` of the stream ``(seed, offset)`` comes from block ``16 * (n // 64) + n % 16``, word ``(n // 16) % 4``.
-Sixteen neighbours share a word number, so that every vector width from 4 to 16 stores whole vectors.
+Sixteen consecutive values share a word number, so that every vector width from 4 to 16 stores whole vectors.
 A block's counter is ``(block, offset)``, each 64 bits in two words; its key is ``seed``.
 
-Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+References:
+    Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
+    doi:10.1145/2063384.2063405: Philox4x32-10.
+    Box and Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29, 610 (1958),
+    doi:10.1214/aoms/1177706645: normals.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low word of a 32 x 32 bit product, without leaving signed 64-bit integers."""
+    """High and low word of a 32 x 32 bit product, computed in signed 64-bit integers."""
     low_part = (a & 0xFFFF) * b
     high_part = (a >> 16) * b
     high = (high_part + (low_part >> 16)) >> 16
@@ -34,7 +38,7 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, i
     """Ten rounds of Philox4x32.
 
     Args:
-        counter: four int64 tensors that hold 32-bit words.
+        counter: four int64 tensors that contain 32-bit words.
         key: two 32-bit words.
 
     Returns:

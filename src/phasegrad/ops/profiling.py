@@ -1,4 +1,4 @@
-"""Ranges that ``torch.profiler`` shows, with names a reader knows."""
+"""Named ranges for ``torch.profiler``."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def profiled(name: Callable[[Any], str]) -> Callable[[Method], Method]:
     """Show a method as ``phasegrad::`` and a name of its object while a profiler runs.
 
-    ``record_function`` costs microseconds without a profiler too, more than looking whether there is one; and compilers
-    see the method alone.
+    Without a profiler, ``record_function`` still costs microseconds, more than checking whether a profiler runs.
+    Compilers see only the method.
     """
 
     def decorate(method: Method) -> Method:

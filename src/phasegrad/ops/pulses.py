@@ -49,7 +49,7 @@ def pulsed_update(
 
     Args:
         state: of the devices.
-        tracked: the weight that the devices stand for, updated with them.
+        tracked: the weight that the devices represent, updated with them.
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
@@ -58,7 +58,7 @@ def pulsed_update(
         now: time to note in ``pulsed_at``.
         law: which devices are pulsed, and how a pulse changes them.
         seed: of all draws.
-        offset: first of the streams it takes, ``STREAMS + 1`` for every ``SAMPLES_PER_BLOCK`` samples.
+        offset: first of the streams that the op uses, ``STREAMS + 1`` for every ``SAMPLES_PER_BLOCK`` samples.
     """
     check_finite(x, d)
     check_tables(law)
@@ -83,10 +83,10 @@ def pulse_counts(
     seed: Tensor,
     offset: int,
 ) -> None:
-    """Send every weight its own number of pulses, in place: programming by counted pulses, weight by weight.
+    """Send every weight its own number of pulses, in place: programming by counted pulses.
 
     ``counts`` is int32 ``[out, in]``: above 0 the weight grows, below it shrinks. ``offset`` is that of the one stream
-    it takes; the other arguments are those of :func:`pulsed_update`.
+    that the op uses; the other arguments are those of :func:`pulsed_update`.
     """
     check_tables(law)
     step = _Stepper(state, parameters, law)
@@ -102,11 +102,11 @@ def pulse_counts(
 
 
 SAMPLES_PER_BLOCK = 1024
-"""Samples whose trains are made, and kept, at a time."""
+"""Samples whose trains are in memory at a time."""
 
 
 def blocks(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Inputs and gradients of so many samples, and the first of their streams."""
+    """Inputs and gradients of at most ``SAMPLES_PER_BLOCK`` samples, and the first of their streams."""
     for i, (some_x, some_d) in enumerate(zip(x.split(SAMPLES_PER_BLOCK), d.split(SAMPLES_PER_BLOCK), strict=True)):
         yield some_x, some_d, offset + i * (STREAMS + 1)
 
@@ -172,7 +172,7 @@ def _times(x: Tensor, factor: int) -> Tensor:
 
 
 def stream_words(seed: int, offset: int) -> tuple[int, int]:
-    """Two words that tell one update's noise from another's (splitmix64 of seed and offset)."""
+    """Two words that distinguish the noise of different updates (splitmix64 of seed and offset)."""
     whole = (1 << 64) - 1
     z = (seed + offset * 0x9E3779B97F4A7C15) & whole
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & whole
@@ -188,7 +188,7 @@ def _keys(weight: Tensor, seed: int, offset: int) -> Tensor:
 
 
 class _Stepper:
-    """What one pulse does, for one family of devices."""
+    """Applies one pulse to devices of one family."""
 
     def __init__(self, state: PulsedState, parameters: Tensor, law: StepLaw) -> None:
         self.conductance, self.history = state.conductance, state.history
@@ -197,7 +197,7 @@ class _Stepper:
         self.noise, *self.coefficients = law.coefficients.tolist()
 
     def pulse(self, active: Tensor, down: Tensor, key: Tensor, n: Tensor) -> None:
-        """Pulse ``n`` of every weight's stream; pulses 2k and 2k + 1 share words 2k and 2k + 1 of it."""
+        """Pulse ``n`` of every weight's stream; pulses 2k and 2k + 1 share the words 2k and 2k + 1."""
         first = n & ~1
         a, b = _mix(key + first * _GOLDEN), _mix(key + (first + 1) * _GOLDEN)
         xi = torch.where(n > first, *reversed(box_muller(a, b)))
@@ -259,7 +259,7 @@ class _Stepper:
 
 
 def _cell(at: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Where a position in [0, 1] lies among ``n`` even points: the point to its left, and the fraction beyond it."""
+    """Where a position in [0, 1] is among ``n`` equidistant points: the point to its left, and the fraction beyond."""
     scaled = at.clamp(0.0, 1.0) * (n - 1)
     left = scaled.long().clamp(max=n - 2)
     return left, scaled - left

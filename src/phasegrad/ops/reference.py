@@ -1,4 +1,4 @@
-"""Every op in plain torch: the definition that each kernel is tested against, for any device and float dtype.
+"""Every op in plain torch: the definition that kernels are tested against, for any device and floating-point dtype.
 
 Arguments and results are described where the ops are declared, in :mod:`phasegrad.ops.schema`.
 """
@@ -38,12 +38,12 @@ def _normal_like(x: Tensor, seed: Tensor, offset: int) -> Tensor:
 
 
 def _per_row(range: Tensor, x: Tensor) -> Tensor:
-    """The input range, shaped so that it broadcasts over ``x``: one for all, or one for each row."""
+    """The input range, shaped so that it broadcasts over ``x``: one for all rows, or one per row."""
     return range.reshape(-1, *[1] * (x.dim() - 1)) if range.numel() != 1 else range.reshape(())
 
 
 def memory_order(x: Tensor) -> torch.memory_format:
-    """The order in which conversions leave a tensor: channels last where it comes so, and else as dimensions come."""
+    """The memory format of a converted tensor: channels last if the input has it, otherwise contiguous."""
     orders = {4: torch.channels_last, 5: torch.channels_last_3d}
     order = orders.get(x.dim(), torch.contiguous_format)
     return torch.contiguous_format if x.is_contiguous() or not x.is_contiguous(memory_format=order) else order
@@ -52,7 +52,7 @@ def memory_order(x: Tensor) -> torch.memory_format:
 def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
     """Digital-to-analog conversion."""
     r = _per_row(range, x).to(x.dtype)
-    largest = torch.finfo(r.dtype).max  # a range too small for its inverse still leaves zero at zero
+    largest = torch.finfo(r.dtype).max  # a range whose inverse overflows still maps zero to zero
     up = torch.where(r == 0, torch.zeros_like(r), (max_code / r).clamp(-largest, largest))
     level = torch.round(torch.clamp(x * up, -max_code, max_code))
     return torch.where(torch.isfinite(x), level * (r / max_code), x).contiguous(memory_format=memory_order(x))
@@ -63,7 +63,7 @@ def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: flo
     r = _per_row(range, x).to(x.dtype)
     inside = x.abs() <= r.abs()
     beyond = torch.where(inside, torch.zeros_like(x), torch.where(x.isnan(), x, torch.sign(x)))
-    beyond = torch.where(r < 0, -beyond, beyond)  # a range learned past zero counts by its size
+    beyond = torch.where(r < 0, -beyond, beyond)  # a range learned below zero counts by its magnitude
     taken = (grad * beyond).flatten(1).sum(1) if range.numel() != 1 else (grad * beyond).sum()
     settled = inside.sum() >= keep * max(x.numel(), 1)
     pull = torch.where(settled, decay * range, torch.zeros_like(range))
@@ -87,7 +87,7 @@ def quantise(v: Tensor, mode: int, max_code: float) -> Tensor:
 
 def _convert(y: Tensor, full: Tensor, mode: int, max_code: float) -> tuple[Tensor, Tensor]:
     level = quantise(torch.clamp(y * (max_code / full), -max_code, max_code), mode, max_code)
-    # A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
+    # A column without weights or inputs has no full scale and is not converted; a NaN range results in NaN.
     passes = ~torch.isfinite(y) | (full <= 0)
     code = torch.where(passes, 0, (y > full).to(torch.int8) - (y < -full).to(torch.int8)).to(torch.int8)
     return torch.where(passes, y, level * (full / max_code) + 0.0 * full), code
@@ -118,7 +118,7 @@ def adc(
         if v or output_noise > 0:
             product = product + torch.sqrt(variance) * _normal_like(product, seed, offset + tile)
         if mode != NO_CONVERTER:
-            full = (bound.to(product.dtype) * unit).abs().expand_as(product)  # learned past zero: by its size
+            full = (bound.to(product.dtype) * unit).abs().expand_as(product)  # learned below zero: by its magnitude
             product, code = _convert(product, full, mode, max_code)
             codes.append(code)
         if gain is not None:
@@ -135,7 +135,7 @@ def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
 def weight_scale(
     w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
 ) -> tuple[Tensor, Tensor]:
-    """The largest weight of every tile's column (or tile), and where weights are clipped."""
+    """The largest weight of every tile's column (or tile), and the magnitude at which weights are clipped."""
     out_features = w.shape[0]
     clip = torch.full((out_features,), math.inf, dtype=w.dtype, device=w.device)
     if clip_sigma > 0:
@@ -236,10 +236,10 @@ def tile_linear_backward(
     rows: int,
     wanted: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of input and matrix, each tile's from the outputs that its converter did not clip.
+    """Gradients of input and matrix, each tile's from the outputs that its ADC did not clip.
 
-    ``w`` and ``clip`` where the matrix was read by :func:`noisy_weights`, whose rule follows. A gradient that is not
-    wanted is empty.
+    ``w`` and ``clip`` are given if the matrix was read by :func:`noisy_weights`, whose gradient rule then applies. A
+    gradient that is not wanted is empty.
     """
     grad_x, grad_w = [], []
     for tile, (a, b) in enumerate(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True)):
@@ -277,7 +277,7 @@ def law(g: Tensor, encoded: Sequence[float]) -> Tensor:
 
     ``0, threshold``, then for ``g < threshold`` and for the rest ``a, b, exponential, c1, c2, c3, low, high``:
     ``clip((exp(a ln g + b) if exponential else a ln g + b) + c1 g + c2 g^2 + c3 g^3, low, high)``;
-    or ``1, n, g_0 ... g_n-1, value_0 ... value_n-1``: linear between the points and held beyond them.
+    or ``1, n, g_0 ... g_n-1, value_0 ... value_n-1``: linear between the points and constant beyond them.
     """
     if encoded[0] == 1:
         n = int(encoded[1])
@@ -316,7 +316,7 @@ def pcm_read(
     t_read: float,
     noise: Sequence[float],
 ) -> Tensor:
-    """Drifted conductance, with one read's noise unless ``noise`` is empty."""
+    """Drifted conductance, with the noise of one read unless ``noise`` is empty."""
     since = (age if age.numel() != 1 else age.reshape(())).double() + t0
     drifted = conductance * torch.exp(-nu * torch.log(since / t0).to(nu.dtype)).to(conductance.dtype)
     if not noise:

@@ -1,4 +1,4 @@
-"""Lines that have resistance: how voltages spread along one, and what is lost on it to first order."""
+"""Resistances of the wires of an array: how voltages spread along a line, and the first-order drop on it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Resistances(NamedTuple):
-    """The wires of an array [ohm]."""
+    """Resistances of an array's wires [ohm]."""
 
     word_line: float
     """A segment of a word line."""
@@ -23,7 +23,7 @@ class Resistances(NamedTuple):
     """Whether word lines are driven from both ends."""
 
     def below(self, row: int, rows: int) -> float:
-        """What lies between a row's bit-line nodes and the next row's, or ground."""
+        """Resistance between a row's bit-line nodes and those of the next row, or ground."""
         return self.bit_line + (self.sense if row == rows - 1 else 0.0)
 
 
@@ -32,15 +32,15 @@ def line_impedance(conductance: Tensor, resistances: Resistances) -> tuple[Tenso
 
     Returns:
         ``a`` and ``l``, both ``[..., n]``: a current into node ``k`` raises node ``j`` by
-        ``exp(min(a_j + l_k, a_k + l_j))`` [ohm]. The lines are not without resistance.
+        ``exp(min(a_j + l_k, a_k + l_j))`` [ohm]. The resistance of the lines must not be zero.
     """
     r, end = resistances.word_line, resistances.word_line + resistances.driver
     cells = conductance.unbind(-1)
-    left = [torch.full_like(cells[0], end)]  # impedance of all that lies on the driver's side of a node
+    left = [torch.full_like(cells[0], end)]  # impedance of everything on the driver's side of a node
     for g in cells[:-1]:
         left.append(r + left[-1] / (1.0 + g * left[-1]))
     beyond = torch.full_like(cells[0], 1.0 / end if resistances.both else 0.0)
-    right = []  # admittance of a node's own cell and all that lies beyond
+    right = []  # admittance of a node's own cell and everything beyond
     for g in reversed(cells):
         right.append(g + beyond)
         beyond = right[-1] / (1.0 + r * right[-1])
@@ -91,11 +91,11 @@ def line_drop(current: Tensor, segment: float, end: float, both: bool) -> Tensor
 
 
 def reached(conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool) -> Tensor:
-    """The part of the voltages that reaches each cell, to first order in the resistances of the wires.
+    """The fraction of the voltages that reaches each cell, to first order in the resistances of the wires.
 
-    A cell loses on its word line ``R_w`` times the currents of the word line's cells, and is met on its bit line by
-    ``R_b`` times those of the bit line's, all as without wires: ``1 / (1 + G R_w + R_b G)``. The quotient has the same
-    first order as the difference, is exact for a single cell, and never changes sign.
+    The drop on a cell's word line is ``R_w`` times the currents of that line's cells; its bit line rises by ``R_b``
+    times the currents of its cells; all currents are those without wires: ``1 / (1 + G R_w + R_b G)``. The quotient has
+    the same first order as the difference, is exact for a single cell, and never changes sign.
 
     Conductances ``[..., rows, columns]`` [S]; arguments as for :func:`phasegrad.ops.wires.wired_conductance`.
 
@@ -110,10 +110,10 @@ def reached(conductance: Tensor, word_line: float, bit_line: float, driver: floa
 def sensitivity(
     conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool
 ) -> Tensor:
-    """What a small change of each conductance changes of the same cell's effective one, in the first order's formula.
+    """The derivative of each cell's effective conductance by its own conductance, in the first-order formula.
 
-    Beside the part of the voltages that reaches a cell, ``p``, the change has its own way through the wires, ``R``, and
-    loses on it: ``p (1 - p G R)``. A single cell has ``(1 + G R)^-2``, exactly; an open one ``p``.
+    With ``p`` the fraction of the voltages that reaches a cell, and ``R`` the resistance of the wires in series with
+    it, the derivative is ``p (1 - p G R)``: exactly ``(1 + G R)^-2`` for a single cell, and ``p`` for an open one.
 
     Arguments as for :func:`reached`.
 

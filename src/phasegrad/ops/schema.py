@@ -1,6 +1,6 @@
 """The ops: schema, checks, fake, gradient, autocast, vmap. Kernels are registered here and live elsewhere.
 
-Every op is pure but the pulsed update, which changes devices in place and says so in its schema. Randomness is
+Every op is pure, except those that pulse or relax devices in place, as their schemas say. Randomness is
 ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the stream. Under autocast every op computes
 in float32. Under ``vmap`` an op runs once for each element of the batch.
 """
@@ -178,7 +178,7 @@ def _register(name: str, schema: str) -> None:
     torch.library.register_fake(qualified)(flat(name, _checked(name, _FAKES[name])))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(dispatched(name))
-    if not schema.endswith("()"):  # what returns nothing changes its arguments, and cannot run element by element
+    if not schema.endswith("()"):  # an op that returns nothing changes its arguments, and cannot run element by element
         torch.library.register_vmap(qualified, _vmap_rule(getattr(torch.ops.phasegrad, name)))
     if "_backward" not in name:
         for device in ("cpu", "cuda"):

@@ -37,7 +37,7 @@ _SIGN = 1 << 31
 
 
 class _Firing(NamedTuple):
-    """What the lines of one side do, ``[batch, lines]``."""
+    """How the lines of one side fire, ``[batch, lines]``."""
 
     p: Tensor
     """Probability of firing in a slot, float64."""
@@ -104,7 +104,7 @@ def _bits(value: Tensor) -> Tensor:
 
 
 def _evenly(n: Tensor, slots: Tensor) -> Tensor:
-    """``n`` of the slots, evenly spread, so that any first ``m`` slots hold ``m n / slots`` of them, rounded."""
+    """``n`` of the slots, evenly spaced: any first ``m`` slots contain ``m n / slots`` of them, rounded."""
     word = torch.zeros_like(n)
     length = slots.clamp(min=1)
     for t in range(LONGEST):
@@ -114,9 +114,9 @@ def _evenly(n: Tensor, slots: Tensor) -> Tensor:
 
 
 def _fire(p: Tensor, slots: Tensor, seed: int, offset: int) -> Tensor:
-    """Words whose bits are set with probability ``p``, to 31 bits: where a uniform number of 31 bits lies below it.
+    """Words whose bits are set with probability ``p``, to 31 bits: a uniform number of 31 bits lies below ``p``.
 
-    Trains of at most ``SHORT`` slots take a random word for each slot. In longer ones the numbers of all slots are
+    Trains of at most ``SHORT`` slots draw a random word for each slot. In longer ones the numbers of all slots are
     compared at once, bit by bit from the top; the random word for bit ``b`` holds that bit of every slot's number.
     """
     below = torch.floor(p * 2.0**31).long()

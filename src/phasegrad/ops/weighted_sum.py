@@ -1,4 +1,4 @@
-"""What planes of devices stand for, in plain torch: the definition that the kernels are tested against."""
+"""The weight that planes of devices represent, in plain torch: the definition that the kernels are tested against."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def weighted_sum(
     seed: Tensor,
     offset: int,
 ) -> Tensor:
-    """The weight ``[out, in]`` that planes of devices stand for, as a read finds it.
+    """The weight ``[out, in]`` that planes of devices represent, as one read measures it.
 
     Args:
         conductance: ``[planes, out, in]``, float32.
         other_planes: ``[planes, out, in]``, devices that are read without noise; or ``None``.
         factors: an offset, then a factor for every plane and for every other plane.
-        sd: coefficients of powers of the conductance from 0, three at most: standard deviation of a read, which stays
-            at or above 0. Empty for no noise.
+        sd: coefficients of powers of the conductance from 0, three at most: standard deviation of a read, whose
+            result is clamped at 0. Empty for no noise.
         seed: of the noise.
-        offset: first of its streams, one a plane.
+        offset: first of its streams, one per plane.
     """
     noisy = [_noisy_read(plane, sd, seed, offset + i) if sd else plane for i, plane in enumerate(conductance)]
     planes = (*noisy, *(() if other_planes is None else other_planes))
     total = planes[0] * factors[1]
     for plane, factor in zip(planes[1:], factors[2:], strict=True):
-        total = total + plane * factor  # in two roundings, as the kernels do it
+        total = total + plane * factor  # in two roundings, as in the kernels
     return total + factors[0]
 
 
@@ -45,13 +45,13 @@ def _noisy_read(plane: Tensor, sd: Sequence[float], seed: Tensor, offset: int) -
 
 
 def leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight) -> None:
-    """Let all devices go the same part of the way to a level, in place: ``G += lost (level - G)``.
+    """Relax all devices by the same fraction towards a level, in place: ``G += lost (level - G)``.
 
     Args:
         conductance: ``[planes, out, in]``, float32.
-        level: conductance that they tend to.
-        lost: part of the way, 0 to 1.
-        tracked: the weight that the devices stand for, updated with them.
+        level: conductance that the devices relax to.
+        lost: fraction of the way, 0 to 1.
+        tracked: the weight that the devices represent, updated with them.
     """
     conductance.add_((level - conductance) * lost)
     if tracked.weight is not None:

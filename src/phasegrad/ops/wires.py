@@ -26,7 +26,7 @@ _MAX_SOLVED = 1 << 21  # numbers in the matrices of arrays that are solved at a 
 
 
 class _Level(NamedTuple):
-    """What the rows above a place on the bit lines are, seen from there."""
+    """The rows above a position on the bit lines, as seen from there."""
 
     admittance: Tensor
     """``Y`` ``[batch, n, n]`` [S]."""
@@ -35,7 +35,7 @@ class _Level(NamedTuple):
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Inverse of symmetric positive definite matrices, by halves: most of the work is products, which are fast."""
+    """Invert symmetric positive definite matrices by halves: most of the work is matrix products, which are fast."""
     n = matrix.shape[-1]
     if n <= _LEAF:
         return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0])
@@ -60,15 +60,15 @@ def pass_segment(admittance: Tensor, resistance: float, resistances: Resistances
     loaded = admittance * resistance
     loaded.diagonal(dim1=-2, dim2=-1).add_(1.0)
     through = _inverse(loaded)
-    if resistances.sense > 1e3 * resistance:  # the difference below has lost digits that the sense would magnify
+    if resistances.sense > 1e3 * resistance:  # the sense would magnify the cancellation in the difference below
         return through @ admittance, through
-    below = through * (-1.0 / resistance)  # X Y = (1 - X) / r, and r X Y is all that the next segment needs of it
+    below = through * (-1.0 / resistance)  # X Y = (1 - X) / r, and the next segment needs only r X Y
     below.diagonal(dim1=-2, dim2=-1).add_(1.0 / resistance)
     return below, through
 
 
 def _descend(level: _Level, own: Tensor, resistance: float, resistances: Resistances) -> tuple[_Level, Tensor]:
-    """Add a row and go through what lies below it; the level there, and ``X``."""
+    """Add a row and the segment below it; return the level there, and ``X``."""
     below, through = pass_segment(level.admittance + own, resistance, resistances)
     transfer = torch.cat((level.transfer, own.sum(-1).unsqueeze(-2)), -2)
     return _Level(below, transfer @ through if resistance else transfer), through
@@ -91,7 +91,7 @@ def _descent(level: _Level, rows: Rows, first: int, last: int, resistances: Resi
 def _solved(conductance: Tensor, resistances: Resistances) -> Tensor:
     rows = rows_of(conductance, resistances)
     below = _start(rows)
-    for below in _descent(below, rows, 0, conductance.shape[1], resistances):  # noqa: B007, B020 -- the last one is kept
+    for below in _descent(below, rows, 0, conductance.shape[1], resistances):  # noqa: B007, B020 -- only the last is needed
         pass
     return below.transfer
 
@@ -107,7 +107,7 @@ def _checkpoints(rows: Rows, resistances: Resistances, every: int) -> list[_Leve
 
 
 def _adjoint(grad: Tensor, conductance: Tensor, resistances: Resistances) -> Tensor:
-    """The same way back. Levels are kept at every ``sqrt(m)``th row alone, and those between found again."""
+    """The adjoint pass. Only every ``sqrt(m)``th level is stored; those in between are computed again."""
     rows, (_, m, n) = rows_of(conductance, resistances), conductance.shape
     every = max(1, int(m**0.5))
     out, upward = torch.empty_like(conductance), conductance.new_zeros(len(conductance), n, n)
@@ -127,12 +127,12 @@ def _adjoint(grad: Tensor, conductance: Tensor, resistances: Resistances) -> Ten
 
 
 def _turned(conductance: Tensor) -> Tensor:
-    """An array whose bit lines are driven: what a cell carries from line to line is the same (reciprocity)."""
+    """The array with its bit lines driven instead: by reciprocity, the effective conductances are the same."""
     return conductance.flip(-1, -2).mT
 
 
 def _batched(conductance: Tensor, resistances: Resistances) -> tuple[list[Tensor], Resistances, bool]:
-    """Arrays in float64, some at a time, the shorter side down the levels' matrices; and whether they were turned."""
+    """Arrays in float64, in batches, the shorter side as the size of the levels' matrices; and whether turned."""
     m, n = conductance.shape[-2:]
     turned = n > m and not resistances.both
     if turned:
@@ -147,15 +147,15 @@ def _batched(conductance: Tensor, resistances: Resistances) -> tuple[list[Tensor
 def wired_conductance(
     conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool
 ) -> Tensor:
-    """What arrays with wires come to: the current of each bit line for 1 V on each word line alone.
+    """The effective conductances of arrays with wires: each bit line's current for 1 V on a single word line.
 
     Args:
         conductance: cells ``[..., rows, columns]`` [S], at least 0; word lines are rows. Drivers stand before column
             0, grounds behind the last row, each a further segment away; the other ends are open.
         word_line: resistance of a segment of a word line [ohm].
-        bit_line: of a bit line.
-        driver: of the driver, on top of its segment.
-        sense: of the sense, on top of its segment.
+        bit_line: resistance of a segment of a bit line.
+        driver: resistance of the driver, in series with its segment.
+        sense: resistance of the sense, in series with its segment.
         both: whether word lines are driven behind the last column too.
 
     Returns:
@@ -174,7 +174,7 @@ def wired_conductance(
 def wired_conductance_backward(
     grad: Tensor, conductance: Tensor, word_line: float, bit_line: float, driver: float, sense: float, both: bool
 ) -> Tensor:
-    """The gradient of every cell: the voltage over it for a driven row, times that of the adjoint circuit, summed."""
+    """The gradient of every cell: the voltage across it times that in the adjoint circuit, summed over driven rows."""
     if conductance.numel() == 0:
         return conductance.clone()
     resistances = Resistances(word_line, bit_line, driver, sense, both)

@@ -1,9 +1,10 @@
-"""Memory of matrices as read, kept from one training step to the next.
+"""Memory that is reused from one training step to the next.
 
-A matrix as read is as large as the weight and lives from forward to backward. Asked for anew at each step, it and the
-weight's gradient make the C library's heap grow and shrink by turns, and the fresh pages cost as much time as all
-converters. So a weight that trains keeps the memory of its last read, as an optimiser keeps its momentum; it goes when
-the weight goes. What an op needs only while it runs is kept for the thread's next call.
+A noisy copy of a weight is as large as the weight, and is needed from the forward to the backward pass. If it is
+allocated at each step, it and the weight's gradient make the C library's heap grow and shrink in turn, and the fresh
+pages cost as much time as all converters. So a weight that trains keeps the memory of its last read, as an optimiser
+keeps its momentum, and releases it when the weight is freed. Buffers that an op needs only while it runs are kept for
+the thread's next call.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_kept = WeakTensorKeyDictionary()  # of each weight, a tensor that only this dictionary holds while it is not in use
+_kept = (
+    WeakTensorKeyDictionary()
+)  # for each weight, a tensor that only this dictionary references while it is not in use
 _lock = threading.Lock()
 _logger = logging.getLogger("phasegrad")
 
@@ -25,10 +28,10 @@ _scratch = threading.local()
 
 
 def scratch(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-    """Room that an op is done with when it returns: the thread's next call of this name gets the same."""
+    """A buffer that an op needs only until it returns: the thread's next call with this name reuses it."""
     count, kept = math.prod(shape), getattr(_scratch, name, None)
     if kept is None or kept.numel() < count:
-        with torch.inference_mode(False):  # or it could never be written to outside of it
+        with torch.inference_mode(False):  # otherwise it could not be written to outside inference mode
             kept = torch.empty(count, dtype=dtype)
         setattr(_scratch, name, kept)
     return kept[:count].view(shape)
@@ -59,7 +62,7 @@ _FREE = _free()
 
 
 def for_read(weight: Tensor) -> Tensor:
-    """Room for a weight as read; a graph that still holds the last one's, as a layer used twice, gets its own."""
+    """Memory for a noisy copy of a weight. If a graph still references the last one (a layer used twice), allocate."""
     if type(weight) is not nn.Parameter or _FREE is None:
         return weight.detach().new_empty(weight.shape)
     with _lock:

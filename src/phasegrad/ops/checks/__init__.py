@@ -1,4 +1,4 @@
-"""What every kernel and the fake check alike, before anything is computed."""
+"""Checks of arguments that all kernels and the fakes share, before anything is computed."""
 
 from __future__ import annotations
 

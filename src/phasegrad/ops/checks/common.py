@@ -1,4 +1,4 @@
-"""What the checks of several ops share."""
+"""Checks that several ops share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check_seed(op: str, seed: Tensor, like: Tensor | None = None) -> None:
     if seed.dtype != torch.int64 or seed.numel() != 1:
         raise TypeError(
             f"{op}: seed has dtype {seed.dtype} and shape {list(seed.shape)}; it must be int64 with one element, "
-            "as torch.randint(-2**63, 2**63 - 1, (1,)) gives"
+            "such as torch.randint(-2**63, 2**63 - 1, (1,))"
         )
     if like is not None and seed.device != like.device:
         raise ValueError(f"{op}: seed is on {seed.device}, the first argument on {like.device}; move one")
@@ -36,7 +36,7 @@ def check_law(op: str, name: str, law: Sequence[float]) -> None:
     table = len(law) > 1 and law[0] == 1
     size = 2 + 2 * int(law[1]) if table else 18
     if len(law) != size or law[0] not in (0, 1) or (table and law[1] < 1):
-        raise ValueError(f"{op}: {name} has {len(law)} numbers; a law of this kind is encoded in {size}")
+        raise ValueError(f"{op}: {name} has {len(law)} numbers; a law of this kind has {size}")
 
 
 def check_shapes(op: str, **tensors: Tensor) -> None:

@@ -76,7 +76,7 @@ def check_wired_backward(grad: Tensor, conductance: Tensor, *resistances: float)
     check_shapes("wired_conductance_backward", grad=grad, conductance=conductance)
 
 
-# Numbers of each family, of the noise and its own; the tables' depend on their size.
+# Coefficients of each family, including the noise; those of tables depend on the size.
 _COEFFICIENTS = {pulses.LINEAR: 4, pulses.EXPONENTIAL: 7, pulses.POWER: 3, pulses.HISTORY: 8}
 
 
@@ -178,6 +178,6 @@ def check_pulsed(
     if family not in _COEFFICIENTS and family not in (pulses.PIECEWISE, pulses.TABLE):
         raise ValueError(f"{op}: there is no family {family}")
     if family == pulses.HISTORY and planes[0] == planes[1]:
-        raise ValueError(f"{op}: a device with history grows only; it needs a partner that counts down")
+        raise ValueError(f"{op}: a device with history only grows; planes must name a second device for pulses down")
     if family in _COEFFICIENTS and coefficients.numel() != _COEFFICIENTS[family]:
         raise ValueError(f"{op}: {coefficients.numel()} coefficients; family {family} has {_COEFFICIENTS[family]}")

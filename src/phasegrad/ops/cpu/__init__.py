@@ -1,4 +1,4 @@
-"""The ops on the CPU, through the C++ kernels; float32 alone, every other dtype goes to the reference."""
+"""The ops on the CPU, through the C++ kernels for float32; every other dtype uses the reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the C++ kernels are called, through ctypes."""
+"""Calls of the C++ kernels through ctypes."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
     if not all_floats(x, range):
         return reference.dac(x, range, max_code, decay, keep)
-    order = reference.memory_order(x)  # images stay whole in it, as each has its range
+    order = reference.memory_order(x)  # each row, which may have its own range, stays contiguous in it
     x, range = x.contiguous(memory_format=order), range.contiguous()
     rows, out = range.numel(), torch.empty_like(x, memory_format=order)
     inner = x.numel() // rows if rows else 0
@@ -87,9 +87,9 @@ def convert(
     offset: int,
     units: Sequence[Tensor] = (),
 ) -> None:
-    """Convert tiles ``first``, ``first + 1``, ...; what they give is added to ``out``, or opens it.
+    """Convert tiles ``first``, ``first + 1``, ... and add their outputs to ``out``; tile 0 overwrites it.
 
-    With ``units``, ``[tiles, rows]`` and ``[tiles, channels]``, ``v`` holds integers that count their product.
+    With ``units``, ``[tiles, rows]`` and ``[tiles, channels]``, ``v`` contains integers in units of their product.
     """
     scale, gain, input_range = columns
     rows, channels = units or (None, None)
@@ -165,5 +165,5 @@ def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
 
 
 def straight_through(grad: Tensor, w: Tensor, clip: Tensor) -> None:
-    """Take from a gradient, in place, what would push clipped weights further out."""
+    """Zero a gradient, in place, where a descent step would push clipped weights further out."""
     call("noisy_weights_backward", grad.data_ptr(), w.data_ptr(), clip.data_ptr(), *w.shape)

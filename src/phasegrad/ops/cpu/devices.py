@@ -1,4 +1,4 @@
-"""Devices on the CPU: programmed, read, pulsed."""
+"""Programming, reading and pulsing of devices on the CPU."""
 
 from __future__ import annotations
 

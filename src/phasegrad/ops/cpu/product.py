@@ -1,4 +1,4 @@
-"""The product of a tile on the CPU, with what stands before and behind it."""
+"""The product of a tile on the CPU, with its converters and the read of its weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_throu
 
 
 def _tile_groups(tiles: int, whole: int, outputs: int) -> list[slice]:
-    """Tiles to be multiplied in one call: many if they are small, then one at a time, which fits the cache.
+    """Tiles to be multiplied in one call: many if they are small, one at a time if they are large, to fit the cache.
 
-    The ``whole`` first tiles have all their rows; one that has not is multiplied alone.
+    The first ``whole`` tiles have all their rows; a shorter last tile is multiplied alone.
     """
     step = max(1, _CACHED // max(outputs, 1))
     starts = [*range(0, whole, step), *range(whole, tiles)]
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], tiles], strict=True)]
 
 
-_CACHED = 1 << 18  # outputs, which are then read from the second-level cache
+_CACHED = 1 << 18  # outputs that fit the second-level cache
 
 
 def _by_tile(matrix: Tensor, tiles: slice, rows: int) -> Tensor:
@@ -41,7 +41,7 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def _multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
-    """For small products side by side in one matrix: as a batch of its own they run at once, there one by one."""
+    """For small products that are adjacent in one matrix: a separate batch computes them in one call."""
     if len(out) == 1:
         torch.mm(a[0], b[0], out=out[0])
     else:
@@ -81,7 +81,7 @@ def tile_linear(
     read = w
     if clip is not None and level is not None:
         strength = float(level)
-        room = workspace.for_read(w) if strength else w.new_empty(w.shape)  # evaluation keeps nothing
+        room = workspace.for_read(w) if strength else w.new_empty(w.shape)  # evaluation does not keep the memory
         read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop_connect)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
     conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
@@ -109,10 +109,10 @@ def tile_linear(
 
 
 class _Variance:
-    """What read noise makes of a product: ``sum_j |w_j| x_j^2`` of each tile.
+    """The variance that read noise adds to a product: ``sum_j |w_j| x_j^2`` of each tile.
 
-    Of small matrices exactly; of large ones from sizes in 7 bits, rounded up as often as their fractions say. That is
-    0.2 % off for inputs of a thousand lines, in the standard deviation of a noise, and takes an eighth of the time.
+    Exact for small matrices. For large ones, magnitudes have 7 bits and are rounded up with a frequency equal to their
+    fraction: for a thousand word lines the noise's standard deviation is 0.2 % off, in an eighth of the time.
     """
 
     def __init__(self, x: Tensor, w: Tensor, rows: int) -> None:
@@ -140,9 +140,9 @@ class _Variance:
 
 
 class _Integers:
-    """The product of each tile where inputs lie on the levels of an 8-bit converter: three of bytes, added up.
+    """The product of each tile if inputs lie on the levels of an 8-bit converter: a sum of three products of bytes.
 
-    Weights have 24 bits of their column's largest in a tile. Every sum of integers is exact, in any order.
+    Weights have 24 bits relative to the largest of their column in a tile. Sums of integers are exact in any order.
     """
 
     def __init__(self, levels: Tensor, digits: Tensor, units: Tensor, input_range: Tensor, rows: int) -> None:
@@ -150,7 +150,7 @@ class _Integers:
 
     @classmethod
     def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
-        """``None`` where an input is no level, or something is not finite."""
+        """Return ``None`` if an input is not on a level, or a value is not finite."""
         x, w, refused, per_row = x.contiguous(), w.contiguous(), ctypes.c_int32(), int(input_range.numel() > 1)
         levels = workspace.scratch("levels", torch.int8, *x.shape)
         digits = workspace.scratch("digits", torch.int8, 3, *w.shape)
@@ -177,15 +177,15 @@ class _Integers:
 
 
 def _large(x: Tensor, w: Tensor, rows: int) -> bool:
-    """Whether a product is so large that integers pay, where the processor multiplies bytes."""
+    """Whether integers are faster: the product is large, and the processor multiplies bytes."""
     return _BYTES and len(x) * w.numel() >= _LARGE and rows <= _SUMMED
 
 
 _BYTES = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
 _LARGE = 1 << 24  # multiplications
-_AT_ONCE = 256  # inputs whose three products of bytes are held
-_MANY = 256  # inputs, for which weights are worth cutting into bytes
-_SUMMED = 1 << 17  # products of bytes that a 32-bit sum holds
+_AT_ONCE = 256  # inputs whose three products of bytes are in memory at a time
+_MANY = 256  # inputs from which on splitting weights into bytes pays off
+_SUMMED = 1 << 17  # products of bytes that fit a 32-bit sum
 
 
 def tile_linear_backward(

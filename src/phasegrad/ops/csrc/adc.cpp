@@ -5,7 +5,7 @@ namespace PG_ISA {
 
 typedef int8_t vb __attribute__((vector_size(W)));
 
-struct Adc {  // what is the same for a whole call
+struct Adc {  // constant during a call
   float output_noise, read_noise, bound, max_code;
   int mode;  // 0: no converter, 1: end-point, 2: mid-rise, 3: sign-magnitude
 };
@@ -18,7 +18,7 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
   while (i < length) {
     const int64_t at = first + i, channel = at / inner % channels;
     const float r = range[per_row ? at / (inner * channels) : 0];
-    if (inner == 1) {  // neighbours are channels: run to the end of the row
+    if (inner == 1) {  // consecutive values are channels: run to the end of the row
       const int64_t run = channels - channel < length - i ? channels - channel : length - i;
       for (int64_t j = 0; j < run; ++j) {
         s[i + j] = scale[channel + j];
@@ -26,7 +26,7 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
       }
       if (gain) std::memcpy(k + i, gain + channel, run * sizeof(float));
       i += run;
-    } else {  // neighbours share a channel: run to its end
+    } else {  // consecutive values share a channel: run to its end
       const int64_t left = inner - at % inner, run = left < length - i ? left : length - i;
       const float sc = scale[channel], un = sc * r;
       for (int64_t j = 0; j < run; ++j) s[i + j] = sc, u[i + j] = un;
@@ -38,7 +38,7 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
 
 static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
   const vf max_code = splat(a.max_code), zero = splat(0.0f);
-  const vf full = vabs(splat(a.bound) * u);  // a range learned past zero counts by its size
+  const vf full = vabs(splat(a.bound) * u);  // a range learned below zero counts by its magnitude
   vf q = vclamp(y * (max_code / full), -max_code, max_code);
   if (a.mode == 1)
     q = vround(q);
@@ -46,7 +46,7 @@ static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
     q = vclamp(vfloor(q), -max_code, max_code - splat(1.0f)) + splat(0.5f);
   else
     q = with_sign_bits(vmin(vfloor(vabs(q)), max_code - splat(1.0f)), (vi)q & INT32_MIN);
-  // A column without weights or inputs gives nothing to convert; a range that is no number gives no number.
+  // A column without weights or inputs has no full scale and is not converted; a NaN range results in NaN.
   const vi passes = ~finite(y) | (vi)(full <= zero);
   code = ((vi)((vi)(y > full) & isplat(1)) | (vi)(y < -full)) & ~passes;
   return passes ? y : q * (full / max_code) + zero * full;
@@ -84,7 +84,7 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
   if (n == 0) return;  // an empty batch may have no input range either
   const Adc a = {(float)output_noise, (float)read_noise, bound, (float)max_code, mode};
   const bool noisy = output_noise > 0.0 || v;
-  // Where neighbours are channels and share an input range, units repeat: lay out a chunk and a period once.
+  // If consecutive values are channels that share an input range, units repeat: lay out a chunk and a period once.
   const bool periodic = inner == 1 && !per_row;
   const int64_t period = CHUNK + channels + 64;
   float* table = periodic ? new float[3 * tiles * period]() : nullptr;

@@ -1,7 +1,7 @@
 // The C ABI: every function takes raw pointers, sizes, a seed, and the number of threads.
 //
-// One line a function: name, parameters, arguments. Each kernel file defines its functions in
-// pg::<instruction set>; dispatch.cpp exports pg_<name> and calls the set that the processor has.
+// One line per function: name, parameters, arguments. Each kernel file defines its functions in
+// pg::<instruction set>; dispatch.cpp exports pg_<name> and calls the set that the processor supports.
 #pragma once
 #include <cstdint>
 

@@ -1,5 +1,5 @@
 // How kernels walk flat memory: chunks of 1024 values that start at a whole Philox group, spread over threads.
-// What a chunk holds does not depend on the number of threads, so neither does any result.
+// The content of a chunk does not depend on the number of threads, so no result does.
 #pragma once
 #include "api.h"
 #include "philox.h"
@@ -31,7 +31,7 @@ static inline void normal_chunk(const Philox& g, float* out, int64_t first, int6
   normal_groups(g, out, first / GROUP, groups_for(length));
 }
 
-// A whole chunk's worth of readable floats: p itself, or a copy of its tail padded with zeros.
+// CHUNK readable floats: p itself, or a copy of its tail padded with zeros.
 static inline const float* padded(const float* p, int64_t length, float* room) {
   if (length % W == 0) return p;
   std::memcpy(room, p, length * sizeof(float));

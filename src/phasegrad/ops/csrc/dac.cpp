@@ -3,15 +3,15 @@
 namespace pg {
 namespace PG_ISA {
 
-// Clip to +-range and round to one of 2 max_code + 1 levels; what is not finite passes through.
+// Clip to +-range and round to one of 2 max_code + 1 levels; values that are not finite pass through.
 static inline vf convert(vf x, vf up, vf step, vf max_code) {
   vf q = vround(vclamp(x * up, -max_code, max_code)) * step;
   return finite(x) ? q : x;
 }
 
 static void dac_row(float* out, const float* x, int64_t n, float range, float max_code) {
-  // A range that was learned past zero counts by its size: the two signs cancel. A range too small for its inverse
-  // to be a number still leaves zero at zero.
+  // A range that was learned below zero counts by its magnitude: the two signs cancel. A range whose inverse
+  // overflows still maps zero to zero.
   const float most = 3.4e38f, inverse = range == 0.0f ? 0.0f : max_code / range;
   const vf up = splat(inverse > most ? most : (inverse < -most ? -most : inverse));
   const vf step = splat(range / max_code), bound = splat(max_code);
@@ -37,12 +37,13 @@ void dac(float* out, const float* x, const float* range, int64_t outer, int64_t 
   for (int64_t b = 0; b < outer; ++b) dac_row(out + b * inner, x + b * inner, inner, range[b], (float)max_code);
 }
 
-// Sums run over chunks in order, each in sixteen lanes, so that no thread count and no vector width shows.
+// Sums run over chunks in order, each in sixteen lanes, so that the result depends on neither the thread count nor the
+// vector width.
 struct alignas(64) Sums {
   float clipped[16], inside[16];
 };
 
-// Lanes 0 .. n - 1 (n at most 16). A value that is not a number is on neither side and makes the sum NaN.
+// Lanes 0 .. n - 1 (n at most 16). A NaN is neither inside nor outside the range, and makes the sum NaN.
 static inline void backward_lanes(float* gx, Sums& s, const float* grad, const float* x, float range, int n) {
 #pragma omp simd
   for (int j = 0; j < n; ++j) {

@@ -1,12 +1,12 @@
 #include "chunks.h"
 
-// A product of inputs that lie on the levels of an 8-bit converter is one of integers: a level fits a byte, and a
-// weight of 24 bits, which is what a float has, three. Three products of bytes take half the time of one of floats.
+// If inputs lie on the levels of an 8-bit converter, their product is one of integers: a level fits in one byte, and a
+// weight of 24 bits, the precision of a float, in three. Three products of bytes take half the time of one of floats.
 
 namespace pg {
 namespace PG_ISA {
 
-// Levels of inputs; whether each is one, to the bit. What is not finite is none.
+// Levels of inputs; refuses inputs that are not exactly on a level, or not finite.
 static inline bool level_row(int8_t* out, const float* x, int64_t n, float range) {
   const float step = range / 127.0f, up = range == 0.0f ? 0.0f : 127.0f / range;
   int32_t off = 0;
@@ -40,7 +40,7 @@ static inline float most_of(const float* x, int64_t n) {
   return m;
 }
 
-// Three signed digits of base 256 a weight, planes [3, n, length], and what the last one counts, [tiles, n].
+// Three signed digits of base 256 per weight, planes [3, n, length], and the unit of the last digit, [tiles, n].
 void digits(int8_t* out, float* unit, int32_t* refused, const float* w, int64_t n, int64_t length, int64_t tile,
             int threads) {
   const int64_t tiles = (length + tile - 1) / tile, plane = n * length;
@@ -72,7 +72,7 @@ void digits(int8_t* out, float* unit, int32_t* refused, const float* w, int64_t 
   *refused = off;
 }
 
-// What the products of three digits, planes [3, rows, columns], stand for.
+// The product of floats, from the products of three digits, planes [3, rows, columns].
 void join_digits(float* y, const int32_t* products, const float* column_unit, const float* range, int64_t rows,
                  int64_t columns, int per_row, int threads) {
   const int64_t plane = rows * columns;

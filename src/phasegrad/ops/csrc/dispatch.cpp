@@ -1,4 +1,4 @@
-// Exports the C ABI and chooses, once, the instruction set that serves it.
+// Exports the C ABI, and selects once the instruction set that implements it.
 #include <cstdlib>
 #include <cstring>
 
@@ -37,7 +37,7 @@ bool supported(Isa isa) {
   return isa == BASELINE;
 }
 
-// The widest set the processor has, or the one that PHASEGRAD_ISA names if the processor has it.
+// The widest set that the processor supports, or the one that PHASEGRAD_ISA names if the processor supports it.
 Isa choose() {
   const char* wish = std::getenv("PHASEGRAD_ISA");
   for (int i = AVX512; i > BASELINE; --i)

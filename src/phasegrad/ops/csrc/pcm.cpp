@@ -8,7 +8,7 @@ namespace PG_ISA {
 // A scalar law of the normalised conductance g, as devices/laws.py encodes it:
 //   0, threshold, then for g < threshold and for the rest: a, b, exponential, c1, c2, c3, low, high
 //      value = clip((exponential ? exp(a ln g + b) : a ln g + b) + c1 g + c2 g^2 + c3 g^3, low, high)
-//   1, n, g_0 .. g_n-1, value_0 .. value_n-1: linear between the points, held beyond them
+//   1, n, g_0 .. g_n-1, value_0 .. value_n-1: linear between the points, constant beyond them
 struct Branch {
   vf a, b, c1, c2, c3, low, high;
   bool exponential, logarithm;
@@ -70,7 +70,7 @@ struct Law {
   }
 };
 
-// ln g, with g = 0 taken as the smallest normal float: every law is clipped long before.
+// ln g, where g = 0 counts as the smallest normal float: every law is clipped at far larger g.
 static inline vf ln_of(vf g) { return vlog(vmax(splat(1.17549435e-38f), g)) + (g - g); }
 
 void pcm_program(float* conductance, float* nu, const float* target, int64_t n, double g_max,
@@ -96,7 +96,7 @@ void pcm_program(float* conductance, float* nu, const float* target, int64_t n, 
   });
 }
 
-// What depends on the age alone: ln of the drift's ratio, and the root of the noise's bandwidth.
+// The terms that depend only on the age: ln of the drift ratio, and the square root of the noise bandwidth.
 static inline void of_age(double age, double t0, double t_read, float& drift, float& bandwidth) {
   drift = (float)std::log((age + t0) / t0);
   bandwidth = (float)std::sqrt(std::log((age + t0 + t_read) / (2.0 * t_read)));

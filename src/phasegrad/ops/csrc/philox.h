@@ -1,15 +1,18 @@
-// Philox4x32-10 (Salmon et al., SC 2011), W blocks at a time, and Box-Muller normals from it.
+// Philox4x32-10, W blocks at a time, and Box-Muller normals from its words.
 //
 // Value n of stream (seed, offset): block 16 (n / 64) + n % 16, word (n / 16) % 4; a block's counter is
 // (block, offset), its key is seed. Sixteen neighbours share a word number, so that every vector width stores
-// whole vectors and gives the same values.
+// whole vectors and produces the same values.
+//
+// References: Salmon, Moraes, Dror and Shaw, SC 2011, doi:10.1145/2063384.2063405; Box and Muller, Ann. Math. Stat. 29
+// (1958), doi:10.1214/aoms/1177706645.
 #pragma once
 #include "simd.h"
 
 namespace pg {
 namespace PG_ISA {
 
-constexpr int GROUP = 64;  // values made together
+constexpr int GROUP = 64;  // values generated together
 
 struct Philox {
   vq k0[10], k1[10], c2, c3;
@@ -26,8 +29,8 @@ struct Philox {
   }
 
   // The four words of blocks first .. first + W - 1. Even and odd blocks run side by side, each word in the low
-  // half of a 64-bit lane; the high halves hold rubbish that the multiplication ignores, which saves the shuffles
-  // that packed words would need. SETS of W blocks at once hide the multiplier's latency.
+  // half of a 64-bit lane; the multiplication ignores the high halves, which are left undefined; packed words would
+  // need shuffles. SETS of W blocks at once hide the multiplier's latency.
   template <int SETS>
   inline void words(uint64_t first, vu out[SETS][4]) const {
     const vq m0 = 0xD2511F53ull - vq{}, m1 = 0xCD9E8D57ull - vq{};
@@ -52,15 +55,15 @@ struct Philox {
 };
 
 // Two standard normals from two words: radius from 31 bits of a (|z| up to 6.66), angle from all bits of b, whose top
-// two are the quadrant. N vectors take each step together: the steps of one depend on each other, and the processor's
-// window is too short to find the next one.
+// two are the quadrant. N vectors go through each step together, because the steps of one depend on each
+// other and the processor's reorder window is too short to reach the next vector.
 template <int N>
 static inline void box_muller(const vu* a, const vu* b, vf* z0, vf* z1) {
 #define EACH for (int j = 0; j < N; ++j)
   vf r[N], f[N], z[N], y[N], e[N], t[N], t2[N], s[N], c[N];
   EACH r[j] = to_float((vi)(a[j] >> 1)) * splat(0x1p-31f) + splat(0x1p-32f);
   EACH t[j] = to_float((vi)(b[j] << 2)) * splat(3.6572951981e-10f);  // pi/2 * 2^-32: in [-pi/4, pi/4)
-  // ln r as vlog has it
+  // ln r as in vlog
   EACH {
     const vi exponent = ((vi)r[j] - 0x3f3504f3) >> 23;
     f[j] = (vf)((vi)r[j] - (exponent << 23)) - splat(1.0f);
@@ -102,8 +105,8 @@ static inline void word_groups(const Philox& g, uint32_t* out, uint64_t first, i
 }
 
 // Normals of groups first .. first + count - 1; out holds count * 64 floats. Words first, eight groups at a time,
-// then their transformation: in one loop the two long chains of dependent instructions would fill the processor's
-// window and leave its units idle.
+// then their transformation: in one loop, the two long dependency chains would fill the processor's reorder
+// window and leave its execution units idle.
 static inline void normal_groups(const Philox& g, float* out, int64_t first, int64_t count) {
   constexpr int64_t AT_ONCE = 8;
   alignas(64) uint32_t words[AT_ONCE * GROUP];

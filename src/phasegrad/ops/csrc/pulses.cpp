@@ -1,8 +1,8 @@
 // The pulsed update: trains of pulses on the lines, coincidences, and the steps of the devices.
 //
-// The definition is ops/pulses.py. Sixteen (W) weights of one output walk through the samples together. What pulses a
-// weight gets is known from the words alone, so a lane queues the signs of its pulses, and all lanes then step through
-// their queues side by side, each at its own sample: few pulses are wanted, and never by all lanes at once.
+// The definitions are ops/trains.py and ops/pulses.py. W weights of one output go through the samples together. The
+// words alone say which pulses a weight receives, so each lane queues the signs of its pulses, and all lanes then work
+// through their queues in parallel, each at its own sample: pulses are few, and rarely coincide in all lanes.
 #include "chunks.h"
 
 namespace pg {
@@ -14,7 +14,7 @@ enum Family { LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY };
 constexpr int LONGEST = 31, SHORT = 4;
 constexpr uint32_t SIGN = 0x80000000u, GOLDEN = 0x9E3779B9u;
 
-// Small functions that GCC would leave outside of the loop over devices, where vectors then pass through memory.
+// Small functions that GCC would not inline into the loop over devices, so that vectors would pass through memory.
 #define PG_INLINE inline __attribute__((always_inline))
 
 static inline vu usplat(uint32_t x) { return x - vu{}; }
@@ -30,8 +30,8 @@ static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p,
 
 // --- trains ---------------------------------------------------------------------------------------------------------
 
-struct Line {   // of one sample: what turns a value into a train
-  double a, b;  // probability of firing over the value's size, on output and on input lines
+struct Line {   // of one sample: how a value becomes a train
+  double a, b;  // firing probability divided by the value's magnitude, on output and on input lines
   int slots;
 };
 
@@ -62,15 +62,15 @@ static uint32_t evenly(int64_t n, int64_t slots) {
   return word;
 }
 
-// Random words of W elements, from one of the streams that a side has.
+// Random words of W elements, from one of a side's streams.
 static inline void random_words(Philox& g, uint64_t stream, uint64_t first, vu out[1][4]) {
   g.c2 = (stream & 0xffffffffu) - vq{};
   g.c3 = (stream >> 32) - vq{};
   g.words<1>(first, out);
 }
 
-// Words of W elements whose slots fire with probability below / 2^31: short trains from a number for each slot, longer
-// ones compared bit by bit from the top, all slots at once.
+// Words of W elements whose slots fire with probability below / 2^31: short trains draw a number for each slot; longer
+// ones compare all slots at once, bit by bit from the top.
 static inline vu fire(Philox& g, uint64_t offset, uint64_t first, vu below, int slots) {
   const vu full = usplat((1u << slots) - 1), all = usplat(0xffffffffu), zero = usplat(0);
   vu random[1][4];
@@ -98,7 +98,7 @@ static inline vu fire(Philox& g, uint64_t offset, uint64_t first, vu below, int 
 typedef double vd __attribute__((vector_size(8 * W)));
 typedef int64_t vl __attribute__((vector_size(8 * W)));
 
-// floor(2^31 min(|v| amplitude, 1)), in double as the definition has it.
+// floor(2^31 min(|v| amplitude, 1)), in double, as in the definition.
 static inline vu threshold(vf v, double amplitude) {
   const vd p = __builtin_convertvector(vabs(v), vd) * (amplitude - vd{}), one = 1.0 - vd{};
   return __builtin_convertvector(__builtin_convertvector((p < one ? p : one) * 2147483648.0, vl), vu);
@@ -204,12 +204,12 @@ static inline vf uniform(vu word) { return to_float((vi)(word >> 8)) * splat(0x1
 
 // --- devices --------------------------------------------------------------------------------------------------------
 
-// W devices, as the next pulse of each finds them.
+// The state of W devices before the next pulse of each.
 struct Lanes {
   vf g, p;             // conductance, history
   vf step, low, high;  // size of the step in the direction of the pulse, bounds
   vf rate;             // see rate_of
-  vi down;             // a downward pulse on a device that takes both
+  vi down;             // a downward pulse on a device that is pulsed both ways
   vf xi, u;            // the pulse's normal, or its uniform
 };
 
@@ -226,8 +226,8 @@ static inline void position(float at, int n, int* left, float* f) {
   *f = scaled - (float)*left;
 }
 
-// What a family would otherwise divide by at every pulse: how the step shrinks over a conductance, or one over the
-// range.
+// A quotient that a family would otherwise compute at every pulse: the decrease of the step per conductance, or the
+// inverse of the range.
 template <int FAMILY>
 static PG_INLINE vf rate_of(vf low, vf high, bool down, const float* c) {
   if constexpr (FAMILY == LINEAR)
@@ -236,7 +236,7 @@ static PG_INLINE vf rate_of(vf low, vf high, bool down, const float* c) {
     return splat(1.0f) / (high - low);
 }
 
-// Each family gives the change in units of the step, noise included; downward changes count as positive.
+// Each family returns the change in units of the step, noise included; downward changes count as positive.
 template <int FAMILY>
 static PG_INLINE vf change(Lanes& l, const float* c) {
   const float noise = c[0];
@@ -292,9 +292,9 @@ struct Devices {
   vf g, p, step, low, high, rate;
 };
 
-// What the devices stand for: an offset, then a factor for each plane, and for each plane of devices beside them.
+// The tracked weight: an offset, then a factor for each plane and for each other plane.
 struct Tracked {
-  float* weight;  // null where nobody asks
+  float* weight;  // null if no weight is tracked
   const float* other_planes;
   int64_t other_count;
   const float* factors;
@@ -362,7 +362,7 @@ static inline vu population(vu x) {
 #endif
 }
 
-// W weights of one output, and the pulses that wait for them.
+// W weights of one output, and their queued pulses.
 template <int FAMILY, bool PAIR>
 struct Block {
   const Update& u;
@@ -386,7 +386,7 @@ struct Block {
     touched[1] |= (vi)(pulses > usplat(0)) & downward;
   }
 
-  // Two pulses of a device share a pair of random words. Devices that have had an odd number take one here.
+  // Two pulses of a device share a pair of random words. Devices with an odd pulse count receive one pulse here.
   PG_INLINE void drain() {
     for (;;) {
       const vi active = (vi)(waiting > usplat(0)), odd = (vi)((done & usplat(1)) > usplat(0));
@@ -440,7 +440,7 @@ struct Block {
   }
 };
 
-// How many pulses the lines' words make coincide.
+// The number of coincidences of two words.
 template <bool MEAN>
 static inline vu coincidences(vu x, vu d, vu key, int64_t sample) {
   if constexpr (!MEAN) {
@@ -453,8 +453,8 @@ static inline vu coincidences(vu x, vu d, vu key, int64_t sample) {
   }
 }
 
-// The trains of a batch as the update walks them: inputs in blocks of W lines over all samples, outputs as lines over
-// all samples, and for each block and line a bitmap of the samples in which it fires at all. Most do not.
+// The trains of a batch in the order of the update: inputs in blocks of W lines over all samples, outputs as lines over
+// all samples, and for each block and line a bitmap of the samples in which it fires at all, which are few.
 struct Batch {
   int64_t samples, across, words;
   uint32_t *blocks, *lines;
@@ -488,7 +488,7 @@ struct Batch {
   }
 };
 
-// The samples in which both a block and a line fire, one after another.
+// Iterates over the samples in which both a block and a line fire.
 struct Meetings {
   const uint64_t *x, *d;
   int64_t words, word = 0;
@@ -521,7 +521,7 @@ static inline void update_row(const Update& u, const Batch& batch, int64_t o, in
     };
     int64_t s = meetings.next();
     while (s >= 0 && !pulsed(s)) s = meetings.next();
-    if (s < 0) continue;  // before the devices are fetched
+    if (s < 0) continue;  // before the devices are loaded
     Block<FAMILY, PAIR> block(u, o * u.in + j * W, count);
     for (; s >= 0; s = meetings.next()) {
       if (!pulsed(s)) continue;
@@ -532,8 +532,8 @@ static inline void update_row(const Update& u, const Batch& batch, int64_t o, in
   }
 }
 
-// Strips of inputs whose trains stay in the second-level cache, and in them row by row: the devices, several values
-// each and much more memory, are then fetched in runs that the processor sees coming.
+// Strips of inputs whose trains fit the second-level cache, row by row within a strip: the devices, which need several
+// values each and much more memory, are then loaded in sequences that the processor prefetches.
 template <int FAMILY, bool PAIR, bool MEAN>
 static void update_rows(const Update& u, const Batch& batch, int threads) {
   constexpr int64_t ROWS = 16, STRIP = 1 << 16;
@@ -549,7 +549,7 @@ static void update_rows(const Update& u, const Batch& batch, int threads) {
   }
 }
 
-// Every weight gets pulses of its own number.
+// Every weight receives its own number of pulses.
 template <int FAMILY, bool PAIR>
 static void count_rows(const Update& u, const int32_t* counts, int threads) {
 #pragma omp parallel for num_threads(threads_for(u.out* u.in, threads)) schedule(static)
@@ -571,7 +571,7 @@ static void count_rows(const Update& u, const int32_t* counts, int threads) {
     }
 }
 
-// What is sent: trains on the lines of a batch, or a number to each weight.
+// The source of pulses: trains on the lines of a batch, or a number for each weight.
 struct Sent {
   const Batch* batch;
   bool mean;

@@ -1,7 +1,7 @@
-// Vectors of floats for one instruction set, and the elementary functions the kernels need.
+// Vectors of floats for one instruction set, and the elementary functions that the kernels need.
 //
 // GCC vector extensions keep one source for every width. No fused multiply-add (-ffp-contract=off): every
-// instruction set gives the same bits, so a result does not depend on the machine that computed it.
+// instruction set computes the same bits, so a result does not depend on the machine that computed it.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -47,7 +47,8 @@ static inline vi isplat(int32_t x) { return x - vi{}; }
 // Low 32 bits of a times low 32 bits of b, in each 64-bit lane.
 static inline vq mul32(vq a, vq b) {
 #if defined(__AVX512F__)
-  // The masked forms of these two name every input; the plain ones warn of an uninitialised one (GCC bug 105593).
+  // The masked forms of these two intrinsics name every input; the plain forms warn of an uninitialised one (GCC bug
+  // 105593).
   return (vq)_mm512_maskz_mul_epu32((__mmask8)-1, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
   return (vq)_mm256_mul_epu32((__m256i)a, (__m256i)b);
@@ -88,7 +89,7 @@ static inline bool any(vi mask) {
 
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 
-// The second argument where either is NaN: the bound goes first, so that NaN passes.
+// The result is the second argument if either is NaN: pass the bound first, so that NaN passes through.
 static inline vf vmin(vf a, vf b) { return a < b ? a : b; }
 static inline vf vmax(vf a, vf b) { return a > b ? a : b; }
 static inline vf vclamp(vf x, vf low, vf high) { return vmax(low, vmin(high, x)); }
@@ -96,7 +97,7 @@ static inline vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
 static inline vf with_sign_bits(vf x, vi bits) { return (vf)((vi)x ^ bits); }
 static inline vi finite(vf x) { return (vi)(x - x == splat(0.0f)); }  // all ones where x is a number
 
-// Round to nearest even, exact for |x| < 2^22. Adding and taking away 1.5 * 2^23 leaves no fraction bits.
+// Round to nearest even, exact for |x| < 2^22. Adding and subtracting 1.5 * 2^23 removes the fraction bits.
 static inline vf vround(vf x) {
   const vf magic = splat(12582912.0f);
   return (x + magic) - magic;
@@ -121,12 +122,12 @@ static inline vf vlog(vf x) {
   return to_float(e) * splat(0.6931471806f) + (y * z * s + (s + s));
 }
 
-// exp(x), x held to [-87, 88] (Cephes' expf); NaN passes.
+// exp(x), x clamped to [-87, 88] (Cephes' expf); NaN passes through.
 static inline vf vexp(vf x) {
   x = vclamp(x, splat(-87.0f), splat(88.0f));
   vf n = vround(x * splat(1.44269504088896341f));
   vf r = x - n * splat(0.693359375f) - n * splat(-2.12194440e-4f);
-  // The polynomial by pairs: a device that steps waits for the result, and a chain of ten operations is long.
+  // Evaluate the polynomial in pairs: a device waits for the result of its step, and a chain of ten operations is long.
   vf r2 = r * r;
   vf low = splat(5.0000001201e-1f) + splat(1.6666665459e-1f) * r;
   vf mid = splat(4.1665795894e-2f) + splat(8.3334519073e-3f) * r;

@@ -1,6 +1,6 @@
 #include "chunks.h"
 
-// What read noise needs of a product is its variance, sum_j |w_j| x_j^2, to a fraction of a percent. So sizes are
+// Read noise needs only the variance of a product, sum_j |w_j| x_j^2, to a fraction of a percent. So magnitudes are
 // rounded to 7 bits and multiplied as integers, which is four times as fast as floats and exact in any order.
 
 namespace pg {
@@ -18,7 +18,7 @@ static inline float largest_size(const float* x, int64_t n) {
   return m;
 }
 
-// Rounding goes up as often as the fraction says, by a pattern of low discrepancy: sums are right on average also where
+// A value is rounded up with a frequency equal to its fraction, in a low-discrepancy pattern: sums are unbiased even if
 // every term is far below a step.
 static inline void round_row(int8_t* out, const float* x, int64_t n, float inverse, bool square, uint32_t at,
                              uint32_t stride) {
@@ -27,7 +27,7 @@ static inline void round_row(int8_t* out, const float* x, int64_t n, float inver
     const float up = (float)(int32_t)((at + (uint32_t)j * stride) >> 8) * 0x1p-24f;
     const float size = square ? x[j] * x[j] : __builtin_fabsf(x[j]);
     const float v = size * inverse + up;
-    out[j] = (int8_t)(int32_t)(v < LARGEST ? v : LARGEST);  // NaN is on neither side: it takes the bound
+    out[j] = (int8_t)(int32_t)(v < LARGEST ? v : LARGEST);  // NaN compares false and becomes the bound
   }
 }
 

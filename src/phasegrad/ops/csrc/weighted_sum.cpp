@@ -1,4 +1,4 @@
-// What planes of devices stand for, some of them read with noise, in one pass.
+// The weighted sum of planes of devices, some of them read with noise, in one pass.
 #include "chunks.h"
 
 namespace pg {
@@ -36,7 +36,7 @@ void weighted_sum(float* out, const float* g, int64_t planes, const float* other
   });
 }
 
-// One pass: the devices go a part of the way to their level, and the weight, unless nobody asks, follows.
+// In one pass: relax the devices part of the way to their level, and update the weight if one is tracked.
 void leak(float* g, int64_t planes, int64_t n, float level, float lost, float* weight, const float* other_planes,
           int64_t other_count, const float* factors, int threads) {
   for_chunks(n, threads, [&](int64_t first, int64_t length) {

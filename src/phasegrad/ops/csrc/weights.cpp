@@ -50,10 +50,10 @@ static float largest(const RowStatistics& r) {
   float m = 0.0f;
   for (int j = 0; j < LANES; ++j) m = r.largest[j] > m ? r.largest[j] : m;
   const double s = total(r.sum);
-  return s - s == 0.0 ? m : (float)(s - s);  // the maximum passes over NaN; the sum does not
+  return s - s == 0.0 ? m : (float)(s - s);  // the maximum ignores NaN; the sum does not
 }
 
-// Root-mean-square about zero: the middle of the range that clipping is about, and of most layers' weights.
+// Root mean square about zero, which is the centre of the clipping range and of most layers' weights.
 static double clip_at(double squares, double n, double sigmas) { return sigmas * std::sqrt(squares / n); }
 
 void weight_scale(float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,
@@ -109,7 +109,7 @@ static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, in
 
 static inline vf clamp(vf x, vf bound) { return finite(x) ? vclamp(x, -bound, bound) : x; }
 
-struct Noise {  // of one piece: what its weights share
+struct Noise {  // shared by the weights of one piece
   float clip, constant, linear, quadratic, drop_connect;
 };
 
@@ -123,7 +123,7 @@ static inline vf perturbed(vf x, const Noise& p, const float* z, const float* ga
   return gate ? (load<vf>(gate) < splat(p.drop_connect) ? zero : v) : v;
 }
 
-// One piece. `z` are normals, `gate` uniforms, readable for a vector beyond the piece; null where not wanted.
+// One piece. `z` are normals, `gate` uniforms, readable for a vector beyond the piece; null if not needed.
 template <bool NOISY, bool DROPS>
 static void perturb(float* out, const float* x, int64_t n, const Noise& p, const float* z, const float* gate) {
   int64_t j = 0;
@@ -161,8 +161,8 @@ static inline vi outward(vf x, vf grad, float clip) {
   return ((vi)(x > splat(clip)) & (vi)(grad < zero)) | ((vi)(x < splat(-clip)) & (vi)(grad > zero));
 }
 
-// The gradient passes, except where it would push a clipped weight further out. In place: weights alone are read
-// where none is clipped, a third of the traffic of a copy.
+// The gradient passes, except where it would push a clipped weight further out. In place: where no weight is
+// clipped, only weights are read, a third of the traffic of a copy.
 void noisy_weights_backward(float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in,
                             int threads) {
 #pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
