@@ -61,7 +61,7 @@ def check_training() -> None:
     net = pg.convert(model, pg.presets.soft_bounds_training())
     optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)
     losses = []
-    for _ in range(10):
+    for _ in range(25):
         optimizer.zero_grad()
         loss = F.cross_entropy(net(x), y)
         loss.backward()

@@ -144,6 +144,7 @@ def test_a_bound_that_is_never_met_changes_nothing(dac: Dac, tau: float) -> None
     torch.testing.assert_close(bounded(x), net(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_compiles_whole_and_maps() -> None:
     _, x = made("linear")
     layer = pg.convert(

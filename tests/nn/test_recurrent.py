@@ -290,6 +290,7 @@ def test_calibration_sees_hidden_states() -> None:
     assert 1.5 < net.ih_l0.input_range.item() < 4.0
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_with_noise() -> None:
     torch.manual_seed(0)
     net = pg.convert(nn.GRU(4, 16, batch_first=True), NOISY)
@@ -369,6 +370,7 @@ def test_checkpointing_vmap_and_functional_call(kind: type[nn.RNNBase]) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 @each_layer
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.slow
 def test_an_unrolled_sequence_is_traced_whole(kind: type[nn.RNNBase], training: bool) -> None:
     torch.compiler.reset()
     net, x = pg.convert(kind(3, 5), NOISY).train(training), torch.randn(2, 2, 3)

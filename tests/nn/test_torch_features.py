@@ -74,6 +74,7 @@ def small(hardware: pg.Hardware, way: str) -> nn.Module:
 @needs_compiler
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("way", ["evaluation", "programmed"])
+@pytest.mark.slow
 def test_compiled_net_equals_eager_without_noise(way: str) -> None:
     module = small(QUIET, way)
     with torch.no_grad():
@@ -123,6 +124,7 @@ def test_compiled_noise_repeats_under_a_seed_and_differs_from_layer_to_layer() -
 
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_noisy_net_is_traced_whole_and_equals_eager(way: str) -> None:
     module = net(NOISY, way)
     RECIPE.apply(module)

@@ -106,6 +106,7 @@ def test_a_state_dict_brings_devices_whose_wires_are_solved() -> None:
     torch.testing.assert_close(other(x), chip(x), rtol=0.0, atol=0.0)
 
 
+@pytest.mark.slow
 def test_read_noise_counts_by_what_reaches_the_device_and_returns() -> None:
     """One cell behind 10 kohm: a read spreads by what it does without wires, times ``(1 + G R)^-2``."""
     hardware = replace(pg.presets.pcm_inference(), dac=None, adc=None, output_noise=0.0, read_noise=0.0)

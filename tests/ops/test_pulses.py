@@ -207,6 +207,7 @@ def test_deterministic_trains_round_the_product() -> None:
 
 
 @pytest.mark.parametrize("kind", [trains.STOCHASTIC, trains.MEAN_COUNT])
+@pytest.mark.slow
 def test_update_descends_by_learning_rate_times_outer_product(kind: int) -> None:
     n, ideal = 1_000, (0.0, 0.0, 0.0, 0.0)
     x, d = torch.tensor([[0.5, -0.2, 1.0]]), torch.tensor([[0.3, -0.05]])
@@ -325,6 +326,7 @@ def test_history_decays_with_every_pulse_of_its_device() -> None:
     assert pulsed_at.flatten().tolist() == [5.0, 0.0]
 
 
+@pytest.mark.slow
 def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> None:
     # Up 1 - w / 0.6, down 2 (1 + w / 0.6): equal at w = -0.2.
     flat = torch.tensor([STEP, 2 * STEP, -0.6, 0.6]).view(4, 1, 1, 1)

@@ -111,6 +111,7 @@ def test_digital_parameters_are_added_to_as_by_torch() -> None:
 
 
 @preset
+@pytest.mark.slow
 def test_training_lowers_the_loss(preset: Callable[[], pg.Hardware]) -> None:
     module = net(preset())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1 if preset in PRESETS[:2] else 0.03)
@@ -228,6 +229,7 @@ def run(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> No
 
 
 @preset
+@pytest.mark.slow
 def test_threads_do_not_show(preset: Callable[[], pg.Hardware]) -> None:
     found = []
     for count in (1, 2, 3):
@@ -334,6 +336,7 @@ def test_the_device_that_is_trained_also_ages_and_a_pulse_restarts_its_drift() -
     torch.testing.assert_close(present[pulsed], devices.conductance[pulsed])
 
 
+@pytest.mark.slow
 def test_a_compensated_net_trains_on_with_its_gain() -> None:
     module = net(fine())
     devices = module[0].devices

@@ -74,6 +74,7 @@ def test_updates_go_to_the_capacitor_alone() -> None:
     torch.testing.assert_close(weight, made.logical_weight(), rtol=0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
     """A weight on the capacitor falls by ``exp(-n t / tau)`` under n samples without a gradient."""
     made = devices(hardware(tau=5e-3))
@@ -89,6 +90,7 @@ def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
     torch.testing.assert_close((weight - slow).double(), kept * before, rtol=0.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
     steps = LinearSteps(size=80e-9, slope_up=0.0, slope_down=0.0)
     cell = ReferencedDevice(device=Capacitor(g_max=80e-6, tau=5e-3, steps=steps))
@@ -110,6 +112,7 @@ def loaded(made: AnalogWeight, n: int = 300) -> Tensor:
     return made.logical_weight()
 
 
+@pytest.mark.slow
 def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> None:
     made = devices(hardware(rule(), noisy=False))
     before = loaded(made)
@@ -123,6 +126,7 @@ def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> 
     assert left[inside].std().item() < 0.5 * before[inside].std().item()  # the transfer had an effect
 
 
+@pytest.mark.slow
 def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
     """The weight before, the residual after: ``sd^2 = (0.45 / 12 uS)^2 sum (0.03 G + 0.13 uS)^2 / reads`` over both.
 
@@ -140,6 +144,7 @@ def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
     assert 0.75 * expected < error.std().item() < expected * (1.0 + 5.0 / math.sqrt(2 * error.numel()))
 
 
+@pytest.mark.slow
 def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
     for inversion, sign in ((True, -1.0), (False, 1.0)):
         made = devices(hardware(rule(inversion=inversion), noisy=False))
@@ -156,6 +161,7 @@ def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
         assert torch.corrcoef(torch.stack(((weight - start).flatten(), -(d.t() @ x).flatten())))[0, 1].item() > 0.9
 
 
+@pytest.mark.slow
 def test_inversion_averages_what_is_unequal_up_and_down() -> None:
     """Pulses that should cancel move a mismatched cell in one direction; inversion of the polarity moves it back."""
     pushed = {}
@@ -173,6 +179,7 @@ def test_inversion_averages_what_is_unequal_up_and_down() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
+@pytest.mark.slow
 def test_transfers_come_after_so_many_samples(batch: int) -> None:
     made = devices(hardware(rule(every=50)))
     weight = made.logical_weight()
@@ -214,6 +221,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_gives_the_same_bits() -> None:
     module = net()
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
@@ -237,6 +245,7 @@ def test_capacitors_count_as_devices() -> None:
     assert pg.summary(net()).devices == 3 * (12 * 9 + 9 * 4)
 
 
+@pytest.mark.slow
 def test_threads_do_not_show() -> None:
     found = []
     for count in (1, 2, 3):
@@ -286,6 +295,7 @@ def test_impossible_hardware(make: object, message: str) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_two_sided_devices_are_written_in_a_closed_loop_too() -> None:
     slow = ReferencedDevice(device=ideal_device(g_max=25e-6, steps=ConstantSteps(size=25e-6 / 400)))
     made = devices(dataclasses.replace(hardware(rule(attempts=500)), cell=slow))
