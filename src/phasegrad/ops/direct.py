@@ -22,6 +22,7 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from phasegrad.ops.arguments import GROUPS, flatten
+from phasegrad.ops.checks import CHECKS
 
 Kernel = Callable[..., Any]
 
@@ -124,6 +125,19 @@ def _plain(arguments: Any) -> bool:
         elif isinstance(a, _NESTED) and not _plain(a):
             return False
     return True
+
+
+def checked(name: str, function: Kernel) -> Kernel:
+    """A function that checks the arguments of an op first."""
+    check = CHECKS.get(name)
+    if check is None:
+        return function
+
+    def op(*arguments: Any) -> Any:
+        check(*arguments)
+        return function(*arguments)
+
+    return op
 
 
 def call(name: str, *arguments: Any) -> Any:

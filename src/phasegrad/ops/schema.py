@@ -16,8 +16,7 @@ from torch import Tensor
 
 from phasegrad.ops import cpu, reference
 from phasegrad.ops.arguments import flat
-from phasegrad.ops.checks import CHECKS
-from phasegrad.ops.direct import KERNELS, dispatched
+from phasegrad.ops.direct import KERNELS, checked, dispatched
 from phasegrad.ops.gradients import GRADIENTS
 from phasegrad.ops.native import library
 
@@ -156,26 +155,14 @@ def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
 # --- registration ---------------------------------------------------------------------------------------------
 
 
-def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    check = CHECKS.get(name)
-    if check is None:
-        return function
-
-    def op(*arguments: Any) -> Any:
-        check(*arguments)
-        return function(*arguments)
-
-    return op
-
-
 def _register(name: str, schema: str) -> None:
     qualified = f"phasegrad::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
-    torch.library.impl(qualified, "CompositeExplicitAutograd")(flat(name, _checked(name, getattr(reference, name))))
+    torch.library.impl(qualified, "CompositeExplicitAutograd")(flat(name, checked(name, getattr(reference, name))))
     if library is not None and name in cpu.KERNELS:
-        KERNELS[name] = _checked(name, cpu.KERNELS[name])
+        KERNELS[name] = checked(name, cpu.KERNELS[name])
         torch.library.impl(qualified, "CPU")(flat(name, KERNELS[name]))
-    torch.library.register_fake(qualified)(flat(name, _checked(name, _FAKES[name])))
+    torch.library.register_fake(qualified)(flat(name, checked(name, _FAKES[name])))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(dispatched(name))
     if not schema.endswith("()"):  # an op that returns nothing changes its arguments, and cannot run element by element

@@ -28,7 +28,8 @@ def uniform(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
 def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
     if not all_floats(x, range):
         return reference.dac(x, range, max_code, decay, keep)
-    order = reference.memory_order(x)  # each row, which may have its own range, stays contiguous in it
+    # Each row, which may have its own range, stays contiguous.
+    order = reference.memory_order(x) if x.dim() > 3 else torch.contiguous_format
     x, range = x.contiguous(memory_format=order), range.contiguous()
     rows, out = range.numel(), torch.empty_like(x, memory_format=order)
     inner = x.numel() // rows if rows else 0
