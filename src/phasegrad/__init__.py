@@ -16,7 +16,6 @@ from phasegrad import (
 )
 from phasegrad.conversion import convert, summary, to_digital
 from phasegrad.crossbar import Hardware
-from phasegrad.deprecation import moved_attributes
 from phasegrad.ops import backends
 from phasegrad.version import __version__
 
@@ -44,18 +43,3 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-# Until 0.3.0 these are found where release 0.1.0 had them; nn itself never imports conversion.
-nn.__getattr__ = moved_attributes(  # type: ignore[method-assign]
-    "phasegrad.nn",
-    conversion,
-    BypassWarning="BypassWarning",
-    Summary="Summary",
-    bypasses="bypasses",
-    convert="convert",
-    left_digital="left_digital",
-    register_twin="register_counterpart",
-    summary="summary",
-    to_digital="to_digital",
-)

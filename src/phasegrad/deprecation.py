@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import sys
 import warnings
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -41,20 +41,20 @@ def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], An
     return __getattr__
 
 
-def moved_attributes(module: str, home: ModuleType, **names: str) -> Callable[[str], Any]:
+def moved_attributes(module: str, home: str, **names: str) -> Callable[[str], Any]:
     """A module's ``__getattr__`` that resolves attributes that have moved to another module.
 
     Args:
         module: the ``__name__`` of the module.
-        home: the module that has them now.
+        home: the name of the module that has them now, imported when one is asked for.
         names: the name of each in ``home``, by its old name.
     """
 
     def __getattr__(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warn_renamed(f"{module}.{name}", f"{home.__name__}.{names[name]}")
-        return getattr(home, names[name])
+        warn_renamed(f"{module}.{name}", f"{home}.{names[name]}")
+        return getattr(importlib.import_module(home), names[name])
 
     return __getattr__
 

@@ -1,5 +1,6 @@
 """Layers whose products are computed in crossbar tiles."""
 
+from phasegrad.deprecation import moved_attributes
 from phasegrad.nn.attention import AnalogMultiheadAttention
 from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.conv import AnalogConv1d, AnalogConv2d, AnalogConv3d
@@ -39,3 +40,18 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+# Until 0.3.0 these are found where release 0.1.0 had them; otherwise nn knows nothing of conversion.
+__getattr__ = moved_attributes(
+    __name__,
+    "phasegrad.conversion",
+    BypassWarning="BypassWarning",
+    Summary="Summary",
+    bypasses="bypasses",
+    convert="convert",
+    left_digital="left_digital",
+    register_twin="register_counterpart",
+    summary="summary",
+    to_digital="to_digital",
+)

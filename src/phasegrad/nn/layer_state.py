@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, cast, final
 
 import torch
 from torch import nn
@@ -18,10 +18,8 @@ from phasegrad.configuration import Configuration
 from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.stores.base import StoredLayer
 from phasegrad.stores.programmed import blank_devices, expect, program
-
-if TYPE_CHECKING:
-    from phasegrad.nn.layer import AnalogLayer
 
 _CONFIGURATION = "configuration"  # key of the state dict
 _CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
@@ -36,13 +34,13 @@ class LayerConfiguration(Configuration):
     perturbation: Perturbation | None
 
 
-def save_configuration(layer: AnalogLayer, destination: dict[str, Any], prefix: str) -> None:
+def save_configuration(layer: StoredLayer, destination: dict[str, Any], prefix: str) -> None:
     """Add the configuration of a layer to a state dict."""
     configuration = LayerConfiguration(hardware=layer.hardware, perturbation=layer.perturbation)
     destination[prefix + _CONFIGURATION] = to_tensor(configuration)
 
 
-def check_state_dict(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
+def check_state_dict(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
     """Check that a state dict can be loaded into a layer, before anything is copied.
 
     Returns:
@@ -63,7 +61,7 @@ def check_state_dict(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str
     return loaded
 
 
-def _check_values(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> None:
+def _check_values(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
     """Conductances and errors of converters must be finite; with wires no conductance may be negative."""
     for key, value in state_dict.items():
         name = key.removeprefix(prefix)
@@ -76,7 +74,7 @@ def _check_values(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -
             raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires none may be negative")
 
 
-def _loaded_configuration(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
+def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
     tensor = state_dict.get(prefix + _CONFIGURATION)
     if tensor is None:
         return None
@@ -93,7 +91,7 @@ def _loaded_configuration(layer: AnalogLayer, state_dict: dict[str, Any], prefix
 
 
 @contextmanager
-def loading(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> Iterator[None]:
+def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> Iterator[None]:
     """Prepare a layer for a state dict, and program the weight afterwards if the state dict has no devices."""
     loaded = check_state_dict(layer, state_dict, prefix)
     state_dict.pop(prefix + _CONFIGURATION, None)
@@ -113,7 +111,7 @@ def loading(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str, local_m
         state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
 
 
-def _reprogram(layer: AnalogLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
+def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
     """Program a weight that was just loaded onto the devices, with the converters that come with it."""
     if assigned:  # the weight is the checkpoint's own tensor, which must not change
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
@@ -124,12 +122,13 @@ def _reprogram(layer: AnalogLayer, assigned: bool, state_dict: dict[str, Any], p
     program(layer, draw_seed(layer.weight.device), converters=False)
 
 
-def _keep_converters(layer: AnalogLayer, state_dict: dict[str, Any], prefix: str) -> None:
+def _keep_converters(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
     """A float checkpoint has no converters: those of the layer stay, with their ranges."""
     if layer.converters is not None:
         for name, value in layer.converters.state_dict().items():
             state_dict.setdefault(f"{prefix}converters.{name}", value)
-    persistent = (set(layer._parameters) | set(layer._buffers)) - layer._non_persistent_buffers_set
+    module = cast("nn.Module", layer)
+    persistent = (set(module._parameters) | set(module._buffers)) - module._non_persistent_buffers_set
     for name in ("input_range", "output_range"):
         value = getattr(layer, name)
         if value is not None and name in persistent:
