@@ -255,7 +255,7 @@ def test_reasons_name_what_stayed_digital_and_why() -> None:
     reasons = left_digital(pg.convert(digital, IDEAL, skip=["skipped"]))
     assert reasons["norm"] == "no analog counterpart of BatchNorm1d"
     assert reasons["scaled"] == "Scaled is a subclass of Linear and may compute something else"
-    assert reasons["attention"].startswith("scores and weighted values multiply activations")
+    assert reasons["attention"].startswith("scores and weighted values are products of two activations")
     assert "attention.out_proj" not in reasons
     assert "subclass of Linear" in reasons["projection"]
     assert reasons["parametrized"] == "ParametrizedLinear is a subclass of Linear and may compute something else"

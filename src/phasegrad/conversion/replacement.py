@@ -25,7 +25,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
-from phasegrad.nn.ddp import heed_in_ddp
+from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer_state import check_state_dict
 from phasegrad.stores.programmed import blank_devices, expect
 from phasegrad.stores.sharing import Exchanges, sharing
@@ -126,7 +126,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is digital already")
     net = copy.deepcopy(net)
-    heed_in_ddp(net)
+    undo_ignore_in_ddp(net)
     with sharing():
         net = _replace(
             net,

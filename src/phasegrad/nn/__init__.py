@@ -1,4 +1,4 @@
-"""Layers whose products are computed in crossbar tiles."""
+"""Layers whose matrix products are computed in crossbar tiles."""
 
 from phasegrad.nn.attention import AnalogMultiheadAttention
 from phasegrad.nn.composite import AnalogComposite
