@@ -60,7 +60,7 @@ def test_embeddings_stay_digital_unless_registered() -> None:
     assert type(net.embedding) is nn.Embedding
     assert (
         pg.conversion.left_digital(net)["embedding"]
-        == "a look-up of rows, with no product; register AnalogEmbedding to read tiles"
+        == "a look-up of rows, not a product; register AnalogEmbedding to read tiles"
     )
 
 
