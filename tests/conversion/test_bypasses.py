@@ -1,4 +1,4 @@
-"""Products with weights that pass by the tiles are found, and named; nothing else is."""
+"""Products with weights that bypass the tiles are reported by name, and no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HARDWARE = pg.presets.pcm_inference()
 
 
 class Model(nn.Module):
-    """Runs ``use`` with itself and an input."""
+    """A model whose forward pass calls ``use`` with the model and its normalised input."""
 
     def __init__(self, use: Callable[[Model, Tensor], Tensor]) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Model(nn.Module):
         return self.use(self, self.norm(self.fc(x)))
 
 
-PAST: dict[str, tuple[Callable[[Model, Tensor], Tensor], str]] = {
+BYPASSING: dict[str, tuple[Callable[[Model, Tensor], Tensor], str]] = {
     "linear": (lambda m, x: F.linear(x, m.fc.weight), "fc.weight"),
     "named": (lambda m, x: F.linear(input=x, weight=m.fc.weight), "fc.weight"),
     "matmul": (lambda m, x: x @ m.fc.weight.t(), "fc.weight"),
@@ -45,14 +45,16 @@ PAST: dict[str, tuple[Callable[[Model, Tensor], Tensor], str]] = {
 }
 
 
-@pytest.mark.parametrize("past", PAST.values(), ids=PAST)
+@pytest.mark.parametrize("bypassing", BYPASSING.values(), ids=BYPASSING)
 @pytest.mark.parametrize("programmed", [False, True])
-def test_products_past_the_tiles_are_named(past: tuple[Callable[..., Tensor], str], programmed: bool) -> None:
-    net = pg.convert(Model(past[0]), HARDWARE)
+def test_products_that_bypass_the_tiles_are_reported(
+    bypassing: tuple[Callable[..., Tensor], str], programmed: bool
+) -> None:
+    net = pg.convert(Model(bypassing[0]), HARDWARE)
     net = pg.inference.program(net, seed=0) if programmed else net
     found = bypasses(net, torch.randn(3, 4))
-    assert set(found) - {"fc.bias"} == {past[1]}
-    assert "multiplies with it" in found[past[1]]
+    assert set(found) - {"fc.bias"} == {bypassing[1]}
+    assert "multiplies by it" in found[bypassing[1]]
 
 
 CLEAN: dict[str, Callable[[Model, Tensor], Tensor]] = {
@@ -64,11 +66,11 @@ CLEAN: dict[str, Callable[[Model, Tensor], Tensor]] = {
 
 
 @pytest.mark.parametrize("use", CLEAN.values(), ids=CLEAN)
-def test_layers_and_products_of_activations_are_not(use: Callable[..., Tensor]) -> None:
+def test_layers_and_products_of_activations_are_not_reported(use: Callable[..., Tensor]) -> None:
     assert bypasses(pg.convert(Model(use), HARDWARE), torch.randn(3, 4)) == {}
 
 
-def test_composites_and_transformers_pass_through_their_tiles() -> None:
+def test_composites_and_transformers_do_not_bypass_their_tiles() -> None:
     x = torch.randn(2, 5, 8)
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
     for model in (encoder, nn.LSTM(8, 8, 2, bidirectional=True), nn.GRU(8, 4)):
@@ -85,7 +87,7 @@ def test_composites_and_transformers_pass_through_their_tiles() -> None:
     }
 
 
-def test_the_net_is_left_as_it_was() -> None:
+def test_the_net_and_the_generator_are_unchanged() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
     net = pg.convert(model, HARDWARE)
     net[2].eval()
@@ -97,7 +99,7 @@ def test_the_net_is_left_as_it_was() -> None:
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
 
 
-def test_an_error_leaves_no_watcher_behind() -> None:
+def test_an_error_removes_hooks_and_the_function_mode() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(4, 4)), HARDWARE)
     with pytest.raises(ValueError, match="in_features"):
         bypasses(net, torch.randn(3, 5))
@@ -106,9 +108,9 @@ def test_an_error_leaves_no_watcher_behind() -> None:
     assert torch._C._len_torch_function_stack() == 0
 
 
-def test_calibration_warns_once_with_name_and_fix() -> None:
+def test_calibration_warns_once_with_the_name_and_the_fix() -> None:
     data = [torch.randn(3, 4)] * 3
-    net = pg.convert(Model(PAST["linear"][0]), HARDWARE)
+    net = pg.convert(Model(BYPASSING["linear"][0]), HARDWARE)
     with pytest.warns(
         BypassWarning, match=r"fc\.weight: linear multiplies.*call fc\(x\).*register_counterpart.*skip"
     ) as seen:
@@ -118,26 +120,26 @@ def test_calibration_warns_once_with_name_and_fix() -> None:
         warnings.simplefilter("error")
         pg.hwa.calibrate(pg.convert(Model(CLEAN["layers"]), HARDWARE), data)
         model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-        pg.hwa.calibrate(pg.convert(model, HARDWARE, skip=["1"]), data)  # it was asked for
+        pg.hwa.calibrate(pg.convert(model, HARDWARE, skip=["1"]), data)  # the user asked for it
         pg.hwa.calibrate(pg.convert(model, HARDWARE, only=["0"]), data)
 
 
-def test_the_summary_lists_them_where_inputs_are_given() -> None:
-    net = pg.convert(Model(PAST["linear"][0]), HARDWARE)
-    assert "past the tiles" not in str(pg.summary(net))
+def test_the_summary_lists_bypasses_if_inputs_are_passed() -> None:
+    net = pg.convert(Model(BYPASSING["linear"][0]), HARDWARE)
+    assert "bypassing the tiles" not in str(pg.summary(net))
     found = pg.summary(net, torch.randn(3, 4))
     assert set(found.bypasses) == {"fc.weight"}
-    assert "past the tiles:\n  fc.weight  linear multiplies with it outside" in str(found)
+    assert "bypassing the tiles:\n  fc.weight  linear multiplies by it outside" in str(found)
 
 
-def test_parameters_of_an_analog_module_are_its_own() -> None:
+def test_extra_keys_of_analog_attention_are_not_reported() -> None:
     attention = nn.MultiheadAttention(8, 2, add_bias_kv=True, batch_first=True)
     x = torch.randn(2, 3, 8)
     assert bypasses(pg.convert(attention, pg.presets.pcm_inference()), x, x, x) == {}
 
 
 class Token(nn.Module):
-    """A learned token before the others, as in vision transformers."""
+    """A learned token that precedes the input, as in vision transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,12 +150,12 @@ class Token(nn.Module):
         return self.head(x @ x.t() @ x)
 
 
-def test_a_learned_token_is_an_activation() -> None:
+def test_a_learned_token_is_not_reported() -> None:
     assert bypasses(pg.convert(Token(), pg.presets.pcm_inference()), torch.randn(3, 8)) == {}
 
 
 @pytest.mark.parametrize("product", [lambda x, w: torch.linalg.matmul(x, w.mH), lambda x, w: x @ w.swapaxes(0, 1)])
-def test_other_names_of_products_and_views(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_aliases_of_products_and_views_are_recognised(product: Callable[[Tensor, Tensor], Tensor]) -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()

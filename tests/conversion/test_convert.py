@@ -1,4 +1,4 @@
-"""Conversion: what becomes analog, what stays shared, what is said about the rest, and the way back."""
+"""Conversion: which modules become analog, sharing, reasons to stay digital, and conversion back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from phasegrad.nn import AnalogConv2d, AnalogLayer, AnalogLinear, analog_layers
 
 IDEAL = pg.presets.ideal_inference()
 NOISY = pg.presets.pcm_inference()
-# Deterministic, and so coarse that no digital path can pass for it.
+# Deterministic, and so coarse that a digital result differs visibly.
 COARSE = replace(IDEAL, dac=Dac(bits=3, range=AbsMaxRange()), adc=Adc(bits=4, range=FullScaleRange()))
 
 
 class Block(nn.Module):
-    """Two layers and a normalisation, as models nest them."""
+    """A nested block of two layers and a normalisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class Shared(nn.Module):
-    """One module under two names, and a decoder tied to an embedding and to a second decoder."""
+    """One module with two names, and two decoders tied to an embedding."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Shared(nn.Module):
 
 
 class Scaled(nn.Linear):
-    """A linear layer that computes something else."""
+    """A linear layer that scales its output by 2."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2.0 * super().forward(x)
@@ -66,7 +66,7 @@ def kinds(net: nn.Module) -> dict[str, str]:
     return {name: type(layer).__name__ for name, layer in analog_layers(net).items()}
 
 
-def test_every_linear_and_convolution_becomes_analog_wherever_it_lies() -> None:
+def test_every_linear_and_convolutional_layer_is_converted_at_any_depth() -> None:
     net = pg.convert(model(), IDEAL)
     assert kinds(net) == {
         "0": "AnalogConv2d",
@@ -78,13 +78,13 @@ def test_every_linear_and_convolution_becomes_analog_wherever_it_lies() -> None:
     assert all(layer.hardware is IDEAL for layer in analog_layers(net).values())
 
 
-def test_converted_net_computes_what_the_model_does() -> None:
+def test_converted_net_computes_the_same_as_the_model() -> None:
     digital = model()
     x = torch.randn(5, 1, 4, 4)
     torch.testing.assert_close(pg.convert(digital, IDEAL)(x), digital(x), rtol=1e-5, atol=1e-5)
 
 
-def test_the_model_is_left_as_it_is() -> None:
+def test_the_model_is_not_changed() -> None:
     digital = model()
     before, text = copy.deepcopy(digital.state_dict()), repr(digital)
     net = pg.convert(digital, NOISY)
@@ -131,7 +131,7 @@ def test_gradients_of_tied_weights_add_up() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_modes_are_kept_module_by_module(training: bool) -> None:
+def test_every_module_keeps_its_training_mode(training: bool) -> None:
     digital = model().train(training)
     digital[3].train(not training)
     modes = {name: m.training for name, m in digital.named_modules()}
@@ -167,9 +167,7 @@ def test_frozen_parameters_stay_frozen(frozen: str) -> None:
         ({"only": iter(["2"])}, {"2"}),
     ],
 )
-def test_only_and_skip_take_names_with_all_inside_or_a_predicate(
-    selection: dict[str, Any], converted: set[str]
-) -> None:
+def test_only_and_skip_accept_names_patterns_and_filters(selection: dict[str, Any], converted: set[str]) -> None:
     assert set(kinds(pg.convert(model(), IDEAL, **selection))) == converted
 
 
@@ -181,13 +179,13 @@ def test_only_and_skip_take_names_with_all_inside_or_a_predicate(
         lambda name, m: name.startswith("0"),
     ],
 )
-def test_a_filter_with_the_arguments_of_0_1_0_warns(choose: Any) -> None:
+def test_a_filter_with_the_argument_order_of_0_1_0_warns(choose: Any) -> None:
     with pytest.warns(DeprecationWarning, match=r"filter \(name, module\) was renamed to \(module, name\)"):
         net = pg.convert(model(), IDEAL, only=choose)
     assert set(kinds(net)) == {"0"}
 
 
-def test_a_filter_that_selects_nothing_is_no_error_by_itself() -> None:
+def test_a_filter_that_selects_nothing_is_allowed() -> None:
     assert set(kinds(pg.convert(model(), IDEAL, skip=lambda m, name: False))) == set(kinds(pg.convert(model(), IDEAL)))
 
 
@@ -196,7 +194,7 @@ def test_an_exact_name_does_not_select_names_that_end_with_it() -> None:
     assert set(kinds(pg.convert(digital, IDEAL, only=["fc"]))) == {"fc"}
 
 
-def test_a_name_is_no_prefix_of_other_names() -> None:
+def test_a_name_does_not_select_names_that_start_with_it() -> None:
     digital = nn.ModuleDict({"fc": nn.Linear(2, 2), "fc1": nn.Linear(2, 2)})
     assert set(kinds(pg.convert(digital, IDEAL, only=["fc"]))) == {"fc"}
 
@@ -207,7 +205,7 @@ def test_a_shared_module_is_found_by_either_name() -> None:
 
 
 @pytest.mark.parametrize("argument", ["only", "skip"])
-def test_unknown_names_raise_with_the_names_there_are(argument: str) -> None:
+def test_unknown_names_raise_and_list_the_module_names(argument: str) -> None:
     with pytest.raises(ValueError, match=rf"{argument} names 'head'.*3\.first"):
         pg.convert(model(), IDEAL, **{argument: ["0", "head"]})
 
@@ -221,7 +219,7 @@ def test_unknown_names_raise_with_the_names_there_are(argument: str) -> None:
         (nn.Sequential(nn.Linear(2, 2)), {"only": []}, "0: not named in only"),
     ],
 )
-def test_nothing_to_convert_raises_and_says_why(digital: nn.Module, selection: dict[str, Any], why: str) -> None:
+def test_nothing_to_convert_raises_with_the_reasons(digital: nn.Module, selection: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=f"nothing to convert.*{why}"):
         pg.convert(digital, IDEAL, **selection)
 
@@ -233,14 +231,14 @@ def test_converting_a_converted_net_raises() -> None:
         pg.convert(pg.convert(nn.Linear(2, 2), IDEAL), IDEAL)
 
 
-def test_arguments_of_other_types_are_refused() -> None:
+def test_arguments_of_the_wrong_type_raise() -> None:
     with pytest.raises(TypeError, match=r"model is a function.*torch\.nn\.Module"):
         pg.convert(F.relu, IDEAL)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"hardware is a str.*pcm_inference\(\)"):
         pg.convert(model(), "pcm")  # type: ignore[arg-type]
 
 
-def test_reasons_name_what_stayed_digital_and_why() -> None:
+def test_left_digital_lists_digital_modules_with_reasons() -> None:
     digital = nn.ModuleDict(
         {
             "norm": nn.BatchNorm1d(4),
@@ -255,7 +253,7 @@ def test_reasons_name_what_stayed_digital_and_why() -> None:
     reasons = left_digital(pg.convert(digital, IDEAL, skip=["skipped"]))
     assert reasons["norm"] == "no analog counterpart of BatchNorm1d"
     assert reasons["scaled"] == "Scaled is a subclass of Linear and may compute something else"
-    assert reasons["attention"].startswith("scores and weighted values multiply activations")
+    assert reasons["attention"].startswith("scores and weighted values are products of two activations")
     assert "attention.out_proj" not in reasons
     assert "subclass of Linear" in reasons["projection"]
     assert reasons["parametrized"] == "ParametrizedLinear is a subclass of Linear and may compute something else"
@@ -264,17 +262,17 @@ def test_reasons_name_what_stayed_digital_and_why() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
-def test_a_weight_that_a_hook_computes_stays_digital() -> None:
+def test_a_module_whose_weight_a_hook_computes_stays_digital() -> None:
     digital = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4))
     x = torch.randn(3, 4)
     with torch.no_grad():
-        digital(x)  # torch can copy such a model only when its weight was computed without a graph
+        digital(x)  # torch cannot copy the model if its computed weight has a graph
     net = pg.convert(digital, IDEAL)
-    assert left_digital(net) == {"0": "its weight is computed"}
+    assert left_digital(net) == {"0": "its weight is computed by a parametrization or a hook"}
     torch.testing.assert_close(net(x), digital(x))
 
 
-def test_reasons_survive_deepcopy_and_vanish_on_the_way_back() -> None:
+def test_deepcopy_keeps_the_reasons_and_to_digital_removes_them() -> None:
     net = pg.convert(model(), IDEAL, skip=["5"])
     assert left_digital(copy.deepcopy(net)) == left_digital(net) == {
         "3.norm": "no analog counterpart of BatchNorm1d",
@@ -283,7 +281,7 @@ def test_reasons_survive_deepcopy_and_vanish_on_the_way_back() -> None:
     assert left_digital(pg.to_digital(net))["5"] == "not converted"
 
 
-def test_hooks_keep_their_place() -> None:
+def test_forward_hooks_are_copied_to_the_replacement() -> None:
     calls: list[str] = []
     digital = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
     digital[0].register_forward_pre_hook(lambda m, args: calls.append(f"before {type(m).__name__}"))
@@ -297,7 +295,7 @@ def test_hooks_keep_their_place() -> None:
     assert calls[4:] == ["before Linear", "after"]
 
 
-def test_backward_hooks_keep_their_place() -> None:
+def test_backward_hooks_are_copied_to_the_replacement() -> None:
     calls: list[str] = []
     digital = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
     digital[1].register_full_backward_hook(lambda m, into, out: calls.append("after"))
@@ -308,7 +306,7 @@ def test_backward_hooks_keep_their_place() -> None:
         assert calls == ["before", "after"]
 
 
-@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")  # said once, where the digital encoder runs
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype")  # torch warns once, in the digital encoder
 @pytest.mark.parametrize("masked", [False, True])
 def test_transformer_encoder_in_evaluation_uses_the_analog_layers(masked: bool) -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
@@ -321,11 +319,11 @@ def test_transformer_encoder_in_evaluation_uses_the_analog_layers(masked: bool) 
         evaluated = net.eval()(x, src_key_padding_mask=mask)
         digital = encoder.train()(x, src_key_padding_mask=mask)
     torch.testing.assert_close(evaluated, trained, rtol=1e-4, atol=1e-4)
-    assert (evaluated - digital).abs().max() > 0.01  # the coarse converters show
+    assert (evaluated - digital).abs().max() > 0.01  # the effect of the coarse converters
 
 
 @pytest.mark.filterwarnings("ignore:.*enable_nested_tensor")
-def test_a_transformer_encoder_of_skipped_layers_computes_as_before() -> None:
+def test_a_skipped_transformer_encoder_computes_the_same() -> None:
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1).eval()
     digital = nn.Sequential(encoder, nn.Linear(8, 2))
     net = pg.convert(digital, IDEAL, skip=["0"])
@@ -333,7 +331,7 @@ def test_a_transformer_encoder_of_skipped_layers_computes_as_before() -> None:
     torch.testing.assert_close(net.eval()(x), digital.eval()(x), rtol=1e-5, atol=1e-5)
 
 
-def test_the_way_back_gives_exact_weights_keys_and_types() -> None:
+def test_to_digital_restores_weights_keys_and_types_exactly() -> None:
     digital = model()
     back = pg.to_digital(pg.convert(digital, NOISY))
     mine, theirs = back.state_dict(), digital.state_dict()
@@ -344,7 +342,7 @@ def test_the_way_back_gives_exact_weights_keys_and_types() -> None:
     digital.load_state_dict(mine)
 
 
-def test_the_way_back_leaves_the_net_as_it_is() -> None:
+def test_to_digital_does_not_change_the_net() -> None:
     net = pg.convert(model(), NOISY)
     pg.hwa.Recipe(clip_sigma=1.0).apply(net)
     before = copy.deepcopy(net.state_dict())
@@ -352,26 +350,26 @@ def test_the_way_back_leaves_the_net_as_it_is() -> None:
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
-def test_the_way_back_clips_as_the_layer_says() -> None:
+def test_to_digital_clips_as_the_recipe_of_the_layer_does() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(50, 20)), IDEAL)
     pg.hwa.Recipe(clip_sigma=1.5).apply(net)
     bound = 1.5 * net[0].weight.square().mean().sqrt().item()
     torch.testing.assert_close(pg.to_digital(net)[0].weight, net[0].weight.clamp(-bound, bound))
 
 
-def test_a_chip_goes_back_to_what_its_devices_hold_now() -> None:
+def test_to_digital_of_a_chip_returns_the_present_weights_of_its_devices() -> None:
     chip = pg.inference.age(pg.inference.program(pg.convert(model(), NOISY), seed=0), seconds=1e4)
     back = pg.to_digital(chip)
     assert torch.equal(back[2].weight, chip[2].devices.logical_weight())
     assert torch.equal(back[0].weight, chip[0].devices.logical_weight().view_as(back[0].weight))
 
 
-def test_a_digital_model_has_no_way_back() -> None:
+def test_to_digital_of_a_digital_model_raises() -> None:
     with pytest.raises(ValueError, match="no analog layer"):
         pg.to_digital(model())
 
 
-def test_conv_options_travel_both_ways() -> None:
+def test_convolution_options_are_kept_in_both_directions() -> None:
     options = {"stride": 2, "padding": 1, "dilation": 2, "groups": 2, "padding_mode": "circular", "bias": False}
     digital = nn.Conv2d(4, 6, 3, **options)
     net = pg.convert(digital, IDEAL)
@@ -385,16 +383,16 @@ def test_transformers_that_stay_digital_keep_their_fused_path() -> None:
     model = nn.ModuleDict({"encoder": encoder, "head": nn.Linear(8, 2)})
     paths = [(m.use_nested_tensor, m.layers[0].activation_relu_or_gelu) for m in (encoder,)]
     net = pg.convert(model, IDEAL, only=["head"])
-    whole = pg.convert(model, IDEAL)
+    full = pg.convert(model, IDEAL)
     found = [
         (m.use_nested_tensor, m.layers[0].activation_relu_or_gelu)
-        for m in (net["encoder"], whole["encoder"], pg.to_digital(whole)["encoder"], encoder)
+        for m in (net["encoder"], full["encoder"], pg.to_digital(full)["encoder"], encoder)
     ]
     assert paths == [(True, 1)]
     assert found == [(True, 1), (False, 0), (True, 1), (True, 1)]
 
 
-def test_a_parametrised_part_leaves_its_module_digital() -> None:
+def test_a_parametrised_submodule_leaves_its_module_digital() -> None:
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
     parametrizations.weight_norm(model["attention"].out_proj)
     net = pg.convert(model, IDEAL)

@@ -1,4 +1,4 @@
-"""Counterparts that a user registers, and ties across kinds of modules."""
+"""Counterparts that users register, and weights tied between modules of different types."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOISY = pg.presets.pcm_inference()
 
 
 class Gated(nn.Module):
-    """A user's module with two matrices."""
+    """A custom module with two matrices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Gated(nn.Module):
 
 
 class AnalogGated(nn.Module):
-    """Its counterpart, which knows the way back."""
+    """The counterpart of ``Gated``, with a ``to_digital`` method."""
 
     def __init__(self, digital: Gated, hardware: pg.Hardware) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class AnalogGated(nn.Module):
         return digital
 
 
-def test_a_registered_counterpart_is_made_and_comes_back(tmp_path: Path) -> None:
+def test_a_registered_counterpart_converts_both_ways(tmp_path: Path) -> None:
     model, x = nn.Sequential(Gated(), nn.Linear(4, 2)), torch.randn(3, 4)
     with register_counterpart(Gated, AnalogGated):
         net = pg.convert(model, IDEAL)
@@ -71,7 +71,7 @@ def test_a_registered_counterpart_is_made_and_comes_back(tmp_path: Path) -> None
     assert pg.conversion.left_digital(net) == {}
 
 
-def test_it_ends_with_the_block_or_by_its_handle_and_the_last_one_counts() -> None:
+def test_a_block_or_its_handle_ends_a_registration_and_the_last_one_applies() -> None:
     model = nn.Sequential(Gated(), nn.Linear(4, 2))
     handle = register_counterpart(Gated, AnalogGated)
     with register_counterpart(Gated, lambda d, h: nn.Sequential(AnalogLinear.from_digital(d.value, h))):
@@ -82,7 +82,7 @@ def test_it_ends_with_the_block_or_by_its_handle_and_the_last_one_counts() -> No
     assert pg.conversion.left_digital(pg.convert(model, IDEAL))["0"] == "no analog counterpart of Gated"
 
 
-def test_a_subclass_is_reported() -> None:
+def test_a_subclass_of_a_registered_type_stays_digital_and_is_reported() -> None:
     class Other(Gated):
         pass
 
@@ -92,7 +92,7 @@ def test_a_subclass_is_reported() -> None:
     assert set(analog_layers(net)) == {"0.value"}
 
 
-def test_a_counterpart_without_a_way_back_is_taken_back_layer_by_layer() -> None:
+def test_a_counterpart_without_to_digital_is_converted_back_layer_by_layer() -> None:
     class Plain(nn.Module):
         def __init__(self, layer: nn.Module) -> None:
             super().__init__()
@@ -116,12 +116,12 @@ def test_a_counterpart_without_a_way_back_is_taken_back_layer_by_layer() -> None
         ((Gated, 3), "make = 3; it must be a function"),
     ],
 )
-def test_other_arguments_are_refused(arguments: Any, error: str) -> None:
+def test_arguments_of_the_wrong_type_raise(arguments: Any, error: str) -> None:
     with pytest.raises(TypeError, match=error):
         register_counterpart(*arguments)
 
 
-def test_a_counterpart_without_analog_layers_is_refused() -> None:
+def test_a_counterpart_without_analog_layers_raises() -> None:
     model = nn.Sequential(Gated())
     with (
         register_counterpart(Gated, lambda digital, hardware: nn.Identity()),
@@ -132,7 +132,7 @@ def test_a_counterpart_without_analog_layers_is_refused() -> None:
 
 
 class Language(nn.Module):
-    """GPT-2's ties: an embedding and the head; and a projection of attention tied to a linear layer."""
+    """A head tied to the embedding, as in GPT-2, and a linear layer tied to a projection of attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Language(nn.Module):
         return self.head(self.mix(x + self.attention(x, x, x)[0]))
 
 
-def test_ties_across_kinds_hold_through_conversion_chip_checkpoint_and_back(tmp_path: Path) -> None:
+def test_ties_between_module_types_survive_conversion_programming_and_checkpoints(tmp_path: Path) -> None:
     model, tokens = Language(), torch.randint(11, (2, 5))
     net = pg.convert(model, IDEAL)
     assert net.head.weight is net.embedding.weight
@@ -172,7 +172,7 @@ def test_ties_across_kinds_hold_through_conversion_chip_checkpoint_and_back(tmp_
     assert back.mix.weight is back.attention.out_proj.weight
 
 
-def test_tied_weights_are_clipped_once_on_the_way_back() -> None:
+def test_to_digital_clips_tied_weights_once() -> None:
     model = Language()
     net = pg.convert(model, IDEAL)
     pg.hwa.Recipe(noise=None, clip_sigma=1.0).apply(net)

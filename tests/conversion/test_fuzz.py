@@ -1,6 +1,6 @@
-"""Random stacks of every layer there is: converted, trained, programmed, aged, saved, loaded, and taken back.
+"""Random stacks of all layer types: converted, trained, programmed, aged, saved, loaded and converted back.
 
-``PHASEGRAD_FUZZ=5000`` runs so many examples, other ones each time, in place of the same 500.
+``PHASEGRAD_FUZZ=5000`` runs 5000 examples that differ in each run, instead of the same 500.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from phasegrad.conversion import register_counterpart
 from phasegrad.nn import AnalogEmbedding, analog_layers
 from phasegrad.nn.linear import TransposedLinear
 
-ASKED = int(os.environ.get("PHASEGRAD_FUZZ", "0"))
-PARTS = 5  # that several processes can share
+REQUESTED = int(os.environ.get("PHASEGRAD_FUZZ", "0"))
+PARTS = 5  # so that several processes can share the examples
 pytestmark = pytest.mark.slow
 NOISY = pg.presets.pcm_inference()
 IDEAL = pg.presets.ideal_inference()
-LAST: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 0.1}
-"""How near the analog net must come, in units of the largest output."""
+TOLERANCES: dict[torch.dtype, float] = {torch.float32: 1e-5, torch.float64: 1e-10, torch.bfloat16: 0.1}
+"""Allowed deviation of the analog net, in units of the largest output."""
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
 class Channels(nn.Module):
-    """A convolution of sequences ``[batch, length, size]``, with further dimensions of two positions each."""
+    """A convolution of sequences ``[batch, length, size]``; further spatial dimensions have two positions each."""
 
     def __init__(self, layer: nn.Module, space: int) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Channels(nn.Module):
 
 
 class First(nn.Module):
-    """The sequence that a recurrent layer gives, or an attention."""
+    """A recurrent layer or attention that returns only its first output, the sequence."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -61,23 +61,23 @@ class First(nn.Module):
 
 
 class Attention(nn.Module):
-    def __init__(self, layer: nn.MultiheadAttention, memory: bool, weights: bool) -> None:
+    def __init__(self, layer: nn.MultiheadAttention, cross: bool, weights: bool) -> None:
         super().__init__()
-        self.layer, self.memory, self.weights = layer, memory, weights
+        self.layer, self.cross, self.weights = layer, cross, weights
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.layer.batch_first else x.transpose(0, 1)
         key = x[..., : self.layer.kdim]
         value = x[..., : self.layer.vdim]
-        inputs = (x, x.flip(-1), x.flip(-1)) if self.memory else (x, key, value)
-        if key.shape == x.shape == value.shape and not self.memory:
+        inputs = (x, x.flip(-1), x.flip(-1)) if self.cross else (x, key, value)
+        if key.shape == x.shape == value.shape and not self.cross:
             inputs = (x, x, x)
         y = self.layer(*inputs, need_weights=self.weights)[0]
         return y if self.layer.batch_first else y.transpose(0, 1)
 
 
 class Cell(nn.Module):
-    """A cell that goes along a sequence."""
+    """A recurrent cell that runs over a sequence."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -140,11 +140,11 @@ def attention(draw: Draw, size: int, length: int) -> nn.Module:
     options: dict[str, Any] = {
         name: draw(st.booleans()) for name in ("bias", "add_bias_kv", "add_zero_attn", "batch_first")
     }
-    memory = draw(st.booleans())
-    if not memory and draw(st.booleans()):
+    cross = draw(st.booleans())
+    if not cross and draw(st.booleans()):
         options |= {"kdim": draw(st.integers(1, size)), "vdim": draw(st.integers(1, size))}
     heads = draw(st.sampled_from([h for h in (1, 2, 3) if size % h == 0]))
-    return Attention(nn.MultiheadAttention(size, heads, **options), memory, draw(st.booleans()))
+    return Attention(nn.MultiheadAttention(size, heads, **options), cross, draw(st.booleans()))
 
 
 def transformer(draw: Draw, size: int, length: int) -> nn.Module:
@@ -161,7 +161,7 @@ BLOCKS = [linear, hugging_face, convolution, recurrent, cell, attention, transfo
 
 
 def shared(draw: Draw, blocks: list[nn.Module], size: int) -> nn.Module | None:
-    """A block that was there before, or one that has its weight."""
+    """An earlier block, or a new block tied to its weight; ``None`` for neither."""
     fitting = [b for b in blocks if isinstance(b, nn.Linear) and b.in_features == b.out_features == size]
     if not fitting or not draw(st.booleans()):
         return None
@@ -175,7 +175,7 @@ def shared(draw: Draw, blocks: list[nn.Module], size: int) -> nn.Module | None:
 
 @st.composite
 def models(draw: Draw) -> tuple[nn.Module, Tensor, bool]:
-    """A model, an input, and whether its embedding is to be analog."""
+    """A model, an input, and whether its embedding is converted."""
     torch.manual_seed(draw(st.integers(0, 1000)))
     size, analog = draw(st.integers(1, 6)), draw(st.booleans())
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16]))
@@ -227,23 +227,23 @@ def run(net: nn.Module, x: Tensor) -> Tensor:
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("part", range(PARTS))
-def test_every_stack_survives_everything(part: int) -> None:
-    chosen = given(case=models(), rows=st.sampled_from([3, 512]), scale=st.sampled_from(["column", "tile"]))
-    often = settings(
-        max_examples=(ASKED or 500) // PARTS,
+def test_random_stacks_convert_train_program_and_load(part: int) -> None:
+    parametrized = given(case=models(), rows=st.sampled_from([3, 512]), scale=st.sampled_from(["column", "tile"]))
+    configured = settings(
+        max_examples=(REQUESTED or 500) // PARTS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    examples = often(chosen(survives_everything))
-    (examples if ASKED else seed(part)(examples))()
+    examples = configured(parametrized(check_life_cycle))
+    (examples if REQUESTED else seed(part)(examples))()
 
 
-def survives_everything(case: tuple[nn.Module, Tensor, bool], rows: int, scale: str) -> None:
+def check_life_cycle(case: tuple[nn.Module, Tensor, bool], rows: int, scale: str) -> None:
     model, x, analog = case
     note(f"{model}\n{x.shape} {x.dtype}")
     dtype = next(model.parameters()).dtype
-    before, text, tolerance = state(model), repr(model), LAST[dtype]
+    before, text, tolerance = state(model), repr(model), TOLERANCES[dtype]
     with ExitStack() as registered:
         if analog:
             registered.enter_context(register_counterpart(nn.Embedding, AnalogEmbedding.from_digital))

@@ -1,4 +1,4 @@
-"""The summary counts tiles and devices, and says what stayed digital."""
+"""The summary counts tiles and devices and lists the modules that stay digital."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def test_tiles_devices_and_utilisation_are_counted() -> None:
 
 def test_groups_of_a_convolution_share_no_tile() -> None:
     conv = pg.summary(pg.convert(nn.Conv2d(8, 8, 3, groups=4), TILES)).layers[0]
-    assert conv.tiles == 4 * 2  # 18 inputs of each group take two row-tiles, its 2 outputs one
+    assert conv.tiles == 4 * 2  # each group needs two row tiles for 18 inputs and one column tile for 2 outputs
     assert conv.utilisation == 8 * 18 / (8 * 40)
 
 
-def test_devices_of_a_cell_are_counted() -> None:
+def test_all_devices_of_a_cell_are_counted() -> None:
     device = pg.devices.ideal_device()
     cell = pg.cells.SignificancePairs(device=device, significances=(2.0, 1.0))
     net = pg.convert(nn.Linear(5, 3), replace(TILES, cell=cell))
     assert pg.summary(net).devices == 4 * 15
 
 
-def test_a_module_in_two_places_counts_once() -> None:
+def test_a_module_in_two_places_is_counted_once() -> None:
     layer = nn.Linear(4, 4)
     assert len(pg.summary(pg.convert(nn.Sequential(layer, nn.ReLU(), layer), TILES)).layers) == 1
 
 
-def test_summary_prints_a_row_a_layer_a_total_and_the_digital_rest() -> None:
+def test_summary_prints_one_row_per_layer_the_total_and_the_digital_modules() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)), TILES)
     assert str(pg.summary(net)).splitlines() == [
         "layer  kind          out x in  tiles  devices  utilisation  weight",
@@ -55,13 +55,13 @@ def test_summary_prints_a_row_a_layer_a_total_and_the_digital_rest() -> None:
     ]
 
 
-def test_summary_says_where_the_weight_lives_and_names_the_root() -> None:
+def test_summary_shows_the_store_and_names_the_root() -> None:
     chip = pg.inference.program(pg.convert(nn.Linear(4, 2), TILES), seed=0)
     assert pg.summary(chip).layers[0].store == "programmed"
     assert "(root)" in str(pg.summary(chip))
 
 
-def test_summary_of_a_digital_model_lists_it_all() -> None:
+def test_summary_of_a_digital_model_lists_all_modules_as_digital() -> None:
     found = pg.summary(nn.Sequential(nn.Linear(2, 2)))
     assert isinstance(found, Summary)
     assert found.layers == ()

@@ -1,4 +1,4 @@
-"""Attention: its float counterpart's numbers, every option, inside transformers, in every store."""
+"""Analog attention equals its digital counterpart with every option, in transformers and in every store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from phasegrad.nn import AnalogMultiheadAttention, analog_layers
 
 IDEAL = pg.presets.ideal_inference()
 NOISY = pg.presets.pcm_inference()
-# Deterministic, and so coarse that no digital path can pass for it.
+# Deterministic, and so coarse that a digital result differs visibly.
 COARSE = replace(IDEAL, dac=Dac(bits=3, range=AbsMaxRange()), adc=Adc(bits=4, range=FullScaleRange()))
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -37,7 +37,7 @@ OPTIONS: list[dict[str, Any]] = [
 def counterparts(hardware: pg.Hardware = IDEAL, **options: Any) -> tuple[nn.MultiheadAttention, nn.Module]:
     torch.manual_seed(0)
     digital = nn.MultiheadAttention(8, 2, **options)
-    for p in digital.parameters():  # biases of zero would hide their places
+    for p in digital.parameters():  # biases of zero would hide a permutation
         nn.init.normal_(p, std=0.4)
     return digital, pg.convert(digital, hardware)
 
@@ -55,7 +55,9 @@ def close(mine: Any, theirs: Any) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("batch", [3, None], ids=["batched", "unbatched"])
-def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any], batch: int | None) -> None:
+def test_outputs_and_gradients_equal_those_of_the_digital_counterpart(
+    options: dict[str, Any], batch: int | None
+) -> None:
     digital, analog = counterparts(**options)
     found = []
     for module, weights in itertools.product((digital, analog), (True, False)):
@@ -70,7 +72,7 @@ def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any
     close(found[2], found[0])
     close(found[3], found[1])
     gradients = {n: p.grad for n, p in analog.named_parameters()}
-    for theirs, mine in analog._keys.items():
+    for theirs, mine in analog._key_map.items():
         parameter = digital
         for part in theirs.split("."):
             parameter = getattr(parameter, part)
@@ -79,7 +81,7 @@ def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any
 
 
 @pytest.mark.parametrize("same", ["all", "keys"])
-def test_self_attention_and_a_memory_use_columns_of_one_matrix(same: str) -> None:
+def test_self_attention_and_cross_attention_use_columns_of_one_matrix(same: str) -> None:
     digital, analog = counterparts(batch_first=True)
     q, k = torch.randn(2, 4, 8), torch.randn(2, 6, 8)
     x = (q, q, q) if same == "all" else (q, k, k)
@@ -97,33 +99,35 @@ MASKS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("masks", MASKS, ids=["bool", "float", "heads", "padding", "both", "weights of each head"])
+@pytest.mark.parametrize("masks", MASKS, ids=["bool", "float", "heads", "padding", "both", "weights per head"])
 @pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"add_bias_kv": True, "add_zero_attn": True}], ids=str)
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_masks_are_the_float_counterparts(masks: dict[str, Any], options: dict[str, Any], need_weights: bool) -> None:
+def test_masks_act_as_in_the_digital_counterpart(
+    masks: dict[str, Any], options: dict[str, Any], need_weights: bool
+) -> None:
     digital, analog = counterparts(**options)
     x = inputs(digital)
     close(analog(*x, need_weights=need_weights, **masks), digital(*x, need_weights=need_weights, **masks))
 
 
 @pytest.mark.parametrize("need_weights", [True, False])
-def test_causal_hints_are_the_float_counterparts(need_weights: bool) -> None:
+def test_causal_hints_act_as_in_the_digital_counterpart(need_weights: bool) -> None:
     digital, analog = counterparts()
     x = torch.randn(5, 2, 8)
     mask = nn.Transformer.generate_square_subsequent_mask(5)
     named = {"attn_mask": mask, "is_causal": True, "need_weights": need_weights}
     close(analog(x, x, x, **named), digital(x, x, x, **named))
-    with pytest.raises(ValueError, match="is_causal = True is a hint about attn_mask"):
+    with pytest.raises(ValueError, match="is_causal = True is only a hint about attn_mask"):
         analog(x, x, x, is_causal=True)
 
 
-def test_an_unbatched_mask_of_padding() -> None:
+def test_an_unbatched_padding_mask_acts_as_in_the_digital_counterpart() -> None:
     digital, analog = counterparts()
     x, mask = torch.randn(5, 8), torch.tensor([False, False, True, False, True])
     close(analog(x, x, x, key_padding_mask=mask), digital(x, x, x, key_padding_mask=mask))
 
 
-def test_dropout_is_of_attention_weights_in_training() -> None:
+def test_dropout_acts_on_attention_weights_in_training_only() -> None:
     digital, analog = counterparts(dropout=0.5)
     x = torch.randn(5, 2, 8)
     weights = analog(x, x, x)[1]
@@ -132,7 +136,7 @@ def test_dropout_is_of_attention_weights_in_training() -> None:
     close(analog.eval()(x, x, x), digital.eval()(x, x, x))
 
 
-def test_nested_tensors_are_refused() -> None:
+def test_nested_tensors_raise() -> None:
     analog = counterparts(batch_first=True)[1].eval()
     nested = torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(2, 8)], layout=torch.jagged)
     with pytest.raises(ValueError, match="nested tensors are not supported"):
@@ -148,7 +152,9 @@ def encoder(norm_first: bool = False, activation: str = "relu") -> nn.Module:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm_first", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
-def test_encoders_compute_through_tiles_in_either_mode(training: bool, norm_first: bool, activation: str) -> None:
+def test_encoders_compute_in_tiles_in_training_and_evaluation(
+    training: bool, norm_first: bool, activation: str
+) -> None:
     digital = encoder(norm_first, activation).train(training)
     x, mask = torch.randn(3, 5, 8), torch.arange(5) >= torch.tensor([[5], [3], [2]])
     net = pg.convert(digital, IDEAL)
@@ -158,11 +164,11 @@ def test_encoders_compute_through_tiles_in_either_mode(training: bool, norm_firs
         for name in ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
     }
     coarse = pg.convert(digital, COARSE)
-    with torch.no_grad():  # the fused path is open only here
+    with torch.no_grad():  # torch takes the fused path only without gradients
         expected = digital(x, src_key_padding_mask=mask)[~mask]
         close(net(x, src_key_padding_mask=mask)[~mask], expected)
         assert (coarse(x, src_key_padding_mask=mask)[~mask] - expected).abs().max() > 0.05
-        for layer in analog_layers(coarse).values():  # each of them counts
+        for layer in analog_layers(coarse).values():  # every analog layer is called once
             calls: list[Any] = []
             handle = layer.register_forward_hook(lambda *a, calls=calls: calls.append(a))
             coarse(x, src_key_padding_mask=mask)
@@ -171,7 +177,7 @@ def test_encoders_compute_through_tiles_in_either_mode(training: bool, norm_firs
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_decoders_and_whole_transformers(training: bool) -> None:
+def test_a_converted_transformer_equals_its_digital_counterpart(training: bool) -> None:
     digital = nn.Transformer(8, 2, 1, 1, 16, 0.0, batch_first=True).train(training)
     net = pg.convert(digital, IDEAL)
     source, target = torch.randn(2, 5, 8), torch.randn(2, 4, 8)
@@ -182,7 +188,7 @@ def test_decoders_and_whole_transformers(training: bool) -> None:
     assert "MultiheadAttention" not in kinds
 
 
-def test_float_checkpoints_load_and_other_shapes_raise() -> None:
+def test_float_checkpoints_load_and_wrong_shapes_raise() -> None:
     several: list[dict[str, Any]] = [{}, {"kdim": 3, "vdim": 5, "add_bias_kv": True}]
     for options in several:
         digital, analog = counterparts(**options)
@@ -199,7 +205,7 @@ def test_float_checkpoints_load_and_other_shapes_raise() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_the_way_back(options: dict[str, Any]) -> None:
+def test_to_digital_restores_the_digital_module(options: dict[str, Any]) -> None:
     digital, analog = counterparts(**options)
     back = pg.to_digital(analog)
     assert type(back) is nn.MultiheadAttention
@@ -223,7 +229,7 @@ def test_copies_compute_the_same(copied: Any) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"kdim": 3, "vdim": 5}], ids=str)
-def test_chips_are_saved_loaded_and_age(options: dict[str, Any], tmp_path: Path) -> None:
+def test_an_aged_chip_survives_saving_and_loading(options: dict[str, Any], tmp_path: Path) -> None:
     digital, analog = counterparts(NOISY, **options)
     chip = pg.inference.compensate(pg.inference.age(pg.inference.program(analog, seed=1), 1e6), seed=2)
     torch.save(chip.state_dict(), tmp_path / "chip.pt")
@@ -241,11 +247,10 @@ def test_one_read_serves_queries_keys_and_values() -> None:
     chip = pg.inference.program(counterparts(NOISY)[1], seed=0)
     packed, x = chip.in_proj, torch.randn(2, 8)
     matrix = packed.read()
-    held = replace(NOISY, dac=None, adc=None, output_noise=0.0)
-    packed.hardware = held
-    whole = packed(x, matrix)
-    assert torch.equal(packed(x, matrix), whole)
-    torch.testing.assert_close(packed(x, matrix, slice(8, 16)), whole[:, 8:16])
+    packed.hardware = replace(NOISY, dac=None, adc=None, output_noise=0.0)
+    y = packed(x, matrix)
+    assert torch.equal(packed(x, matrix), y)
+    torch.testing.assert_close(packed(x, matrix, slice(8, 16)), y[:, 8:16])
     assert not torch.equal(packed(x), packed(x))
 
 
@@ -266,7 +271,7 @@ def test_shared_projections_stay_shared() -> None:
     assert chip[0].in_proj.devices is chip[1].in_proj.devices
 
 
-def test_a_part_named_in_skip_leaves_the_whole_digital() -> None:
+def test_a_submodule_named_in_skip_leaves_the_attention_digital() -> None:
     model = nn.ModuleDict({"attention": nn.MultiheadAttention(8, 2), "head": nn.Linear(8, 2)})
     net = pg.convert(model, IDEAL, skip=["attention.out_proj"])
     assert type(net["attention"]) is nn.MultiheadAttention
@@ -276,7 +281,7 @@ def test_a_part_named_in_skip_leaves_the_whole_digital() -> None:
     assert set(analog_layers(only)) == {"attention.in_proj", "attention.out_proj"}
 
 
-def test_the_constructor_is_the_counterparts() -> None:
+def test_the_constructor_accepts_the_arguments_of_the_counterpart() -> None:
     layer = AnalogMultiheadAttention(8, 2, 0.1, kdim=4, batch_first=True, dtype=torch.float64, hardware=IDEAL)
     assert layer.q_proj.weight.dtype == torch.float64
     assert layer.k_proj.weight.shape == (8, 4)
@@ -286,20 +291,20 @@ def test_the_constructor_is_the_counterparts() -> None:
         AnalogMultiheadAttention(8, 2, hardware=None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("memory", [False, True])
-def test_training_in_the_memory_stages_the_gradients_of_cross_attention(memory: bool) -> None:
+@pytest.mark.parametrize("cross", [False, True])
+def test_in_memory_training_stages_the_gradients_of_self_and_cross_attention(cross: bool) -> None:
     digital, analog = counterparts(pg.presets.soft_bounds_training())
     exact = replace(analog.hardware, dac=None, adc=None, output_noise=0.0, read_noise=0.0)
     analog = pg.convert(digital, exact)
-    with torch.no_grad():  # devices hold what they could be programmed to
-        for theirs, mine in analog._keys.items():
+    with torch.no_grad():  # the devices store the weights after programming errors
+        for theirs, mine in analog._key_map.items():
             if mine.endswith(".weight"):
                 digital.get_parameter(theirs).copy_(analog.get_parameter(mine))
     x = torch.randn(4, 3, 8)
-    k = torch.randn(6, 3, 8) if memory else x
+    k = torch.randn(6, 3, 8) if cross else x
     for module in (digital, analog):
         module(x, k, k)[0].square().sum().backward()
-    for theirs, mine in analog._keys.items():
+    for theirs, mine in analog._key_map.items():
         if mine.endswith(".weight"):
             weight = analog.get_parameter(mine)
             gradient = sum(d.t() @ rows for rows, d in weight.staged())
@@ -316,7 +321,7 @@ def test_training_in_the_memory_stages_the_gradients_of_cross_attention(memory: 
         ({"value": torch.randn(3, 5, 8)}, r"value has shape \[3, 5, 8\]"),
     ],
 )
-def test_what_torch_refuses_is_not_broadcast(options: dict[str, Any], message: str) -> None:
+def test_shapes_that_torch_refuses_raise_instead_of_broadcasting(options: dict[str, Any], message: str) -> None:
     _, net = counterparts(batch_first=True)
     x = torch.randn(4, 5, 8)
     before = torch.get_rng_state()

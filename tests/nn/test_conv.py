@@ -1,4 +1,4 @@
-"""Analog convolutions on ideal hardware are torch's: every option, their gradients, their errors."""
+"""Analog convolutions on ideal hardware equal those of torch: options, gradients and errors."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
 IDEAL = pg.presets.ideal_inference()
 FINE = replace(
     IDEAL, dac=Dac(bits=16, range=AbsMaxRange()), adc=Adc(bits=16, range=FullScaleRange())
-)  # converters that take part, but hardly show
+)  # converters that are active but have negligible errors
 PAIRS = {
     1: (nn.Conv1d, pg.nn.AnalogConv1d),
     2: (nn.Conv2d, pg.nn.AnalogConv2d),
     3: (nn.Conv3d, pg.nn.AnalogConv3d),
 }
-# With an even kernel torch warns that padding="same" copies the input: its counterpart and ours alike.
+# With an even kernel and padding="same" torch warns that it copies the input, in both layers.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
 
@@ -40,7 +40,7 @@ def counterparts(
 
 
 def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output, and gradients of the input and of every parameter of the digital counterpart."""
+    """The output, and the gradients of the input, the weight and the bias."""
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
@@ -52,14 +52,14 @@ def assert_equal_to_counterpart(space: int, hardware: pg.Hardware, x: Tensor, *o
     digital, analog = counterparts(space, hardware, *options, **keywords)
     tolerance = 1e-5 if hardware.adc is None else 3e-3
     found, wanted = results(analog, x), results(digital, x)
-    # Gradients of -1 to 1 nearly cancel in the bias's; what is left of a sum in another order is its terms' rounding.
+    # In the bias gradient the terms from -1 to 1 nearly cancel, so a different summation order leaves rounding errors.
     rounding = 4.0 * torch.finfo(torch.float32).eps * wanted[0].numel() / 2.0
     for mine, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance + rounding)
 
 
 Convolution: TypeAlias = tuple[int, int, tuple[int, int], dict[str, Any], tuple[int, ...]]
-"""Spatial dimensions, rows of a tile, channels, options, shape of the input."""
+"""Number of spatial dimensions, rows per tile, channels, options, shape of the input."""
 
 
 @st.composite
@@ -96,7 +96,7 @@ def test_ideal_layer_equals_its_counterpart(convolution: Convolution) -> None:
 @pytest.mark.parametrize("space", [1, 2, 3])
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
 @pytest.mark.parametrize("padding", ["same", "valid", 1])
-def test_every_padding_mode_equals_the_counterparts(space: int, mode: str, padding: str | int) -> None:
+def test_every_padding_mode_equals_the_counterpart(space: int, mode: str, padding: str | int) -> None:
     x = torch.randn(2, 4, *(6, 5, 4)[:space])
     options = {"kernel_size": 3, "padding": padding, "padding_mode": mode, "groups": 2}
     assert_equal_to_counterpart(space, replace(FINE, rows=5), x, 4, 6, **options)
@@ -113,19 +113,19 @@ def test_row_tiles_may_end_anywhere_in_a_kernel(rows: int, groups: int) -> None:
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
-def test_unbatched_input_gives_unbatched_output(space: int) -> None:
+def test_unbatched_input_returns_unbatched_output(space: int) -> None:
     for hardware in (IDEAL, FINE):
         assert_equal_to_counterpart(space, hardware, torch.randn(3, *(6, 5, 4)[:space]), 3, 2, kernel_size=2)
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
-def test_empty_batch_gives_empty_output_on_noisy_hardware(space: int) -> None:
+def test_empty_batch_returns_empty_output_on_noisy_hardware(space: int) -> None:
     for dac in (pg.presets.pcm_inference().dac, Dac(range=AbsMaxRange()), None):
         layer = PAIRS[space][1](3, 2, 2, hardware=replace(pg.presets.pcm_inference(), dac=dac, rows=5))
         assert layer(torch.empty(0, 3, *(6, 5, 4)[:space])).shape == (0, 2, *(5, 4, 3)[:space])
 
 
-def test_channels_last_inputs_and_weights_give_the_same() -> None:
+def test_channels_last_inputs_and_weights_do_not_change_the_output() -> None:
     digital, analog = counterparts(2, replace(FINE, rows=7), 3, 4, 3)
     x = torch.randn(2, 3, 6, 6)
     analog.to(memory_format=torch.channels_last)
@@ -134,7 +134,7 @@ def test_channels_last_inputs_and_weights_give_the_same() -> None:
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
-def test_constructor_is_the_counterparts_with_hardware(space: int) -> None:
+def test_constructor_has_the_arguments_of_the_counterpart_and_hardware(space: int) -> None:
     digital, analog = PAIRS[space]
     mine = dict(inspect.signature(analog).parameters)
     hardware = mine.pop("hardware")
@@ -145,7 +145,7 @@ def test_constructor_is_the_counterparts_with_hardware(space: int) -> None:
 
 
 @pytest.mark.parametrize("space", [1, 2, 3])
-def test_initial_weights_are_the_counterparts(space: int) -> None:
+def test_initial_weights_equal_those_of_the_counterpart(space: int) -> None:
     torch.manual_seed(3)
     digital = PAIRS[space][0](4, 2, 3, groups=2)
     torch.manual_seed(3)
@@ -154,7 +154,7 @@ def test_initial_weights_are_the_counterparts(space: int) -> None:
     assert torch.equal(analog.bias, digital.bias)
 
 
-def test_layer_says_what_it_is() -> None:
+def test_repr_shows_options_tiles_and_store() -> None:
     layer = pg.nn.AnalogConv2d(4, 6, (3, 2), padding="same", groups=2, hardware=replace(IDEAL, rows=5))
     assert isinstance(layer, pg.nn.AnalogLayer)
     assert repr(layer) == (
@@ -163,7 +163,7 @@ def test_layer_says_what_it_is() -> None:
     )
 
 
-def test_groups_lie_on_tiles_of_their_own_and_have_scales_of_their_own() -> None:
+def test_groups_have_separate_tiles_and_scales() -> None:
     conv = pg.nn.AnalogConv1d(4, 4, 1, groups=2, bias=False, hardware=replace(IDEAL, scale="tile"))
     conv.weight.data[:2], conv.weight.data[2:] = 1.0, 100.0
     assert conv.tiles == 2
@@ -188,7 +188,7 @@ def test_wrong_shape_raises_with_the_shape_and_the_channels(space: int) -> None:
         ({"padding_mode": "none"}, "padding_mode must be one of"),
     ],
 )
-def test_options_that_the_counterpart_refuses_are_refused_alike(options: dict[str, Any], message: str) -> None:
+def test_options_that_the_counterpart_refuses_raise_the_same_error(options: dict[str, Any], message: str) -> None:
     for make in (nn.Conv2d, partial(pg.nn.AnalogConv2d, hardware=IDEAL)):
         with pytest.raises(ValueError, match=message):
             make(4, 2, 3, **options)

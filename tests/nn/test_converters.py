@@ -1,4 +1,4 @@
-"""Physical converters in layers: whose errors they are, what keeps them, and gradients through them."""
+"""Physical converters in layers: how their errors are shared and saved, and gradients through them."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def linear(weight: Tensor, **options: Any) -> pg.nn.AnalogLinear:
 
 
 def gains(layer: nn.Module) -> Tensor:
-    """The gain of every column's converter, as outputs show it."""
+    """The gain of the converter of each column, measured at the outputs."""
     return (layer(torch.eye(1, layer.in_features)) / layer.weight[:, 0]).detach()[0]
 
 
 @pytest.mark.parametrize("adc", ADCS.values(), ids=ADCS)
-def test_outputs_are_the_product_but_for_the_errors(adc: Any) -> None:
+def test_outputs_equal_the_product_within_the_converter_errors(adc: Any) -> None:
     for layer, x in (
         (linear(random(6, 50), rows=20, adc=adc), random(30, 50, seed=1)),
         (pg.nn.AnalogConv2d(4, 6, 3, bias=False, hardware=replace(IDEAL, rows=20, adc=adc)), random(2, 4, 7, 7)),
@@ -94,7 +94,7 @@ def test_converters_of_columns_and_row_tiles_are_independent() -> None:
 def test_columns_that_share_a_converter_share_its_errors_within_their_tile() -> None:
     adc = Adc(bits=16, range=FullScaleRange(), gain_mismatch=0.02, columns_per_converter=3)
     g = gains(linear(torch.ones(14, 4), columns=7, adc=adc))
-    wanted = [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5]  # the seventh column of a tile has one for itself
+    wanted = [0, 0, 0, 1, 1, 1, 2, 3, 3, 3, 4, 4, 4, 5]  # the seventh column of a tile has its own converter
     same = torch.isclose(g.unsqueeze(0), g.unsqueeze(1), rtol=0.0, atol=1e-4)
     assert torch.equal(same, torch.tensor(wanted).unsqueeze(0) == torch.tensor(wanted).unsqueeze(1))
 
@@ -102,7 +102,7 @@ def test_columns_that_share_a_converter_share_its_errors_within_their_tile() -> 
 MISMATCHED = Adc(bits=16, range=FullScaleRange(), gain_mismatch=0.02)
 
 
-def test_manual_seed_fixes_a_layer_and_the_seed_of_a_chip_the_chip() -> None:
+def test_manual_seed_determines_the_converters_of_a_layer_and_program_seed_those_of_a_chip() -> None:
     nets = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -114,16 +114,16 @@ def test_manual_seed_fixes_a_layer_and_the_seed_of_a_chip_the_chip() -> None:
     assert torch.equal(chips[0], chips[1])
     assert not torch.equal(chips[0], chips[2])
     assert not torch.equal(chips[0], one)
-    assert torch.equal(gains(nets[0]), one)  # programming a copy left the net's own alone
+    assert torch.equal(gains(nets[0]), one)  # programming a copy did not change those of the net
 
 
-def test_no_seed_is_drawn_where_nothing_differs() -> None:
+def test_no_seed_is_drawn_for_converters_without_mismatch() -> None:
     before = torch.get_rng_state()
     pg.nn.AnalogLinear.from_digital(nn.Linear(2, 2, device="meta"), replace(IDEAL, adc=RampAdc(curvature=1.0)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_converters_survive_saving_copying_and_half() -> None:
+def test_saving_copying_and_half_keep_the_converters() -> None:
     hardware = replace(IDEAL, adc=MISMATCHED, dac=Dac(gain_mismatch=0.1, range=FixedRange(value=1.0)))
     layer = pg.nn.AnalogLinear(4, 5, hardware=hardware)
     assert {"converters.outputs", "converters.inputs"} < set(layer.state_dict())
@@ -141,7 +141,7 @@ def test_converters_survive_saving_copying_and_half() -> None:
     assert half(torch.ones(2, 4).half()).dtype == torch.float16
 
 
-def test_a_float_checkpoint_leaves_the_converters_as_they_are() -> None:
+def test_a_float_checkpoint_does_not_change_the_converters() -> None:
     layer = pg.nn.AnalogLinear(4, 5, hardware=replace(IDEAL, adc=MISMATCHED))
     before = layer.converters.outputs.clone()
     layer.load_state_dict(nn.Linear(4, 5).state_dict())
@@ -164,11 +164,8 @@ def test_drift_compensation_reads_through_the_same_converters() -> None:
     torch.testing.assert_close(chip.devices.gain, torch.ones(3, 6), rtol=1e-3, atol=0.0)
 
 
-# --- gradients ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("adc", ADCS.values(), ids=ADCS)
-def test_gradients_pass_straight_through(adc: Any) -> None:
+def test_gradients_pass_through_unchanged(adc: Any) -> None:
     w, x = random(6, 50), random(30, 50, seed=1).requires_grad_()
     layer, grad = linear(w, rows=20, adc=adc), random(30, 6, seed=2)
     layer(x).backward(grad)
@@ -177,7 +174,7 @@ def test_gradients_pass_straight_through(adc: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [Adc, RampAdc, SarAdc, PipelineAdc, CyclicAdc, OscillatorAdc])
-def test_a_clipped_output_passes_its_gradient_to_the_range(kind: Any) -> None:
+def test_the_gradient_of_a_clipped_output_goes_to_the_range(kind: Any) -> None:
     adc = kind(bits=8, range=LearnedRange(start=0.5), gain_error=1e-6)
     layer = linear(torch.tensor([[0.0, 2.0]]), adc=adc)
     x = torch.tensor([[1.0, 1.0], [1.0, 0.2], [1.0, -0.9], [4.0, 0.0], [4.0, 4.0]], requires_grad=True)
@@ -187,13 +184,13 @@ def test_a_clipped_output_passes_its_gradient_to_the_range(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("adc", [RampAdc(bits=16, range=WIDE), SarAdc(bits=16, range=WIDE, gain_error=1e-4)])
-def test_gradients_are_those_of_finite_differences_of_many_steps(adc: Any) -> None:
+def test_gradients_equal_finite_differences_over_many_steps(adc: Any) -> None:
     w, x = random(3, 5), random(4, 5, seed=1)
     layer, grad, towards = linear(w, adc=adc), random(4, 3, seed=2), random(4, 5, seed=3)
     moved = x.clone().requires_grad_()
     layer(moved).backward(grad)
     with torch.no_grad():
-        # The range follows the largest input, so it is held.
+        # The input range follows the largest input, so it is fixed for the finite differences.
         layer.register_buffer("input_range", torch.tensor([4.0]))
         change = ((layer(x + 0.1 * towards) - layer(x - 0.1 * towards)) * grad).sum() / 0.2
     steps = (2 * grad.abs().sum() * 0.5 * w.abs().max() * 4.0 * 40.0 / adc.max_code / 0.2).item()
@@ -201,7 +198,7 @@ def test_gradients_are_those_of_finite_differences_of_many_steps(adc: Any) -> No
     assert steps < 0.5 * abs(change.item())
 
 
-def test_real_converters_compile_and_vectorise() -> None:
+def test_physical_converters_vectorise() -> None:
     layer = linear(random(6, 50), rows=20, adc=ADCS["pipeline"])
     x = random(30, 50, seed=1)
     wanted = layer(x)
@@ -209,10 +206,7 @@ def test_real_converters_compile_and_vectorise() -> None:
     torch.testing.assert_close(rows, wanted, rtol=0.0, atol=0.1)
 
 
-# --- inputs ---------------------------------------------------------------------------------------------------
-
-
-def test_dac_lines_have_gain_offset_and_odd_distortion() -> None:
+def test_a_dac_has_gain_offset_and_odd_distortion() -> None:
     dac = Dac(bits=8, range=FixedRange(value=2.0), gain_error=0.05, offset=1.5, nonlinearity=3.0)
     levels = torch.tensor([-127.0, -60.0, 0.0, 33.0, 127.0])
     out = linear(torch.ones(1, 1), dac=dac)(levels.unsqueeze(1) * 2.0 / 127)[:, 0] * 127 / 2.0
@@ -229,7 +223,7 @@ def test_each_word_line_has_its_own_converter() -> None:
     assert abs(torch.corrcoef(torch.stack((per_line[:-1], per_line[1:])))[0, 1].item()) < BOUND / n**0.5
 
 
-def test_kernel_positions_of_a_channel_share_their_line() -> None:
+def test_kernel_positions_of_a_channel_share_a_dac() -> None:
     dac = Dac(bits=8, range=FixedRange(value=1.0), gain_mismatch=0.1)
     layer = pg.nn.AnalogConv1d(3, 1, 2, bias=False, hardware=replace(IDEAL, dac=dac))
     g = 1.0 + layer.converters.inputs[0]
@@ -238,7 +232,7 @@ def test_kernel_positions_of_a_channel_share_their_line() -> None:
     torch.testing.assert_close(layer(x), wanted)
 
 
-def test_gradients_pass_straight_through_the_errors_of_a_dac() -> None:
+def test_gradients_ignore_the_errors_of_a_dac() -> None:
     dac = Dac(bits=8, range=LearnedRange(start=1.0), gain_mismatch=0.1, offset_mismatch=3.0)
     w, x = random(3, 5), random(4, 5, seed=1).requires_grad_()
     layer, grad = linear(w, dac=dac), random(4, 3, seed=2)
@@ -248,7 +242,7 @@ def test_gradients_pass_straight_through_the_errors_of_a_dac() -> None:
 
 
 @pytest.mark.parametrize("accumulation", ["digital", "analog"])
-def test_bits_add_up_to_the_input(accumulation: str) -> None:
+def test_bit_serial_input_equals_parallel_input(accumulation: str) -> None:
     serial = BitSerialDac(bits=6, range=FixedRange(value=2.0), accumulation=accumulation)
     x = random(30, 50, seed=1)
     x[0, 0] = torch.inf
@@ -256,7 +250,7 @@ def test_bits_add_up_to_the_input(accumulation: str) -> None:
     torch.testing.assert_close(linear(random(6, 50), dac=serial)(x), parallel, rtol=1e-5, atol=1e-5)
 
 
-def test_digital_accumulation_converts_every_bit() -> None:
+def test_digital_accumulation_converts_each_bit() -> None:
     w, x = random(6, 10), random(50, 10, seed=1)
     serial = BitSerialDac(bits=4, range=FixedRange(value=2.0))
     layer = linear(w, rows=4, dac=serial, adc=Adc(bits=5, range=FixedRange(value=3.0)))
@@ -264,14 +258,14 @@ def test_digital_accumulation_converts_every_bit() -> None:
     full = 3.0 * 2.0 * torch.stack([p.abs().amax(1) for p in w.split(4, 1)]).double()
     wanted = torch.zeros(50, 6, dtype=torch.float64)
     for bit in range(3):
-        carried = level.sign() * (level.abs().int() >> bit & 1) * 2.0
-        for t, (a, b) in enumerate(zip(carried.split(4, 1), w.double().split(4, 1), strict=True)):
+        driven = level.sign() * (level.abs().int() >> bit & 1) * 2.0
+        for t, (a, b) in enumerate(zip(driven.split(4, 1), w.double().split(4, 1), strict=True)):
             y = (a @ b.t()) / full[t] * 15
             wanted += y.clamp(-15, 15).round() * full[t] / 15 * 2.0**bit / 7
     torch.testing.assert_close(layer(x).double(), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_analog_accumulation_converts_once() -> None:
+def test_analog_accumulation_converts_once_per_input() -> None:
     w, x = random(6, 10), random(50, 10, seed=1)
     adc = Adc(bits=5, range=FixedRange(value=3.0))
     serial = BitSerialDac(bits=4, range=FixedRange(value=2.0), accumulation="analog")
@@ -280,7 +274,7 @@ def test_analog_accumulation_converts_once() -> None:
 
 
 @pytest.mark.parametrize("accumulation", ["digital", "analog"])
-def test_noise_acts_once_a_bit_and_counts_as_the_bit(accumulation: str) -> None:
+def test_noise_is_drawn_once_per_bit_and_weighted_as_the_bit(accumulation: str) -> None:
     n = 40_000
     serial = BitSerialDac(bits=4, range=FixedRange(value=2.0), accumulation=accumulation)
     layer = linear(torch.tensor([[1.0, 0.25]]), dac=serial, output_noise=0.4, read_noise=0.3)
@@ -294,18 +288,18 @@ def test_noise_acts_once_a_bit_and_counts_as_the_bit(accumulation: str) -> None:
     assert noise.var().item() == pytest.approx(variance, rel=BOUND * (2 / n) ** 0.5)
 
 
-def test_gradients_of_bits_are_those_of_the_input_where_nothing_clips() -> None:
+def test_bit_serial_gradients_equal_those_of_the_input_without_clipping() -> None:
     serial = BitSerialDac(bits=6, range=FixedRange(value=2.0))
     w, x = random(6, 10), random(50, 10, seed=1).requires_grad_()
     layer, grad = linear(w, dac=serial, adc=Adc(bits=8, range=FullScaleRange())), random(50, 6, seed=2)
     layer(x).backward(grad)
     torch.testing.assert_close(x.grad, torch.where(x.detach().abs() <= 2.0, grad @ w, 0.0))
-    carried = (x.detach() * 31 / 2).round().clamp(-31, 31) * 2 / 31
-    torch.testing.assert_close(layer.weight.grad, grad.t() @ carried)
+    driven = (x.detach() * 31 / 2).round().clamp(-31, 31) * 2 / 31
+    torch.testing.assert_close(layer.weight.grad, grad.t() @ driven)
 
 
 @pytest.mark.parametrize("dac", [Dac(range=AbsMaxRange()), BitSerialDac(range=AbsMaxRange())])
-def test_a_percentile_of_what_the_converters_see_calibrates_them(dac: Any) -> None:
+def test_calibration_uses_a_percentile_of_the_converter_inputs(dac: Any) -> None:
     adc = SarAdc(bits=8, range=CalibratedRange(percentile=100.0), capacitor_mismatch=0.01)
     layer, x = linear(random(6, 50), rows=20, dac=dac, adc=adc), random(30, 50, seed=1)
     pg.hwa.calibrate(layer, [x], recipe=None)
@@ -331,11 +325,11 @@ def test_a_percentile_of_what_the_converters_see_calibrates_them(dac: Any) -> No
         ({"dac": Dac(offset=1.0)}, "dac = Dac with errors"),
     ],
 )
-def test_training_in_the_memory_refuses_converters_with_errors(options: Any, message: str) -> None:
+def test_in_memory_training_with_converter_errors_raises(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(pg.presets.soft_bounds_training(), **options)
 
 
-def test_a_converter_serves_columns_of_one_tile() -> None:
+def test_a_converter_shared_by_more_columns_than_a_tile_has_raises() -> None:
     with pytest.raises(ValueError, match="columns = 8 of a tile, but SarAdc: columns_per_converter = 16"):
         replace(IDEAL, columns=8, adc=SarAdc(columns_per_converter=16))

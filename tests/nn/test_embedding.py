@@ -1,4 +1,4 @@
-"""Embeddings as reads of single lines."""
+"""Analog embeddings, which read single bit lines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def analog(model: nn.Module, hardware: pg.Hardware) -> nn.Module:
     "options", [{}, {"padding_idx": 2}, {"scale_grad_by_freq": True}, {"padding_idx": -1}], ids=str
 )
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)], ids=str)
-def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_outputs_and_gradients_equal_those_of_the_digital_counterpart(
+    options: dict[str, Any], shape: tuple[int, ...]
+) -> None:
     digital = nn.Embedding(7, 5, **options)
     net, tokens = analog(digital, replace(IDEAL, rows=3)), torch.randint(7, shape)
     assert type(net) is AnalogEmbedding
@@ -53,16 +55,16 @@ def test_numbers_and_gradients_are_the_float_counterparts(options: dict[str, Any
     net.load_state_dict(digital.state_dict())
 
 
-def test_it_is_digital_unless_asked_for() -> None:
+def test_embeddings_stay_digital_unless_registered() -> None:
     net = pg.convert(Language(), IDEAL)
     assert type(net.embedding) is nn.Embedding
     assert (
         pg.conversion.left_digital(net)["embedding"]
-        == "a look-up of rows, with no product; register AnalogEmbedding to read tiles"
+        == "a look-up of rows, not a product; register AnalogEmbedding to read tiles"
     )
 
 
-def test_converters_span_one_device_and_noise_has_its_size() -> None:
+def test_converter_range_and_output_noise_are_relative_to_one_device() -> None:
     layer = analog(nn.Embedding(50, 400), replace(IDEAL, output_noise=0.1))
     tokens = torch.arange(50)
     unit = layer.weight.detach().abs().amax(1, keepdim=True)
@@ -75,14 +77,14 @@ def test_converters_span_one_device_and_noise_has_its_size() -> None:
     torch.testing.assert_close(y / step, (y / step).round(), rtol=0, atol=1e-4)
 
 
-def test_training_noise_reaches_the_embeddings() -> None:
+def test_training_noise_acts_on_embeddings() -> None:
     net = analog(nn.Embedding(50, 400), IDEAL)
     pg.hwa.Recipe(noise=pg.hwa.AdditiveNoise(sigma=0.1), clip_sigma=0.0).apply(net)
     z = (net(torch.arange(50)) - net.weight).detach() / (0.1 * net.weight.detach().abs().amax(1, keepdim=True))
     assert abs(z.std().item() - 1) < 5 / (2 * z.numel()) ** 0.5
 
 
-def test_a_tied_decoder_has_the_same_devices(tmp_path: Path) -> None:
+def test_a_tied_decoder_shares_the_devices(tmp_path: Path) -> None:
     model, tokens = Language(), torch.arange(11)
     net = analog(model, NOISY)
     assert net.embedding.weight is net.head.weight
@@ -102,7 +104,7 @@ def test_a_tied_decoder_has_the_same_devices(tmp_path: Path) -> None:
     assert back.embedding.weight is back.head.weight
 
 
-def test_a_compensated_chip_reads_with_its_gain() -> None:
+def test_the_compensation_gain_scales_the_embeddings() -> None:
     chip = pg.inference.program(analog(nn.Embedding(6, 4), IDEAL), seed=0)
     chip.devices.gain.mul_(2.0)
     tokens = torch.arange(6)
@@ -118,12 +120,14 @@ def test_a_compensated_chip_reads_with_its_gain() -> None:
         (nn.Embedding(4, 2), replace(IDEAL, wires=Wires(word_line=1.0, bit_line=1.0)), r"hardware\.wires = "),
     ],
 )
-def test_what_is_not_modelled_is_refused(digital: nn.Module, hardware: pg.Hardware, message: str) -> None:
+def test_options_and_hardware_that_are_not_modelled_raise(
+    digital: nn.Module, hardware: pg.Hardware, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         analog(digital, hardware)
 
 
-def test_a_digital_module_is_left_as_it_is() -> None:
+def test_from_digital_does_not_change_the_digital_module() -> None:
     digital = nn.Embedding(5, 3)
     pg.nn.AnalogEmbedding.from_digital(digital, pg.presets.pcm_inference())
     assert list(digital._parameters) == ["weight"]

@@ -1,4 +1,4 @@
-"""A state dict that cannot be loaded changes nothing."""
+"""A state dict that cannot be loaded leaves the net unchanged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def snapshot(module: nn.Module) -> dict[str, Any]:
     return {k: v.clone() for k, v in module.state_dict().items()}
 
 
-def test_devices_of_another_shape_are_refused_at_once() -> None:
+def test_devices_of_the_wrong_shape_raise_before_anything_is_copied() -> None:
     chip, other = pg.inference.program(net(), seed=0), net(5)
     before = snapshot(other)
     with pytest.raises(ValueError, match=r"devices.conductance has shape \[2, 3, 4\]; it must be \[2, 3, 5\]"):
@@ -34,7 +34,7 @@ def test_devices_of_another_shape_are_refused_at_once() -> None:
     assert other[0].weight.requires_grad
 
 
-def test_a_non_finite_weight_in_a_later_layer_programs_no_layer() -> None:
+def test_a_non_finite_weight_in_one_layer_leaves_every_layer_unprogrammed() -> None:
     chip = pg.inference.program(net(), seed=0)
     before = snapshot(chip)
     checkpoint = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)).state_dict()
@@ -44,7 +44,7 @@ def test_a_non_finite_weight_in_a_later_layer_programs_no_layer() -> None:
     assert unchanged(chip, before)
 
 
-def test_a_checkpoint_without_a_recipe_does_not_take_mine_away() -> None:
+def test_a_checkpoint_without_a_recipe_keeps_the_recipe_of_the_net() -> None:
     fresh, mine = net(), net()
     pg.hwa.Recipe(clip_sigma=2.0).apply(mine)
     mine.load_state_dict(fresh.state_dict())

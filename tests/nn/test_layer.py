@@ -1,4 +1,4 @@
-"""State: what a state dict holds, what may be loaded into what, and copies that compute the same."""
+"""State dicts of layers: their contents, loading into digital and programmed nets, and copies."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def net(seed: int = 0, hardware: pg.Hardware = NOISY) -> nn.Module:
 
 
 def chip(seed: int = 0, hardware: pg.Hardware = NOISY) -> nn.Module:
-    """A chip an hour old, with gains of its own."""
+    """A chip that is one hour old and drift-compensated."""
     old = pg.inference.age(pg.inference.program(net(seed, hardware), seed=seed), seconds=3600.0)
     return pg.inference.compensate(old, seed=seed)
 
@@ -57,7 +57,7 @@ def output(module: nn.Module, seed: int = 0) -> Tensor:
 
 
 def all_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of every parameter and buffer, in the state dict or not."""
+    """Copies of all parameters and buffers, including those that are not in the state dict."""
     named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     return {name: tensor.detach().clone() for name, tensor in named}
 
@@ -69,7 +69,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def saved(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict after a trip through a file."""
+    """A state dict that was saved to a file and loaded."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -96,12 +96,12 @@ def test_keys_of_a_programmed_weight() -> None:
         ({"dac": None, "adc": Adc(range=CalibratedRange())}, {"output_range"}),
     ],
 )
-def test_ranges_are_saved_when_they_are_found_from_data(options: dict[str, Any], keys: set[str]) -> None:
+def test_ranges_are_saved_only_if_they_come_from_data(options: dict[str, Any], keys: set[str]) -> None:
     layer = pg.nn.AnalogLinear(4, 3, hardware=replace(NOISY, **options))
     assert set(layer.state_dict()) == {"weight", "bias", "configuration"} | keys
 
 
-def test_configuration_travels_as_bytes_of_json() -> None:
+def test_configuration_is_saved_as_bytes_of_json() -> None:
     tensor = net().state_dict()["2.configuration"]
     assert tensor.dtype == torch.uint8
     assert b'"version": 1' in bytes(tensor.tolist())
@@ -128,7 +128,7 @@ def test_converted_net_loads_weights_ranges_and_noise() -> None:
     assert torch.equal(output(mine), output(theirs))
 
 
-def test_programmed_state_programs_a_digital_net_with_the_same_devices() -> None:
+def test_a_programmed_state_dict_restores_the_devices_in_a_digital_net() -> None:
     theirs, mine = chip(0), net(1)
     mine.load_state_dict(saved(theirs.state_dict()))
     assert_same(mine.state_dict(), theirs.state_dict())
@@ -138,13 +138,13 @@ def test_programmed_state_programs_a_digital_net_with_the_same_devices() -> None
     assert torch.equal(output(pg.inference.age(mine, 1e5)), output(pg.inference.age(theirs, 1e5)))
 
 
-def test_programmed_state_loads_into_a_chip() -> None:
+def test_a_programmed_state_dict_loads_into_a_chip() -> None:
     theirs, mine = chip(0), chip(1)
     mine.load_state_dict(theirs.state_dict())
     assert torch.equal(output(mine), output(theirs))
 
 
-def test_programmed_state_of_tied_layers_keeps_one_set_of_devices() -> None:
+def test_a_programmed_state_dict_of_tied_layers_restores_shared_devices() -> None:
     theirs = pg.inference.program(pg.convert(Tied(), NOISY), seed=0)
     mine = pg.convert(Tied(), NOISY)
     mine.load_state_dict(theirs.state_dict())
@@ -152,20 +152,20 @@ def test_programmed_state_of_tied_layers_keeps_one_set_of_devices() -> None:
     assert mine.a.devices is mine.b.devices
 
 
-def test_float_checkpoint_programs_a_chip_anew() -> None:
+def test_a_float_checkpoint_programs_a_chip_again() -> None:
     mine, checkpoint = chip(0), model(1).state_dict()
     before = {key: value.clone() for key, value in checkpoint.items()}
     mine.load_state_dict(checkpoint)
     devices = mine[2].devices
     error = (devices.logical_weight() - checkpoint["2.weight"]).abs().max()
-    assert error < 0.2 * checkpoint["2.weight"].abs().max()  # five times the largest programming spread of a pair
+    assert error < 0.2 * checkpoint["2.weight"].abs().max()  # five times the largest programming sd of a pair
     assert float(devices.age) == 0.0
     assert torch.equal(devices.gain, torch.ones_like(devices.gain))
     assert torch.equal(mine[2].weight, devices.logical_weight())
     assert_same(checkpoint, before)
 
 
-def test_converted_state_programs_a_chip_anew_under_the_seed() -> None:
+def test_a_digital_state_dict_programs_a_chip_again_reproducibly() -> None:
     state, weights = net(1).state_dict(), []
     for _ in range(2):
         mine = chip(0)
@@ -176,7 +176,7 @@ def test_converted_state_programs_a_chip_anew_under_the_seed() -> None:
     assert (weights[0] - state["2.weight"]).abs().max() < 0.2 * state["2.weight"].abs().max()
 
 
-def test_non_finite_checkpoint_is_not_programmed() -> None:
+def test_a_non_finite_checkpoint_raises() -> None:
     mine, checkpoint = chip(0), model(1).state_dict()
     checkpoint["2.weight"][1, 2] = float("nan")
     with pytest.raises(ValueError, match="non-finite"):
@@ -193,28 +193,28 @@ COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 @pytest.mark.parametrize("state_of", [net, chip])
-def test_other_hardware_raises_before_anything_is_copied(
+def test_different_hardware_raises_before_anything_is_copied(
     state_of: Callable[..., nn.Module], copied: Callable[[nn.Module], nn.Module]
 ) -> None:
     state = state_of(1).state_dict()
     other = replace(NOISY, columns=256, adc=replace(NOISY.adc, bits=10))
     last = state_of(1, other).state_dict()
-    state |= {key: value for key, value in last.items() if key.startswith("4.")}  # the first layers would fit
+    state |= {key: value for key, value in last.items() if key.startswith("4.")}  # the first layers match
     mine = copied(net(0))
     before = all_tensors(mine)
-    with pytest.raises(ValueError, match=r"other Hardware for 4 .*columns: 512 != 256.*adc\.bits: 8 != 10"):
+    with pytest.raises(ValueError, match=r"different Hardware for 4 .*columns: 512 != 256.*adc\.bits: 8 != 10"):
         mine.load_state_dict(state)
     assert_same(all_tensors(mine), before)
 
 
-def test_weights_alone_load_onto_other_hardware() -> None:
+def test_weights_without_configuration_load_onto_different_hardware() -> None:
     state = {k: v for k, v in net(1).state_dict().items() if not k.endswith("configuration")}
     mine = net(0, replace(NOISY, columns=256))
     mine.load_state_dict(state)
     assert torch.equal(mine[2].weight, state["2.weight"])
 
 
-def test_missing_and_unexpected_keys_are_torchs() -> None:
+def test_missing_and_unexpected_keys_are_reported_as_in_torch() -> None:
     state = net(1).state_dict()
     state["2.extra"] = state.pop("2.bias")
     with pytest.raises(RuntimeError, match=r"(?s)Missing key.*2\.bias.*Unexpected key.*2\.extra"):
@@ -224,7 +224,7 @@ def test_missing_and_unexpected_keys_are_torchs() -> None:
     assert keys.unexpected_keys == ["2.extra"]
 
 
-def test_loading_leaves_the_state_dict_as_it_is() -> None:
+def test_loading_does_not_change_the_state_dict() -> None:
     for mine in (net(0), chip(0)):
         for state in (model(1).state_dict(), net(1).state_dict(), chip(1).state_dict()):
             before = {key: value.clone() for key, value in state.items()}
@@ -233,14 +233,14 @@ def test_loading_leaves_the_state_dict_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("make", [net, chip])
-def test_assignment_loads_the_same(make: Callable[..., nn.Module]) -> None:
+def test_loading_by_assignment_computes_the_same(make: Callable[..., nn.Module]) -> None:
     theirs, mine = make(1), make(0)
     mine.load_state_dict(theirs.state_dict(), assign=True)
     assert torch.equal(output(mine), output(theirs))
     assert_same(mine.state_dict(), theirs.state_dict())
 
 
-def test_assignment_of_a_float_checkpoint_programs_a_chip_and_not_the_checkpoint() -> None:
+def test_assigning_a_float_checkpoint_to_a_chip_does_not_change_the_checkpoint() -> None:
     mine, checkpoint = chip(0), model(1).state_dict()
     before = {key: value.clone() for key, value in checkpoint.items()}
     mine.load_state_dict(checkpoint, assign=True)
@@ -262,7 +262,7 @@ def test_copies_compute_the_same_and_share_nothing(
 
 
 @pytest.mark.parametrize("make", [net, chip])
-def test_whole_state_survives_a_file_of_weights_only(make: Callable[..., nn.Module]) -> None:
+def test_a_state_dict_loads_from_a_file_with_weights_only(make: Callable[..., nn.Module]) -> None:
     theirs, mine = make(0), make(1)
     mine.load_state_dict(saved(theirs.state_dict()))
     assert torch.equal(output(mine), output(theirs))
@@ -277,7 +277,7 @@ CASTS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 @pytest.mark.parametrize("cast", CASTS.values(), ids=CASTS)
-def test_casts_never_round_devices(cast: Callable[[nn.Module], nn.Module]) -> None:
+def test_casts_do_not_round_devices(cast: Callable[[nn.Module], nn.Module]) -> None:
     mine = chip(0)
     before = {name: buffer.clone() for name, buffer in mine[2].devices.named_buffers()}
     cast(mine)

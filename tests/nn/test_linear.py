@@ -1,4 +1,4 @@
-"""AnalogLinear on ideal hardware is nn.Linear: any shape, its gradients, its options, its errors."""
+"""AnalogLinear on ideal hardware equals nn.Linear: shapes, gradients, options and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
 IDEAL = pg.presets.ideal_inference()
 FINE = replace(
     IDEAL, dac=Dac(bits=16, range=AbsMaxRange()), adc=Adc(bits=16, range=FullScaleRange())
-)  # converters that take part, but hardly show
+)  # converters that are active but have negligible errors
 
 
 def counterparts(hardware: pg.Hardware, *options: Any, **keywords: Any) -> tuple[nn.Linear, pg.nn.AnalogLinear]:
@@ -29,7 +29,7 @@ def counterparts(hardware: pg.Hardware, *options: Any, **keywords: Any) -> tuple
 
 
 def results(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output, and gradients of the input and of every parameter of the digital counterpart."""
+    """The output, and the gradients of the input, the weight and the bias."""
     x = x.clone().requires_grad_()
     y = layer(x)
     (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
@@ -62,7 +62,7 @@ def test_ideal_layer_equals_its_counterpart(
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_layer_takes_the_dtype_that_it_is_made_with(dtype: torch.dtype) -> None:
+def test_layer_computes_in_the_dtype_of_its_constructor(dtype: torch.dtype) -> None:
     digital, analog = counterparts(replace(FINE, rows=3), 7, 4, dtype=dtype)
     x = torch.randn(5, 7, dtype=dtype)
     assert analog(x).dtype == dtype
@@ -75,14 +75,14 @@ def test_input_need_not_be_contiguous() -> None:
     torch.testing.assert_close(analog(x), digital(x), rtol=1e-3, atol=1e-3)
 
 
-def test_empty_batch_gives_empty_output_on_noisy_hardware() -> None:
+def test_empty_batch_returns_empty_output_on_noisy_hardware() -> None:
     for dac in (pg.presets.pcm_inference().dac, Dac(range=AbsMaxRange()), None):
         layer = pg.nn.AnalogLinear(7, 4, hardware=replace(pg.presets.pcm_inference(), dac=dac))
         assert layer(torch.empty(0, 7)).shape == (0, 4)
         assert layer(torch.empty(3, 0, 7)).shape == (3, 0, 4)
 
 
-def test_constructor_is_the_counterparts_with_hardware() -> None:
+def test_constructor_has_the_arguments_of_the_counterpart_and_hardware() -> None:
     mine = dict(inspect.signature(pg.nn.AnalogLinear).parameters)
     hardware = mine.pop("hardware")
     counterpart = inspect.signature(nn.Linear).parameters
@@ -92,7 +92,7 @@ def test_constructor_is_the_counterparts_with_hardware() -> None:
     ]
 
 
-def test_initial_weights_are_the_counterparts() -> None:
+def test_initial_weights_equal_those_of_the_counterpart() -> None:
     torch.manual_seed(3)
     digital = nn.Linear(5, 4)
     torch.manual_seed(3)
@@ -101,7 +101,7 @@ def test_initial_weights_are_the_counterparts() -> None:
     assert torch.equal(analog.bias, digital.bias)
 
 
-def test_layer_says_what_it_is() -> None:
+def test_repr_shows_options_tiles_and_store() -> None:
     layer = pg.nn.AnalogLinear(5, 4, bias=False, hardware=replace(IDEAL, rows=2))
     assert isinstance(layer, pg.nn.AnalogLayer)
     assert repr(layer) == "AnalogLinear(in_features=5, out_features=4, bias=False, tiles=3, weight=digital)"
@@ -116,6 +116,6 @@ def test_wrong_shape_raises_with_the_shape_and_the_size(shape: tuple[int, ...]) 
         layer(torch.empty(shape))
 
 
-def test_hardware_of_another_type_is_refused() -> None:
+def test_hardware_of_the_wrong_type_raises() -> None:
     with pytest.raises(TypeError, match="AnalogLinear: hardware = 'pcm'"):
         pg.nn.AnalogLinear(4, 2, hardware="pcm")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Converters that come with a state dict, and what is damaged in one."""
+"""Converters that are loaded from a state dict, and damaged state dicts."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ HARDWARE = pg.Hardware(
 )
 
 
-def test_the_baseline_is_read_through_the_converters_that_were_loaded() -> None:
-    """Devices do not drift here, so nothing is to be compensated, whosever converters they are."""
+def test_the_baseline_is_read_through_the_loaded_converters() -> None:
+    """These devices do not drift, so compensation must find gains of 1 with any converters."""
     net = pg.convert(nn.Sequential(nn.Linear(20, 10)), HARDWARE)
     chip = pg.inference.program(net, seed=0)
     chip.load_state_dict(net.state_dict())
@@ -32,7 +32,7 @@ def test_the_baseline_is_read_through_the_converters_that_were_loaded() -> None:
     ("key", "value"),
     [("0.devices.conductance", float("nan")), ("0.converters.outputs", float("inf")), ("0.devices.conductance", -1e-6)],
 )
-def test_a_damaged_state_dict_is_refused_and_nothing_changes(key: str, value: float) -> None:
+def test_a_damaged_state_dict_raises_and_changes_nothing(key: str, value: float) -> None:
     hardware = dataclasses.replace(HARDWARE, wires=Wires(word_line=1.0, bit_line=1.0))
     chip = pg.inference.program(pg.convert(nn.Sequential(nn.Linear(20, 10)), hardware), seed=0)
     before = {k: v.clone() for k, v in chip.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Recurrent layers: their float counterparts' numbers, every option, noise a sequence or a step, every store."""
+"""Analog recurrent layers equal their digital counterparts; noise is drawn per sequence or per step."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def states(digital: nn.RNNBase, *batch: int) -> Any:
 @each_option
 @pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
 @pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
-def test_numbers_and_gradients_are_the_float_counterparts(
+def test_outputs_and_gradients_equal_those_of_the_digital_counterpart(
     kind: type[nn.RNNBase], options: dict[str, Any], given: bool, batched: bool
 ) -> None:
     digital = kind(3, 5, **options)
@@ -78,7 +78,7 @@ def test_numbers_and_gradients_are_the_float_counterparts(
         sum(t.square().sum() for t in tensors(y)).backward()
         results.append([*tensors(y), inputs.grad])
     close(results[1], results[0])
-    for theirs, mine in analog._keys.items():
+    for theirs, mine in analog._key_map.items():
         wanted = digital.get_parameter(theirs).grad
         torch.testing.assert_close(analog.get_parameter(mine).grad, wanted, rtol=1e-4, atol=1e-4)
 
@@ -87,7 +87,7 @@ def test_numbers_and_gradients_are_the_float_counterparts(
 @each_option
 @pytest.mark.parametrize("order", [True, False], ids=["sorted", "unsorted"])
 @pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
-def test_packed_sequences_are_the_float_counterparts(
+def test_packed_sequences_equal_those_of_the_digital_counterpart(
     kind: type[nn.RNNBase], options: dict[str, Any], order: bool, given: bool
 ) -> None:
     digital = kind(3, 5, **options)
@@ -101,7 +101,7 @@ def test_packed_sequences_are_the_float_counterparts(
     close(mine[1], theirs[1])
 
 
-def test_dropout_lies_between_layers_in_training() -> None:
+def test_dropout_acts_between_layers_in_training_only() -> None:
     digital = nn.LSTM(3, 5, num_layers=2, dropout=0.5)
     analog, x = pg.convert(digital, IDEAL), torch.randn(7, 2, 3)
     assert not torch.equal(analog(x)[0], analog(x)[0])
@@ -119,19 +119,16 @@ def test_dropout_lies_between_layers_in_training() -> None:
     [
         (torch.zeros(4, 2, 4), None, r"input has shape \[4, 2, 4\]; it must be \[length, batch, 3\]"),
         (torch.zeros(3), None, r"input has shape \[3\]"),
-        (torch.zeros(0, 2, 3), None, "a sequence has one step at least"),
+        (torch.zeros(0, 2, 3), None, "a sequence must have at least one step"),
         (torch.zeros(4, 2, 3), 7, "hx has shape"),
         (torch.zeros(4, 3), 2, "hx has shape"),
     ],
 )
-def test_wrong_shapes_are_refused(kind: type[nn.RNNBase], x: Tensor, hx: int | None, message: str) -> None:
+def test_wrong_shapes_raise(kind: type[nn.RNNBase], x: Tensor, hx: int | None, message: str) -> None:
     digital = kind(3, 5)
     given = None if hx is None else states(digital, hx)
     with pytest.raises(ValueError, match=message):
         pg.convert(digital, IDEAL)(x, given)
-
-
-# --- noise ------------------------------------------------------------------------------------------------------
 
 
 def noisy_counterpart(kind: type[nn.RNNBase], sigma: float = 0.2) -> nn.Module:
@@ -141,7 +138,7 @@ def noisy_counterpart(kind: type[nn.RNNBase], sigma: float = 0.2) -> nn.Module:
 
 
 def recurrent_products(net: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """What went into ``hh`` at each step and what came out."""
+    """The inputs and outputs of ``hh`` at each step."""
     seen: list[tuple[Tensor, Tensor]] = []
     handle = net.hh_l0.register_forward_hook(lambda _, inputs, y: seen.append((inputs[0].detach(), y.detach())))
     net(x)
@@ -150,7 +147,7 @@ def recurrent_products(net: nn.Module, x: Tensor) -> tuple[list[Tensor], list[Te
 
 
 @each_layer
-def test_training_noise_is_drawn_once_a_sequence(kind: type[nn.RNNBase]) -> None:
+def test_training_noise_is_drawn_once_per_sequence(kind: type[nn.RNNBase]) -> None:
     net = noisy_counterpart(kind)
     x = torch.randn(6, 100, 32, dtype=torch.float64)
     h, y = recurrent_products(net, x)
@@ -166,7 +163,7 @@ def test_training_noise_is_drawn_once_a_sequence(kind: type[nn.RNNBase]) -> None
     assert abs(difference / noise.std().item() / 2**0.5 - 1) < 5 / noise.numel() ** 0.5
 
 
-def test_a_chip_is_read_anew_at_each_step() -> None:
+def test_a_chip_is_read_again_at_each_step() -> None:
     device = pg.devices.joshi_2020()
     hardware = replace(IDEAL, cell=pg.cells.DifferentialPair(device=device))
     chip = pg.inference.program(pg.convert(nn.RNN(32, 32, bias=False), hardware), seed=0)
@@ -175,7 +172,7 @@ def test_a_chip_is_read_anew_at_each_step() -> None:
     assert (first - second).std() > 1e-3 * first.std()
 
 
-def test_noise_of_outputs_is_drawn_afresh_at_each_step() -> None:
+def test_output_noise_is_drawn_at_each_step() -> None:
     net = pg.convert(nn.RNN(1, 200, bias=False), replace(IDEAL, output_noise=0.1)).eval()
     h, y = recurrent_products(net, torch.zeros(3, 50, 1) + 0.1)
     unit = net.hh_l0.weight.detach().abs().amax(1)
@@ -186,30 +183,29 @@ def test_noise_of_outputs_is_drawn_afresh_at_each_step() -> None:
     assert abs((z[1] * z[2]).mean().item()) < 5 / z[1].numel() ** 0.5
 
 
-def test_gradients_of_a_noisy_sequence_add_up_over_its_steps() -> None:
+def test_gradients_of_a_noisy_sequence_add_up_over_the_steps() -> None:
     torch.manual_seed(0)
     net = noisy_counterpart(nn.RNN, sigma=0.1)
     x = torch.randn(4, 3, 32, dtype=torch.float64)
     matrices: list[Any] = []
     read = net.hh_l0.read
 
-    def kept() -> Any:
+    def recorded_read() -> Any:
         matrices.append(read())
         matrices[-1].weight.retain_grad()
         return matrices[-1]
 
-    net.hh_l0.read = kept
+    net.hh_l0.read = recorded_read
     net(x)[0].square().sum().backward()
     assert len(matrices) == 1
     torch.testing.assert_close(net.hh_l0.weight.grad, matrices[0].weight.grad)
 
 
-# --- stores and checkpoints -------------------------------------------------------------------------------------
-
-
 @one_dnn
 @each_option
-def test_float_checkpoints_load_and_the_way_back(kind: type[nn.RNNBase], options: dict[str, Any]) -> None:
+def test_float_checkpoints_load_and_to_digital_restores_the_module(
+    kind: type[nn.RNNBase], options: dict[str, Any]
+) -> None:
     digital, other, x = kind(3, 5, **options), kind(3, 5, **options), torch.randn(4, 2, 3)
     net = nn.ModuleDict({"a": digital})
     converted = pg.convert(net, IDEAL)
@@ -220,16 +216,16 @@ def test_float_checkpoints_load_and_the_way_back(kind: type[nn.RNNBase], options
     assert list(back.state_dict()) == list(digital.state_dict())
     close(back(x), other(x))
     back.load_state_dict(digital.state_dict())
-    close(back(x), digital(x))  # its flat weights are its parameters
+    close(back(x), digital(x))  # the flattened weights are the parameters
 
 
-def test_checkpoints_of_other_shapes_raise() -> None:
+def test_checkpoints_of_the_wrong_shape_raise() -> None:
     with pytest.raises(RuntimeError, match=r"size mismatch for hh_l0\.weight"):
         pg.convert(nn.GRU(3, 5), IDEAL).load_state_dict(nn.GRU(3, 4).state_dict())
 
 
 @each_layer
-def test_chips_are_saved_loaded_copied_and_age(kind: type[nn.RNNBase], tmp_path: Path) -> None:
+def test_an_aged_chip_survives_saving_loading_and_copying(kind: type[nn.RNNBase], tmp_path: Path) -> None:
     digital, x = kind(3, 5, num_layers=2), torch.randn(4, 2, 3)
     chip = pg.inference.age(pg.inference.program(pg.convert(digital, NOISY), seed=1), 1e6)
     torch.save(chip.state_dict(), tmp_path / "chip.pt")
@@ -262,12 +258,12 @@ def test_two_layers_that_share_weights_share_devices(kind: type[nn.RNNBase]) -> 
 
 
 @each_layer
-def test_training_in_the_memory_stages_every_step(kind: type[nn.RNNBase]) -> None:
+def test_in_memory_training_stages_the_gradient_of_every_step(kind: type[nn.RNNBase]) -> None:
     digital = kind(3, 5)
     hardware = replace(pg.presets.soft_bounds_training(), dac=None, adc=None, output_noise=0.0, read_noise=0.0)
     analog = pg.convert(digital, hardware)
-    with torch.no_grad():  # devices hold what they could be programmed to
-        for theirs, mine in analog._keys.items():
+    with torch.no_grad():  # the devices store the weights after programming errors
+        for theirs, mine in analog._key_map.items():
             digital.get_parameter(theirs).copy_(analog.get_parameter(mine))
     x = torch.randn(6, 2, 3)
     for module in (digital, analog):
@@ -283,15 +279,15 @@ def test_training_in_the_memory_stages_every_step(kind: type[nn.RNNBase]) -> Non
     assert not torch.equal(analog.hh_l0.weight.detach(), before)
 
 
-def test_calibration_sees_hidden_states() -> None:
+def test_calibration_uses_hidden_states() -> None:
     net = pg.convert(nn.LSTM(3, 5), NOISY)
     pg.hwa.calibrate(net, [torch.randn(6, 4, 3) for _ in range(3)])
-    assert 0 < net.hh_l0.input_range.item() <= 1.0  # a hidden state lies inside of 1
+    assert 0 < net.hh_l0.input_range.item() <= 1.0  # a hidden state is at most 1
     assert 1.5 < net.ih_l0.input_range.item() < 4.0
 
 
 @pytest.mark.slow
-def test_a_language_model_learns_with_noise() -> None:
+def test_a_sequence_model_learns_with_noise() -> None:
     torch.manual_seed(0)
     net = pg.convert(nn.GRU(4, 16, batch_first=True), NOISY)
     head = pg.convert(nn.Linear(16, 4), NOISY)
@@ -308,14 +304,11 @@ def test_a_language_model_learns_with_noise() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-# --- cells ------------------------------------------------------------------------------------------------------
-
-
 @each_cell
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("batch", [(4,), ()], ids=["batched", "unbatched"])
 @pytest.mark.parametrize("given", [True, False], ids=["hx", "zeros"])
-def test_cells_are_their_float_counterparts(kind: Any, bias: bool, batch: tuple[int, ...], given: bool) -> None:
+def test_cells_equal_their_digital_counterparts(kind: Any, bias: bool, batch: tuple[int, ...], given: bool) -> None:
     digital = kind(3, 5, bias=bias)
     analog = pg.convert(digital, IDEAL)
     x, h, c = torch.randn(*batch, 3), torch.randn(*batch, 5), torch.randn(*batch, 5)
@@ -329,24 +322,21 @@ def test_cells_are_their_float_counterparts(kind: Any, bias: bool, batch: tuple[
 
 
 @each_cell
-def test_cells_refuse_wrong_shapes(kind: Any) -> None:
+def test_wrong_shapes_in_cells_raise(kind: Any) -> None:
     analog = pg.convert(kind(3, 5), IDEAL)
     with pytest.raises(ValueError, match=r"input has shape \[2, 4\]; it must be \[batch, 3\]"):
         analog(torch.zeros(2, 4))
-    with pytest.raises(ValueError, match=r"hx has shape \[2, 4\].*of \[2, 5\]"):
+    with pytest.raises(ValueError, match=r"hx has shape \[2, 4\]; it must be (a pair of )?\[2, 5\]"):
         analog(torch.zeros(2, 3), torch.zeros(2, 4))
 
 
-def test_relu_cells() -> None:
+def test_relu_cells_equal_their_digital_counterpart() -> None:
     digital = nn.RNNCell(3, 5, nonlinearity="relu")
     close(pg.convert(digital, IDEAL)(x := torch.randn(2, 3)), digital(x))
 
 
-# --- torch's features -------------------------------------------------------------------------------------------
-
-
 @each_layer
-def test_checkpointing_vmap_and_functional_call(kind: type[nn.RNNBase]) -> None:
+def test_layers_support_checkpointing_vmap_and_functional_call(kind: type[nn.RNNBase]) -> None:
     net, x = pg.convert(kind(3, 5), NOISY), torch.randn(4, 2, 3)
     pg.hwa.Recipe().apply(net)
     gradients = []
@@ -371,7 +361,7 @@ def test_checkpointing_vmap_and_functional_call(kind: type[nn.RNNBase]) -> None:
 @each_layer
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.slow
-def test_an_unrolled_sequence_is_traced_whole(kind: type[nn.RNNBase], training: bool) -> None:
+def test_an_unrolled_sequence_is_traced_without_graph_breaks(kind: type[nn.RNNBase], training: bool) -> None:
     torch.compiler.reset()
     net, x = pg.convert(kind(3, 5), NOISY).train(training), torch.randn(2, 2, 3)
     pg.hwa.Recipe().apply(net)
@@ -383,14 +373,14 @@ def test_an_unrolled_sequence_is_traced_whole(kind: type[nn.RNNBase], training: 
     close(y[1], y[0])
 
 
-def test_autocast_computes_in_bfloat16_to_its_precision() -> None:
+def test_autocast_is_accurate_to_the_precision_of_bfloat16() -> None:
     net, x = pg.convert(nn.LSTM(3, 5), IDEAL), torch.randn(4, 2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = net(x)[0]
     torch.testing.assert_close(y.float(), net(x)[0], rtol=0.05, atol=0.02)
 
 
-def test_constructors_are_the_counterparts() -> None:
+def test_constructors_accept_the_arguments_of_the_counterparts() -> None:
     layer = AnalogLSTM(3, 8, 2, proj_size=4, bidirectional=True, dtype=torch.float64, hardware=IDEAL)
     assert set(analog_layers(layer)) == {
         f"{k}_l{n}{d}" for k in ("ih", "hh", "hr") for n in (0, 1) for d in ("", "_reverse")
@@ -402,6 +392,6 @@ def test_constructors_are_the_counterparts() -> None:
         AnalogGRU(3, 4, hardware=None)  # type: ignore[arg-type]
 
 
-def test_no_sequences_give_no_outputs() -> None:
+def test_an_empty_batch_returns_empty_outputs() -> None:
     y, (h, c) = pg.convert(nn.LSTM(4, 5), pg.presets.ideal_inference())(torch.zeros(3, 0, 4))
     assert (tuple(y.shape), tuple(h.shape), tuple(c.shape)) == ((3, 0, 5), (1, 0, 5), (1, 0, 5))

@@ -1,4 +1,4 @@
-"""Layers whose weights lie in slices: a converter for each, added digitally; on digital weights and on devices."""
+"""Layers with bit-sliced weights: each slice has its own converters and is added digitally."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def linear(weight: Tensor, hw: pg.Hardware) -> pg.nn.AnalogLinear:
 
 
 def rounded(w: Tensor, rows: int, bits: int) -> Tensor:
-    """Weights as so many bits of their tile's column hold them."""
+    """The weights, rounded to the given bits per tile and column."""
     m = 2 ** (bits - 1) - 1
     parts = []
     for tile in w.split(rows, 1):
@@ -47,7 +47,7 @@ def rounded(w: Tensor, rows: int, bits: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("programmed", [False, True])
-def test_exact_slices_give_the_product_of_the_rounded_weights(kind: Any, programmed: bool) -> None:
+def test_exact_slices_compute_the_product_of_the_rounded_weights(kind: Any, programmed: bool) -> None:
     w, x = random(6, 50), random(30, 50, seed=1)
     layer = linear(w, hardware(kind, rows=20, columns=4))
     layer = pg.inference.program(layer, seed=0) if programmed else layer
@@ -75,7 +75,7 @@ def test_every_slice_has_a_converter_before_the_shift_and_add(kind: Any, program
             y = a.double() @ digit.double().t() / (2.0 * largest) * 7
             wanted += factor * y.clamp(-7, 7).round() / 7 * 2.0 * largest * s
     close = torch.isclose(layer(x).double(), wanted, rtol=1e-5, atol=1e-5)
-    assert close.float().mean() > 0.98  # digits are few, so that sums meet ties, and float32 their other side
+    assert close.float().mean() > 0.98  # sums of small digits hit rounding ties, which float32 may round the other way
 
 
 def test_converters_of_slices_are_independent() -> None:
@@ -83,25 +83,27 @@ def test_converters_of_slices_are_independent() -> None:
     hw = hardware(
         DifferentialSlices, bits=3, slices=2, adc=Adc(bits=16, range=FixedRange(value=2.0), gain_mismatch=0.02)
     )
-    layer = linear(torch.ones(n, 1), hw)  # of 3: digits 1 and 1, which count 1 and 2
+    layer = linear(torch.ones(n, 1), hw)  # 3 of 3 codes: digits 1 and 1 with weights 1 and 2
     assert layer.converters.outputs.shape == (2, 2, n)
     out = layer(torch.ones(1, 1))[0].detach()
     assert out.std().item() == pytest.approx(0.02 * 5**0.5 / 3, rel=BOUND / (2 * n) ** 0.5)
 
 
-def test_errors_of_devices_count_as_their_slice() -> None:
+def test_device_errors_are_weighted_by_the_significance_of_their_slice() -> None:
     n = 20_000
     device = joshi_2020()
     hw = hardware(DifferentialSlices, bits=5, slices=2, device=device)
     torch.manual_seed(0)
-    chip = pg.inference.program(linear(torch.full((n, 1), 0.7), hw), seed=0)  # the code 15: every device full or empty
+    chip = pg.inference.program(
+        linear(torch.full((n, 1), 0.7), hw), seed=0
+    )  # code 15: every device is at g_max or at zero
     g = chip.devices.conductance.double() / device.g_max
     pair = g[0].var() + g[1].var()
     variance = sum(f * f for f in hw.cell.slice_factors) * pair * 0.7**2
     assert chip.weight.var().item() == pytest.approx(variance.item(), rel=BOUND * (2 * 2 / n) ** 0.5)
 
 
-def test_noise_of_a_read_is_that_of_every_slice() -> None:
+def test_output_noise_is_drawn_for_every_slice() -> None:
     n = 20_000
     hw = hardware(DifferentialSlices, bits=5, slices=2, output_noise=0.1)
     noise = (linear(torch.ones(n, 1), hw)(torch.ones(1, 1)) - 1.0).detach()
@@ -127,7 +129,7 @@ def test_a_reference_drifts_with_its_columns() -> None:
     assert chip.devices.reference.conductance.shape == (2, 2, 40)
     old = pg.inference.age(chip, seconds=3.15e7)
     alone = hw.cell.weight(old.devices.present(old.devices.clock))
-    assert alone[:, 1:].mean() < -0.3  # zeros without a reference: the devices conduct less, the exact offset does not
+    assert alone[:, 1:].mean() < -0.3  # without the reference, zero weights drift against the exact offset
     assert old.weight[:, 1:].mean().abs() < 0.1
 
 
@@ -141,7 +143,7 @@ def test_columns_of_a_tile_share_the_error_of_their_reference() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_the_whole_weight_where_nothing_clips(kind: Any) -> None:
+def test_gradients_equal_those_of_the_unsliced_weight_without_clipping(kind: Any) -> None:
     w, x = random(6, 50), random(30, 50, seed=1).requires_grad_()
     layer = linear(w, hardware(kind, rows=20, slices=3, adc=Adc(bits=8, range=FullScaleRange())))
     grad = random(30, 6, seed=2)
@@ -150,15 +152,17 @@ def test_gradients_are_those_of_the_whole_weight_where_nothing_clips(kind: Any) 
     torch.testing.assert_close(layer.weight.grad, grad.t() @ x.detach(), rtol=1e-4, atol=1e-4)
 
 
-def test_a_clipped_slice_takes_its_share_of_the_gradient() -> None:
+def test_a_clipped_slice_loses_its_share_of_the_gradient() -> None:
     hw = hardware(DifferentialSlices, bits=3, slices=2, adc=Adc(bits=12, range=FixedRange(value=1.5)))
-    layer = linear(torch.tensor([[1.0, 2.0 / 3.0]]), hw)  # of 3: digits 1 1 and 0 1; the more significant slice gives 2
+    layer = linear(
+        torch.tensor([[1.0, 2.0 / 3.0]]), hw
+    )  # codes 3 and 2: the more significant slice sums to 2 and is clipped
     layer(torch.tensor([[1.0, 1.0]])).backward(torch.ones(1, 1))
     torch.testing.assert_close(layer.weight.grad, torch.tensor([[1.0, 1.0]]) * 1.0 / (1.0 + 4.0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_slices_drift_are_saved_and_compensated(kind: Any) -> None:
+def test_an_aged_and_compensated_sliced_chip_survives_its_state_dict(kind: Any) -> None:
     hw = hardware(
         kind, device=joshi_2020(), adc=RampAdc(bits=10, range=FixedRange(value=10.0), gain_mismatch=0.01), rows=20
     )
@@ -182,7 +186,7 @@ def test_summary_counts_every_slice_and_reference(kind: Any, devices: int) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_broken_weights_stay_broken(kind: Any) -> None:
+def test_a_nan_weight_makes_its_output_nan(kind: Any) -> None:
     layer = linear(random(6, 50), hardware(kind, adc=Adc()))
     layer.weight.data[2, 5] = torch.nan
     y = layer(random(3, 50, seed=1))

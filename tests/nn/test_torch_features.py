@@ -1,4 +1,4 @@
-"""Layers inside torch's machinery: compiler, autocast, vmap, checkpointing, accumulation, shared use."""
+"""Layers with the features of torch: compiler, autocast, vmap, checkpointing, accumulation, shared use."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange, LearnedRan
 
 IDEAL = pg.presets.ideal_inference()
 NOISY = replace(pg.presets.pcm_inference(), rows=5)
-# Every converter and no noise: two ways to compute must agree.
+# All converters but no noise, so that two ways to compute must agree.
 QUIET = replace(NOISY, output_noise=0.0, read_noise=0.0, cell=IDEAL.cell)
 RECIPE = pg.hwa.Recipe(drop_connect=0.1)
 WAYS = ["training", "evaluation", "programmed"]
 
 
 def net(hardware: pg.Hardware, way: str = "training") -> nn.Module:
-    """A convolution and two linear layers, several row-tiles each."""
+    """A convolution and two linear layers, each with several row tiles."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
     converted = pg.convert(model, hardware).train(way == "training")
@@ -37,7 +37,7 @@ def inputs() -> Tensor:
 
 
 def run(module: nn.Module, source: nn.Module, seed: int = 3) -> list[Tensor]:
-    """Output, gradient of the input, and gradients of ``source``'s parameters, under one seed."""
+    """The output, and the gradients of the input and of the parameters of ``source``, for one seed."""
     x = inputs().requires_grad_()
     torch.manual_seed(seed)
     y = module(x)
@@ -58,13 +58,13 @@ def fresh_compiler() -> Iterator[None]:
     torch.compiler.reset()
 
 
-# Inductor's own modules use what torch has deprecated.
+# Inductor's modules use deprecated functions of torch.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles C++")
 
 
 def small(hardware: pg.Hardware, way: str) -> nn.Module:
-    """Few kernels, since inductor takes seconds for each."""
+    """A net with few kernels, because inductor takes seconds for each."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Flatten(), nn.Linear(16, 3))
     converted = pg.convert(model, replace(hardware, rows=16)).train(way == "training")
@@ -84,7 +84,7 @@ def test_compiled_net_equals_eager_without_noise(way: str) -> None:
 
 @needs_compiler
 @pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_training_noise_is_eagers_when_inductor_draws_as_eager_does() -> None:
+def test_compiled_training_noise_equals_eager_noise_with_the_same_generator() -> None:
     module = small(NOISY, "training")
     RECIPE.apply(module)
     with torch._inductor.config.patch(fallback_random=True):
@@ -92,8 +92,8 @@ def test_compiled_training_noise_is_eagers_when_inductor_draws_as_eager_does() -
         assert_close(run(compiled, module), run(module, module))
 
 
-class Both(nn.Module):
-    """Two layers side by side, which a compiler might take for one."""
+class Parallel(nn.Module):
+    """Two layers with the same input, which a compiler might merge."""
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -105,9 +105,9 @@ class Both(nn.Module):
 
 @needs_compiler
 @pytest.mark.usefixtures("fresh_compiler")
-def test_compiled_noise_repeats_under_a_seed_and_differs_from_layer_to_layer() -> None:
+def test_compiled_noise_repeats_for_a_seed_and_differs_between_layers() -> None:
     layer = nn.Linear(8, 2000)
-    both = Both(pg.convert(nn.ModuleList([layer, nn.Linear(8, 2000)]), replace(IDEAL, output_noise=0.1)))
+    both = Parallel(pg.convert(nn.ModuleList([layer, nn.Linear(8, 2000)]), replace(IDEAL, output_noise=0.1)))
     both.layers[1].load_state_dict(both.layers[0].state_dict())
     compiled, x, draws = torch.compile(both, fullgraph=True), torch.randn(4, 8), []
     for _ in range(2):
@@ -125,7 +125,7 @@ def test_compiled_noise_repeats_under_a_seed_and_differs_from_layer_to_layer() -
 @pytest.mark.usefixtures("fresh_compiler")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.slow
-def test_noisy_net_is_traced_whole_and_equals_eager(way: str) -> None:
+def test_noisy_net_is_traced_without_graph_breaks_and_equals_eager(way: str) -> None:
     module = net(NOISY, way)
     RECIPE.apply(module)
     traced = torch.compile(module, fullgraph=True, backend="aot_eager_decomp_partition")
@@ -133,7 +133,7 @@ def test_noisy_net_is_traced_whole_and_equals_eager(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_autocast_computes_in_bfloat16_to_its_precision(way: str) -> None:
+def test_autocast_is_accurate_to_the_precision_of_bfloat16(way: str) -> None:
     module = net(QUIET, way)
     exact = run(module, module)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -153,7 +153,7 @@ def test_autocast_is_finite_with_noise() -> None:
 
 
 def chips(module: nn.Module, x: Tensor, count: int, randomness: str) -> Tensor:
-    """One net's outputs as ``count`` chips give them, ``[chips, batch, out]``."""
+    """The outputs of ``count`` copies of a net under vmap, ``[chips, batch, out]``."""
     parameters, buffers = stack_module_state([module] * count)
 
     def one(p: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
@@ -163,14 +163,14 @@ def chips(module: nn.Module, x: Tensor, count: int, randomness: str) -> Tensor:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_vmap_with_the_same_randomness_gives_equal_chips(way: str) -> None:
+def test_vmap_with_the_same_randomness_computes_equal_chips(way: str) -> None:
     module = net(NOISY, way)
     y = chips(module, inputs(), 3, "same")
     assert torch.equal(y[0], y[1])
     assert torch.equal(y[0], y[2])
 
 
-def test_vmap_draws_for_each_chip_its_own_noise() -> None:
+def test_vmap_with_different_randomness_draws_independent_noise_per_chip() -> None:
     layer = pg.nn.AnalogLinear(8, 2000, hardware=replace(IDEAL, output_noise=0.1))
     x = torch.randn(1, 8)
     noise = chips(layer, x, 4, "different") - nn.functional.linear(x, layer.weight, layer.bias).detach()
@@ -181,14 +181,14 @@ def test_vmap_draws_for_each_chip_its_own_noise() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_vmap_over_equal_nets_equals_each_net_alone(way: str) -> None:
+def test_vmap_over_equal_nets_equals_a_single_net(way: str) -> None:
     module = net(replace(QUIET, dac=Dac(range=AbsMaxRange())), way)
     with torch.no_grad():
         expected = module(inputs()).expand(3, -1, -1)
         torch.testing.assert_close(chips(module, inputs(), 3, "different"), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_functional_call_takes_other_weights() -> None:
+def test_functional_call_uses_the_given_weights() -> None:
     module, x = net(IDEAL), inputs()
     zeros = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
     assert torch.equal(functional_call(module, zeros, (x,)), torch.zeros(6, 3))
@@ -196,14 +196,14 @@ def test_functional_call_takes_other_weights() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointed_gradients_are_those_without(way: str, reentrant: bool) -> None:
+def test_checkpointing_does_not_change_gradients(way: str, reentrant: bool) -> None:
     module = net(NOISY, way)
     RECIPE.apply(module)
 
     def checkpointed(x: Tensor) -> Tensor:
         return checkpoint(module, x, use_reentrant=reentrant, preserve_rng_state=True)
 
-    if reentrant:  # this one supports only backward
+    if reentrant:  # reentrant checkpointing supports only backward
         x, y = inputs().requires_grad_(), inputs().requires_grad_()
         for run_, z in ((checkpointed, x), (module, y)):
             torch.manual_seed(3)
@@ -214,7 +214,7 @@ def test_checkpointed_gradients_are_those_without(way: str, reentrant: bool) -> 
         assert theirs is None or torch.equal(mine, theirs)
 
 
-def test_gradients_accumulate() -> None:
+def test_gradients_accumulate_over_backward_passes() -> None:
     module = net(NOISY)
     RECIPE.apply(module)
     single: dict[str, Tensor] = {name: torch.zeros_like(p) for name, p in module.named_parameters()}
@@ -242,7 +242,7 @@ def test_a_layer_used_twice_has_the_gradients_of_both_uses() -> None:
     torch.testing.assert_close(analog.bias.grad, layer.bias.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_two_uses_of_a_layer_draw_two_noises() -> None:
+def test_two_uses_of_a_layer_draw_independent_noise() -> None:
     layer, x = pg.nn.AnalogLinear(4, 5000, hardware=replace(IDEAL, output_noise=0.1)), torch.randn(1, 4)
     z = torch.cat([layer(x), layer(x)]).detach() - nn.functional.linear(x, layer.weight, layer.bias).detach()
     assert abs(torch.corrcoef(z / layer.weight.abs().amax(1).detach())[0, 1].item()) < 5 / 5000**0.5
@@ -264,7 +264,7 @@ def test_learned_ranges_have_gradients_through_the_compiler_and_checkpointing() 
     assert_close(run(torch.compile(module, fullgraph=True, backend="aot_eager"), module), expected)
 
 
-def test_inference_mode_computes_as_evaluation_does() -> None:
+def test_inference_mode_does_not_change_the_output() -> None:
     for way in ("evaluation", "programmed"):
         module = net(replace(NOISY, adc=Adc(range=FullScaleRange())), way)
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Transposed convolutions, and linear layers with transposed weights, equal their counterparts in every store."""
+"""Transposed convolutions and linear layers with transposed weights equal their counterparts in every store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ each = pytest.mark.parametrize(
 
 
 class Conv1D(nn.Module):
-    """Hugging Face's layer, where transformers is not installed."""
+    """A copy of Hugging Face's layer, because transformers may not be installed."""
 
     def __init__(self, nf: int, nx: int) -> None:
         super().__init__()
@@ -59,7 +59,9 @@ def close(mine: Any, theirs: Any) -> None:
 
 @each
 @pytest.mark.parametrize("rows", [512, 3])
-def test_numbers_and_gradients_are_the_float_counterparts(kind: Any, options: dict[str, Any], rows: int) -> None:
+def test_outputs_and_gradients_equal_those_of_the_digital_counterpart(
+    kind: Any, options: dict[str, Any], rows: int
+) -> None:
     digital = kind(4, 8, 3, **options)
     analog = pg.convert(digital, replace(IDEAL, rows=rows))
     x, found = image(kind, 2), []
@@ -76,11 +78,13 @@ def test_numbers_and_gradients_are_the_float_counterparts(kind: Any, options: di
 
 
 @each
-def test_chips_are_saved_loaded_and_come_back(kind: Any, options: dict[str, Any], tmp_path: Path) -> None:
+def test_a_chip_survives_saving_and_loading_and_converts_back(
+    kind: Any, options: dict[str, Any], tmp_path: Path
+) -> None:
     digital = kind(4, 8, 3, **options)
     chip = pg.inference.program(pg.convert(digital, IDEAL), seed=0)
     x = image(kind, 2)
-    close(chip(x), digital(x))  # ideal devices hold what they are given
+    close(chip(x), digital(x))  # ideal devices are programmed exactly
     torch.save(chip.state_dict(), tmp_path / "chip.pt")
     loaded = pg.convert(digital, IDEAL).eval()
     loaded.load_state_dict(torch.load(tmp_path / "chip.pt", weights_only=True))
@@ -92,7 +96,7 @@ def test_chips_are_saved_loaded_and_come_back(kind: Any, options: dict[str, Any]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_output_size_may_be_chosen(kind: Any) -> None:
+def test_output_size_selects_among_the_possible_sizes(kind: Any) -> None:
     digital = kind(4, 2, 3, stride=3, padding=1)
     analog, x = pg.convert(digital, IDEAL), image(kind, 2)
     smallest = list(digital(x).shape[2:])
@@ -104,7 +108,7 @@ def test_an_output_size_may_be_chosen(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_training_in_the_memory_stages_the_gradient(groups: int) -> None:
+def test_in_memory_training_stages_the_gradient(groups: int) -> None:
     hardware = replace(pg.presets.soft_bounds_training(), dac=None, adc=None, output_noise=0.0, read_noise=0.0)
     digital = nn.ConvTranspose2d(4, 6, 3, stride=2, groups=groups)
     analog = pg.convert(digital, hardware)
@@ -119,29 +123,29 @@ def test_training_in_the_memory_stages_the_gradient(groups: int) -> None:
     before = analog.weight.detach().clone()
     pg.optim.AnalogSGD(analog.parameters(), lr=0.01).step()
     change = analog.weight.detach() - before
-    assert (change * digital.weight.grad).sum() < 0  # each weight moves down its own gradient
+    assert (change * digital.weight.grad).sum() < 0  # the update descends the gradient
     close(analog.weight.matrix_layout.matrix(analog.weight.detach()), analog.devices.logical_weight())
     other = copy.deepcopy(analog)
     assert other.weight.matrix_layout == analog.weight.matrix_layout
 
 
-def test_noise_is_of_each_column_before_overlaps_are_added() -> None:
+def test_output_noise_is_drawn_per_column_before_overlaps_are_added() -> None:
     layer = nn.ConvTranspose2d(4, 64, 4, stride=2, bias=False)
     analog = pg.convert(layer, replace(IDEAL, output_noise=0.1, scale="tile"))
     x = torch.randn(4, 4, 12, 12)
-    noise = (analog(x) - layer(x))[:, :, 2:-2, 2:-2].detach()  # inside, four positions overlap
+    noise = (analog(x) - layer(x))[:, :, 2:-2, 2:-2].detach()  # away from the edges, four positions overlap
     unit = 0.1 * layer.weight.abs().max() * x.abs().flatten(1).amax(1).view(-1, 1, 1, 1)
     sd = (noise / unit).std().item()
     assert abs(sd / 2.0 - 1) < 5 / noise.numel() ** 0.5
 
 
-def test_wrong_shapes_are_refused() -> None:
+def test_wrong_shapes_raise() -> None:
     with pytest.raises(ValueError, match=r"input has shape \[2, 3, 5, 5\]; it must be \[batch, 4, \.\.\.\]"):
         AnalogConvTranspose2d(4, 2, 3, hardware=IDEAL)(torch.zeros(2, 3, 5, 5))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:DeprecationWarning")
-def test_it_is_traced_whole() -> None:
+def test_it_is_traced_without_graph_breaks() -> None:
     torch.compiler.reset()
     net = pg.convert(nn.ConvTranspose2d(4, 2, 3, stride=2), NOISY)
     x = torch.randn(2, 4, 3, 3)
@@ -153,11 +157,8 @@ def test_it_is_traced_whole() -> None:
     close(y[1], y[0])
 
 
-# --- transposed weights -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", [Conv1D, TransposedLinear])
-def test_hugging_faces_layer_is_known_by_name(kind: Any) -> None:
+def test_the_layer_of_hugging_face_is_recognised_by_name(kind: Any) -> None:
     digital = nn.Sequential(kind(6, 4))
     net, x = pg.convert(digital, IDEAL), torch.randn(2, 3, 4)
     assert type(net[0]) is AnalogTransposedLinear
@@ -172,7 +173,7 @@ def test_hugging_faces_layer_is_known_by_name(kind: Any) -> None:
     close(pg.to_digital(chip)(x), other(x))
 
 
-def test_transformers_own_layer() -> None:
+def test_the_layer_of_transformers_converts_both_ways() -> None:
     pytorch_utils = pytest.importorskip("transformers.pytorch_utils")
     digital = pytorch_utils.Conv1D(6, 4)
     x = torch.randn(2, 4)
@@ -181,7 +182,7 @@ def test_transformers_own_layer() -> None:
     assert type(pg.to_digital(net)) is pytorch_utils.Conv1D
 
 
-def test_in_memory_training_of_a_transposed_weight() -> None:
+def test_in_memory_training_stages_the_gradient_of_a_transposed_weight() -> None:
     hardware = replace(pg.presets.soft_bounds_training(), dac=None, adc=None, output_noise=0.0, read_noise=0.0)
     net, x = pg.convert(TransposedLinear(6, 4), hardware), torch.randn(5, 4)
     net(x).square().sum().backward()
@@ -192,8 +193,8 @@ def test_in_memory_training_of_a_transposed_weight() -> None:
     assert ((net.weight.detach() - before) * (x.t() @ d)).sum() < 0
 
 
-class Turned(nn.Module):
-    """Two layers tied the wrong way around."""
+class TiedTranspose(nn.Module):
+    """Two layers with one parameter, which the second uses transposed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,8 +205,8 @@ class Turned(nn.Module):
         return self.b(self.a(x))
 
 
-def test_a_weight_and_its_transpose_are_two_matrices_on_a_chip_and_refused_in_the_memory() -> None:
-    digital, x = Turned(), torch.randn(3, 4)
+def test_a_tied_transpose_has_separate_devices_on_a_chip_and_raises_in_memory() -> None:
+    digital, x = TiedTranspose(), torch.randn(3, 4)
     net = pg.convert(digital, IDEAL)
     assert net.a.weight is net.b.weight
     close(net(x), digital(x))
@@ -220,7 +221,7 @@ def test_a_weight_and_its_transpose_are_two_matrices_on_a_chip_and_refused_in_th
         pg.convert(digital, pg.presets.soft_bounds_training())
 
 
-def test_output_size_with_channels() -> None:
+def test_output_size_may_include_the_channels() -> None:
     digital = nn.ConvTranspose2d(2, 3, 3, stride=2)
     net, x = pg.convert(digital, pg.presets.ideal_inference()), torch.randn(2, 4, 4)
     torch.testing.assert_close(net(x, output_size=[3, 10, 10]), digital(x, output_size=[3, 10, 10]))

@@ -1,4 +1,4 @@
-"""Layers on tiles with wires."""
+"""Layers on tiles with wire resistance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WIRED = replace(IDEAL, wires=WIRES)
 
 
 def effective(weight: Tensor, hardware: Hardware, g_max: float = 25e-6) -> Tensor:
-    """The matrix tile by tile, each plane by itself, in units of the weights."""
+    """The effective weight matrix, computed for each tile and conductance plane."""
     out = torch.empty_like(weight, dtype=torch.float64)
     for o in range(0, len(weight), hardware.columns):
         for i in range(0, weight.shape[1], hardware.rows):
@@ -31,17 +31,17 @@ def effective(weight: Tensor, hardware: Hardware, g_max: float = 25e-6) -> Tenso
     return out
 
 
-def test_a_linear_layer_multiplies_by_its_tiles_effective_matrices() -> None:
+def test_a_linear_layer_multiplies_by_the_effective_matrices_of_its_tiles() -> None:
     net, x = pg.convert(nn.Linear(19, 11, bias=False), WIRED), torch.randn(4, 19)
     want = x.double() @ effective(net.weight.detach(), WIRED).T
     torch.testing.assert_close(net(x).double(), want, rtol=1e-5, atol=1e-6)
     assert float((want - x.double() @ net.weight.detach().double().T).abs().max()) > 1e-3
     chip = pg.inference.program(net, seed=0)
     torch.testing.assert_close(chip(x).double(), want, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(chip.weight, net.weight, rtol=1e-5, atol=1e-7)  # what the devices hold
+    torch.testing.assert_close(chip.weight, net.weight, rtol=1e-5, atol=1e-7)  # the programmed weight, without wires
 
 
-def test_a_convolution_does_too() -> None:
+def test_a_convolution_multiplies_by_the_effective_matrices_of_its_tiles() -> None:
     net, x = pg.convert(nn.Conv2d(3, 6, 3, bias=False), WIRED), torch.randn(2, 3, 5, 5)
     kernel = effective(net.weight.detach().flatten(1), WIRED).view(net.weight.shape)
     want = torch.nn.functional.conv2d(x.double(), kernel)
@@ -50,8 +50,8 @@ def test_a_convolution_does_too() -> None:
 
 
 @pytest.mark.parametrize("how", ["exact", "first-order"])
-def test_master_weights_learn_through_the_wires(how: str) -> None:
-    """The derivative along a random direction, by differences; scales stay when the largest weights do."""
+def test_gradients_of_digital_weights_pass_through_the_wires(how: str) -> None:
+    """Compare with a finite difference in a random direction that keeps the largest weights, and so the scales."""
     hardware = replace(IDEAL, wires=replace(WIRES, solve=how))
     net, x = pg.convert(nn.Linear(9, 6, bias=False).double(), hardware), torch.randn(5, 9, dtype=torch.float64)
     upstream = torch.randn(5, 6, dtype=torch.float64)
@@ -71,7 +71,7 @@ def test_master_weights_learn_through_the_wires(how: str) -> None:
     assert float((net.weight.grad * step).sum()) == pytest.approx((ends[0] - ends[1]) / 2, rel=1e-5)
 
 
-def test_wires_are_solved_again_when_the_chip_ages_and_only_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wires_are_solved_again_only_when_the_chip_ages(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = replace(pg.presets.pcm_inference(), rows=7, columns=5, wires=WIRES)
     chip = pg.inference.program(pg.convert(nn.Linear(9, 6), hardware), seed=0)
     solved, effective_of = [], Wires.effective_unchecked
@@ -96,7 +96,7 @@ def test_wires_are_solved_again_when_the_chip_ages_and_only_then(monkeypatch: py
     torch.testing.assert_close(found, both, rtol=0.0, atol=1e-6 * float(both.max()))
 
 
-def test_a_state_dict_brings_devices_whose_wires_are_solved() -> None:
+def test_wires_are_solved_when_devices_are_loaded() -> None:
     net, x = pg.convert(nn.Linear(9, 6), WIRED), torch.randn(3, 9)
     chip = pg.inference.program(net, seed=0)
     state = chip.state_dict()
@@ -107,24 +107,24 @@ def test_a_state_dict_brings_devices_whose_wires_are_solved() -> None:
 
 
 @pytest.mark.slow
-def test_read_noise_counts_by_what_reaches_the_device_and_returns() -> None:
-    """One cell behind 10 kohm: a read spreads by what it does without wires, times ``(1 + G R)^-2``."""
+def test_read_noise_is_attenuated_by_the_wires_in_both_directions() -> None:
+    """Behind 10 kohm the sd of reads of one cell is that without wires times ``(1 + G R)^-2``."""
     hardware = replace(pg.presets.pcm_inference(), dac=None, adc=None, output_noise=0.0, read_noise=0.0)
-    spreads, digital = {}, nn.Linear(1, 1, bias=False)
+    read_sd, digital = {}, nn.Linear(1, 1, bias=False)
     digital.weight.data.fill_(1.0)
     for wires in (None, Wires(word_line=4e3, bit_line=6e3)):
         chip = pg.inference.program(pg.convert(digital, replace(hardware, wires=wires)), seed=0)
         seeds = [torch.tensor([s]) for s in range(4000)]
         reads = torch.stack([chip.devices.read_weight(s) for s in seeds])
-        spreads[wires is not None] = float(reads.std())
+        read_sd[wires is not None] = float(reads.std())
         conductance = chip.devices.present(chip.devices.clock)[0].item()
-    reached = 1.0 / (1.0 + conductance * 1e4) ** 2
-    assert reached < 0.8
-    n = 4000  # the ratio of two standard deviations has a relative sd of 1 / sqrt(n); the same draws: less
-    assert spreads[True] / spreads[False] == pytest.approx(reached, rel=4 / n**0.5)
+    attenuation = 1.0 / (1.0 + conductance * 1e4) ** 2
+    assert attenuation < 0.8
+    n = 4000  # the ratio of two sds has a relative sd of 1 / sqrt(n), or less with the same draws
+    assert read_sd[True] / read_sd[False] == pytest.approx(attenuation, rel=4 / n**0.5)
 
 
-def test_training_in_the_memory_refuses_wires_and_says_the_way_out() -> None:
+def test_in_memory_training_with_wires_raises_and_names_the_fix() -> None:
     training = pg.presets.soft_bounds_training()
     for wires in (WIRES, DurationCodedDrop()):
         with pytest.raises(ValueError, match=r"Hardware: wires = .* update by pulses.*wires=None.*to_digital"):
@@ -136,7 +136,7 @@ def test_training_in_the_memory_refuses_wires_and_says_the_way_out() -> None:
 
 
 def dropped(x: Tensor, w: Tensor, rows: int, segment: float, g_max: float = 25e-6) -> Tensor:
-    """The duration-coded formula, tile by tile and output by output."""
+    """The formula for duration-coded inputs, evaluated for each tile and output."""
     y = torch.zeros(len(x), len(w), dtype=torch.float64)
     for b, vector in enumerate(x.double()):
         for o, row in enumerate(w.double()):
@@ -149,12 +149,12 @@ def dropped(x: Tensor, w: Tensor, rows: int, segment: float, g_max: float = 25e-
     return y
 
 
-def test_the_duration_coded_formula_in_layers() -> None:
+def test_layers_follow_the_duration_coded_formula() -> None:
     hardware = replace(IDEAL, dac=Dac(bits=16, range=AbsMaxRange()), wires=DurationCodedDrop(segment=500.0))
     net, x = pg.convert(nn.Linear(19, 11, bias=False), hardware), torch.randn(4, 19)
     want = dropped(x, net.weight.detach(), 7, 500.0)
     assert float((want - x.double() @ net.weight.detach().double().T).abs().max()) > 1e-2
-    torch.testing.assert_close(net(x).double(), want, rtol=0.0, atol=2e-4)  # of 16 bits
+    torch.testing.assert_close(net(x).double(), want, rtol=0.0, atol=2e-4)  # the resolution of 16 bits
     torch.testing.assert_close(pg.inference.program(net, seed=0)(x).double(), want, rtol=0.0, atol=2e-4)
     net = pg.convert(nn.Conv2d(19, 11, 1, bias=False), hardware)
     images = torch.randn(4, 19, 1, 1)
@@ -162,7 +162,7 @@ def test_the_duration_coded_formula_in_layers() -> None:
     torch.testing.assert_close(net(images).flatten(1).double(), want, rtol=0.0, atol=2e-4)
 
 
-def test_half_precision_and_noise_pass_through_wires() -> None:
+def test_wires_support_half_precision_and_training_noise() -> None:
     hardware = replace(pg.presets.pcm_inference(), rows=7, columns=5, wires=WIRES)
     net = pg.convert(nn.Linear(9, 6), hardware)
     pg.hwa.calibrate(net, [torch.randn(8, 9)], recipe=pg.hwa.Recipe(noise=pg.hwa.PCMNoise()))
@@ -176,7 +176,7 @@ def test_half_precision_and_noise_pass_through_wires() -> None:
 
 
 def test_the_baseline_of_drift_compensation_is_read_through_the_wires() -> None:
-    """Ideal devices and converters: a column's baseline is the sum of the sizes of its effective weights."""
+    """With ideal devices and converters, the baseline of a column is the sum of its absolute effective weights."""
     net = pg.convert(nn.Linear(19, 11, bias=False), WIRED)
     chip = pg.inference.program(net, seed=0)
     sizes = effective(net.weight.detach(), WIRED).abs()
@@ -187,7 +187,7 @@ def test_the_baseline_of_drift_compensation_is_read_through_the_wires() -> None:
 
 
 @pytest.mark.parametrize("how", ["exact", "first-order"])
-def test_a_broken_weight_stays_broken_through_wires(how: str) -> None:
+def test_a_nan_weight_makes_its_output_nan_through_wires(how: str) -> None:
     net = pg.convert(nn.Linear(9, 6, bias=False), replace(IDEAL, wires=replace(WIRES, solve=how)))
     with torch.no_grad():
         net.weight[2, 3] = torch.nan
@@ -195,7 +195,7 @@ def test_a_broken_weight_stays_broken_through_wires(how: str) -> None:
 
 
 @pytest.mark.parametrize("programmed", [False, True])
-def test_every_slice_is_an_array_of_its_own(programmed: bool) -> None:
+def test_the_wires_of_each_slice_are_solved_separately(programmed: bool) -> None:
     cell = DifferentialSlices(device=pg.devices.ideal_device(g_max=25e-6), bits=6, slices=3)
     wires = Wires(word_line=20.0, bit_line=10.0)
     hardware = replace(pg.presets.ideal_inference(rows=20, columns=64), cell=cell, wires=wires)
@@ -204,19 +204,19 @@ def test_every_slice_is_an_array_of_its_own(programmed: bool) -> None:
     layer = pg.inference.program(net, seed=0) if programmed else net
     x = torch.randn(5, 40)
     want = torch.zeros(5, 7)
-    for half, lines in zip(weight.split(20, dim=1), x.split(20, dim=1), strict=True):
+    for half, inputs in zip(weight.split(20, dim=1), x.split(20, dim=1), strict=True):
         scale = half.abs().amax(1, keepdim=True)
         planes = wires.effective(cell.targets(half / scale).mT.double()).mT
         slices = (planes[0::2] - planes[1::2]).float() / 25e-6
         for factor, part in zip(cell.slice_factors, slices, strict=True):
-            want += factor * lines @ (part * scale).t()
+            want += factor * inputs @ (part * scale).t()
     torch.testing.assert_close(layer(x), want, rtol=1e-4, atol=1e-5)
     plain = pg.convert(nn.Sequential(nn.Linear(40, 7, bias=False)), replace(hardware, wires=None)).eval()
     plain[0].weight.data.copy_(weight)
     assert (plain(x) - want).abs().max() > 1e-3
 
 
-def test_a_reference_column_has_no_wires_and_says_so() -> None:
+def test_wires_with_a_reference_column_raise() -> None:
     cell = OffsetSlices(device=pg.devices.ideal_device(), bits=6, slices=3)
     with pytest.raises(ValueError, match="cell = OffsetSlices"):
         replace(pg.presets.ideal_inference(), cell=cell, wires=Wires(word_line=1.0, bit_line=1.0))

@@ -1,4 +1,4 @@
-"""From a digital model to an analog one and back, and what stays digital."""
+"""Conversion of digital models to analog ones and back, and reports about the parts that stay digital."""
 
 from phasegrad.conversion.bypass_watch import BypassWarning, bypasses
 from phasegrad.conversion.counterparts import register_counterpart

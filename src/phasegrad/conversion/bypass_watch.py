@@ -1,4 +1,4 @@
-"""Products with weights that do not pass through an analog layer."""
+"""Detection of matrix products with weights that bypass the analog layers."""
 
 from __future__ import annotations
 
@@ -19,33 +19,32 @@ _PRODUCTS = frozenset(
     "_native_multi_head_attention _transformer_encoder_layer_fwd lstm gru rnn_tanh rnn_relu lstm_cell gru_cell "
     "rnn_tanh_cell rnn_relu_cell".split()
 )
-# The same numbers in another shape, place or precision: a product with these is one with the weight.
+# Functions that change only the shape, device or dtype of a weight: a product with the result uses the weight.
 _VIEWS = frozenset(
     "t transpose permute movedim view reshape flatten unflatten squeeze unsqueeze expand narrow select chunk split "
     "unbind __getitem__ to float half bfloat16 double type contiguous clone detach cat stack T mT H mH adjoint "
     "swapaxes swapdims data".split()
 )
-
-_JOINED = frozenset(("cat", "stack"))
+_JOINS = frozenset(("cat", "stack"))
 
 
 class BypassWarning(UserWarning):
-    """A weight takes part in a digital product, so that the hardware is not simulated there."""
+    """A weight is used in a digital product, where the hardware is not simulated."""
 
 
 def bypasses(net: nn.Module, *inputs: Any, **named: Any) -> dict[str, str]:
-    """Products of one forward pass that no tile computes though they multiply with a parameter.
+    """Find the products of one forward pass that use a parameter but bypass the tiles.
 
-    A model may use the weight of a module without calling it, as ``F.linear(x, self.head.weight)``; then nothing of the
-    hardware is in the result. And a module that stayed digital multiplies digitally.
+    A model may use the weight of a module without calling the module, as in ``F.linear(x, self.head.weight)``; the
+    result then contains none of the hardware's effects. Modules that stayed digital multiply digitally too.
 
     Args:
-        net: a converted net; it is run once in evaluation mode, and left as it was, torch's generator too.
-        inputs: of the net.
-        named: of the net, by name.
+        net: a converted net. It is run once in evaluation mode; the net and torch's CPU generator are left unchanged.
+        inputs: positional inputs of the net.
+        named: keyword inputs of the net.
 
     Returns:
-        By the name of a parameter the function that multiplied with it and where that was.
+        The function that used a parameter and where it did so, by the name of the parameter.
 
     Examples:
         >>> import phasegrad as pg
@@ -56,37 +55,37 @@ def bypasses(net: nn.Module, *inputs: Any, **named: Any) -> dict[str, str]:
         ...     def forward(self, x):
         ...         return torch.nn.functional.linear(x, self.head.weight)
         >>> bypasses(pg.convert(Model(), pg.presets.pcm_inference()), torch.ones(1, 4))
-        {'head.weight': 'linear multiplies with it outside of the forward pass of head; call head(x) instead'}
+        {'head.weight': 'linear multiplies by it outside the forward pass of head; call head(x) instead'}
     """
     modes = {module: module.training for module in net.modules()}
-    with ExitStack() as around:
-        around.enter_context(torch.random.fork_rng(devices=[]))
-        around.enter_context(torch.no_grad())
-        found = around.enter_context(watching_bypasses(net.eval()))
-        around.callback(lambda: [setattr(module, "training", mode) for module, mode in modes.items()])
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        stack.enter_context(torch.no_grad())
+        found = stack.enter_context(watching_bypasses(net.eval()))
+        stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes.items()])
         net(*inputs, **named)
     return found
 
 
 @contextmanager
 def watching_bypasses(net: nn.Module) -> Iterator[dict[str, str]]:
-    """While this lasts, what passes by the tiles is collected; see :func:`bypasses`."""
-    watch = _Watch(net)
-    with ExitStack() as around:
-        for layer in watch.layers:
-            around.callback(layer.register_forward_pre_hook(watch.enter, prepend=True).remove)
-            around.callback(layer.register_forward_hook(watch.leave, always_call=True).remove)
-        around.enter_context(watch)
-        yield watch.found
+    """Collect the products that bypass the tiles within the context; see :func:`bypasses`."""
+    detector = _BypassDetector(net)
+    with ExitStack() as stack:
+        for layer in detector.layers:
+            stack.callback(layer.register_forward_pre_hook(detector.enter_layer, prepend=True).remove)
+            stack.callback(layer.register_forward_hook(detector.leave_layer, always_call=True).remove)
+        stack.enter_context(detector)
+        yield detector.found
 
 
-class _Watch(TorchFunctionMode):
-    """Sees every torch function that is called, and whether an analog layer calls it."""
+class _BypassDetector(TorchFunctionMode):
+    """Records products with parameters that are computed outside the forward pass of an analog layer."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.found: dict[str, str] = {}
-        self.inside: list[nn.Module] = []
+        self.active_layers: list[nn.Module] = []
         modules = dict(net.named_modules())
         self.layers = [m for m in modules.values() if isinstance(m, AnalogLayer)]
         self.owners = {
@@ -95,27 +94,27 @@ class _Watch(TorchFunctionMode):
             for key, p in module._parameters.items()
             if p is not None and not isinstance(module, AnalogComposite)
         }
-        for name, module in modules.items():  # of a tied weight it is the analog layer that is passed by
+        for name, module in modules.items():  # report a tied weight as that of its analog layer
             if isinstance(module, AnalogLayer):
                 self.owners[id(module.weight)] = (f"{name}.weight".lstrip("."), name, module)
-        self.views: dict[int, tuple[Tensor, int]] = {}  # with the view itself, so that its id stays its own
+        self.views: dict[int, tuple[Tensor, int]] = {}  # keep the view alive, so that its id is not reused
 
-    def enter(self, module: nn.Module, *_: Any) -> None:
-        self.inside.append(module)
+    def enter_layer(self, module: nn.Module, *_: Any) -> None:
+        self.active_layers.append(module)
 
-    def leave(self, *_: Any) -> None:
-        self.inside.pop()
+    def leave_layer(self, *_: Any) -> None:
+        self.active_layers.pop()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
-        if name == "__get__":  # of an attribute
+        if name == "__get__":  # access to an attribute such as x.T
             name = getattr(getattr(func, "__self__", None), "__name__", "")
-        if not self.inside and name in _PRODUCTS | _VIEWS:
-            used = [self._parameter(t) for t in _tensors((args, kwargs or {}))]
-            if name in _JOINED and None in used:  # a parameter among activations, as a learned token
+        if not self.active_layers and name in _PRODUCTS | _VIEWS:
+            used = [self._parameter_id(t) for t in _tensors((args, kwargs or {}))]
+            if name in _JOINS and None in used:  # a parameter joined with activations, such as a learned token
                 return result
             for parameter in (p for p in used if p is not None):
                 if name in _PRODUCTS:
@@ -124,20 +123,21 @@ class _Watch(TorchFunctionMode):
                     self.views.update({id(t): (t, parameter) for t in _tensors(result)})
         return result
 
-    def _parameter(self, tensor: Tensor) -> int | None:
-        """The id of the parameter that a tensor is, or is a view of."""
-        seen = self.views.get(id(tensor))
-        return seen[1] if seen is not None else id(tensor) if id(tensor) in self.owners else None
+    def _parameter_id(self, tensor: Tensor) -> int | None:
+        """The id of the parameter that a tensor is or is derived from."""
+        view = self.views.get(id(tensor))
+        return view[1] if view is not None else id(tensor) if id(tensor) in self.owners else None
 
     def _report(self, function: str, parameter: str, name: str, module: nn.Module) -> None:
         if isinstance(module, AnalogLayer):
-            where = f"outside of the forward pass of {name or 'the net'}; call {name or 'it'}(x) instead"
+            where = f"outside the forward pass of {name or 'the net'}; call {name or 'it'}(x) instead"
         else:
             where = f"in {name or 'the net'}, a {type(module).__name__}, which is digital"
-        self.found.setdefault(parameter, f"{function} multiplies with it {where}")
+        self.found.setdefault(parameter, f"{function} multiplies by it {where}")
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):

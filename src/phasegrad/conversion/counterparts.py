@@ -1,4 +1,4 @@
-"""Which module has which analog counterpart."""
+"""The registry of analog counterparts of digital modules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from phasegrad.nn import (
 from phasegrad.nn.linear import TransposedLinear
 
 Make: TypeAlias = Callable[[nn.Module, Hardware], nn.Module]
-"""From a digital module and the hardware to its counterpart, which has analog layers in it or is one."""
+"""Function from a digital module and the hardware to a counterpart that is or contains an analog layer."""
 
 _COUNTERPARTS: dict[type[nn.Module], Make] = {
     nn.Linear: AnalogLinear.from_digital,
@@ -51,31 +51,31 @@ _COUNTERPARTS: dict[type[nn.Module], Make] = {
     nn.LSTMCell: AnalogLSTMCell.from_digital,
     nn.GRUCell: AnalogGRUCell.from_digital,
 }
-# Classes of libraries that need not be installed, by where they are defined.
-_NAMED: dict[str, Make] = {"transformers.pytorch_utils.Conv1D": AnalogTransposedLinear.from_digital}
-_OPTIONAL: dict[type[nn.Module], str] = {
-    nn.Embedding: "a look-up of rows, with no product; register AnalogEmbedding to read tiles",
+# Classes of optional dependencies, by qualified name, so that the dependencies need not be imported.
+_COUNTERPARTS_BY_NAME: dict[str, Make] = {"transformers.pytorch_utils.Conv1D": AnalogTransposedLinear.from_digital}
+_REASONS_WITHOUT_COUNTERPART: dict[type[nn.Module], str] = {
+    nn.Embedding: "a look-up of rows, not a product; register AnalogEmbedding to read tiles",
 }
-_registered: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
+_REGISTERED: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 
 
 def register_counterpart(module_type: type[nn.Module], make: Make) -> RemovableHandle:
-    """Let :func:`phasegrad.convert` make counterparts of a module type, or other ones than it would.
+    """Register or replace the function with which :func:`phasegrad.convert` converts a module type.
 
-    The type must match exactly: a subclass may compute something else. A module is converted as a whole, so ``make`` is
-    responsible for its submodules. :func:`phasegrad.to_digital` calls the counterpart's ``to_digital()`` if it has that
-    method, and otherwise converts the analog layers inside it back one by one.
+    The type must match exactly, because a subclass may compute something else. ``make`` converts the module including
+    its submodules. :func:`phasegrad.to_digital` calls the counterpart's ``to_digital()`` if it has that method, and
+    otherwise converts each analog layer inside it back separately.
 
     Args:
-        module_type: of the digital modules.
-        make: called with such a module, of a copy of the model, and the hardware. Its parameters may be taken over:
-            what is shared then stays shared.
+        module_type: type of the digital modules.
+        make: function that is called with a module of a copy of the model, and with the hardware. It may reuse the
+            parameters of the module, so that shared parameters stay shared.
 
     Returns:
-        A handle: ``handle.remove()`` ends it, and so does the end of a ``with`` block.
+        A handle: ``handle.remove()`` or the end of a ``with`` block removes the registration.
 
     Raises:
-        TypeError: ``module_type`` is no module type, or ``make`` cannot be called.
+        TypeError: ``module_type`` is not a subclass of ``nn.Module``, or ``make`` is not callable.
 
     Examples:
         >>> import phasegrad as pg
@@ -98,25 +98,25 @@ def register_counterpart(module_type: type[nn.Module], make: Make) -> RemovableH
         )
     if not callable(make):
         raise TypeError(f"register_counterpart: make = {make!r}; it must be a function of a module and a Hardware")
-    handle = RemovableHandle(_registered)
-    _registered[handle.id] = (module_type, make)
+    handle = RemovableHandle(_REGISTERED)
+    _REGISTERED[handle.id] = (module_type, make)
     return handle
 
 
 def counterpart_of(module: nn.Module) -> Make | None:
-    """What makes the counterpart of a module; ``None`` if it has none."""
+    """The function that creates the counterpart of a module; ``None`` if there is none."""
     kind = type(module)
-    for registered, make in reversed(_registered.values()):
+    for registered, make in reversed(_REGISTERED.values()):
         if registered is kind:
             return make
-    return _COUNTERPARTS.get(kind) or _NAMED.get(f"{kind.__module__}.{kind.__qualname__}")
+    return _COUNTERPARTS.get(kind) or _COUNTERPARTS_BY_NAME.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def make_counterpart(digital: nn.Module, hardware: Hardware) -> nn.Module:
-    """The counterpart of a module that has one.
+    """Create the counterpart of a module that has one.
 
     Raises:
-        TypeError: what a registered function made has no analog layer in it.
+        TypeError: a registered function returned a module without an analog layer.
     """
     make = counterpart_of(digital)
     assert make is not None
@@ -131,19 +131,19 @@ def make_counterpart(digital: nn.Module, hardware: Hardware) -> nn.Module:
 
 
 def why_digital(module: nn.Module) -> str | None:
-    """Why a module has no counterpart; ``None`` if it has one."""
+    """Why a module cannot be converted; ``None`` if it can."""
     kind = type(module)
     if counterpart_of(module) is not None:
-        return "its weight is computed" if _computed(module) else None
-    known = (*(kind for kind, _ in _registered.values()), *_COUNTERPARTS)
+        return "its weight is computed by a parametrization or a hook" if _has_computed_parameters(module) else None
+    known = (*(kind for kind, _ in _REGISTERED.values()), *_COUNTERPARTS)
     counterpart = next((t.__name__ for t in known if issubclass(kind, t)), None)
     if counterpart is not None:
         return f"{kind.__name__} is a subclass of {counterpart} and may compute something else"
-    return _OPTIONAL.get(kind) or f"no analog counterpart of {kind.__name__}"
+    return _REASONS_WITHOUT_COUNTERPART.get(kind) or f"no analog counterpart of {kind.__name__}"
 
 
-def _computed(module: nn.Module) -> bool:
-    """Whether a hook puts a tensor where the module looks for a parameter, as weight normalisation does."""
+def _has_computed_parameters(module: nn.Module) -> bool:
+    """Whether a parametrization or a hook computes a parameter, as weight normalisation does."""
     return any(
         is_parametrized(part) or any(isinstance(value, Tensor) for value in vars(part).values())
         for part in module.modules()

@@ -1,4 +1,4 @@
-"""What a converted net is made of."""
+"""Summary of a converted net: layers, tiles, devices and digital parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phasegrad.nn import analog_layers
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One analog layer."""
+    """Summary of one analog layer."""
 
     name: str
     kind: str
@@ -23,28 +23,28 @@ class LayerSummary:
     tiles: int
     devices: int
     utilisation: float
-    """The part of its tiles' cells that hold weights."""
+    """Fraction of the unit cells in its tiles that store weights."""
     store: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What :func:`summary` found; ``print`` it."""
+    """The result of :func:`summary`, which prints as a table."""
 
     layers: tuple[LayerSummary, ...]
     digital: dict[str, str]
-    """Modules with weights that stay digital, with the reason."""
+    """Why each module with weights stays digital, by name."""
     bypasses: dict[str, str] = field(default_factory=dict)
-    """Parameters that a forward pass multiplied with digitally; empty where no input was given."""
+    """Parameters that a forward pass used in digital products; empty if no input was passed."""
 
     @property
     def tiles(self) -> int:
-        """Tiles of all layers; no tile is shared by two layers."""
+        """Number of tiles of all layers; layers do not share tiles."""
         return sum(layer.tiles for layer in self.layers)
 
     @property
     def devices(self) -> int:
-        """Devices that hold weights."""
+        """Number of devices that store weights."""
         return sum(layer.devices for layer in self.layers)
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Summary:
         ]
         total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "")
         lines = _table([head, *rows, total])
-        for head, entries in (("digital:", self.digital), ("past the tiles:", self.bypasses)):
+        for head, entries in (("digital:", self.digital), ("bypassing the tiles:", self.bypasses)):
             if entries:
                 width = max(len(name or "(root)") for name in entries)
                 lines += ["", head, *(f"  {name or '(root)':<{width}}  {why}" for name, why in entries.items())]
@@ -71,15 +71,15 @@ class Summary:
 
 
 def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
-    """Layers, tiles, devices and utilisation of a converted net, and what stayed digital and why.
+    """Summarise layers, tiles, devices and utilisation of a converted net, and the modules that stay digital.
 
-    A layer that occurs in several places counts once.
+    A layer that occurs in several places is counted once.
 
     Args:
         net: a converted net.
-        inputs: of the net; with them it is run once, and products that no tile computes are listed as
-            :func:`phasegrad.conversion.bypasses` finds them.
-        named: of the net, by name.
+        inputs: positional inputs of the net. If they are passed, the net is run once to list the products that bypass
+            the tiles, as :func:`phasegrad.conversion.bypasses` finds them.
+        named: keyword inputs of the net.
 
     Examples:
         >>> import phasegrad as pg
@@ -110,7 +110,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns aligned, numbers to the right, a rule under the head and above the total."""
+    """Align the columns, numbers to the right, with a rule below the header and above the total."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     align = ("<", "<", ">", ">", ">", ">", "<")
     lines = ["  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)).rstrip() for row in rows]

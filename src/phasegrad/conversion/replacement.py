@@ -1,4 +1,4 @@
-"""From a digital model to an analog one, and back."""
+"""Replacement of the layers of a model by analog counterparts, and back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from phasegrad.conversion.counterparts import make_counterpart
 from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
-from phasegrad.conversion.selection import REASONS, Selection, judge, left_digital, selected
+from phasegrad.conversion.selection import REASONS, Selection, left_digital, reasons_to_stay_digital, selected
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar import Hardware
 from phasegrad.nn import (
@@ -25,7 +25,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
-from phasegrad.nn.ddp import heed_in_ddp
+from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer_state import check_state_dict
 from phasegrad.stores.programmed import blank_devices, expect
 from phasegrad.stores.sharing import Exchanges, sharing
@@ -68,27 +68,28 @@ def convert(
 def convert(
     model: nn.Module, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
 ) -> nn.Module:
-    """Copy a model, with its layers computed in crossbar tiles.
+    """Copy a model and replace its layers by analog counterparts, which are computed in crossbar tiles.
 
-    Linear, convolutional, attention and recurrent layers become their analog counterparts, and what
-    :func:`phasegrad.conversion.register_counterpart` registered. Modules that occur in several places stay one
-    module, and parameters that are shared stay shared. What stays digital, and why, is in :func:`left_digital` and
-    :func:`phasegrad.summary`.
+    Linear, convolutional, attention and recurrent layers are converted, and the types that were registered with
+    :func:`phasegrad.conversion.register_counterpart`. A module that occurs in several places stays one module, and
+    shared parameters stay shared. :func:`left_digital` and :func:`phasegrad.summary` report which modules stay digital,
+    and why.
 
     Args:
-        model: an ordinary model; left as it is.
+        model: a digital model; it is not changed.
         hardware: the hardware of every converted layer.
-        only: convert only these modules: a filter ``(module, name) -> bool``, or names. A name selects the module of
-            this full name, otherwise every module whose name ends with it after a dot, with their submodules; a single
-            string that is no name is a regular expression that full names must match.
-        skip: leave these modules digital; as ``only``.
+        only: the modules to convert: a filter ``(module, name) -> bool``, or names. A name selects the module with this
+            full name, or else every module whose name ends with a dot and this name, including submodules. A single
+            string that matches no name is a regular expression that full names must match.
+        skip: the modules to leave digital, selected as in ``only``.
 
     Returns:
-        The converted copy, in the model's training mode.
+        The converted copy, in the training mode of the model.
 
     Raises:
-        ValueError: the model is converted already; a name is not in it; nothing is left to convert.
-        TypeError: ``model`` is no module, or ``hardware`` no :class:`Hardware`.
+        ValueError: the model is already converted, the model has no module of a given name, or no module is left to
+            convert.
+        TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a :class:`Hardware`.
 
     Examples:
         >>> import phasegrad as pg
@@ -97,17 +98,17 @@ def convert(
         >>> type(net[0]).__name__, type(net[2]).__name__
         ('AnalogLinear', 'Linear')
     """
-    _check(model, hardware)
+    _check_arguments(model, hardware)
     chosen = {id(m) for n, m in selected(model, only, "only")} if only is not None else None
     skipped = {id(m) for n, m in selected(model, skip, "skip")} if skip is not None else set()
-    reasons = judge(model, chosen, skipped)
+    reasons = reasons_to_stay_digital(model, chosen, skipped)
     if all(reasons.values()):
-        found = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
-        raise ValueError(f"convert: nothing to convert ({found})")
+        details = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
+        raise ValueError(f"convert: nothing to convert ({details})")
     net = copy.deepcopy(model)
     left = {name: why for name, why in reasons.items() if why is not None}
     with sharing() as exchanges:
-        net = _replace(net, _counterparts(net, [name for name in reasons if name not in left], hardware))
+        net = _replace(net, _make_counterparts(net, [name for name in reasons if name not in left], hardware))
     close_fused_paths(net)
     setattr(net, REASONS, left)
     _check_ties(net, exchanges)
@@ -116,21 +117,25 @@ def convert(
 
 
 def to_digital(net: nn.Module) -> nn.Module:
-    """Copy a converted net back to digital layers, with the weights that it holds now.
+    """Copy a converted net and replace its analog layers by digital ones with the present weights.
 
-    A programmed net gives what its devices hold at its present time, drift and compensation included.
+    The weights of a programmed net are those that its devices store at its present time, including drift and drift
+    compensation.
 
     Raises:
         ValueError: the net has no analog layer.
     """
     if not analog_layers(net):
-        raise ValueError("to_digital: the net has no analog layer; it is digital already")
+        raise ValueError("to_digital: the net has no analog layer; it is already digital")
     net = copy.deepcopy(net)
-    heed_in_ddp(net)
+    undo_ignore_in_ddp(net)
     with sharing():
         net = _replace(
             net,
-            {id(counterpart): _keep_hooks(counterpart, counterpart.to_digital()) for counterpart in _reversible(net)},
+            {
+                id(counterpart): _copy_hooks(counterpart, counterpart.to_digital())
+                for counterpart in _outermost_counterparts(net)
+            },
         )
     open_fused_paths(net)
     if hasattr(net, REASONS):
@@ -141,7 +146,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     return net
 
 
-def _check(model: nn.Module, hardware: Hardware) -> None:
+def _check_arguments(model: nn.Module, hardware: Hardware) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model is a {type(model).__name__}; it must be a torch.nn.Module")
     if not isinstance(hardware, Hardware):
@@ -153,40 +158,40 @@ def _check(model: nn.Module, hardware: Hardware) -> None:
     if present:
         raise ValueError(
             f"convert: the model is converted already ({present[0] or 'the model itself'} is analog); convert the "
-            "digital model, or go back with pg.to_digital first"
+            "digital model, or call pg.to_digital first"
         )
 
 
 def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
-    """A weight that moved into the memory cannot be digital elsewhere."""
+    """Raise if a weight that was moved into the memory is also used by a digital module."""
     for name, module in net.named_modules():
         for key, parameter in module._parameters.items():
             if id(parameter) not in exchanges:
                 continue
             moved = next(n for n, m in analog_layers(net).items() if m.weight is exchanges[id(parameter)][1])
+            stays = name or "the model itself"
             raise ValueError(
-                f"convert: {moved} and {name or 'the model itself'} share a weight ({key}), which would be trained in "
-                f"the memory there and stay digital here ({left_digital(net).get(name)}). Skip {moved} too, or untie "
-                "them"
+                f"convert: {moved} and {stays} share a weight ({key}), but {moved} would train it in the memory and "
+                f"{stays} stays digital ({left_digital(net).get(name)}). Skip {moved} too, or untie the weight"
             )
 
 
-def _counterparts(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
-    """The analog modules that take the places of digital ones, by the digital one's id."""
+def _make_counterparts(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
+    """Create the analog counterparts of the named modules, by the id of the digital module."""
     counterparts: dict[int, nn.Module] = {}
     first: dict[int, AnalogLayer] = {}
     for name in names:
         digital = net.get_submodule(name)
-        counterparts[id(digital)] = counterpart = _keep_hooks(digital, make_counterpart(digital, hardware))
+        counterparts[id(digital)] = counterpart = _copy_hooks(digital, make_counterpart(digital, hardware))
         for layer in analog_layers(counterpart).values():
             tied = first.setdefault(id(layer.weight), layer)
-            if tied is not layer and type(tied) is type(layer):  # the same tiles
+            if tied is not layer and type(tied) is type(layer):  # both use the same tiles
                 layer.converters = tied.converters
     return counterparts
 
 
-def _reversible(net: nn.Module) -> list[Any]:
-    """The outermost modules that know their digital counterpart."""
+def _outermost_counterparts(net: nn.Module) -> list[Any]:
+    """The outermost modules with a ``to_digital`` method."""
     found: dict[int, nn.Module] = {}
 
     def visit(module: nn.Module) -> None:
@@ -200,8 +205,8 @@ def _reversible(net: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _keep_hooks(old: nn.Module, new: Module) -> Module:
-    """A user's hooks stay with the place in the net that they were put on."""
+def _copy_hooks(old: nn.Module, new: Module) -> Module:
+    """Copy the hooks that the user registered on a module to its replacement."""
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         getattr(new, name).update(getattr(old, name))
     new._is_full_backward_hook = old._is_full_backward_hook
@@ -211,7 +216,7 @@ def _keep_hooks(old: nn.Module, new: Module) -> Module:
 
 
 def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
-    """Exchange modules wherever they occur; returns the root, which may be one of them."""
+    """Replace modules wherever they occur; return the root, which may itself be replaced."""
     for parent in list(net.modules()):
         for name, child in list(parent._modules.items()):
             if child is not None and id(child) in replacements:
@@ -220,7 +225,7 @@ def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
 
 
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before anything is copied: is every layer of the state dict of this net's Hardware? Tied layers share devices."""
+    """Check the state dict for every layer before anything is copied; let tied layers share devices."""
     layers = analog_layers(net)
     for name, module in net.named_modules():
         if isinstance(module, AnalogComposite):

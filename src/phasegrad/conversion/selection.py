@@ -1,4 +1,4 @@
-"""Which modules of a model are converted, and why the others stay digital."""
+"""Selection of the modules to convert, and the reasons why the others stay digital."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Selection: TypeAlias = str | Iterable[str] | Filter
 """Names of modules (each with its submodules), a regular expression that full names must match, or a filter."""
 
 REASONS = "_phasegrad_left_digital"
-"""Attribute of a converted net: why modules stayed digital, by name."""
+"""Attribute of a converted net that stores why modules stayed digital, by name."""
 
 
 def left_digital(net: nn.Module) -> dict[str, str]:
-    """Why each module that has weights of its own is digital, by name."""
+    """Report why each module with parameters of its own is digital, by name."""
     known: dict[str, str] = getattr(net, REASONS, {})
     left = {}
     for name, module in net.named_modules():
@@ -35,21 +35,21 @@ def left_digital(net: nn.Module) -> dict[str, str]:
 
 
 def selected(model: nn.Module, selection: Selection, argument: str) -> list[tuple[str, nn.Module]]:
-    """The modules of a selection, with their names.
+    """Find the modules of a selection, with their names.
 
     Args:
         model: the model.
-        selection: a filter ``(module, name) -> bool``, or names. A name selects the module of this full name, otherwise
-            every module whose name ends with it after a dot (as in PEFT), with their submodules. A single string that
-            is no name is a regular expression that full names must match.
-        argument: the name of the argument, for errors.
+        selection: a filter ``(module, name) -> bool``, or names. A name selects the module with this full name, or else
+            every module whose name ends with a dot and this name (as in PEFT), including submodules. A single string
+            that matches no name is a regular expression that full names must match.
+        argument: name of the argument, for error messages.
 
     Raises:
-        ValueError: a name or pattern selects nothing.
+        ValueError: a name or pattern matches no module.
     """
     modules = list(model.named_modules(remove_duplicate=False))
     if callable(selection):
-        return _filtered(modules, selection, argument)
+        return _filter(modules, selection, argument)
     chosen: set[str] = set()
     for name in [selection] if isinstance(selection, str) else selection:
         found = {n for n, _ in modules if n == name} or {n for n, _ in modules if n.endswith(f".{name}")}
@@ -57,29 +57,29 @@ def selected(model: nn.Module, selection: Selection, argument: str) -> list[tupl
             found = {n for n, _ in modules if re.fullmatch(selection, n)}
         if not found:
             raise ValueError(
-                f"convert: {argument} names {name!r}, which the model does not have; its modules are "
+                f"convert: {argument} names {name!r}, which matches no module of the model; its modules are "
                 f"{', '.join(n for n, _ in modules if n)}"
             )
         chosen |= found
     return [(n, m) for n, m in modules if any(n == c or n.startswith(f"{c}.") or not c for c in chosen)]
 
 
-def _filtered(modules: list[tuple[str, nn.Module]], choose: Filter, argument: str) -> list[tuple[str, nn.Module]]:
+def _filter(modules: list[tuple[str, nn.Module]], choose: Filter, argument: str) -> list[tuple[str, nn.Module]]:
     try:
         found = [(n, m) for n, m in modules if choose(m, n)]
     except (AttributeError, TypeError):
         found = []
-        if not (swapped := _swapped(modules, choose)):
+        if not (swapped := _select_name_first(modules, choose)):
             raise
     else:
-        swapped = [] if found else _swapped(modules, choose)
-    if swapped:  # a filter of release 0.1.0, which was called with the name first
+        swapped = [] if found else _select_name_first(modules, choose)
+    if swapped:  # release 0.1.0 called filters with the name first
         warn_renamed(f"convert({argument}=) with a filter (name, module)", "(module, name)", stacklevel=6)
         return swapped
     return found
 
 
-def _swapped(modules: list[tuple[str, nn.Module]], choose: Filter) -> list[tuple[str, nn.Module]]:
+def _select_name_first(modules: list[tuple[str, nn.Module]], choose: Filter) -> list[tuple[str, nn.Module]]:
     try:
         return [(n, m) for n, m in modules if choose(n, m)]  # type: ignore[arg-type]
     except Exception:
@@ -90,10 +90,10 @@ def _has_weights(module: nn.Module) -> bool:
     return any(p is not None for p in module._parameters.values())
 
 
-def judge(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[str, str | None]:
-    """For each module with a counterpart, or with weights of its own, why it stays digital, or ``None``.
+def reasons_to_stay_digital(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[str, str | None]:
+    """Find why each module with a counterpart or with parameters of its own stays digital; ``None`` if it does not.
 
-    What a converted module contains is converted with it, and not judged.
+    Submodules of a converted module are converted with it and are not listed.
     """
     reasons: dict[str, str | None] = {}
     seen: set[int] = set()
@@ -102,7 +102,7 @@ def judge(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[
         if id(module) in seen:
             return
         seen.add(id(module))
-        reason = _reason(module, chosen, skipped)
+        reason = _reason_to_stay_digital(module, chosen, skipped)
         if reason is None:
             seen.update(id(part) for part in module.modules())
         if reason is None or _has_weights(module):
@@ -115,7 +115,7 @@ def judge(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[
     return reasons
 
 
-def _reason(module: nn.Module, chosen: set[int] | None, skipped: set[int]) -> str | None:
+def _reason_to_stay_digital(module: nn.Module, chosen: set[int] | None, skipped: set[int]) -> str | None:
     reason = why_digital(module)
     if reason is not None:
         return reason

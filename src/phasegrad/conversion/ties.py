@@ -1,4 +1,4 @@
-"""Weights that several layers share, once they live on devices."""
+"""Weights that several layers share, when they are programmed onto devices."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from phasegrad.nn import AnalogLayer
 
 
 def untie(net: nn.Module, layers: Iterable[AnalogLayer]) -> None:
-    """Give layers that move onto devices a weight of their own where the others that have it cannot share these.
+    """Copy the weights of layers to program whose other users cannot share the devices.
 
-    A digital module's must not drift, and a layer that lays the weight out otherwise has other tiles.
+    The weight of a digital module must not drift, and a layer with a different weight layout has different tiles.
     """
     digital = {
         id(parameter)
@@ -22,10 +22,10 @@ def untie(net: nn.Module, layers: Iterable[AnalogLayer]) -> None:
         if parameter is not None
     }
     owners: dict[int, AnalogLayer] = {}
-    own: dict[object, nn.Parameter] = {}
+    copies: dict[object, nn.Parameter] = {}
     for layer in layers:
         weight = layer.weight
         first = owners.setdefault(id(weight), layer)
         if id(weight) in digital or first.layout != layer.layout:
             key = (id(weight), layer.layout)
-            layer.weight = own.setdefault(key, nn.Parameter(weight.detach().clone(), weight.requires_grad))
+            layer.weight = copies.setdefault(key, nn.Parameter(weight.detach().clone(), weight.requires_grad))

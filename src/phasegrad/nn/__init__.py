@@ -1,4 +1,4 @@
-"""Layers whose products are computed in crossbar tiles."""
+"""Layers whose matrix products are computed in crossbar tiles."""
 
 from phasegrad.deprecation import moved_attributes
 from phasegrad.nn.attention import AnalogMultiheadAttention

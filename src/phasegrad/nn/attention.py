@@ -18,24 +18,31 @@ from phasegrad.nn.linear import AnalogLinear
 class AnalogMultiheadAttention(AnalogComposite):
     """``nn.MultiheadAttention`` whose projections are computed in crossbar tiles.
 
-    Where queries, keys and values have one size their projections are columns of one matrix, ``in_proj``: in
-    self-attention one drive of the word lines reads all three. Otherwise, and in cross-attention, the columns that
-    belong to an input are read with that input on the lines. Scores, softmax and weighted sums are digital: both
-    factors of these products change with every input, and devices are not written at that rate.
+    If queries, keys and values have the same size, their projections are columns of one matrix, ``in_proj``. In
+    self-attention one input on the word lines computes all three; in cross-attention the columns of each projection are
+    read with their own input. With different sizes each projection is a separate matrix. Scores, softmax and weighted
+    sums are digital: both factors of these products change with every input, and devices cannot be rewritten that
+    often.
+
+    Inputs are ``[length, batch, size]``, ``[batch, length, size]`` with ``batch_first``, or ``[length, size]``.
 
     Args:
-        embed_dim: as in torch, as are all that follow.
-        num_heads: number of heads, each of ``embed_dim / num_heads``.
-        dropout: of attention weights, in training.
-        bias: of all projections, digital.
-        add_bias_kv: add a learned key and value.
-        add_zero_attn: add a key and a value of zeros.
-        kdim: size of keys.
-        vdim: size of values.
-        batch_first: inputs are ``[batch, length, size]`` and not ``[length, batch, size]``.
+        embed_dim: size of queries and outputs.
+        num_heads: number of heads; each has size ``embed_dim / num_heads``.
+        dropout: probability of dropping an attention weight in training.
+        bias: whether the projections have biases; biases are digital.
+        add_bias_kv: whether a learned key and value are appended.
+        add_zero_attn: whether a key and a value of zeros are appended.
+        kdim: size of keys; ``None`` for ``embed_dim``.
+        vdim: size of values; ``None`` for ``embed_dim``.
+        batch_first: whether inputs are ``[batch, length, size]`` instead of ``[length, batch, size]``.
         device: as in torch.
         dtype: as in torch.
         hardware: the hardware to run on.
+
+    Raises:
+        TypeError: ``hardware`` is not a :class:`Hardware`.
+        AssertionError: ``embed_dim`` is not divisible by ``num_heads``; torch raises it.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -45,11 +52,11 @@ class AnalogMultiheadAttention(AnalogComposite):
         [(2, 5, 16), (2, 5, 5)]
     """
 
-    digital_part = "scores and weighted values multiply activations with activations; no device holds either"
+    digital_part = "scores and weighted values are products of two activations, which no device stores"
     _options = (
         "embed_dim", "kdim", "vdim", "num_heads", "dropout", "batch_first", "head_dim", "add_zero_attn",
     )  # fmt: skip
-    # In evaluation a fused transformer would read the weights past this module; so it finds that it must not.
+    # A fused transformer would bypass this module in evaluation; torch does not take that path if this is False.
     _qkv_same_embed_dim = False
 
     embed_dim: int
@@ -71,9 +78,9 @@ class AnalogMultiheadAttention(AnalogComposite):
         device: Any = None, dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
         options = (dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype)
-        self._adopt(nn.MultiheadAttention(embed_dim, num_heads, *options), hardware)
+        self._init_from_digital(nn.MultiheadAttention(embed_dim, num_heads, *options), hardware)
 
-    def _take(self, digital: nn.Module) -> None:
+    def _make_layers(self, digital: nn.Module) -> None:
         for name in ("in_proj", "q_proj", "k_proj", "v_proj"):
             weight = digital._parameters[f"{name}_weight"]
             self.register_module(name, None if weight is None else self._linear(weight, None))
@@ -84,12 +91,12 @@ class AnalogMultiheadAttention(AnalogComposite):
         self.register_parameter("bias_v", digital.bias_v)  # type: ignore[arg-type]
 
     @property
-    def _keys(self) -> dict[str, str]:
+    def _key_map(self) -> dict[str, str]:
         names = ("in_proj",) if self._modules["in_proj"] is not None else ("q_proj", "k_proj", "v_proj")
         own = ("in_proj_bias", "bias_k", "bias_v", "out_proj.weight", "out_proj.bias")
         return {f"{name}_weight": f"{name}.weight" for name in names} | {name: name for name in own}
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         bias, bias_kv = self.in_proj_bias is not None, self.bias_k is not None
         options = (self.dropout, bias, bias_kv, self.add_zero_attn, self.kdim, self.vdim, self.batch_first)
         return nn.MultiheadAttention(self.embed_dim, self.num_heads, *options, device="meta")
@@ -99,28 +106,32 @@ class AnalogMultiheadAttention(AnalogComposite):
         need_weights: bool = True, attn_mask: Tensor | None = None, average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-        """Outputs and attention weights; arguments and results as in torch.
+        """Compute outputs and attention weights; arguments and results are those of torch.
 
         Raises:
-            ValueError: an input is nested, a causal hint comes without its mask, or inputs or masks have shapes that do
-                not belong together.
+            ValueError: an input is a nested tensor, ``is_causal`` is set without ``attn_mask``, or the shapes of inputs
+                and masks do not match.
         """
         if query.is_nested or key.is_nested or value.is_nested:
-            raise ValueError("AnalogMultiheadAttention: nested tensors are not supported; pad them, and give masks")
+            raise ValueError(
+                "AnalogMultiheadAttention: nested tensors are not supported; pad the inputs and pass key_padding_mask"
+            )
         if is_causal and attn_mask is None:
-            raise ValueError("AnalogMultiheadAttention: is_causal = True is a hint about attn_mask; give the mask too")
+            raise ValueError(
+                "AnalogMultiheadAttention: is_causal = True is only a hint about attn_mask; pass attn_mask as well"
+            )
         batched: bool = F._mha_shape_check(  # type: ignore[attr-defined]
             query, key, value, key_padding_mask, attn_mask, self.num_heads
         )
         self._check_shapes(batched, query, key, value, key_padding_mask, attn_mask)
-        q, k, v = self._heads(batched, *self._project(query, key, value))
+        q, k, v = self._split_heads(batched, *self._project(query, key, value))
         if not batched and key_padding_mask is not None:
             key_padding_mask = key_padding_mask.unsqueeze(0)
-        hinted = is_causal and key_padding_mask is None and not need_weights
-        mask = None if hinted else self._mask(q, attn_mask, key_padding_mask)
-        k, v, mask = self._extended(k, v, mask)
-        y, weights = self._attend(q, k, v, mask, hinted, need_weights)
-        y = self.out_proj(self._joined(y, batched))
+        causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if causal else self._merge_masks(q, attn_mask, key_padding_mask)
+        k, v, mask = self._append_extra_keys(k, v, mask)
+        y, weights = self._attend(q, k, v, mask, causal, need_weights)
+        y = self.out_proj(self._merge_heads(y, batched))
         if weights is None:
             return y, None
         weights = weights.mean(dim=1) if average_attn_weights else weights
@@ -129,31 +140,32 @@ class AnalogMultiheadAttention(AnalogComposite):
     def _check_shapes(
         self, batched: bool, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, mask: Tensor | None
     ) -> None:  # fmt: skip
-        """What torch refuses is not broadcast here."""
-        along, across = (-2, 0) if self.batch_first or not batched else (0, 1)
-        queries, keys, batch = query.shape[along], key.shape[along], query.shape[across] if batched else 1
-        places = ([batch, keys] if self.batch_first else [keys, batch]) if batched else [keys]
+        """Raise for shapes that torch refuses, which would be broadcast here."""
+        length_axis, batch_axis = (-2, 0) if self.batch_first or not batched else (0, 1)
+        queries, keys = query.shape[length_axis], key.shape[length_axis]
+        batch = query.shape[batch_axis] if batched else 1
+        leading = ([batch, keys] if self.batch_first else [keys, batch]) if batched else [keys]
         shapes: list[tuple[str, Tensor | None, list[list[int]]]] = [
-            ("key", key, [[*places, self.kdim]]),
-            ("value", value, [[*places, self.vdim]]),
+            ("key", key, [[*leading, self.kdim]]),
+            ("value", value, [[*leading, self.vdim]]),
             ("key_padding_mask", padding, [[batch, keys] if batched else [keys]]),
             ("attn_mask", mask, [[queries, keys], [batch * self.num_heads, queries, keys]]),
         ]
         for name, tensor, allowed in shapes:
             if tensor is not None and list(tensor.shape) not in allowed:
                 raise ValueError(
-                    f"AnalogMultiheadAttention: {name} has shape {list(tensor.shape)}; beside a query of "
+                    f"AnalogMultiheadAttention: {name} has shape {list(tensor.shape)}; with a query of shape "
                     f"{list(query.shape)} it must be {' or '.join(map(str, allowed))}"
                 )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self._products(query, key, value)
+        q, k, v = self._projections(query, key, value)
         if self.in_proj_bias is None:
             return q, k, v
-        a, b, c = self.in_proj_bias.chunk(3)
-        return q + a, k + b, v + c
+        q_bias, k_bias, v_bias = self.in_proj_bias.chunk(3)
+        return q + q_bias, k + k_bias, v + v_bias
 
-    def _products(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    def _projections(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         packed: Any = self._modules["in_proj"]
         size = self.embed_dim
         if packed is None:
@@ -161,27 +173,27 @@ class AnalogMultiheadAttention(AnalogComposite):
             return tuple(self.get_submodule(name)(x) for name, x in inputs.items())
         if query is key and key is value:
             return packed(query).chunk(3, dim=-1)
-        weights = packed.read()  # one read of the devices, whatever is driven through them
+        weights = packed.read()  # one read of the devices serves all inputs
         q = packed(query, weights, slice(size))
         if key is value:
             return q, *packed(key, weights, slice(size, 3 * size)).chunk(2, dim=-1)
         return q, packed(key, weights, slice(size, 2 * size)), packed(value, weights, slice(2 * size, 3 * size))
 
-    def _heads(self, batched: bool, *projected: Tensor) -> tuple[Tensor, ...]:
-        """Each as ``[batch, heads, length, size of a head]``."""
+    def _split_heads(self, batched: bool, *projected: Tensor) -> tuple[Tensor, ...]:
+        """Reshape each projection to ``[batch, heads, length, head_dim]``."""
         split = (x.unflatten(-1, (self.num_heads, self.head_dim)) for x in projected)
         if not batched:
             return tuple(x.transpose(0, 1).unsqueeze(0) for x in split)
         return tuple(x.transpose(1, 2) if self.batch_first else x.permute(1, 2, 0, 3) for x in split)
 
-    def _joined(self, y: Tensor, batched: bool) -> Tensor:
-        """The way back, as ``[batch, length, embed_dim]`` or as the input was."""
+    def _merge_heads(self, y: Tensor, batched: bool) -> Tensor:
+        """Reshape ``[batch, heads, length, head_dim]`` to the layout of the query."""
         if not batched:
             return y.squeeze(0).transpose(0, 1).flatten(1)
         return (y.transpose(1, 2) if self.batch_first else y.permute(2, 0, 1, 3)).flatten(2)
 
-    def _mask(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
-        """Both masks as one to add to scores, ``[batch or 1, heads or 1, queries or 1, keys]``."""
+    def _merge_masks(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
+        """One mask to add to the scores, ``[batch or 1, heads or 1, queries or 1, keys]``, from both masks."""
         other = F._none_or_dtype(attn_mask)
         padding = F._canonical_mask(key_padding_mask, "key_padding_mask", other, "attn_mask", q.dtype)
         mask = F._canonical_mask(attn_mask, "attn_mask", None, "", q.dtype, check_other=False)
@@ -192,15 +204,15 @@ class AnalogMultiheadAttention(AnalogComposite):
         padding = padding[:, None, None]
         return padding if mask is None else mask + padding
 
-    def _extended(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values with those that the options add; every query sees them."""
-        more = []
+    def _append_extra_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Append the keys and values of ``add_bias_kv`` and ``add_zero_attn``, which no mask hides."""
+        extra = []
         if self.bias_k is not None and self.bias_v is not None:
-            more.append((self.bias_k, self.bias_v))
+            extra.append((self.bias_k, self.bias_v))
         if self.add_zero_attn:
             zero = k.new_zeros(1, 1, self.embed_dim)
-            more.append((zero, zero))
-        for key, value in more:
+            extra.append((zero, zero))
+        for key, value in extra:
             a, b = (x.view(1, self.num_heads, 1, -1).expand(len(k), -1, -1, -1) for x in (key, value))
             k, v = torch.cat([k, a], dim=2), torch.cat([v, b], dim=2)
             mask = None if mask is None else F.pad(mask, (0, 1))
@@ -215,7 +227,3 @@ class AnalogMultiheadAttention(AnalogComposite):
         scores = q * math.sqrt(1.0 / self.head_dim) @ k.transpose(-2, -1)
         weights = F.dropout(torch.softmax(scores if mask is None else scores + mask, dim=-1), dropout)
         return weights @ v, weights
-
-    def extra_repr(self) -> str:
-        """The counterpart's options."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)

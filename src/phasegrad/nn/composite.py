@@ -1,4 +1,4 @@
-"""Counterparts that are made of several analog layers, with digital arithmetic between them."""
+"""Counterparts that consist of several analog layers, with digital arithmetic between them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class AnalogComposite(nn.Module, ABC):
-    """What the counterpart of a module with several matrices shares; each matrix is an analog layer of its own.
+    """Base class for counterparts of modules with several matrices; each matrix is a separate analog layer.
 
-    A float checkpoint of the digital counterpart loads: its keys are renamed to those of the layers.
+    A float checkpoint of the digital counterpart can be loaded: its keys are renamed to those of the layers.
 
     Attributes:
-        hardware: the hardware of every layer, frozen.
-        digital_part: what products of it are computed digitally, and why; ``None`` if none are.
+        hardware: the hardware of every layer; immutable.
+        digital_part: the products that are computed digitally, and why; ``None`` if there are none.
     """
 
     hardware: Hardware
@@ -31,66 +31,66 @@ class AnalogComposite(nn.Module, ABC):
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
-        """An analog module that takes over the parameters of its digital counterpart (the same objects)."""
+        """Create the analog module from its digital counterpart; the parameters are the same objects."""
         counterpart = cls.__new__(cls)
-        counterpart._adopt(digital, hardware)
+        counterpart._init_from_digital(digital, hardware)
         return counterpart
 
-    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
+    def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         nn.Module.__init__(self)
         self.hardware = hardware
         check_type(self, "hardware", Hardware)
         self.training = digital.training
         for name in self._options:
             setattr(self, name, getattr(digital, name))
-        self._take(digital)
+        self._make_layers(digital)
 
     def _linear(self, weight: nn.Parameter, bias: nn.Parameter | None) -> AnalogLinear:
-        """An analog matrix product of parameters of the digital counterpart."""
+        """An analog linear layer with parameters of the digital counterpart."""
         digital = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
         digital.register_parameter("weight", weight)
         digital.register_parameter("bias", bias)
         return AnalogLinear.from_digital(digital.train(self.training), self.hardware)
 
-    # --- what a concrete counterpart supplies ------------------------------------------------------------------
-
     _options: tuple[str, ...]
-    """Attributes that are the digital counterpart's own."""
+    """Names of the attributes that are copied from the digital counterpart."""
 
     @abstractmethod
-    def _take(self, digital: nn.Module) -> None:
-        """Make the layers."""
+    def _make_layers(self, digital: nn.Module) -> None:
+        """Create the analog layers from the parameters of the digital counterpart."""
 
     @property
     @abstractmethod
-    def _keys(self) -> dict[str, str]:
-        """Each parameter's name in the digital counterpart, and here."""
+    def _key_map(self) -> dict[str, str]:
+        """The name of each parameter in this module, by its name in the digital counterpart."""
 
     @abstractmethod
-    def _digital(self) -> nn.Module:
-        """A digital counterpart with the same options, on the meta device."""
-
-    # --- the way back, and checkpoints --------------------------------------------------------------------------
+    def _make_digital(self) -> nn.Module:
+        """Create a digital counterpart with the same options on the meta device."""
 
     def to_digital(self) -> nn.Module:
-        """The digital counterpart, with the weights that the layers hold now (the same parameters, clipped)."""
-        digital, plain = self._digital(), {}
+        """The digital counterpart with the present weights of the layers (the same parameters, clipped)."""
+        digital, parameters = self._make_digital(), {}
         for name, layer in self.named_modules(remove_duplicate=False):
             if isinstance(layer, AnalogLayer):
                 found = layer.to_digital()
-                plain.update({f"{name}.{key}": value for key, value in found._parameters.items()})
-        plain.update(self._parameters)
-        for theirs, mine in self._keys.items():
-            place, _, key = theirs.rpartition(".")
-            setattr(digital.get_submodule(place), key, plain[mine])
+                parameters.update({f"{name}.{key}": value for key, value in found._parameters.items()})
+        parameters.update(self._parameters)
+        for theirs, mine in self._key_map.items():
+            module, _, key = theirs.rpartition(".")
+            setattr(digital.get_submodule(module), key, parameters[mine])
         return digital.train(self.training)
 
     def rename_float_keys(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Give the entries of a float checkpoint, in place, the names that they have here."""
-        for theirs, mine in self._keys.items():
+        """Rename the keys of a float checkpoint to those of this module, in place."""
+        for theirs, mine in self._key_map.items():
             if theirs != mine and prefix + theirs in state_dict:
                 state_dict[prefix + mine] = state_dict.pop(prefix + theirs)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **named: Any) -> None:
         self.rename_float_keys(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
+
+    def extra_repr(self) -> str:
+        """The options of the digital counterpart."""
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)

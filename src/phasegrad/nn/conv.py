@@ -16,7 +16,7 @@ from phasegrad.nn.layer import AnalogLayer
 
 
 class _AnalogConv(AnalogLayer, ABC):
-    """What the convolutions share; each output channel of each group is a column."""
+    """Base class of convolutions; each output channel of each group is a column."""
 
     _counterpart: ClassVar[type[nn.modules.conv._ConvNd]]
     _convolve: ClassVar[Callable[..., Tensor]]
@@ -40,16 +40,16 @@ class _AnalogConv(AnalogLayer, ABC):
         device: Any = None, dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
         options = (kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
-        self._adopt(self._counterpart(in_channels, out_channels, *options), hardware)  # type: ignore[arg-type]
+        self._init_from_digital(self._counterpart(in_channels, out_channels, *options), hardware)  # type: ignore[arg-type]
 
-    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
-        super()._adopt(digital, hardware)
+    def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
+        super()._init_from_digital(digital, hardware)
         self._edges = tuple(digital._reversed_padding_repeated_twice)  # type: ignore[arg-type]
 
     @property
     def columns(self) -> int:
-        """Outputs that share a tile: those of one group at most."""
-        return min(self.hardware.columns, self.out_channels // self.groups)
+        """Number of outputs that share a tile; groups never share one."""
+        return min(self.hardware.columns, self.out_features // self.groups)
 
     @property
     def _dac_count(self) -> int:
@@ -57,13 +57,13 @@ class _AnalogConv(AnalogLayer, ABC):
 
     @property
     def tiles(self) -> int:
-        """Crossbar tiles that the layer takes: each group is a matrix of its own."""
-        return self.groups * tile_count(self.out_channels // self.groups, self.in_features, self.hardware)
+        """Number of crossbar tiles; each group is a separate matrix."""
+        return self.groups * tile_count(self.out_features // self.groups, self.in_features, self.hardware)
 
     @property
     def tiling(self) -> ConvolutionTiling:
-        """Row tiles of a convolution."""
-        # Padding other than zeros is added to the inputs themselves.
+        """How the kernel is split over row tiles."""
+        # Padding other than zeros is added to the input in to_rows.
         zeros = self.padding_mode == "zeros"
         return ConvolutionTiling(
             convolve=type(self)._convolve,
@@ -77,12 +77,16 @@ class _AnalogConv(AnalogLayer, ABC):
         )
 
     def to_rows(self, x: Tensor) -> Tensor:
-        """The input as ``[batch, channels, ...]``; raises if its shape is wrong."""
+        """Reshape the input to ``[batch, channels, ...]`` and add padding other than zeros.
+
+        Raises:
+            ValueError: the number of dimensions or of channels is wrong.
+        """
         space = len(self.kernel_size)
         if x.dim() not in (space + 1, space + 2) or x.shape[-space - 1] != self.in_channels:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(x.shape)}; it must be [batch, {self.in_channels}, "
-                f"{'...' if space > 1 else 'length'}] with {space} spatial dimension(s), or the same without batch"
+                f"{'...' if space > 1 else 'length'}] with {space} spatial dimension(s), or the same without the batch"
             )
         x = x if x.dim() == space + 2 else x.unsqueeze(0)
         return x if self.padding_mode == "zeros" else F.pad(x, self._edges, mode=self.padding_mode)
@@ -90,7 +94,7 @@ class _AnalogConv(AnalogLayer, ABC):
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
         return y if x.dim() == len(self.kernel_size) + 2 else y.squeeze(0)
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         options = (self.stride, self.padding, self.dilation, self.groups, self.bias is not None, self.padding_mode)
         sizes = (self.in_channels, self.out_channels, self.kernel_size)
         return self._counterpart(*sizes, *options, device="meta")  # type: ignore[arg-type]
@@ -98,7 +102,13 @@ class _AnalogConv(AnalogLayer, ABC):
 
 @final
 class AnalogConv1d(_AnalogConv):
-    """``nn.Conv1d`` in crossbar tiles; arguments as there, and ``hardware``."""
+    """``nn.Conv1d`` in crossbar tiles: ``[batch, in_channels, length] -> [batch, out_channels, length]``.
+
+    The arguments are those of ``nn.Conv1d`` and ``hardware``. An input without a batch is accepted too.
+
+    Raises:
+        ValueError: ``nn.Conv1d`` refuses an option.
+    """
 
     _counterpart = nn.Conv1d
     _convolve = staticmethod(F.conv1d)
@@ -106,7 +116,12 @@ class AnalogConv1d(_AnalogConv):
 
 @final
 class AnalogConv2d(_AnalogConv):
-    """``nn.Conv2d`` in crossbar tiles; arguments as there, and ``hardware``.
+    """``nn.Conv2d`` in crossbar tiles: ``[batch, in_channels, height, width] -> [batch, out_channels, height, width]``.
+
+    The arguments are those of ``nn.Conv2d`` and ``hardware``. An input without a batch is accepted too.
+
+    Raises:
+        ValueError: ``nn.Conv2d`` refuses an option.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -121,7 +136,14 @@ class AnalogConv2d(_AnalogConv):
 
 @final
 class AnalogConv3d(_AnalogConv):
-    """``nn.Conv3d`` in crossbar tiles; arguments as there, and ``hardware``."""
+    """``nn.Conv3d`` in crossbar tiles: ``[batch, in_channels, ...] -> [batch, out_channels, ...]``.
+
+    The three spatial dimensions are depth, height and width. The arguments are those of ``nn.Conv3d`` and ``hardware``.
+    An input without a batch is accepted too.
+
+    Raises:
+        ValueError: ``nn.Conv3d`` refuses an option.
+    """
 
     _counterpart = nn.Conv3d
     _convolve = staticmethod(F.conv3d)

@@ -1,4 +1,4 @@
-"""Nets that are trained by several processes."""
+"""Training of in-memory weights with ``DistributedDataParallel``."""
 
 from __future__ import annotations
 
@@ -7,38 +7,41 @@ from torch import nn
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.stores import InMemory, InMemoryWeight
 
-_IGNORED = "_ddp_params_and_buffers_to_ignore"  # where DistributedDataParallel looks, on the module that it wraps
+_IGNORED = (
+    "_ddp_params_and_buffers_to_ignore"  # attribute that DistributedDataParallel reads from the module that it wraps
+)
 
 
 def ignore_in_ddp(module: nn.Module) -> nn.Module:
-    """Tell ``DistributedDataParallel`` to leave weights in the memory, and their devices, to the optimizer.
+    """Exclude in-memory weights and their devices from the synchronisation of ``DistributedDataParallel``.
 
-    Those get no gradient that could be averaged, and stay equal because all processes send them the same pulses.
-    :func:`phasegrad.convert` has done this for the net that it returns; a module that contains such a net, and is what
-    DDP wraps, needs it too. Without it training is the same, but zeros and devices are sent around at every step.
+    In-memory weights have no gradient to average, and they stay equal because all processes apply the same pulses.
+    :func:`phasegrad.convert` calls this function on the net that it returns. Call it yourself if DDP wraps a module
+    that contains such a net. Without it training computes the same, but DDP sends zeros and devices at every step.
 
     Args:
-        module: the module that DDP will wrap; in place.
+        module: the module that DDP will wrap; changed in place.
 
     Returns:
-        The module.
+        The same module.
     """
-    names = set(getattr(module, _IGNORED, ())) | _in_memory(module)
+    names = set(getattr(module, _IGNORED, ())) | _in_memory_names(module)
     if names:
         setattr(module, _IGNORED, sorted(names))
     return module
 
 
-def heed_in_ddp(module: nn.Module) -> None:
-    """Take :func:`ignore_in_ddp` back, of a net whose weights are about to become digital."""
+def undo_ignore_in_ddp(module: nn.Module) -> None:
+    """Undo :func:`ignore_in_ddp` for a net whose weights are about to become digital."""
     if hasattr(module, _IGNORED):
-        left = set(getattr(module, _IGNORED)) - _in_memory(module)
+        left = set(getattr(module, _IGNORED)) - _in_memory_names(module)
         setattr(module, _IGNORED, sorted(left))
         if not left:
             delattr(module, _IGNORED)
 
 
-def _in_memory(module: nn.Module) -> set[str]:
+def _in_memory_names(module: nn.Module) -> set[str]:
+    """Names of the in-memory weights and of the buffers of their devices."""
     names = {n for n, p in module.named_parameters(remove_duplicate=False) if isinstance(p, InMemoryWeight)}
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, AnalogLayer) and layer.store.name == InMemory.name and layer.devices is not None:

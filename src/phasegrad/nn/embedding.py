@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.bit_lines import Conversion, TileOutputs, converted, tile_outputs
-from phasegrad.crossbar.converters import CalibratedRange, InputSlice, LearnedRange
+from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LookUp
 from phasegrad.nn.layer import AnalogLayer
@@ -19,31 +19,31 @@ from phasegrad.stores.base import range_name
 
 @final
 class AnalogEmbedding(AnalogLayer):
-    """``nn.Embedding`` as reads of single lines of a crossbar: ``[...] -> [..., embedding_dim]``.
+    """``nn.Embedding`` that reads single bit lines of a crossbar: ``[...] -> [..., embedding_dim]``.
 
-    The weight lies on tiles as that of a linear layer with ``num_embeddings`` outputs, so that a decoder tied to it has
-    the same devices. A token drives its line fully, from the side of that layer's outputs, and no other line: no DAC is
-    needed, and what a line gives to a converter is one device's current. So the converters' range is that of one
-    device, unless it is learned: then it starts there.
+    The weight is mapped to tiles like that of a linear layer with ``num_embeddings`` outputs, so that a tied decoder
+    shares its devices. A token drives one bit line of that mapping at full amplitude, and the word lines are sensed. No
+    DAC is needed, and each converter digitises the current of one device. The converter range is therefore that of one
+    device; a learned range starts at this value.
 
-    :func:`phasegrad.convert` leaves embeddings digital, where a look-up costs a read of one row of ordinary memory. Ask
-    for this one with ``register_counterpart(nn.Embedding, AnalogEmbedding.from_digital)``.
+    :func:`phasegrad.convert` keeps embeddings digital, because a digital look-up reads only one row of memory. To
+    convert them, call ``register_counterpart(nn.Embedding, AnalogEmbedding.from_digital)``.
 
     Args:
-        num_embeddings: how many there are.
-        embedding_dim: size of each.
-        padding_idx: an embedding that gets no gradient.
-        max_norm: must be ``None``: devices are not rewritten at each look-up.
-        norm_type: as in torch; without ``max_norm`` it means nothing.
+        num_embeddings: number of embeddings.
+        embedding_dim: size of each embedding.
+        padding_idx: index of an embedding that receives no gradient.
+        max_norm: must be ``None``, because devices are not rewritten at each look-up.
+        norm_type: as in torch; it has no effect without ``max_norm``.
         scale_grad_by_freq: as in torch.
-        sparse: must be false: noise of training reaches every weight.
+        sparse: must be false, because training noise makes the gradient dense.
         device: as in torch.
         dtype: as in torch.
         hardware: the hardware to run on.
 
     Raises:
-        ValueError: an option is refused, or the hardware trains in the memory, has wires, capacitors of columns, or
-            converters with errors.
+        ValueError: ``max_norm`` or ``sparse`` is set, or the hardware has pulses (in-memory training), wires, an
+            integrator or ADC errors.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -70,34 +70,32 @@ class AnalogEmbedding(AnalogLayer):
         dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
         options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        self._adopt(nn.Embedding(num_embeddings, embedding_dim, *options, device=device, dtype=dtype), hardware)
+        self._init_from_digital(
+            nn.Embedding(num_embeddings, embedding_dim, *options, device=device, dtype=dtype), hardware
+        )
 
-    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
+    def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         _check_options(digital)
         _check_hardware(hardware)
-        super()._adopt(digital, hardware)
+        super()._init_from_digital(digital, hardware)
 
-    def _make_input_range(self, like: dict[str, Any]) -> None:
+    def _make_input_range(self, factory: dict[str, Any]) -> None:
         self.register_buffer("input_range", None)
 
-    def _make_output_range(self, like: dict[str, Any]) -> None:
-        kind, one = self.hardware.adc.range if self.hardware.adc else None, torch.ones(1, **like)
-        if isinstance(kind, LearnedRange):
-            self.output_range = nn.Parameter(one)
-        else:
-            self.register_buffer("output_range", one, persistent=isinstance(kind, CalibratedRange))
+    def _initial_output_range(self) -> float:
+        return 1.0
 
     def _make_converters(self) -> None:
         self.converters = None
 
     @property
     def has_ranges(self) -> bool:
-        """Whether the ranges of the converters can be calibrated from inputs: tokens have no range."""
+        """Whether the converter ranges can be calibrated from inputs; tokens have no range."""
         return False
 
     @property
     def tiling(self) -> LookUp:
-        """Tiles that are driven from their columns by one token at a time."""
+        """Tiles whose columns are driven by one token at a time."""
         return LookUp(self.hardware.rows, self.padding_idx, self.scale_grad_by_freq)
 
     @property
@@ -106,11 +104,11 @@ class AnalogEmbedding(AnalogLayer):
 
     @profiled(range_name("forward"))
     def forward(self, input: Tensor, weights: TileWeights | None = None) -> Tensor:  # type: ignore[override]
-        """The embeddings of tokens, as the hardware reads them.
+        """Read the embeddings of tokens, ``[...] -> [..., embedding_dim]``.
 
         Args:
-            input: tokens, of an integer dtype.
-            weights: an earlier :meth:`read`, for several look-ups with one read; ``None`` to read now.
+            input: tokens ``[...]`` of an integer dtype.
+            weights: the result of :meth:`read`, to share one read between look-ups; ``None`` to read now.
         """
         seed = self.store.draw_seed()
         weights = self.store.matrix(seed) if weights is None else weights
@@ -122,7 +120,7 @@ class AnalogEmbedding(AnalogLayer):
         return total.view(*input.shape, self.embedding_dim)
 
     def _look_up(self, tokens: Tensor, weights: TileWeights, seed: Tensor, number: int) -> Tensor:
-        """The embeddings from one slice of the weights; each tile of sensed lines has its own converters."""
+        """The embeddings from weight slice ``number``; each tile of sensed word lines has its own converters."""
         hardware, driven = self.hardware, InputSlice(tokens, square=tokens)
         outputs = tile_outputs(driven, weights, weights.scale, self.tiling, hardware, seed)
         parts = []
@@ -139,18 +137,18 @@ class AnalogEmbedding(AnalogLayer):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def to_rows(self, x: Tensor) -> Tensor:
-        """The tokens as they are."""
+        """The tokens, unchanged."""
         return x
 
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
         return y
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         options = (self.padding_idx, None, self.norm_type, self.scale_grad_by_freq, False)
         return nn.Embedding(self.num_embeddings, self.embedding_dim, *options, device="meta")
 
     def to_digital(self) -> nn.Module:
-        """The digital counterpart, with the weight that the layer holds now (the same parameter, clipped)."""
+        """The digital counterpart with the present weight of the layer (the same parameter, clipped)."""
         digital = super().to_digital()
         del digital._parameters["bias"]
         return digital
@@ -159,13 +157,13 @@ class AnalogEmbedding(AnalogLayer):
 def _check_options(digital: nn.Module) -> None:
     if digital.max_norm is not None:
         raise ValueError(
-            f"AnalogEmbedding: max_norm = {digital.max_norm}; devices are not rewritten at each look-up, so it must be "
-            "None. Normalise the weight once, or leave the embedding digital"
+            f"AnalogEmbedding: max_norm = {digital.max_norm}; it must be None, because devices are not rewritten at "
+            "each look-up. Normalise the weight once, or leave the embedding digital"
         )
     if digital.sparse:
         raise ValueError(
-            "AnalogEmbedding: sparse = True; clipping and the noise of training see the whole weight, so that its "
-            "gradient is dense. Use sparse = False, or leave the embedding digital"
+            "AnalogEmbedding: sparse = True; it must be False, because clipping and training noise make the gradient "
+            "dense. Use sparse = False, or leave the embedding digital"
         )
 
 
@@ -179,6 +177,6 @@ def _check_hardware(hardware: Hardware) -> None:
     found = [name for name, present in refused.items() if present]
     if found:
         raise ValueError(
-            f"AnalogEmbedding: hardware.{found[0]} = {getattr(hardware, found[0])}; a look-up through it is not "
-            "modelled. Leave the embedding digital, which convert does unless a counterpart is registered for it"
+            f"AnalogEmbedding: hardware.{found[0]} = {getattr(hardware, found[0])}; embeddings do not "
+            "model it. Leave the embedding digital, as convert does unless a counterpart is registered for it"
         )

@@ -1,4 +1,4 @@
-"""What every analog layer shares: its weight store, its converters, its product."""
+"""Base class of analog layers: weight store, converters and matrix product."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ class AnalogLayer(nn.Module, ABC):
     """A layer whose product is computed in crossbar tiles.
 
     Attributes:
-        weight: parameter in the shape of the digital counterpart's: the digital weight, or, once programmed, a copy of
-            what the devices store at the layer's present time.
-        bias: digital, or ``None``.
-        out_features: outputs of the weight matrix.
-        in_features: inputs of the weight matrix.
-        hardware: the hardware, frozen.
+        weight: parameter with the shape of the digital counterpart's weight: the digital weight, or, once programmed, a
+            copy of the weight that the devices store at the layer's present time.
+        bias: digital bias, or ``None``.
+        out_features: number of outputs of the weight matrix.
+        in_features: number of inputs of the weight matrix.
+        hardware: the hardware; immutable.
         perturbation: clipping and training noise of the digital weight, or ``None``.
-        noise_level: factor of that noise, 0-d; a ramp changes it.
-        input_range: range of the DAC (a parameter if learned), or ``None`` if it is taken from each input.
-        output_range: range of the ADC in units of ``max|w| max|x|``; a parameter if learned.
-        converters: errors of each physical converter, or ``None`` if all are ideal.
+        noise_level: 0-d factor of the training noise, which a noise ramp changes.
+        input_range: range of the DAC ``[1]`` (a parameter if learned), or ``None`` if each input sets it.
+        output_range: range of the ADC ``[1]`` in units of ``max|w| max|x|``; a parameter if learned.
+        converters: errors of each physical converter, or ``None`` if all converters are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
-        noiseless: the frozen mean of the weights, if the layer is noiseless; ``None`` otherwise.
+        noiseless: the fixed mean of the weights if the layer is noiseless, otherwise ``None``.
     """
 
     weight: nn.Parameter
@@ -68,12 +68,12 @@ class AnalogLayer(nn.Module, ABC):
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
-        """An analog layer with the parameters of its digital counterpart (the same objects)."""
+        """Create the analog layer from its digital counterpart; the parameters are the same objects."""
         layer = cls.__new__(cls)
-        layer._adopt(digital, hardware)
+        layer._init_from_digital(digital, hardware)
         return layer
 
-    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
+    def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         nn.Module.__init__(self)
         self.hardware = hardware
         check_type(self, "hardware", Hardware)
@@ -84,10 +84,10 @@ class AnalogLayer(nn.Module, ABC):
         self.register_parameter("weight", digital.weight)  # type: ignore[arg-type]
         self.register_parameter("bias", digital._parameters.get("bias"))
         self.out_features, self.in_features = self.layout.size(self.weight.shape)
-        like: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
-        self.register_buffer("noise_level", torch.ones((), **like), persistent=False)
-        self._make_input_range(like)
-        self._make_output_range(like)
+        factory: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
+        self.register_buffer("noise_level", torch.ones((), **factory), persistent=False)
+        self._make_input_range(factory)
+        self._make_output_range(factory)
         self._make_converters()
         self.devices = None
         self.noiseless = None
@@ -95,134 +95,140 @@ class AnalogLayer(nn.Module, ABC):
         if hardware.pulses is not None:
             move_into_memory(self)
 
-    def _make_input_range(self, like: dict[str, Any]) -> None:
+    def _make_input_range(self, factory: dict[str, Any]) -> None:
         kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
         if isinstance(kind, LearnedRange):
-            self.input_range = nn.Parameter(torch.full((1,), kind.start, **like))
+            self.input_range = nn.Parameter(torch.full((1,), kind.start, **factory))
         elif isinstance(kind, FixedRange):
-            self.register_buffer("input_range", torch.full((1,), kind.value, **like), persistent=False)
+            self.register_buffer("input_range", torch.full((1,), kind.value, **factory), persistent=False)
         else:
             self.register_buffer("input_range", None)
 
-    def _make_output_range(self, like: dict[str, Any]) -> None:
+    def _make_output_range(self, factory: dict[str, Any]) -> None:
+        kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
+        value = torch.full((1,), self._initial_output_range(), **factory)
+        if isinstance(kind, LearnedRange):
+            self.output_range = nn.Parameter(value)
+        else:
+            self.register_buffer("output_range", value, persistent=isinstance(kind, CalibratedRange))
+
+    def _initial_output_range(self) -> float:
         kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
         if isinstance(kind, FullScaleRange):
-            value = float(min(self.in_features, self.hardware.rows))
-        else:
-            value = kind.value if isinstance(kind, FixedRange) else kind.start
-        full = torch.full((1,), value, **like)
-        if isinstance(kind, LearnedRange):
-            self.output_range = nn.Parameter(full)
-        else:
-            self.register_buffer("output_range", full, persistent=isinstance(kind, CalibratedRange))
+            return float(min(self.in_features, self.hardware.rows))
+        return kind.value if isinstance(kind, FixedRange) else kind.start
 
     def _make_converters(self) -> None:
         hardware, tiles = self.hardware, row_tiles(self.in_features, self.hardware)
         tiles *= len(hardware.cell.slice_factors or (1.0,))
         geometry = (tiles, self.out_features, self.columns, self._dac_count)
-        made = Converters(hardware.adc, hardware.dac, *geometry, self.weight.device)
-        self.converters = made if made.outputs is not None or made.inputs is not None else None
-        if made.differ:
-            made.draw(draw_seed(self.weight.device))
-
-    # --- what a concrete layer supplies -----------------------------------------------------------------------
+        converters = Converters(hardware.adc, hardware.dac, *geometry, self.weight.device)
+        has_errors = converters.outputs is not None or converters.inputs is not None
+        self.converters = converters if has_errors else None
+        if converters.differ:
+            converters.draw(draw_seed(self.weight.device))
 
     _options: tuple[str, ...]
-    """Attributes of the digital counterpart."""
+    """Names of the attributes that are copied from the digital counterpart."""
 
     @property
     @abstractmethod
     def tiling(self) -> Tiling:
-        """How inputs meet the rows of the tiles."""
+        """How inputs are mapped to the rows of the tiles."""
 
     @property
     @abstractmethod
     def _dac_count(self) -> int:
-        """Inputs that have a converter of their own."""
+        """Number of DACs."""
 
     @abstractmethod
     def to_rows(self, x: Tensor) -> Tensor:
-        """The input as ``[rows, in]`` or ``[rows, channels, ...]``; raises if its shape is wrong."""
+        """Reshape the input to ``[rows, in]`` or ``[rows, channels, ...]``.
+
+        Raises:
+            ValueError: the shape of the input is wrong.
+        """
 
     @abstractmethod
     def _from_rows(self, y: Tensor, x: Tensor) -> Tensor:
-        """The output in the shape that belongs to input ``x``."""
+        """Reshape output ``y`` to match the shape of input ``x``."""
 
     @abstractmethod
-    def _digital(self) -> nn.Module:
-        """A digital counterpart with the same options, on the meta device."""
-
-    # --- the weight -------------------------------------------------------------------------------------------
+    def _make_digital(self) -> nn.Module:
+        """Create a digital counterpart with the same options on the meta device."""
 
     @property
     def store(self) -> WeightStore:
-        """Where the weight lives: ``Digital``, ``Programmed``, ``InMemory`` or ``Noiseless``."""
+        """Where the weight is stored: ``Digital``, ``Programmed``, ``InMemory`` or ``Noiseless``."""
         return self._store_type(self)
 
     def use_store(self, store: type[WeightStore]) -> None:
-        """Exchange the store; the stores themselves call this."""
+        """Replace the store; only stores call this method."""
         self._store_type = store
 
     @property
     def layout(self) -> Layout:
-        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
         return OUTPUTS_FIRST
 
     @property
     def weight_matrix(self) -> Tensor:
-        """The parameter ``weight`` as the matrix ``[out, in]`` that lies on tiles; differentiable."""
+        """The parameter ``weight`` as the matrix ``[out, in]`` that is mapped to tiles; differentiable."""
         return self.layout.matrix(self.weight)
 
     @property
     def columns(self) -> int:
-        """Outputs that share a tile."""
+        """Number of outputs that share a tile."""
         return self.hardware.columns
 
     @property
     def tiles(self) -> int:
-        """Crossbar tiles of the matrix."""
+        """Number of crossbar tiles of the matrix."""
         return tile_count(self.out_features, self.in_features, self.hardware)
 
     @property
     def device_count(self) -> int:
-        """Devices of the weight, references included."""
+        """Number of devices of the weight, including references."""
         columns = self.out_features
         if self.hardware.cell.has_reference:
             columns += -(-self.out_features // self.columns)
         return self.in_features * columns * sum(len(cell.factors) for cell in self.hardware.cells)
 
     def to_digital(self) -> nn.Module:
-        """The digital counterpart, with the weight that the layer has now (the same parameter, clipped)."""
-        digital = self._digital()
+        """The digital counterpart with the present weight of the layer (the same parameter, clipped)."""
+        digital = self._make_digital()
         digital.register_parameter("weight", exchanged(self.weight, self.store.to_parameter))
         digital.register_parameter("bias", self.bias)
         return digital.train(self.training)
 
-    # --- the product ------------------------------------------------------------------------------------------
-
     @profiled(range_name("forward"))
     def forward(self, input: Tensor, weights: TileWeights | None = None, outputs: slice | None = None) -> Tensor:
-        """The layer's output, as the hardware computes it.
+        """Compute the layer's output on the hardware.
 
         Args:
-            input: in the shape of the digital counterpart's input.
-            weights: an earlier :meth:`read`, for several products with one read; ``None`` to read now.
+            input: input of the shape that the digital counterpart accepts.
+            weights: the result of :meth:`read`, to share one read between products; ``None`` to read now.
             outputs: the outputs to compute; ``None`` for all.
+
+        Raises:
+            ValueError: the shape of the input is wrong.
         """
         y = self.store.output(self.to_rows(input), self.bias, weights, outputs)
         return self._from_rows(y, input)
 
     def read(self) -> TileWeights | None:
-        """One read of the weights, for several products, each a call of :meth:`forward`.
+        """Read the weights once, to share the read between several calls of :meth:`forward`.
 
-        The noise of training and of devices is that of this read; each product draws converter and output noise of its
-        own. ``None`` for in-memory weights, which each product reads by itself.
+        Training noise and device noise are drawn in this read; converter and output noise are drawn in each product.
+
+        Returns:
+            The weights; ``None`` for in-memory weights, which every product reads itself.
         """
         return self.store.read_once()
 
     @property
     def periphery(self) -> Periphery:
-        """Ranges and errors of the converters."""
+        """The ranges and errors of the converters."""
         converters = self.converters
         if converters is None:
             return Periphery(self.input_range, self.output_range)
@@ -230,10 +236,8 @@ class AnalogLayer(nn.Module, ABC):
 
     @property
     def has_ranges(self) -> bool:
-        """Whether the ranges of the converters can be calibrated from inputs."""
+        """Whether the converter ranges can be calibrated from inputs."""
         return True
-
-    # --- state dict -------------------------------------------------------------------------------------------
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -248,11 +252,11 @@ class AnalogLayer(nn.Module, ABC):
             super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
 
     def extra_repr(self) -> str:
-        """The options of the digital counterpart, the tiles, and where the weight lives."""
+        """The options of the digital counterpart, the number of tiles, and the weight store."""
         options = ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
         return f"{options}, bias={self.bias is not None}, tiles={self.tiles}, weight={self.store.name}"
 
 
 def analog_layers(net: nn.Module) -> dict[str, AnalogLayer]:
-    """The analog layers of a net by name, each object once."""
+    """Find the analog layers of a net by name; a layer in several places is listed once."""
     return {name: m for name, m in net.named_modules() if isinstance(m, AnalogLayer)}

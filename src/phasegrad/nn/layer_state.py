@@ -1,7 +1,7 @@
-"""The state dict of an analog layer: its configuration, its devices, and float checkpoints.
+"""The state dict of an analog layer: configuration, devices and float checkpoints.
 
-A state dict with device keys restores the devices. One without (a float checkpoint) leaves converters as they are, and
-programs its weight onto the devices if the layer has some.
+A state dict with device keys restores the devices. A float checkpoint, which has none, leaves the converters unchanged;
+if the layer has devices, they are programmed with its weight.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "device
 @final
 @dataclass(frozen=True, kw_only=True)
 class LayerConfiguration(Configuration):
-    """The configuration in a layer's state dict."""
+    """The configuration that a layer saves in its state dict."""
 
     hardware: Hardware
     perturbation: Perturbation | None
 
 
 def save_configuration(layer: StoredLayer, destination: dict[str, Any], prefix: str) -> None:
-    """Add the configuration of a layer to a state dict."""
+    """Write the configuration of a layer to a state dict."""
     configuration = LayerConfiguration(hardware=layer.hardware, perturbation=layer.perturbation)
     destination[prefix + _CONFIGURATION] = to_tensor(configuration)
 
@@ -44,11 +44,11 @@ def check_state_dict(layer: StoredLayer, state_dict: dict[str, Any], prefix: str
     """Check that a state dict can be loaded into a layer, before anything is copied.
 
     Returns:
-        The configuration that the state dict has for this layer; ``None`` for a float checkpoint.
+        The configuration of this layer in the state dict; ``None`` for a float checkpoint.
 
     Raises:
-        ValueError: it was saved with other hardware (the message lists the fields), devices have another shape, or
-            values of devices, converters or a weight to program are not finite.
+        ValueError: the state dict was saved with different hardware (the message lists the fields), the shape of the
+            devices is wrong, or values of devices, converters or a weight to program are not finite.
     """
     weight, devices = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}devices.conductance")
     expected = [len(layer.hardware.cell.factors), layer.out_features, layer.in_features]
@@ -57,21 +57,23 @@ def check_state_dict(layer: StoredLayer, state_dict: dict[str, Any], prefix: str
         raise ValueError(f"{prefix}devices.conductance has shape {list(devices.shape)}; it must be {expected}")
     _check_values(layer, state_dict, prefix)
     if layer.devices is not None and devices is None and weight is not None and not bool(weight.isfinite().all()):
-        raise ValueError(f"{prefix}weight has non-finite values; a device cannot be programmed to them")
+        raise ValueError(
+            f"{prefix}weight has non-finite values, to which devices cannot be programmed; load a finite weight"
+        )
     return loaded
 
 
 def _check_values(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """Conductances and errors of converters must be finite; with wires no conductance may be negative."""
+    """Raise if a conductance or converter error is not finite, or, with wires, if a conductance is negative."""
     for key, value in state_dict.items():
         name = key.removeprefix(prefix)
-        conducts = name in _CONDUCTANCES
-        if not key.startswith(prefix) or not (conducts or name.startswith("converters.")):
+        is_conductance = name in _CONDUCTANCES
+        if not key.startswith(prefix) or not (is_conductance or name.startswith("converters.")):
             continue
         if not bool(value.isfinite().all()):
-            raise ValueError(f"{key} has non-finite values; the state dict is damaged, nothing was loaded")
-        if conducts and layer.hardware.linear_wires is not None and bool((value < 0.0).any()):
-            raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires none may be negative")
+            raise ValueError(f"{key} has non-finite values; the state dict is damaged and nothing was loaded")
+        if is_conductance and layer.hardware.linear_wires is not None and bool((value < 0.0).any()):
+            raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires it must not be negative")
 
 
 def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
@@ -83,16 +85,16 @@ def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix
     differences = layer.hardware.differences(loaded.hardware)
     if differences:
         raise ValueError(
-            f"state dict of other Hardware for {prefix.rstrip('.') or 'this layer'} (mine != the state dict's): "
-            f"{'; '.join(differences)}. Convert the model with the Hardware the state dict was made with, or "
-            f"delete its '{_CONFIGURATION}' entries to take the weights alone"
+            f"the state dict was saved with different Hardware for {prefix.rstrip('.') or 'this layer'} "
+            f"(layer != state dict): {'; '.join(differences)}. Convert the model with the Hardware of the state dict, "
+            f"or delete its '{_CONFIGURATION}' entries to load only the weights"
         )
     return loaded
 
 
 @contextmanager
 def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> Iterator[None]:
-    """Prepare a layer for a state dict, and program the weight afterwards if the state dict has no devices."""
+    """Prepare a layer for loading, and program its weight afterwards if the state dict has no devices."""
     loaded = check_state_dict(layer, state_dict, prefix)
     state_dict.pop(prefix + _CONFIGURATION, None)
     has_devices = f"{prefix}devices.conductance" in state_dict
@@ -112,10 +114,10 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
 
 
 def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
-    """Program a weight that was just loaded onto the devices, with the converters that come with it."""
-    if assigned:  # the weight is the checkpoint's own tensor, which must not change
+    """Program the weight that was just loaded, read through the converters of the same state dict."""
+    if assigned:  # the weight is the tensor of the checkpoint, which must not change
         layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
-    if layer.converters is not None:  # torch loads this submodule later; the baseline is read through it now
+    if layer.converters is not None:  # torch loads this submodule later, but programming reads the baseline through it
         with torch.no_grad():
             for name, buffer in layer.converters.state_dict().items():
                 buffer.copy_(state_dict.get(f"{prefix}converters.{name}", buffer))
@@ -123,7 +125,7 @@ def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], p
 
 
 def _keep_converters(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """A float checkpoint has no converters: those of the layer stay, with their ranges."""
+    """Add the converters and ranges of the layer to a float checkpoint, which has none."""
     if layer.converters is not None:
         for name, value in layer.converters.state_dict().items():
             state_dict.setdefault(f"{prefix}converters.{name}", value)

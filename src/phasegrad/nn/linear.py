@@ -1,4 +1,4 @@
-"""Analog counterparts of ``nn.Linear``, and of layers that are one with its weight transposed."""
+"""Analog counterparts of ``nn.Linear`` and of linear layers that store the transposed weight."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from phasegrad.nn.layer import AnalogLayer
 from phasegrad.stores.layout import Layout
 
 
-class _RowProduct(AnalogLayer, ABC):
-    """What layers share whose samples are the rows of their input."""
+class _MatrixProduct(AnalogLayer, ABC):
+    """Base class of linear layers: the last dimension of the input is multiplied by the weight matrix."""
 
     _options = ()
 
     @property
     def tiling(self) -> LinearTiling:
-        """Row tiles of a matrix product."""
+        """How the inputs are split over row tiles."""
         return LinearTiling(self.hardware.rows)
 
     @property
@@ -29,7 +29,11 @@ class _RowProduct(AnalogLayer, ABC):
         return self.in_features
 
     def to_rows(self, x: Tensor) -> Tensor:
-        """The input as ``[rows, in]``; raises if its last dimension is wrong."""
+        """Reshape the input to ``[rows, in]``.
+
+        Raises:
+            ValueError: the last dimension of the input is not ``in_features``.
+        """
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(x.shape)}; its last dimension must be in_features = "
@@ -41,13 +45,13 @@ class _RowProduct(AnalogLayer, ABC):
         return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
 
     def extra_repr(self) -> str:
-        """The layer's sizes, and what :class:`AnalogLayer` adds."""
+        """The sizes of the layer, followed by the fields of :class:`AnalogLayer`."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}{super().extra_repr()}"
 
 
 @final
-class AnalogLinear(_RowProduct):
+class AnalogLinear(_MatrixProduct):
     """``nn.Linear`` in crossbar tiles: ``[..., in_features] -> [..., out_features]``.
 
     Args:
@@ -57,6 +61,9 @@ class AnalogLinear(_RowProduct):
         device: as in torch.
         dtype: as in torch.
         hardware: the hardware to run on.
+
+    Raises:
+        TypeError: ``hardware`` is not a :class:`Hardware`.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -69,23 +76,23 @@ class AnalogLinear(_RowProduct):
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._adopt(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
+        self._init_from_digital(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
 
     @property
     def weight_matrix(self) -> Tensor:
         """The parameter ``weight`` itself, ``[out, in]``."""
         return self.weight
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         return nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
 
 
 @final
-class AnalogTransposedLinear(_RowProduct):
-    """A linear layer with weight ``[in, out]`` in crossbar tiles, as Hugging Face's ``Conv1D`` in GPT-2.
+class AnalogTransposedLinear(_MatrixProduct):
+    """A linear layer with weight ``[in, out]`` in crossbar tiles: ``[..., nx] -> [..., nf]``.
 
-    It takes the constructor of that class, with inputs behind outputs. The parameter keeps its shape; on tiles lies its
-    transpose, as of any linear layer.
+    It is the counterpart of Hugging Face's ``Conv1D``, which GPT-2 uses, and its constructor has the same order:
+    outputs first. The parameter keeps its shape ``[in, out]``; its transpose is mapped to the tiles.
 
     Args:
         nf: size of each output.
@@ -100,24 +107,24 @@ class AnalogTransposedLinear(_RowProduct):
     """
 
     def __init__(self, nf: int, nx: int, *, hardware: Hardware) -> None:
-        self._adopt(TransposedLinear(nf, nx), hardware)
+        self._init_from_digital(TransposedLinear(nf, nx), hardware)
 
-    def _adopt(self, digital: nn.Module, hardware: Hardware) -> None:
+    def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         self.counterpart = type(digital)
-        super()._adopt(digital, hardware)
+        super()._init_from_digital(digital, hardware)
 
     @property
     def layout(self) -> Layout:
-        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
         return Layout(inputs_first=True)
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         with torch.device("meta"):
             return self.counterpart(self.out_features, self.in_features)
 
 
 class TransposedLinear(nn.Module):
-    """The digital counterpart of an :class:`AnalogTransposedLinear` that was not made from another class.
+    """The digital counterpart of an :class:`AnalogTransposedLinear` that its constructor created.
 
     Args:
         nf: size of each output.
@@ -131,5 +138,5 @@ class TransposedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(nf))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., nx] -> [..., nf]``."""
+        """Multiply the last dimension by the weight: ``[..., nx] -> [..., nf]``."""
         return x @ self.weight + self.bias

@@ -18,19 +18,19 @@ from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.linear import AnalogLinear
 
 State: TypeAlias = tuple[Tensor, ...]
-"""Hidden state ``[batch, size]``, and of an LSTM the cell's."""
+"""Hidden state ``[batch, size]``, followed by the cell state of an LSTM."""
 
 
 class _Recurrent(AnalogComposite, ABC):
-    """What recurrent layers share: for each layer and direction a matrix of inputs and one of hidden states.
+    """Base class of recurrent layers: each layer and direction has an input matrix and a hidden-state matrix.
 
-    The inputs of all steps are one product, the hidden states a product a step. A sequence sees one draw of
-    the noise of training, which stands for the errors of programming; a chip is read anew at each step.
+    The inputs of all steps are multiplied in one product, the hidden states in one product per step. Training noise
+    represents programming errors and is drawn once per sequence; a programmed chip is read again at each step.
     """
 
     _counterpart: ClassVar[type[nn.RNNBase]]
-    _names: ClassVar[tuple[str, ...]]
-    """Of the parts of the state."""
+    _state_names: ClassVar[tuple[str, ...]]
+    """Names of the state tensors, for error messages."""
     _options = (
         "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
     )  # fmt: skip
@@ -44,42 +44,50 @@ class _Recurrent(AnalogComposite, ABC):
     bidirectional: bool
     proj_size: int
 
-    def _take(self, digital: nn.Module) -> None:
-        for place in self._places:
+    def _make_layers(self, digital: nn.Module) -> None:
+        for suffix in self._suffixes:
             for kind in ("ih", "hh", "hr") if self.proj_size else ("ih", "hh"):
-                bias = digital._parameters.get(f"bias_{kind}_{place}")
-                weight: nn.Parameter = digital._parameters[f"weight_{kind}_{place}"]  # type: ignore[assignment]
-                self.register_module(f"{kind}_{place}", self._linear(weight, bias))
+                bias = digital._parameters.get(f"bias_{kind}_{suffix}")
+                weight: nn.Parameter = digital._parameters[f"weight_{kind}_{suffix}"]  # type: ignore[assignment]
+                self.register_module(f"{kind}_{suffix}", self._linear(weight, bias))
 
     @property
-    def _places(self) -> list[str]:
-        """The names of layers and directions, in the order of the states."""
+    def _suffixes(self) -> list[str]:
+        """Suffixes of the layers and directions in parameter names, in the order of the states."""
         directions = ("", "_reverse") if self.bidirectional else ("",)
         return [f"l{layer}{direction}" for layer in range(self.num_layers) for direction in directions]
 
     @property
-    def _keys(self) -> dict[str, str]:
+    def _key_map(self) -> dict[str, str]:
         keys = {f"weight_{name}": f"{name}.weight" for name in self._modules}
         if self.bias:
             keys |= {f"bias_{name}": f"{name}.bias" for name in self._modules if not name.startswith("hr")}
         return keys
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         options = {name: getattr(self, name) for name in self._options if name != "proj_size" or self.proj_size}
         digital = self._counterpart(**(options | {"dropout": 0.0}), device="meta")  # type: ignore[arg-type]
-        digital.dropout = self.dropout  # of a single layer torch warns, as it did when the model was made
+        digital.dropout = self.dropout  # set here: for a single layer the constructor of torch would warn again
         return digital
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: what torch does for a library of another device."""
-
-    # --- shapes -------------------------------------------------------------------------------------------------
+        """Do nothing; ``nn.RNNBase`` packs the weights for cuDNN here."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
-        """Outputs of the last layer at every step, and the last states; arguments and results as in torch.
+        """Compute the outputs of the last layer at every step and the final states, with the interface of torch.
+
+        Args:
+            input: ``[length, batch, input_size]``, ``[batch, length, input_size]`` with ``batch_first``,
+                ``[length, input_size]``, or a packed sequence.
+            hx: the initial states ``[layers and directions, batch, size]`` (without ``batch`` for an input without
+                one); zeros if ``None``.
+
+        Returns:
+            The outputs ``[length, batch, directions * size]`` in the layout of the input, and the final states in the
+            layout of ``hx``.
 
         Raises:
-            ValueError: an input or a state has another shape than it must have.
+            ValueError: the shape of the input or of a state is wrong, or a sequence has no step.
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
@@ -87,81 +95,80 @@ class _Recurrent(AnalogComposite, ABC):
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(input.shape)}; it must be "
                 f"{'[batch, length' if self.batch_first else '[length, batch'}, {self.input_size}], or "
-                f"[length, {self.input_size}] without batch"
+                f"[length, {self.input_size}] without a batch"
             )
         batched, first = input.dim() == 3, self.batch_first
         x = input.unsqueeze(1) if not batched else input.transpose(0, 1) if first else input
         length, batch = x.shape[:2]
         if length == 0:
             raise ValueError(
-                f"{type(self).__name__}: input has shape {list(input.shape)}; a sequence has one step at least"
+                f"{type(self).__name__}: input has shape {list(input.shape)}; a sequence must have at least one step"
             )
-        initial = self._initial(hx, batch, batched, input)
-        y, states = self._run(x.flatten(0, 1), [batch] * length, initial)
+        initial = self._initial_states(hx, batch, batched, input)
+        y, states = self._run_layers(x.flatten(0, 1), [batch] * length, initial)
         y = y.view(length, batch, y.shape[1])
         if not batched:
-            return y.squeeze(1), self._states([s.squeeze(1) for s in states])
-        return y.transpose(0, 1) if first else y, self._states(states)
+            return y.squeeze(1), self._format_states([s.squeeze(1) for s in states])
+        return y.transpose(0, 1) if first else y, self._format_states(states)
 
     def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
-        x, sizes, order, back = input
-        initial = self._initial(hx, int(sizes[0]), True, x)
+        x, sizes, order, inverse_order = input
+        initial = self._initial_states(hx, int(sizes[0]), True, x)
         if hx is not None and order is not None:
             initial = [s.index_select(1, order) for s in initial]
-        y, states = self._run(x, sizes.tolist(), initial)
-        if back is not None:
-            states = [s.index_select(1, back) for s in states]
-        return PackedSequence(y, sizes, order, back), self._states(states)
+        y, states = self._run_layers(x, sizes.tolist(), initial)
+        if inverse_order is not None:
+            states = [s.index_select(1, inverse_order) for s in states]
+        return PackedSequence(y, sizes, order, inverse_order), self._format_states(states)
 
-    def _initial(self, hx: Any, batch: int, batched: bool, like: Tensor) -> list[Tensor]:
-        """Each part of the states ``[layers and directions, batch, size]``."""
-        sizes = (self.proj_size or self.hidden_size, self.hidden_size)[: len(self._names)]
-        count = len(self._places)
+    def _initial_states(self, hx: Any, batch: int, batched: bool, like: Tensor) -> list[Tensor]:
+        """The initial state tensors, each ``[layers and directions, batch, size]``."""
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)[: len(self._state_names)]
+        count = len(self._suffixes)
         if hx is None:
             return [like.new_zeros(count, batch, size) for size in sizes]
         given = [hx] if isinstance(hx, Tensor) else list(hx)
         expected = [[count, batch, size] if batched else [count, size] for size in sizes]
         if [list(s.shape) for s in given] != expected:
             raise ValueError(
-                f"{type(self).__name__}: hx has shape {', '.join(str(list(s.shape)) for s in given)}; "
-                f"{' and '.join(self._names)} must be {', '.join(str(shape) for shape in expected)}"
+                f"{type(self).__name__}: hx has shape {', '.join(str(list(s.shape)) for s in given)}; the shape of "
+                f"{' and '.join(self._state_names)} must be {', '.join(str(shape) for shape in expected)}"
             )
         return [s if batched else s.unsqueeze(1) for s in given]
 
-    def _states(self, states: Sequence[Tensor]) -> Any:
+    def _format_states(self, states: Sequence[Tensor]) -> Any:
+        """The states as torch returns them: one tensor, or a tuple for an LSTM."""
         return states[0] if len(states) == 1 else tuple(states)
 
-    # --- layers, directions, steps ------------------------------------------------------------------------------
-
-    def _run(self, x: Tensor, sizes: list[int], initial: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """All layers of steps that follow one another in ``[steps and samples, in]``; so many samples each."""
+    def _run_layers(self, x: Tensor, sizes: list[int], initial: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Run all layers on ``x`` ``[steps and samples, in]``, whose steps have the given numbers of samples."""
         states = list(zip(*(s.unbind() for s in initial), strict=True))
-        last: list[State] = []
+        final: list[State] = []
         for layer in range(self.num_layers):
             if layer > 0 and self.dropout > 0.0:
                 x = F.dropout(x, self.dropout, self.training)
-            ways, directions = [], len(states) // self.num_layers
-            for place in self._places[layer * directions : (layer + 1) * directions]:
-                y, state = self._along(x, sizes, states[len(last)], place)
-                ways.append(y)
-                last.append(state)
-            x = ways[0] if len(ways) == 1 else torch.cat(ways, dim=1)
-        return x, [torch.stack(part) for part in zip(*last, strict=True)]
+            outputs, directions = [], len(states) // self.num_layers
+            for suffix in self._suffixes[layer * directions : (layer + 1) * directions]:
+                y, state = self._run_direction(x, sizes, states[len(final)], suffix)
+                outputs.append(y)
+                final.append(state)
+            x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return x, [torch.stack(part) for part in zip(*final, strict=True)]
 
-    def _along(self, x: Tensor, sizes: list[int], initial: State, place: str) -> tuple[Tensor, State]:
-        """One layer, in one direction."""
-        driven = self.get_submodule(f"ih_{place}")(x).split(sizes)
-        step = _Step(self, place)
-        if place.endswith("_reverse"):
-            outputs, state = self._backwards(driven, initial, step)
+    def _run_direction(self, x: Tensor, sizes: list[int], initial: State, suffix: str) -> tuple[Tensor, State]:
+        """Run one layer in one direction."""
+        input_products = self.get_submodule(f"ih_{suffix}")(x).split(sizes)
+        step = _Step(self, suffix)
+        if suffix.endswith("_reverse"):
+            outputs, state = self._run_reverse(input_products, initial, step)
         else:
-            outputs, state = self._forwards(driven, initial, step)
+            outputs, state = self._run_forward(input_products, initial, step)
         return torch.cat(outputs), state
 
-    def _forwards(self, driven: Sequence[Tensor], state: State, step: _Step) -> tuple[list[Tensor], State]:
+    def _run_forward(self, input_products: Sequence[Tensor], state: State, step: _Step) -> tuple[list[Tensor], State]:
         outputs: list[Tensor] = []
-        ended: list[State] = []  # sequences come longest first, so it is the last ones that end
-        for x in driven:
+        ended: list[State] = []  # sequences are sorted by decreasing length, so the last ones end first
+        for x in input_products:
             if len(x) < len(state[0]):
                 ended.append(tuple(s[len(x) :] for s in state))
                 state = tuple(s[: len(x)] for s in state)
@@ -171,10 +178,10 @@ class _Recurrent(AnalogComposite, ABC):
             state = tuple(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True))
         return outputs, state
 
-    def _backwards(self, driven: Sequence[Tensor], initial: State, step: _Step) -> tuple[list[Tensor], State]:
-        state = tuple(s[: len(driven[-1])] for s in initial)
+    def _run_reverse(self, input_products: Sequence[Tensor], initial: State, step: _Step) -> tuple[list[Tensor], State]:
+        state = tuple(s[: len(input_products[-1])] for s in initial)
         outputs: list[Tensor] = []
-        for x in reversed(driven):
+        for x in reversed(input_products):
             if len(x) > len(state[0]):
                 state = tuple(torch.cat([s, s0[len(s) : len(x)]]) for s, s0 in zip(state, initial, strict=True))
             state = step(x, state)
@@ -182,43 +189,42 @@ class _Recurrent(AnalogComposite, ABC):
         return outputs[::-1], state
 
     @abstractmethod
-    def _next(self, driven: Tensor, recurrent: Tensor, state: State) -> State:
-        """The state that follows, from what the two products give."""
-
-    def extra_repr(self) -> str:
-        """The counterpart's options."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
+        """The next state, from the products of the input and of the hidden state."""
 
 
 class _Step:
-    """One step of a layer in one direction, with what all steps of a sequence share."""
+    """One step of a layer in one direction, with the weights that all steps of a sequence share."""
 
-    def __init__(self, layer: _Recurrent, place: str) -> None:
-        self.follows = layer._next
-        self.hidden: AnalogLinear = layer.get_submodule(f"hh_{place}")  # type: ignore[assignment]
-        self.weights = _sequence_read(self.hidden)
-        self.projection: AnalogLinear | None = layer._modules.get(f"hr_{place}")  # type: ignore[assignment]
-        self.projected = None if self.projection is None else _sequence_read(self.projection)
+    def __init__(self, layer: _Recurrent, suffix: str) -> None:
+        self.next_state = layer._next_state
+        self.hidden: AnalogLinear = layer.get_submodule(f"hh_{suffix}")  # type: ignore[assignment]
+        self.hidden_weights = _read_for_sequence(self.hidden)
+        self.projection: AnalogLinear | None = layer._modules.get(f"hr_{suffix}")  # type: ignore[assignment]
+        self.projection_weights = None if self.projection is None else _read_for_sequence(self.projection)
 
-    def __call__(self, driven: Tensor, state: State) -> State:
-        """The next state."""
-        hidden, *others = self.follows(driven, self.hidden(state[0], self.weights), state)
+    def __call__(self, input_product: Tensor, state: State) -> State:
+        """Compute the next state from the product of the input ``[batch, gates size]``."""
+        hidden, *others = self.next_state(input_product, self.hidden(state[0], self.hidden_weights), state)
         if self.projection is not None:
-            hidden = self.projection(hidden, self.projected)
+            hidden = self.projection(hidden, self.projection_weights)
         return hidden, *others
 
 
-def _sequence_read(layer: AnalogLinear) -> TileWeights | None:
-    """One read for all steps of a sequence, if the weights are digital; devices are read at each step."""
+def _read_for_sequence(layer: AnalogLinear) -> TileWeights | None:
+    """Read the weights once for all steps of a sequence if they are digital; ``None`` if every step reads them."""
     return layer.read() if layer.store.one_read_per_sequence else None
 
 
 @final
 class AnalogRNN(_Recurrent):
-    """``nn.RNN`` whose two products a step are computed in crossbar tiles; arguments as there, and ``hardware``."""
+    """``nn.RNN`` in crossbar tiles, with two matrix products per step.
+
+    The arguments are those of ``nn.RNN`` and ``hardware``; shapes are those of torch. The nonlinearity is digital.
+    """
 
     _counterpart = nn.RNN
-    _names = ("h_0",)
+    _state_names = ("h_0",)
     _options = (*_Recurrent._options, "nonlinearity")
 
     nonlinearity: str
@@ -230,17 +236,18 @@ class AnalogRNN(_Recurrent):
     ) -> None:  # fmt: skip
         sizes = (input_size, hidden_size, num_layers)
         options = (nonlinearity, bias, batch_first, dropout, bidirectional)
-        self._adopt(nn.RNN(*sizes, *options, device=device, dtype=dtype), hardware)
+        self._init_from_digital(nn.RNN(*sizes, *options, device=device, dtype=dtype), hardware)
 
-    def _next(self, driven: Tensor, recurrent: Tensor, state: State) -> State:
-        return (gates.rnn(driven, recurrent, self.nonlinearity),)
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
+        return (gates.rnn(input_product, hidden_product, self.nonlinearity),)
 
 
 @final
 class AnalogLSTM(_Recurrent):
-    """``nn.LSTM`` whose products are computed in crossbar tiles; arguments as there, and ``hardware``.
+    """``nn.LSTM`` in crossbar tiles, with two matrix products per step.
 
-    Gates are digital. With ``proj_size`` a third matrix, ``hr``, projects the hidden state.
+    The arguments are those of ``nn.LSTM`` and ``hardware``; shapes are those of torch. Gates are digital. With
+    ``proj_size`` a third matrix, ``hr``, projects the hidden state.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -251,7 +258,7 @@ class AnalogLSTM(_Recurrent):
     """
 
     _counterpart = nn.LSTM
-    _names = ("h_0", "c_0")
+    _state_names = ("h_0", "c_0")
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
@@ -260,18 +267,21 @@ class AnalogLSTM(_Recurrent):
     ) -> None:  # fmt: skip
         sizes = (input_size, hidden_size, num_layers)
         options = (bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-        self._adopt(nn.LSTM(*sizes, *options), hardware)
+        self._init_from_digital(nn.LSTM(*sizes, *options), hardware)
 
-    def _next(self, driven: Tensor, recurrent: Tensor, state: State) -> State:
-        return gates.lstm(driven, recurrent, state[1])
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
+        return gates.lstm(input_product, hidden_product, state[1])
 
 
 @final
 class AnalogGRU(_Recurrent):
-    """``nn.GRU`` whose two products a step are computed in crossbar tiles; arguments as there, and ``hardware``."""
+    """``nn.GRU`` in crossbar tiles, with two matrix products per step.
+
+    The arguments are those of ``nn.GRU`` and ``hardware``; shapes are those of torch. Gates are digital.
+    """
 
     _counterpart = nn.GRU
-    _names = ("h_0",)
+    _state_names = ("h_0",)
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,
@@ -280,7 +290,7 @@ class AnalogGRU(_Recurrent):
     ) -> None:  # fmt: skip
         sizes = (input_size, hidden_size, num_layers)
         options = (bias, batch_first, dropout, bidirectional)
-        self._adopt(nn.GRU(*sizes, *options, device=device, dtype=dtype), hardware)
+        self._init_from_digital(nn.GRU(*sizes, *options, device=device, dtype=dtype), hardware)
 
-    def _next(self, driven: Tensor, recurrent: Tensor, state: State) -> State:
-        return (gates.gru(driven, recurrent, state[0]),)
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
+        return (gates.gru(input_product, hidden_product, state[0]),)

@@ -14,15 +14,15 @@ from phasegrad.nn.linear import AnalogLinear
 
 
 class _RecurrentCell(AnalogComposite, ABC):
-    """What the cells share. A call is a step of its own: nothing says which calls are one sequence.
+    """Base class of recurrent cells, which compute one step per call.
 
-    So the noise of training is drawn at each call. Use the layer, as ``AnalogLSTM``, where one draw is to last for a
-    sequence.
+    A cell does not know which calls belong to one sequence, so it draws training noise at each call. Use a layer such
+    as ``AnalogLSTM`` to draw it once per sequence.
     """
 
     _counterpart: ClassVar[type[nn.RNNCellBase]]
-    _parts: ClassVar[int] = 1
-    """Tensors of a state."""
+    _state_count: ClassVar[int] = 1
+    """Number of tensors in a state."""
     _options = ("input_size", "hidden_size", "bias")
 
     input_size: int
@@ -31,61 +31,64 @@ class _RecurrentCell(AnalogComposite, ABC):
     ih: AnalogLinear
     hh: AnalogLinear
 
-    def _take(self, digital: nn.Module) -> None:
+    def _make_layers(self, digital: nn.Module) -> None:
         self.ih = self._linear(digital.weight_ih, digital.bias_ih)  # type: ignore[arg-type]
         self.hh = self._linear(digital.weight_hh, digital.bias_hh)  # type: ignore[arg-type]
 
     @property
-    def _keys(self) -> dict[str, str]:
+    def _key_map(self) -> dict[str, str]:
         return {f"{kind}_{name}": f"{name}.{kind}" for kind in ("weight", "bias") for name in ("ih", "hh")}
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         options = {name: getattr(self, name) for name in self._options}
         return self._counterpart(**options, device="meta")  # type: ignore[arg-type]
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """The next state; arguments and result as in torch.
+        """Compute the next state, with the interface of torch.
+
+        Args:
+            input: ``[batch, input_size]`` or ``[input_size]``.
+            hx: the state, each tensor ``[batch, hidden_size]`` or ``[hidden_size]``; zeros if ``None``.
 
         Raises:
-            ValueError: an input or a state has another shape than it must have.
+            ValueError: the shape of the input or of the state is wrong.
         """
-        states = self._states(input, hx)
+        states = self._initial_states(input, hx)
         batched = input.dim() == 2
         if not batched:
             input, states = input.unsqueeze(0), [s.unsqueeze(0) for s in states]
-        found = self._next(self.ih(input), self.hh(states[0]), states)
-        found = found if batched else tuple(s.squeeze(0) for s in found)
-        return found[0] if self._parts == 1 else found
+        following = self._next_state(self.ih(input), self.hh(states[0]), states)
+        following = following if batched else tuple(s.squeeze(0) for s in following)
+        return following[0] if self._state_count == 1 else following
 
-    def _states(self, input: Tensor, hx: Any) -> list[Tensor]:
+    def _initial_states(self, input: Tensor, hx: Any) -> list[Tensor]:
         expected = [*input.shape[:-1], self.hidden_size]
         if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(input.shape)}; it must be [batch, {self.input_size}], "
-                f"or [{self.input_size}] without batch"
+                f"or [{self.input_size}] without a batch"
             )
         if hx is None:
-            return [input.new_zeros(expected)] * self._parts
+            return [input.new_zeros(expected)] * self._state_count
         given = [hx] if isinstance(hx, Tensor) else list(hx)
-        if len(given) != self._parts or any(list(s.shape) != expected for s in given):
+        if len(given) != self._state_count or any(list(s.shape) != expected for s in given):
             raise ValueError(
                 f"{type(self).__name__}: hx has shape {', '.join(str(list(s.shape)) for s in given)}; it must be "
-                f"{self._parts} of {expected}"
+                f"{f'a pair of {expected}' if self._state_count == 2 else expected}"
             )
         return given
 
     @abstractmethod
-    def _next(self, driven: Tensor, recurrent: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
-        """The state that follows, from what the two products give."""
-
-    def extra_repr(self) -> str:
-        """The counterpart's options."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+        """The next state, from the products of the input and of the hidden state."""
 
 
 @final
 class AnalogRNNCell(_RecurrentCell):
-    """``nn.RNNCell`` in crossbar tiles; arguments as there, and ``hardware``."""
+    """``nn.RNNCell`` in crossbar tiles: ``[batch, input_size] -> [batch, hidden_size]``.
+
+    The arguments are those of ``nn.RNNCell`` and ``hardware``. The nonlinearity is digital.
+    """
 
     _counterpart = nn.RNNCell
     _options = (*_RecurrentCell._options, "nonlinearity")
@@ -96,15 +99,17 @@ class AnalogRNNCell(_RecurrentCell):
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
         dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._adopt(nn.RNNCell(input_size, hidden_size, bias, nonlinearity, device, dtype), hardware)
+        self._init_from_digital(nn.RNNCell(input_size, hidden_size, bias, nonlinearity, device, dtype), hardware)
 
-    def _next(self, driven: Tensor, recurrent: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
-        return (gates.rnn(driven, recurrent, self.nonlinearity),)
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+        return (gates.rnn(input_product, hidden_product, self.nonlinearity),)
 
 
 @final
 class AnalogLSTMCell(_RecurrentCell):
-    """``nn.LSTMCell`` in crossbar tiles; arguments as there, and ``hardware``.
+    """``nn.LSTMCell`` in crossbar tiles: ``[batch, input_size]`` to two states ``[batch, hidden_size]``.
+
+    The arguments are those of ``nn.LSTMCell`` and ``hardware``. Gates are digital.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -115,21 +120,24 @@ class AnalogLSTMCell(_RecurrentCell):
     """
 
     _counterpart = nn.LSTMCell
-    _parts = 2
+    _state_count = 2
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._adopt(nn.LSTMCell(input_size, hidden_size, bias, device, dtype), hardware)
+        self._init_from_digital(nn.LSTMCell(input_size, hidden_size, bias, device, dtype), hardware)
 
-    def _next(self, driven: Tensor, recurrent: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
-        return gates.lstm(driven, recurrent, states[1])
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+        return gates.lstm(input_product, hidden_product, states[1])
 
 
 @final
 class AnalogGRUCell(_RecurrentCell):
-    """``nn.GRUCell`` in crossbar tiles; arguments as there, and ``hardware``."""
+    """``nn.GRUCell`` in crossbar tiles: ``[batch, input_size] -> [batch, hidden_size]``.
+
+    The arguments are those of ``nn.GRUCell`` and ``hardware``. Gates are digital.
+    """
 
     _counterpart = nn.GRUCell
 
@@ -137,7 +145,7 @@ class AnalogGRUCell(_RecurrentCell):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._adopt(nn.GRUCell(input_size, hidden_size, bias, device, dtype), hardware)
+        self._init_from_digital(nn.GRUCell(input_size, hidden_size, bias, device, dtype), hardware)
 
-    def _next(self, driven: Tensor, recurrent: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
-        return (gates.gru(driven, recurrent, states[0]),)
+    def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
+        return (gates.gru(input_product, hidden_product, states[0]),)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from phasegrad.crossbar import Hardware
-from phasegrad.crossbar.mapping import tile_count
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import ConvolutionTiling
 from phasegrad.nn.conv import _AnalogConv
@@ -20,11 +19,11 @@ from phasegrad.stores.layout import Layout
 
 
 class _AnalogConvTranspose(_AnalogConv, ABC):
-    """What transposed convolutions share.
+    """Base class of transposed convolutions.
 
-    The channels of one input position drive the rows; a column is an output channel at a position of the kernel. So the
-    analog product is a convolution with a kernel of one position. Every column has its converter, and what overlaps in
-    the output is added digitally.
+    The channels of one input position drive the rows; each column is an output channel at one kernel position. The
+    analog product is therefore a convolution with a kernel of one position. Every column has its own converter, and
+    overlapping outputs are added digitally.
     """
 
     _counterpart: ClassVar[Any]
@@ -40,26 +39,16 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
         options = (stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype)
-        self._adopt(self._counterpart(in_channels, out_channels, kernel_size, *options), hardware)
+        self._init_from_digital(self._counterpart(in_channels, out_channels, kernel_size, *options), hardware)
 
     @property
     def layout(self) -> Layout:
-        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
         return Layout(inputs_first=True, groups=self.groups)
 
     @property
-    def columns(self) -> int:
-        """Outputs that share a tile: those of one group at most."""
-        return min(self.hardware.columns, self.out_features // self.groups)
-
-    @property
-    def tiles(self) -> int:
-        """Crossbar tiles that the layer takes: each group is a matrix of its own."""
-        return self.groups * tile_count(self.out_features // self.groups, self.in_features, self.hardware)
-
-    @property
     def tiling(self) -> ConvolutionTiling:
-        """A convolution with a kernel of one position: one sample per position and group of every image."""
+        """A convolution with a kernel of one position: one sample per position and group of each image."""
         one = (1,) * len(self.kernel_size)
         zeros = (0,) * len(one)
         edges = zeros * 2
@@ -71,50 +60,53 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
     def forward(  # type: ignore[override]
         self, input: Tensor, output_size: list[int] | None = None, weights: TileWeights | None = None
     ) -> Tensor:  # fmt: skip
-        """The layer's output, as the hardware gives it.
+        """Compute the layer's output on the hardware.
 
         Args:
-            input: in the counterpart's shape.
-            output_size: of the spatial dimensions, as in torch, where a stride leaves a choice.
-            weights: an earlier :meth:`read`, for several products with one read; ``None`` to read now.
+            input: ``[batch, in_channels, ...]`` or ``[in_channels, ...]``.
+            output_size: sizes of the spatial dimensions, as in torch, if a stride leaves them open.
+            weights: the result of :meth:`read`, to share one read between products; ``None`` to read now.
+
+        Raises:
+            ValueError: the shape of the input is wrong, or ``output_size`` is not possible.
         """
         rows, padding = self.to_rows(input), cast("tuple[int, ...]", self.padding)
         sizes = (list(self.stride), list(padding), list(self.kernel_size), len(self.kernel_size))
-        more = _ConvTransposeNd._output_padding(self, input, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
-        y = self._overlapped(self.store.output(rows, None, weights))
-        edges = [edge for p, extra in zip(padding, more, strict=True) for edge in (extra - p, -p)]
-        y = F.pad(y, edges[::-1])  # a negative edge is cut off
+        extra = _ConvTransposeNd._output_padding(self, input, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
+        y = self._add_overlaps(self.store.output(rows, None, weights))
+        edges = [edge for p, e in zip(padding, extra, strict=True) for edge in (e - p, -p)]
+        y = F.pad(y, edges[::-1])  # a negative padding crops
         y = y if self.bias is None else y + self.bias.view(-1, *[1] * len(self.kernel_size))
         return self._from_rows(y, input)
 
-    def _overlapped(self, y: Tensor) -> Tensor:
-        """What all positions give, ``[batch, channels * kernel positions, ...]``, added where it belongs."""
+    def _add_overlaps(self, y: Tensor) -> Tensor:
+        """Add the outputs of all input positions, ``[batch, channels * kernel positions, ...]``, where they overlap."""
         if len(self.kernel_size) == 3:
-            return self._overlapped_volumes(y)
+            return self._add_overlaps_3d(y)
         if len(self.kernel_size) == 1:
             return _fold(y.unsqueeze(-1), *((a, 1) for a in self._geometry(0))).squeeze(-1)
         return _fold(y, *zip(self._geometry(0), self._geometry(1), strict=True))
 
-    def _overlapped_volumes(self, y: Tensor) -> Tensor:
-        """Planes first, then what they add up to along the depth."""
+    def _add_overlaps_3d(self, y: Tensor) -> Tensor:
+        """Add overlaps within each plane first, then along the depth."""
         batch, depth = len(y), y.shape[2]
         planes = y.movedim(2, 1).flatten(0, 1)
         planes = _fold(planes, *zip(self._geometry(1), self._geometry(2), strict=True))
         columns = planes.unflatten(0, (batch, depth)).unflatten(2, (self.out_channels, -1))
         columns = columns.permute(0, 2, 4, 5, 3, 1)  # batch, channels, height, width, kernel positions, depth
-        lines = _fold(columns.flatten(1, 4).unsqueeze(-1), *((a, 1) for a in self._geometry(0))).squeeze(-1)
-        return lines.unflatten(1, columns.shape[1:4]).movedim(-1, 2)
+        volume = _fold(columns.flatten(1, 4).unsqueeze(-1), *((a, 1) for a in self._geometry(0))).squeeze(-1)
+        return volume.unflatten(1, columns.shape[1:4]).movedim(-1, 2)
 
     def _geometry(self, axis: int) -> tuple[int, int, int]:
         return self.kernel_size[axis], self.dilation[axis], self.stride[axis]
 
-    def _digital(self) -> nn.Module:
+    def _make_digital(self) -> nn.Module:
         options = (self.stride, self.padding, self.output_padding, self.groups, self.bias is not None, self.dilation)
         return self._counterpart(self.in_channels, self.out_channels, self.kernel_size, *options, device="meta")
 
 
 def _fold(y: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
-    """``[batch, channels * kernel positions, height, width]`` added up in images as large as they need be."""
+    """Add ``[batch, channels * kernel positions, height, width]`` into images without padding."""
     sizes = zip(y.shape[2:], kernel, dilation, stride, strict=True)
     size = tuple((n - 1) * s + d * (k - 1) + 1 for n, k, d, s in sizes)
     return F.fold(y.flatten(2), size, kernel, dilation, 0, stride)
@@ -122,9 +114,10 @@ def _fold(y: Tensor, kernel: tuple[int, ...], dilation: tuple[int, ...], stride:
 
 @final
 class AnalogConvTranspose1d(_AnalogConvTranspose):
-    """``nn.ConvTranspose1d`` in crossbar tiles; arguments as there, and ``hardware``.
+    """``nn.ConvTranspose1d`` in crossbar tiles: ``[batch, in_channels, ...] -> [batch, out_channels, ...]``.
 
-    Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
+    The arguments are those of ``nn.ConvTranspose1d`` and ``hardware``. Rows are input channels, columns are output
+    channels at each kernel position; overlaps are added digitally.
     """
 
     _counterpart = nn.ConvTranspose1d
@@ -133,9 +126,10 @@ class AnalogConvTranspose1d(_AnalogConvTranspose):
 
 @final
 class AnalogConvTranspose2d(_AnalogConvTranspose):
-    """``nn.ConvTranspose2d`` in crossbar tiles; arguments as there, and ``hardware``.
+    """``nn.ConvTranspose2d`` in crossbar tiles: ``[batch, in_channels, ...] -> [batch, out_channels, ...]``.
 
-    Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
+    The arguments are those of ``nn.ConvTranspose2d`` and ``hardware``. Rows are input channels, columns are output
+    channels at each kernel position; overlaps are added digitally.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -150,9 +144,10 @@ class AnalogConvTranspose2d(_AnalogConvTranspose):
 
 @final
 class AnalogConvTranspose3d(_AnalogConvTranspose):
-    """``nn.ConvTranspose3d`` in crossbar tiles; arguments as there, and ``hardware``.
+    """``nn.ConvTranspose3d`` in crossbar tiles: ``[batch, in_channels, ...] -> [batch, out_channels, ...]``.
 
-    Rows are input channels, columns are output channels at each position of the kernel; overlaps are added digitally.
+    The arguments are those of ``nn.ConvTranspose3d`` and ``hardware``. Rows are input channels, columns are output
+    channels at each kernel position; overlaps are added digitally.
     """
 
     _counterpart = nn.ConvTranspose3d
