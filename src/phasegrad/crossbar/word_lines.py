@@ -1,4 +1,4 @@
-"""What the word lines of a tile carry: inputs after the DAC, in one or several slices."""
+"""Signals on the word lines of a tile: inputs after the DAC, in one or several slices."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class Periphery(NamedTuple):
     output_range: Tensor
     """Range of the ADC in units of ``max|w| max|x|``, one element."""
     output_errors: Tensor | None = None
-    """``[errors, tiles, out]``: errors of the ADC of every column, slice after slice, or ``None``."""
+    """``[errors, tiles, out]``: errors of the ADC of every column, slice by slice, or ``None``."""
     input_errors: Tensor | None = None
-    """``[errors, lines]``: errors of the DACs, or ``None``."""
+    """``[errors, rows]``: errors of the DACs of the word lines, or ``None``."""
 
     def outputs(self, chosen: slice) -> Periphery:
-        """The converters of some of the outputs."""
+        """The converters of a slice of the outputs."""
         errors = self.output_errors
         return self if errors is None else self._replace(output_errors=errors[:, :, chosen])
 
 
 def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """The inputs after ideal DACs, and the range that they cover (one element, or one per row)."""
+    """Convert inputs with ideal DACs; return them with their range, one element or one per row."""
     integrator = hardware.integrator
     if integrator is not None and integrator.full_input is not None:
         return x, x.new_full((1,), integrator.full_input)
-    input_range = range_of(x, input_range)
+    input_range = dac_range(x, input_range)
     if hardware.dac is None:
         return x, input_range
     return call("dac", x, input_range, *dac_settings(hardware.dac)), input_range
 
 
-def range_of(x: Tensor, input_range: Tensor | None) -> Tensor:
+def dac_range(x: Tensor, input_range: Tensor | None) -> Tensor:
     """The range of the DAC, or the largest absolute input of each row."""
     return x.detach().abs().flatten(1).amax(1) if input_range is None else input_range
 
 
 def dac_settings(dac: InputConverter | None) -> tuple[float, float, float]:
-    """Largest code, and decay and keep of a learned range, as the ops take them; a largest code of 0 means no DAC."""
+    """Largest code (0 without a DAC), and decay and keep of a learned range, as arguments of the ops."""
     if dac is None:
         return 0.0, 0.0, 1.0
     learned = dac.range
@@ -56,8 +56,8 @@ def dac_settings(dac: InputConverter | None) -> tuple[float, float, float]:
     return dac.max_code, decay, keep
 
 
-def drives_ideally(x: Tensor, input_range: Tensor, periphery: Periphery, dac: InputConverter | None) -> bool:
-    """Whether the word lines carry all bits at once, as an ideal DAC drives them, so that a fused op can convert."""
+def has_ideal_drive(x: Tensor, input_range: Tensor, periphery: Periphery, dac: InputConverter | None) -> bool:
+    """Whether the DACs are ideal and drive all bits at once, so that a fused op can convert the inputs."""
     if dac is None:
         return True
     if periphery.input_errors is not None or not dac.at_once:
@@ -65,12 +65,12 @@ def drives_ideally(x: Tensor, input_range: Tensor, periphery: Periphery, dac: In
     slices = dac.input_slices(x, input_range, None)  # an ideal DAC returns its argument
     if len(slices) != 1:
         return False
-    carried, factor, square, noise = slices[0]
-    return carried is x and square is None and factor == noise == 1.0
+    driven, factor, square, noise = slices[0]
+    return driven is x and square is None and factor == noise == 1.0
 
 
 def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[InputSlice, ...], Tensor]:
-    """The input slices that the word lines carry one after another, and the range that they cover."""
+    """The input slices that drive the word lines one after another, and the range of the inputs."""
     driven, input_range = convert_inputs(x, periphery.input_range, hardware)
     input_range = input_range.detach()
     if hardware.dac is None:
@@ -78,8 +78,8 @@ def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[In
     return hardware.dac.input_slices(driven, input_range, periphery.input_errors), input_range
 
 
-def joined(slices: Sequence[InputSlice]) -> Tensor:
-    """The input that all slices add up to."""
+def combined_input(slices: Sequence[InputSlice]) -> Tensor:
+    """The sum of all input slices, weighted by their significance."""
     first, *others = slices
     total = first.x if first.factor == 1.0 else first.x * first.factor
     for other in others:
