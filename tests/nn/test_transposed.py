@@ -216,7 +216,7 @@ def test_a_weight_and_its_transpose_are_two_matrices_on_a_chip_and_refused_in_th
     loaded = pg.convert(digital, IDEAL).eval()
     loaded.load_state_dict(chip.state_dict())
     close(loaded(x), digital(x))
-    with pytest.raises(ValueError, match="tied to one whose inputs and outputs lie the other way"):
+    with pytest.raises(ValueError, match="tied to a weight with another order of inputs and outputs"):
         pg.convert(digital, pg.presets.soft_bounds_training())
 
 

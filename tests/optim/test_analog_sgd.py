@@ -418,7 +418,7 @@ def test_what_wants_dense_gradients_is_advised_and_changes_nothing(
 def test_a_penalty_on_the_weight_is_not_lost_without_a_word() -> None:
     module = net(fine())
     x, y = batch()
-    with pytest.raises(RuntimeError, match=r"outside of its layer.*AnalogSGD.*detach"):
+    with pytest.raises(RuntimeError, match=r"outside its layer.*AnalogSGD.*detach"):
         (F.cross_entropy(module(x), y) + module[0].weight.square().sum()).backward()
 
 

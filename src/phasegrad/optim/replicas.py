@@ -52,12 +52,12 @@ def gathered(weights: Sequence[InMemoryWeight]) -> Iterator[None]:
     """
     own = [weight.grad.samples if weight.grad is not None else [] for weight in weights]
     together = _gather(own, weights[0].device)
-    before = [weight.exchange(samples) for weight, samples in zip(weights, together, strict=True)]
+    before = [weight.replace_staged(samples) for weight, samples in zip(weights, together, strict=True)]
     try:
         yield
     finally:
         for weight, staged in zip(weights, before, strict=True):
-            weight.exchange(staged)
+            weight.replace_staged(staged)
 
 
 class _Place(NamedTuple):
