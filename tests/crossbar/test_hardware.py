@@ -1,4 +1,4 @@
-"""Hardware: immutable, checked at construction, and preserved by JSON."""
+"""Hardware is immutable, checked at construction, and preserved by JSON."""
 
 from __future__ import annotations
 
@@ -54,18 +54,18 @@ CONFIGURATIONS = {
         ("read_noise", "0.02"),
     ],
 )
-def test_impossible_numbers_raise_naming_field_and_value(field: str, value: object) -> None:
+def test_invalid_numbers_raise_with_field_and_value(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"Hardware: {field} = {value!r}"):
         replace(IDEAL, **{field: value})
 
 
 @pytest.mark.parametrize(("field", "value"), [("cell", TABLED), ("dac", 8), ("adc", Dac())])
-def test_parts_of_the_wrong_kind_raise_naming_the_field(field: str, value: object) -> None:
+def test_components_of_the_wrong_type_raise_with_the_field(field: str, value: object) -> None:
     with pytest.raises(TypeError, match=f"Hardware: {field} = "):
         replace(IDEAL, **{field: value})
 
 
-def test_hardware_cannot_be_changed_and_takes_no_positional_argument() -> None:
+def test_hardware_is_immutable_and_keyword_only() -> None:
     with pytest.raises(FrozenInstanceError):
         IDEAL.rows = 3  # type: ignore[misc]
     with pytest.raises(TypeError, match="positional"):
@@ -73,7 +73,7 @@ def test_hardware_cannot_be_changed_and_takes_no_positional_argument() -> None:
 
 
 @pytest.mark.parametrize("hardware", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
-def test_hardware_survives_json(hardware: Hardware) -> None:
+def test_json_preserves_hardware(hardware: Hardware) -> None:
     again = from_json(hardware.to_json())
     assert again == hardware
     assert hash(again) == hash(hardware)
@@ -81,18 +81,18 @@ def test_hardware_survives_json(hardware: Hardware) -> None:
 
 
 @pytest.mark.parametrize("hardware", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
-def test_hardware_survives_its_tensor(hardware: Hardware) -> None:
+def test_tensors_preserve_hardware(hardware: Hardware) -> None:
     tensor = to_tensor(hardware)
     assert tensor.dtype == torch.uint8
     assert from_tensor(tensor.clone()) == hardware
 
 
-def test_differences_name_the_path_and_both_values() -> None:
+def test_differences_contain_path_and_both_values() -> None:
     other = replace(IDEAL, rows=256, cell=pg.cells.DifferentialPair(device=pg.devices.ideal_device(g_max=20e-6)))
     assert sorted(IDEAL.differences(other)) == ["cell.device.g_max: 2.5e-05 != 2e-05", "rows: 512 != 256"]
 
 
-def test_differences_of_kind_are_said_once() -> None:
+def test_differences_of_type_are_reported_once() -> None:
     mine = replace(IDEAL, dac=Dac(range=LearnedRange()))
     assert mine.differences(replace(IDEAL, dac=Dac(range=AbsMaxRange()))) == ["dac.range: LearnedRange != AbsMaxRange"]
     assert mine.differences(IDEAL) == ["dac: Dac != None"]
@@ -109,6 +109,6 @@ def test_json_of_an_unknown_type_is_refused() -> None:
         from_json(IDEAL.to_json().replace('"Hardware"', '"Hardware2"'))
 
 
-def test_json_with_an_impossible_number_is_refused() -> None:
+def test_json_with_an_invalid_number_is_refused() -> None:
     with pytest.raises(ValueError, match="Hardware: rows = 0"):
         from_json(IDEAL.to_json().replace('"rows": 512', '"rows": 0'))

@@ -1,4 +1,4 @@
-"""Mapping of a matrix to tiles: counts and scales against NumPy."""
+"""Mapping of a matrix to tiles: counts and scales, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def matrix(out_features: int = 7, in_features: int = 10) -> Tensor:
 
 
 def blocks(out_features: int, in_features: int) -> list[tuple[int, slice, slice]]:
-    """Every tile: index of the row-tile, outputs, inputs."""
+    """Index of the row tile, outputs and inputs of every tile."""
     return [
         (t, slice(o, o + COLUMNS), slice(i, i + ROWS))
         for t, i in enumerate(range(0, in_features, ROWS))
@@ -34,7 +34,7 @@ def blocks(out_features: int, in_features: int) -> list[tuple[int, slice, slice]
 @pytest.mark.parametrize(
     ("out", "inputs", "rows", "tiles"), [(3, 4, 1, 1), (4, 4, 1, 2), (3, 5, 2, 2), (7, 10, 3, 9), (1, 1, 1, 1)]
 )
-def test_tiles_are_counted_by_ceiling(out: int, inputs: int, rows: int, tiles: int) -> None:
+def test_partial_tiles_count_as_tiles(out: int, inputs: int, rows: int, tiles: int) -> None:
     assert row_tiles(inputs, HARDWARE) == rows
     assert tile_count(out, inputs, HARDWARE) == tiles
     assert pg.nn.AnalogLinear(inputs, out, hardware=HARDWARE).tiles == tiles
@@ -66,7 +66,7 @@ def test_a_column_of_zeros_has_scale_zero() -> None:
     assert (scale > 0).sum() == scale.numel() - 1
 
 
-def test_expand_scale_puts_each_scale_on_its_weights() -> None:
+def test_expand_scale_assigns_each_scale_to_its_weights() -> None:
     w = matrix()
     full = expand_scale(digital_weights(w, HARDWARE, None, None).scale, 10, HARDWARE)
     for _, outputs, inputs in blocks(7, 10):
@@ -75,7 +75,7 @@ def test_expand_scale_puts_each_scale_on_its_weights() -> None:
 
 
 @pytest.mark.parametrize("per", ["column", "tile", "layer"])
-def test_sum_over_tiles_adds_what_shares_a_gain(per: str) -> None:
+def test_sum_over_tiles_adds_columns_that_share_a_gain(per: str) -> None:
     values = matrix(3, 7).abs()  # [row tiles, out]
     found = sum_over_tiles(values, HARDWARE.columns, per)
     expected = {"column": values, "layer": values.sum().expand(3, 7)}.get(per)

@@ -1,4 +1,4 @@
-"""The product of tiles: converters act on each tile, noise follows its law, and invalid inputs propagate."""
+"""The product of tiles: conversion per tile, laws of the noise, and propagation of non-finite values."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def linear(weight: Tensor, **options: Any) -> pg.nn.AnalogLinear:
 
 def end_point(y: Tensor, full: Tensor, bits: int) -> Tensor:
     """An independent converter: clip to ``full``, round to ``2**bits - 2`` steps."""
-    half = 2 ** (bits - 1) - 1
-    return (y / full * half).clamp(-half, half).round() * full / half
+    max_code = 2 ** (bits - 1) - 1
+    return (y / full * max_code).clamp(-max_code, max_code).round() * full / max_code
 
 
 def sum_of_tiles(x: Tensor, w: Tensor, rows: int, bits: int, bound: float) -> Tensor:
@@ -63,12 +63,10 @@ def test_each_row_tile_is_converted_before_the_digital_sum(bound: float) -> None
     expected = sum_of_tiles(x, w, rows=4, bits=4, bound=bound)
     torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-5)
     converted_last = sum_of_tiles(x, w, rows=10, bits=4, bound=bound)
-    assert (
-        converted_last - expected
-    ).abs().mean() > 0.1  # the order matters here, so that the check above is sensitive
+    assert (converted_last - expected).abs().mean() > 0.1  # the order matters, so the check above is sensitive
 
 
-def test_a_clipped_tile_is_not_saved_by_the_next() -> None:
+def test_another_tile_does_not_undo_the_clipping_of_a_tile() -> None:
     layer = linear(torch.tensor([[1.0, 1.0, -1.0, -1.0]]), rows=2, adc=Adc(range=FixedRange(value=1.5)))
     assert layer(torch.tensor([[1.0, 1.0, 1.0, 0.0]])).item() == pytest.approx(1.5 - 1.0, abs=1.5 / 127)
 
@@ -117,7 +115,7 @@ def test_read_noise_has_sigma_root_sum_of_weight_times_input_squared(rows: int) 
     check_standard_normal(noise / (0.0175 * variance.sqrt()))
 
 
-def test_read_noise_sees_the_converted_input() -> None:
+def test_read_noise_depends_on_the_converted_input() -> None:
     layer = linear(torch.ones(1, 1), read_noise=0.1, dac=Dac(range=FixedRange(value=1.0)))
     torch.manual_seed(0)
     check_standard_normal((layer(torch.full((40_000, 1), 9.0)) - 1.0).detach() / 0.1)
@@ -135,9 +133,9 @@ def test_noise_of_a_convolution_follows_the_same_laws(rows: int) -> None:
         part = torch.zeros_like(layer.weight.flatten(1))
         part[:, at : at + rows] = layer.weight.flatten(1)[:, at : at + rows].detach()
         scale = part.abs().amax(1).view(-1, 1, 1)
-        spread = F.conv2d(images.square(), part.abs().view_as(layer.weight), groups=2)
+        variances = F.conv2d(images.square(), part.abs().view_as(layer.weight), groups=2)
         largest = images.abs().amax((1, 2, 3)).view(-1, 1, 1, 1)
-        variance = variance + 0.0175**2 * scale * spread + (0.04 * scale * largest) ** 2
+        variance = variance + 0.0175**2 * scale * variances + (0.04 * scale * largest) ** 2
     check_standard_normal(noise / variance.sqrt())
 
 
@@ -165,7 +163,7 @@ def bias_of(layer: nn.Module, y: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("adc", OUTPUT_RANGES.values(), ids=OUTPUT_RANGES)
 @pytest.mark.parametrize("dac", INPUT_RANGES.values(), ids=INPUT_RANGES)
-def test_input_of_zeros_gives_exactly_the_bias(dac: Dac | None, adc: Adc | None) -> None:
+def test_the_output_for_zero_inputs_is_exactly_the_bias(dac: Dac | None, adc: Adc | None) -> None:
     for layer, x in layers(replace(IDEAL, rows=4, dac=dac, adc=adc)):
         y = layer(torch.zeros_like(x))
         assert torch.equal(y, bias_of(layer, y))
@@ -173,7 +171,7 @@ def test_input_of_zeros_gives_exactly_the_bias(dac: Dac | None, adc: Adc | None)
 
 @pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
 @pytest.mark.parametrize("dac", INPUT_RANGES.values(), ids=INPUT_RANGES)
-def test_weights_of_zeros_give_exactly_the_bias_on_noisy_hardware(dac: Dac | None, convention: str) -> None:
+def test_the_output_for_zero_weights_is_exactly_the_bias_on_noisy_hardware(dac: Dac | None, convention: str) -> None:
     noisy = replace(pg.presets.pcm_inference(), rows=4, dac=dac, adc=Adc(convention=convention))
     for layer, x in layers(noisy):
         nn.init.zeros_(layer.weight)
@@ -181,7 +179,7 @@ def test_weights_of_zeros_give_exactly_the_bias_on_noisy_hardware(dac: Dac | Non
         assert torch.equal(y, bias_of(layer, y))
 
 
-def test_zeros_on_abs_max_range_draw_no_noise() -> None:
+def test_zero_inputs_with_abs_max_range_have_no_noise() -> None:
     for layer, x in layers(replace(pg.presets.pcm_inference(), rows=4, dac=Dac(range=AbsMaxRange()))):
         y = layer(torch.zeros_like(x))
         assert torch.equal(y, bias_of(layer, y))
@@ -190,7 +188,7 @@ def test_zeros_on_abs_max_range_draw_no_noise() -> None:
 @pytest.mark.parametrize("noisy", [False, True], ids=["exact", "noisy"])
 @pytest.mark.parametrize("adc", OUTPUT_RANGES.values(), ids=OUTPUT_RANGES)
 @pytest.mark.parametrize("dac", INPUT_RANGES.values(), ids=INPUT_RANGES)
-def test_broken_inputs_stay_broken(dac: Dac | None, adc: Adc | None, noisy: bool) -> None:
+def test_non_finite_inputs_propagate_to_their_rows(dac: Dac | None, adc: Adc | None, noisy: bool) -> None:
     noise = {"output_noise": 0.04, "read_noise": 0.0175} if noisy else {}
     for layer, x in layers(replace(IDEAL, rows=4, dac=dac, adc=adc, **noise)):
         for row, value in enumerate((float("nan"), float("inf"), -float("inf"))):
@@ -198,12 +196,12 @@ def test_broken_inputs_stay_broken(dac: Dac | None, adc: Adc | None, noisy: bool
         y, counterpart = layer(x), pg.to_digital(layer)(x)
         assert y[torch.isnan(counterpart)].isnan().all()
         assert not y[~torch.isfinite(counterpart)].isfinite().any()
-        assert y[3].isfinite().all()  # the row without saw nothing of it
+        assert y[3].isfinite().all()  # the finite row is unaffected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("preset", ["pcm", "ideal"])
-def test_broken_weights_stay_broken(preset: str, value: float) -> None:
+def test_non_finite_weights_propagate_to_their_outputs(preset: str, value: float) -> None:
     hardware = pg.presets.pcm_inference() if preset == "pcm" else IDEAL
     for layer, x in layers(replace(hardware, rows=4)):
         with torch.no_grad():

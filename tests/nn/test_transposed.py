@@ -217,7 +217,7 @@ def test_a_tied_transpose_has_separate_devices_on_a_chip_and_raises_in_memory() 
     loaded = pg.convert(digital, IDEAL).eval()
     loaded.load_state_dict(chip.state_dict())
     close(loaded(x), digital(x))
-    with pytest.raises(ValueError, match="tied to one whose inputs and outputs lie the other way"):
+    with pytest.raises(ValueError, match="tied to a weight with another order of inputs and outputs"):
         pg.convert(digital, pg.presets.soft_bounds_training())
 
 

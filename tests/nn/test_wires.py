@@ -92,7 +92,7 @@ def test_wires_are_solved_again_only_when_the_chip_ages(monkeypatch: pytest.Monk
     both = torch.cat(
         [over_tiles(p.double(), 7, 5, lambda g: effective_of(WIRES, g)) for p in old.devices.solved[:, None]]
     )
-    found = (old.devices.rest + old.devices.reached * old.devices.solved).double()
+    found = (old.devices.wire_offset + old.devices.wire_sensitivity * old.devices.solved).double()
     torch.testing.assert_close(found, both, rtol=0.0, atol=1e-6 * float(both.max()))
 
 

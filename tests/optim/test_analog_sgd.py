@@ -1,3 +1,5 @@
+"""AnalogSGD: pulses that descend the gradient, checkpoints, and refusal of dense gradients."""
+
 from __future__ import annotations
 
 import copy
@@ -29,7 +31,7 @@ preset = pytest.mark.parametrize("preset", PRESETS, ids=[p.__name__ for p in PRE
 
 
 def fine(steps: int = 2_000_000, **fields: object) -> pg.Hardware:
-    """Steps so small, equal and sure that pulses come close to additions."""
+    """Hardware with steps so small, equal and noiseless that pulses approximate additions."""
     law = ConstantSteps(size=25e-6 / steps)
     cell = ReferencedDevice(device=ideal_device(g_max=25e-6, steps=law))
     return pg.Hardware(cell=cell, scale=1.0, pulses=Pulses(), **fields)  # type: ignore[arg-type]
@@ -59,10 +61,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-# --- it is SGD ------------------------------------------------------------------------------------------------
-
-
-def test_outputs_and_gradients_of_the_rest_are_those_of_the_float_net() -> None:
+def test_outputs_and_digital_gradients_equal_those_of_the_float_net() -> None:
     analog, digital = net(fine()), net()
     x, y = batch()
     inputs = []
@@ -87,14 +86,14 @@ def test_pulses_descend_the_dense_gradient() -> None:
     backward(digital)
     for layer, before in zip((0, 2), start, strict=True):
         x, d, _ = analog[layer].weight.grad.samples[0]
-        pulses = steps * lr / dw_min * d.double().abs().t() @ x.double().abs()  # that a weight is sent in all
+        pulses = steps * lr / dw_min * d.double().abs().t() @ x.double().abs()  # total number per weight
         expected = -steps * lr * digital[layer].weight.grad.double()
         change = analog[layer].weight.detach().double() - before
-        # A train's pulses count as a binomial number; conductances of 25 uS are kept to 24 bits.
+        # The number of pulses per train is binomial; conductances of 25 uS have a precision of 24 bits.
         assert ((change - expected).abs() < 5.0 * dw_min * (pulses + 1.0).sqrt() + 1e-5 * before.abs()).all()
 
 
-def test_digital_parameters_are_added_to_as_by_torch() -> None:
+def test_digital_parameters_are_updated_as_by_torch() -> None:
     digital = nn.Linear(12, 4)
     counterpart = copy.deepcopy(digital)
     for optimizer in (
@@ -127,7 +126,7 @@ def test_training_lowers_the_loss(preset: Callable[[], pg.Hardware]) -> None:
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
-def test_accumulated_backward_passes_are_one_longer_batch() -> None:
+def test_accumulated_backward_passes_equal_one_longer_batch() -> None:
     whole, halves = net(fine()), net(fine())
     x, y = batch()
     found = []
@@ -148,7 +147,7 @@ def test_a_layer_used_twice_is_staged_twice() -> None:
 
 
 @pytest.mark.parametrize("to_none", [True, False])
-def test_zero_grad_forgets(to_none: bool) -> None:
+def test_zero_grad_discards_samples(to_none: bool) -> None:
     module = net(fine())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
     backward(module)
@@ -190,7 +189,7 @@ def test_autocast_trains() -> None:
     assert not torch.equal(module[0].devices.conductance, before)
 
 
-def test_an_empty_batch_and_leading_dimensions() -> None:
+def test_empty_batches_and_leading_dimensions_are_supported() -> None:
     module = net(fine())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=1e-3)
     before = module[0].devices.conductance.clone()
@@ -203,7 +202,7 @@ def test_an_empty_batch_and_leading_dimensions() -> None:
     optimizer.step()
 
 
-def test_schedulers_set_the_rate() -> None:
+def test_schedulers_change_the_learning_rate() -> None:
     module = net(fine())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.0)
@@ -218,9 +217,6 @@ def test_schedulers_set_the_rate() -> None:
     assert same(before, after)
 
 
-# --- state ----------------------------------------------------------------------------------------------------
-
-
 def run(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
     for i in steps:
         optimizer.zero_grad()
@@ -230,7 +226,7 @@ def run(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> No
 
 @preset
 @pytest.mark.slow
-def test_threads_do_not_show(preset: Callable[[], pg.Hardware]) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(preset: Callable[[], pg.Hardware]) -> None:
     found = []
     for count in (1, 2, 3):
         with threads(count):
@@ -242,7 +238,7 @@ def test_threads_do_not_show(preset: Callable[[], pg.Hardware]) -> None:
 
 
 @preset
-def test_a_resumed_run_gives_the_same_bits(preset: Callable[[], pg.Hardware]) -> None:
+def test_a_resumed_run_is_bit_identical(preset: Callable[[], pg.Hardware]) -> None:
     module = net(preset())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1, momentum=0.5)
     run(module, optimizer, range(4))
@@ -274,7 +270,7 @@ def test_copies_have_their_own_devices(copied: Callable[[nn.Module], nn.Module])
     assert not same(state(other), before)
 
 
-def test_a_float_checkpoint_is_written_onto_the_devices() -> None:
+def test_a_float_checkpoint_is_programmed_onto_the_devices() -> None:
     module, digital = net(fine(), seed=3), net(seed=4)
     module.load_state_dict(digital.state_dict())
     torch.testing.assert_close(module[0].weight.detach(), digital[0].weight.detach(), rtol=1e-4, atol=1e-6)
@@ -282,7 +278,7 @@ def test_a_float_checkpoint_is_written_onto_the_devices() -> None:
     assert isinstance(module[0].weight, pg.nn.InMemoryWeight)
 
 
-def test_going_back_to_digital_gives_a_plain_parameter() -> None:
+def test_conversion_to_digital_restores_a_plain_parameter() -> None:
     module = net(fine())
     digital = pg.to_digital(module)
     assert type(digital[0].weight) is nn.Parameter
@@ -290,15 +286,12 @@ def test_going_back_to_digital_gives_a_plain_parameter() -> None:
     torch.testing.assert_close(digital(x), module(x), rtol=1e-4, atol=1e-5)
 
 
-# --- devices under training -----------------------------------------------------------------------------------
-
-
 def pair(refresh: int) -> pg.Hardware:
     device = ideal_device(g_max=12e-6, steps=nandakumar_2018())
     return pg.Hardware(cell=DifferentialPair(device=device, refresh=refresh), scale=0.3, pulses=Pulses())
 
 
-def test_refresh_keeps_the_weight_and_makes_room() -> None:
+def test_refresh_preserves_the_weight_and_resets_saturated_pairs() -> None:
     layer = pg.nn.AnalogLinear(40, 30, hardware=pair(refresh=1))
     devices = layer.devices
     generator = torch.Generator().manual_seed(0)
@@ -306,17 +299,17 @@ def test_refresh_keeps_the_weight_and_makes_room() -> None:
     before, weight = devices.conductance.clone(), devices.logical_weight()
     where = devices.hardware.cell.saturated(before)
     assert 0.2 < where.double().mean().item() < 0.6
-    nothing = [(torch.zeros(1, 40), torch.zeros(1, 30))]
-    pulsed_weight.update(devices, nothing, 0.1, torch.tensor([1]), torch.zeros(30, 40))  # the look alone
+    no_gradient = [(torch.zeros(1, 40), torch.zeros(1, 30))]
+    pulsed_weight.update(devices, no_gradient, 0.1, torch.tensor([1]), torch.zeros(30, 40))  # only the refresh
     least = torch.minimum(*devices.conductance)
     assert (least[where] == 0.1e-6).all()
-    # A device cannot go below its RESET state, 0.1 of 12 uS: that much of the weight.
+    # The RESET state of a device is 0.1 of 12 uS, which limits the precision of the weight.
     assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.11 / 12
     assert torch.equal(devices.conductance[:, ~where], before[:, ~where])
     assert (devices.history[:, where] == 1.0).all()
 
 
-def test_the_device_that_is_trained_also_ages_and_a_pulse_restarts_its_drift() -> None:
+def test_trained_devices_drift_and_a_pulse_restarts_their_drift() -> None:
     device = dataclasses.replace(
         joshi_2020(g_max=12e-6), steps=nandakumar_2018(), programming_sd=(0.0,), read_noise=None
     )
@@ -337,7 +330,7 @@ def test_the_device_that_is_trained_also_ages_and_a_pulse_restarts_its_drift() -
 
 
 @pytest.mark.slow
-def test_a_compensated_net_trains_on_with_its_gain() -> None:
+def test_training_after_compensation_keeps_the_gain() -> None:
     module = net(fine())
     devices = module[0].devices
     with torch.inference_mode():
@@ -355,7 +348,7 @@ def test_a_compensated_net_trains_on_with_its_gain() -> None:
     assert torch.equal(other[0].weight, 2.0 * devices.logical_weight())
 
 
-def test_a_history_is_kept_for_each_device() -> None:
+def test_each_device_has_its_own_history() -> None:
     module = net(pg.presets.pcm_pair_training())
     assert isinstance(module[0].hardware.cell.device.steps, SetPulses)
     run(module, pg.optim.AnalogSGD(module.parameters(), lr=1.0), range(2))
@@ -365,11 +358,8 @@ def test_a_history_is_kept_for_each_device() -> None:
     assert int(pulses.round().max()) > 0
 
 
-# --- what is refused ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
-def test_torchs_optimizers_are_sent_to_analog_sgd(optimizer: type[torch.optim.Optimizer]) -> None:
+def test_torch_optimizers_are_refused_with_a_reference_to_analog_sgd(optimizer: type[torch.optim.Optimizer]) -> None:
     module = net(fine())
     before = state(module)
     backward(module)
@@ -403,7 +393,7 @@ def step_scaled(parameters: Iterable[nn.Parameter]) -> None:
     ids=["norm", "norm, one by one", "value", "value, one by one", "unscale", "scaler's step"],
 )
 @pytest.mark.parametrize("digital_first", [False, True])
-def test_what_wants_dense_gradients_is_advised_and_changes_nothing(
+def test_functions_that_need_dense_gradients_raise_and_change_nothing(
     handle: Callable[[Iterable[nn.Parameter]], object], digital_first: bool
 ) -> None:
     module = nn.Sequential(nn.Linear(12, 12), net(fine())) if digital_first else net(fine())
@@ -418,10 +408,10 @@ def test_what_wants_dense_gradients_is_advised_and_changes_nothing(
     nn.utils.clip_grad_norm_(plain, 1e-3)  # as advised
 
 
-def test_a_penalty_on_the_weight_is_not_lost_without_a_word() -> None:
+def test_a_weight_penalty_is_refused() -> None:
     module = net(fine())
     x, y = batch()
-    with pytest.raises(RuntimeError, match=r"outside of its layer.*AnalogSGD.*detach"):
+    with pytest.raises(RuntimeError, match=r"outside its layer.*AnalogSGD.*detach"):
         (F.cross_entropy(module(x), y) + module[0].weight.square().sum()).backward()
 
 
@@ -432,7 +422,7 @@ def test_a_dense_gradient_is_refused() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_pulses_nothing_anywhere(value: float) -> None:
+def test_non_finite_samples_pulse_no_device(value: float) -> None:
     module = net(fine())
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
     backward(module)
@@ -444,7 +434,7 @@ def test_what_is_not_finite_pulses_nothing_anywhere(value: float) -> None:
 
 
 @pytest.mark.parametrize("lr", [-0.1, math.inf, math.nan])
-def test_impossible_rates(lr: float) -> None:
+def test_invalid_learning_rates_are_refused(lr: float) -> None:
     module = net(fine())
     with pytest.raises(ValueError, match="lr ="):
         pg.optim.AnalogSGD(module.parameters(), lr=lr)
@@ -466,11 +456,11 @@ def test_impossible_rates(lr: float) -> None:
         ({"cell": ReferencedDevice(device=ideal_device(steps=nandakumar_2018()))}, "only raises"),
     ],
 )
-def test_impossible_hardware(fields: dict[str, object], message: str) -> None:
+def test_invalid_hardware_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(fine(), **fields)  # type: ignore[arg-type]
 
 
-def test_a_number_for_the_scale_is_for_training_only() -> None:
+def test_a_numeric_scale_is_refused_without_pulses() -> None:
     with pytest.raises(ValueError, match="scale"):
         pg.Hardware(cell=DifferentialPair(device=ideal_device()), scale=0.5)

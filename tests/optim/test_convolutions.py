@@ -1,4 +1,4 @@
-"""Convolutions trained in the memory: the dense gradient is the truth, for every option."""
+"""Convolutions trained in memory, compared with the dense gradient for every option."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ PAIRS = {
     3: (nn.Conv3d, pg.nn.AnalogConv3d),
 }
 SIZES = (7, 6, 5)
-# With an even kernel torch warns that padding="same" copies the input: its counterpart and ours alike.
+# With an even kernel, torch warns that padding="same" copies the input, in its layers and in ours.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
 
-kernels = pytest.mark.skipif(library is None, reason="thousands of samples; the reference takes them one by one")
+kernels = pytest.mark.skipif(
+    library is None, reason="the test has thousands of samples, which the reference processes one by one"
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -83,9 +85,6 @@ def samples(layer: pg.nn.AnalogLayer) -> tuple[Tensor, Tensor]:
     return torch.cat(x), torch.cat(d)
 
 
-# --- what is staged -------------------------------------------------------------------------------------------
-
-
 @spaces
 @options
 @pytest.mark.parametrize("batch", [(), (3,)], ids=["unbatched", "batch"])
@@ -107,16 +106,16 @@ def test_samples_come_image_by_image_position_by_position_group_by_group() -> No
     x = images(2, 3)
     backward(analog, x)
     patches, d = samples(analog)
-    cut = F.unfold(x, 3, padding=1, stride=2)  # [batch, channels * 9, positions]
-    wanted = cut.view(3, 2, 2 * 9, -1).permute(0, 3, 1, 2).reshape(-1, 2 * 9)
-    assert torch.equal(patches, wanted)
+    unfolded = F.unfold(x, 3, padding=1, stride=2)  # [batch, channels * 9, positions]
+    expected = unfolded.view(3, 2, 2 * 9, -1).permute(0, 3, 1, 2).reshape(-1, 2 * 9)
+    assert torch.equal(patches, expected)
     assert (d[0::2, 4:] == 0).all()
     assert (d[1::2, :4] == 0).all()
     staged = analog.weight.grad.samples[0].d.flatten(2).permute(0, 2, 1).reshape(-1, 8)
     assert torch.equal(d[0::2] + d[1::2], staged)
 
 
-def test_images_are_staged_and_not_their_patches() -> None:
+def test_images_are_staged_instead_of_patches() -> None:
     _, analog = counterparts(2, fine(), padding=1)
     x = images(2, 3)
     backward(analog, x)
@@ -126,10 +125,10 @@ def test_images_are_staged_and_not_their_patches() -> None:
 
 
 @kernels
-def test_where_a_part_ends_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
-    for together in (1, 1 << 30):
-        monkeypatch.setattr(in_memory_weight, "_MAX_UNFOLDED", together)
+    for size in (1, 1 << 30):
+        monkeypatch.setattr(in_memory_weight, "_MAX_UNFOLDED", size)
         _, analog = counterparts(2, pg.presets.soft_bounds_training(), groups=2, padding=1)
         for seed in range(2):
             backward(analog, images(2, 20, seed=seed))
@@ -142,12 +141,12 @@ def test_where_a_part_ends_does_not_show(monkeypatch: pytest.MonkeyPatch) -> Non
     assert same(found[0][1], found[1][1])
 
 
-def test_an_update_holds_a_part_of_the_patches_at_a_time() -> None:
+def test_patches_are_unfolded_in_blocks() -> None:
     conv = pg.nn.AnalogConv2d(64, 8, 7, padding=3, hardware=fine())
     x = torch.randn(2, 64, 32, 32)
     backward(conv, x)
     sizes = [patches.numel() for patches, _ in conv.weight.staged()]
-    assert sizes == [1024 * 64 * 49] * 2  # of the least number of samples, 1,024
+    assert sizes == [1024 * 64 * 49] * 2  # blocks of the smallest number of samples, 1,024
     conv = pg.nn.AnalogConv2d(1, 8, 3, hardware=fine())
     backward(conv, torch.randn(400, 1, 32, 32))
     sizes = [patches.numel() + d.numel() for patches, d in conv.weight.staged()]
@@ -156,7 +155,7 @@ def test_an_update_holds_a_part_of_the_patches_at_a_time() -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Size of the largest storage that anything makes [bytes]."""
+    """Size of the largest storage that any operation allocates [bytes]."""
 
     size = 0
 
@@ -170,7 +169,7 @@ class Largest(TorchDispatchMode):
 @kernels
 @pytest.mark.parametrize("fields", [{}, {"dac": Dac(range=AbsMaxRange())}], ids=["exact", "converters"])
 @pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
-def test_no_buffer_holds_all_patches(fields: dict[str, Any], optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_buffer_stores_all_patches(fields: dict[str, Any], optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tilings, "_MAX_FOLDED", 1 << 16)
     conv = pg.nn.AnalogConv2d(4, 4, 7, padding=3, hardware=fine(**fields))
     x = torch.randn(64, 4, 16, 16, requires_grad=True)
@@ -182,11 +181,8 @@ def test_no_buffer_holds_all_patches(fields: dict[str, Any], optimizer: Any, mon
     assert 4 * x.numel() <= largest.size < everything / 2
 
 
-# --- it is SGD ------------------------------------------------------------------------------------------------
-
-
 def pulsed(space: int, options: dict[str, Any], optimizer: type[torch.optim.Optimizer], steps: int) -> list[Tensor]:
-    """Change of the weight by steps of 1e-4 at a rate of 3e-4, what was expected, and pulses sent in all."""
+    """Change of the weight with steps of 1e-4 at a learning rate of 3e-4, its expectation, and the number of pulses."""
     digital, analog = counterparts(space, fine(steps=20_000), **options)
     x, before = images(space, 2), analog.weight.detach().double()
     backward(digital, x)
@@ -201,9 +197,9 @@ def pulsed(space: int, options: dict[str, Any], optimizer: type[torch.optim.Opti
 
 @spaces
 @options
-def test_counted_pulses_are_the_dense_gradient(space: int, options: dict[str, Any]) -> None:
+def test_counted_pulses_equal_the_dense_gradient(space: int, options: dict[str, Any]) -> None:
     change, expected, _ = pulsed(space, options, pg.optim.MixedPrecision, 4)
-    # Less than a step stays in the digital memory; conductances of 25 uS are kept to 24 bits.
+    # Less than a step remains in chi; conductances of 25 uS have a precision of 24 bits.
     assert ((change - expected).abs() < 1.01e-4 + 1e-3 * expected.abs()).all()
     assert (expected.abs() > 3e-4).double().mean() > 0.5
 
@@ -213,9 +209,9 @@ def test_counted_pulses_are_the_dense_gradient(space: int, options: dict[str, An
 @options
 def test_trains_descend_the_dense_gradient(space: int, options: dict[str, Any]) -> None:
     change, expected, sent = pulsed(space, options, pg.optim.AnalogSGD, 100 if space == 1 else 40)
-    error = 5.0 * 1e-4 * (sent + 1.0).sqrt()  # a train's pulses count as a binomial number
+    error = 5.0 * 1e-4 * (sent + 1.0).sqrt()  # the number of pulses per train is binomial
     assert ((change - expected).abs() < error + 1e-3 * expected.abs()).all()
-    assert (expected.abs() > 2.0 * error).double().mean() > 0.1  # so that it could have failed
+    assert (expected.abs() > 2.0 * error).double().mean() > 0.1  # the check is sensitive
 
 
 def cnn(hardware: pg.Hardware | None, seed: int = 0) -> nn.Sequential:
@@ -228,7 +224,7 @@ def cnn(hardware: pg.Hardware | None, seed: int = 0) -> nn.Sequential:
 
 
 def data(n: int = 64) -> tuple[Tensor, Tensor]:
-    """A bright quadrant to find."""
+    """Images with one bright quadrant, whose number is the label."""
     generator = torch.Generator().manual_seed(3)
     x, y = torch.randn(n, 1, 8, 8, generator=generator), torch.randint(0, 4, (n,), generator=generator)
     for image, corner in zip(x, y.tolist(), strict=True):
@@ -280,7 +276,7 @@ def test_training_lowers_the_loss(preset: Callable[[], pg.Hardware], optimizer: 
 
 
 @kernels
-def test_accumulated_backward_passes_are_one_longer_batch() -> None:
+def test_accumulated_backward_passes_equal_one_longer_batch() -> None:
     x, y = data()
     found = []
     for cuts in ([slice(0, 64)], [slice(0, 20), slice(20, 64)]):
@@ -294,7 +290,7 @@ def test_accumulated_backward_passes_are_one_longer_batch() -> None:
 
 
 @pytest.mark.parametrize("optimizer", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
-def test_no_sample_is_no_update(optimizer: Any) -> None:
+def test_an_empty_batch_is_no_update(optimizer: Any) -> None:
     _, analog = counterparts(2, fine())
     before = analog.weight.detach().clone()
     analog(torch.ones(0, 4, 7, 6)).sum().backward()
@@ -336,12 +332,12 @@ def test_autocast_trains() -> None:
     for i in (0, 3):
         patches, d = samples(net[i])
         dense = digital[i].weight.grad.flatten(1)
-        # bfloat16 keeps 8 bits; the sums are of many terms that nearly cancel.
+        # bfloat16 has a precision of 8 bits, and the many terms of the sums nearly cancel.
         assert (d.float().t() @ patches.float() - dense).norm() < 0.03 * dense.norm()
     pg.optim.AnalogSGD(net.parameters(), lr=1e-3).step()
 
 
-def test_channels_last() -> None:
+def test_channels_last_images_are_supported() -> None:
     digital, analog = counterparts(2, fine(steps=20_000), padding=1)
     analog.to(memory_format=torch.channels_last)
     x = images(2, 3)
@@ -363,37 +359,34 @@ def test_gradient_checkpointing_stages_once() -> None:
     assert all(torch.equal(a, b) for a, b in zip(samples(analog), samples(plain), strict=True))
 
 
-# --- the way back through converters --------------------------------------------------------------------------
-
-
 @spaces
 @options
-def test_gradients_go_back_through_converters(space: int, options: dict[str, Any]) -> None:
+def test_backward_products_pass_through_converters(space: int, options: dict[str, Any]) -> None:
     hardware = fine(dac=Dac(bits=16, range=AbsMaxRange()), adc=Adc(bits=16, range=FullScaleRange()))
     for rows in (512, 5):
         digital, analog = counterparts(space, replace(hardware, rows=rows, columns=rows), **options)
         x = images(space, 2)
         mine, theirs = backward(analog, x), backward(digital, x)
-        # Both sides have one ADC; it rounds each row-tile's part at each position that an input is seen from.
+        # Rows and columns have the same ADC, which rounds each tile's part at each position that reads an input.
         parts = math.prod(analog.kernel_size) * math.ceil(8 / rows)
         rounding = float(analog.output_range) / 32767.0 / math.sqrt(12.0) * math.sqrt(parts)
-        # What lies in a reflected edge is added to more often.
+        # Pixels in a reflected edge receive more contributions.
         assert (mine - theirs).square().mean().sqrt() < 2.5 * rounding + 1e-4
-        assert theirs.square().mean().sqrt() > 10.0 * rounding  # so that it could have failed
+        assert theirs.square().mean().sqrt() > 10.0 * rounding  # the check is sensitive
 
 
-def test_a_coarse_converter_shows_in_the_gradient_position_by_position() -> None:
+def test_a_coarse_converter_rounds_gradients_position_by_position() -> None:
     digital, analog = counterparts(1, fine(dac=Dac(bits=2, range=AbsMaxRange())), kernel_size=1, bias=False)
     x = images(1, 2).requires_grad_()
     d = torch.randn(2, 8, 7, generator=torch.Generator().manual_seed(0))
     analog(x).backward(d)
-    largest = d.abs().amax(1, keepdim=True)  # of one position: the lines carry -1, 0 or 1 of it
+    largest = d.abs().amax(1, keepdim=True)  # per position: the DACs drive -1, 0 or 1 times this value
     converted = (d / largest).round() * largest
-    wanted = F.conv_transpose1d(converted, digital.weight)
-    torch.testing.assert_close(x.grad, wanted, rtol=1e-3, atol=1e-4)
+    expected = F.conv_transpose1d(converted, digital.weight)
+    torch.testing.assert_close(x.grad, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_noise_is_there_on_the_way_back_and_differs_by_image() -> None:
+def test_backward_products_have_noise_that_differs_per_image() -> None:
     _, analog = counterparts(2, fine(output_noise=0.1), groups=2)
     grads = []
     for _ in range(2):
@@ -406,22 +399,19 @@ def test_noise_is_there_on_the_way_back_and_differs_by_image() -> None:
     assert not torch.equal(grads[0][:, :2].sum(), grads[0][:, 2:].sum())
 
 
-def test_folding_a_few_images_at_a_time_is_folding_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folding_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     hardware = fine(dac=Dac(bits=6, range=AbsMaxRange()))
     found = []
-    for together in (1, 1 << 30):
-        monkeypatch.setattr(tilings, "_MAX_FOLDED", together)
+    for size in (1, 1 << 30):
+        monkeypatch.setattr(tilings, "_MAX_FOLDED", size)
         _, analog = counterparts(2, hardware, groups=2, padding=1)
         found.append(backward(analog, images(2, 5)))
     torch.testing.assert_close(found[0], found[1])
 
 
-# --- state ----------------------------------------------------------------------------------------------------
-
-
 @kernels
 @preset
-def test_threads_do_not_show(preset: Callable[[], pg.Hardware]) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(preset: Callable[[], pg.Hardware]) -> None:
     found = []
     for count in (1, 2, 3):
         with threads(count):
@@ -434,7 +424,7 @@ def test_threads_do_not_show(preset: Callable[[], pg.Hardware]) -> None:
 
 @kernels
 @preset
-def test_a_resumed_run_gives_the_same_bits(preset: Callable[[], pg.Hardware]) -> None:
+def test_a_resumed_run_is_bit_identical(preset: Callable[[], pg.Hardware]) -> None:
     net = cnn(preset())
     optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1, momentum=0.5)
     train(net, optimizer, range(3))
@@ -466,7 +456,7 @@ def test_copies_have_their_own_devices(copied: Callable[[nn.Module], nn.Module])
     assert not same(state(other), before)
 
 
-def test_going_back_to_digital() -> None:
+def test_conversion_to_digital_restores_a_plain_parameter() -> None:
     net = cnn(fine())
     digital = pg.to_digital(net)
     assert type(digital[3].weight) is nn.Parameter
@@ -475,7 +465,7 @@ def test_going_back_to_digital() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_pulses_nothing_anywhere(value: float) -> None:
+def test_non_finite_samples_pulse_no_device(value: float) -> None:
     net = cnn(fine())
     x, y = data()
     F.cross_entropy(net(x), y).backward()

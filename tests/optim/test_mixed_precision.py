@@ -1,3 +1,5 @@
+"""Mixed-precision training: accumulation in chi, counted pulses, checkpoints."""
+
 from __future__ import annotations
 
 import io
@@ -11,7 +13,7 @@ from tests.optim.test_analog_sgd import backward, batch, fine, net, run, same, s
 import phasegrad as pg
 
 
-def test_what_is_not_sent_stays_in_the_memory() -> None:
+def test_the_sum_of_pulses_and_chi_is_the_accumulated_gradient() -> None:
     module, digital, lr = net(fine(steps=2000)), net(), 0.01  # steps of 0.001
     optimizer = pg.optim.MixedPrecision(module.parameters(), lr=lr)
     start = module[0].weight.detach().clone()
@@ -21,14 +23,14 @@ def test_what_is_not_sent_stays_in_the_memory() -> None:
         optimizer.step()
     chi = optimizer.state[module[0].weight]["chi"]
     assert chi.abs().max() < 0.001
-    # Constant noiseless steps: what was sent and what is left are the sum of the gradients.
+    # Steps are constant and noiseless, so the pulses and chi add up to the sum of the gradients.
     sent = module[0].weight.detach() - start
     steps = (sent / 0.001).round()
     torch.testing.assert_close(sent, steps * 0.001, rtol=1e-3, atol=1e-6)
     assert steps.abs().max() > 0
     backward(digital)
     first = -lr * digital[0].weight.grad
-    assert ((sent - chi) - 3 * first).abs().max() < 0.2 * first.abs().max()  # the gradient moves little in 3 steps
+    assert ((sent - chi) - 3 * first).abs().max() < 0.2 * first.abs().max()  # the gradient changes little in 3 steps
 
 
 def test_training_on_pcm_lowers_the_loss() -> None:
@@ -46,7 +48,7 @@ def test_training_on_pcm_lowers_the_loss() -> None:
     assert sum(losses[-5:]) < 0.75 * sum(losses[:5])
 
 
-def test_the_memory_is_checkpointed() -> None:
+def test_chi_is_checkpointed() -> None:
     module = net(fine(steps=2000))
     optimizer = pg.optim.MixedPrecision(module.parameters(), lr=0.01)
     run(module, optimizer, range(2))
@@ -66,6 +68,6 @@ def test_the_memory_is_checkpointed() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
-def test_impossible_epsilon(epsilon: float) -> None:
+def test_invalid_epsilon_is_refused(epsilon: float) -> None:
     with pytest.raises(ValueError, match="epsilon ="):
         pg.optim.MixedPrecision(net(fine()).parameters(), lr=0.1, epsilon=epsilon)

@@ -1,3 +1,5 @@
+"""The Tiki-Taka family: transfers, symmetric points, choppers, and checkpoints."""
+
 from __future__ import annotations
 
 import copy
@@ -24,20 +26,22 @@ from phasegrad.stores import pulsed_weight
 
 FAMILY = [pg.optim.TikiTaka, pg.optim.TikiTakaV2, pg.optim.ChoppedTikiTakaV2, pg.optim.AGAD]
 CHOPPED = FAMILY[2:]
-kernels = pytest.mark.skipif(library is None, reason="thousands of samples; the reference takes them one by one")
+kernels = pytest.mark.skipif(
+    library is None, reason="the test has thousands of samples, which the reference processes one by one"
+)
 family = pytest.mark.parametrize("algorithm", FAMILY, ids=lambda a: a.__name__)
 chopped = pytest.mark.parametrize("algorithm", CHOPPED, ids=lambda a: a.__name__)
 
 
-def beside(slow: pg.Hardware, fast: pg.Hardware | None = None, gain: float = 0.0) -> pg.Hardware:
-    """Slow cells as one hardware's, fast ones as another's."""
+def with_fast(slow: pg.Hardware, fast: pg.Hardware | None = None, gain: float = 0.0) -> pg.Hardware:
+    """The slow cells of one hardware with the cells of another as fast cells."""
     fast = fast or slow
     assert isinstance(fast.scale, float)
     return dataclasses.replace(slow, fast=Fast(cell=fast.cell, scale=fast.scale, gain=gain))
 
 
 def soft(states: int = 400) -> pg.Hardware:
-    """Soft bounds, all devices alike and without noise."""
+    """Hardware with soft-bounds devices, identical and noiseless."""
     device = ideal_device(g_max=25e-6, steps=SoftBoundsSteps(size=25e-6 / states))
     return pg.Hardware(cell=ReferencedDevice(device=device), scale=1.0, pulses=Pulses())
 
@@ -55,20 +59,17 @@ def push(made: pg.nn.AnalogLinear, x: Tensor, d: Tensor) -> None:
     made.weight.stage(x, d)
 
 
-# --- what is learned --------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("algorithm", FAMILY[1:], ids=lambda a: a.__name__)
-def test_what_was_read_is_in_the_pulses_or_still_hidden(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One pulse of the slow array moves it by 0.001, whatever the conductance, so that C counts them.
-    made = layer(beside(fine(2000), soft()), 7, 5)
+def test_pulses_and_hidden_matrix_add_up_to_the_reads(algorithm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each pulse changes the slow array by 0.001 at any conductance, so C counts the pulses.
+    made = layer(with_fast(fine(2000), soft()), 7, 5)
     optimizer = algorithm([made.weight], lr=0.005, fast_lr=0.05, transfer_every=2)
     found = torch.zeros(5, 7, dtype=torch.float64)
-    whole = algorithm._buffer
+    buffer = algorithm._buffer
 
-    def record(self: Any, weight: Any, kept: Any, group: Any, due: Any, change: Tensor) -> None:
-        found[:, due.lines] += 0.005 / 0.05 * change.double()
-        whole(self, weight, kept, group, due, change)
+    def record(self: Any, weight: Any, state: Any, group: Any, due: Any, change: Tensor) -> None:
+        found[:, due.rows] += 0.005 / 0.05 * change.double()
+        buffer(self, weight, state, group, due, change)
 
     monkeypatch.setattr(algorithm, "_buffer", record)
     generator = torch.Generator().manual_seed(1)
@@ -78,24 +79,24 @@ def test_what_was_read_is_in_the_pulses_or_still_hidden(algorithm: Any, monkeypa
     hidden = optimizer.state[made.weight]["hidden"]
     assert made.devices.dw_min == pytest.approx(0.001)
     assert (hidden.abs() < 0.001 * (1 + 1e-3)).all()
-    assert 0.02 < found.abs().mean() < found.abs().max() < 0.9  # and nowhere at a bound
-    # Half the range is 1: conductances are kept to 24 bits, H's rounding adds up over 450 reads of at most 0.4.
+    assert 0.02 < found.abs().mean() < found.abs().max() < 0.9  # and no weight is at a bound
+    # Half the range is 1; conductances have 24 bits, and the rounding of H adds up over 450 reads of at most 0.4.
     torch.testing.assert_close(made.weight.detach().double() + hidden, found, rtol=0.0, atol=2e-5)
 
 
 @pytest.mark.parametrize("period", [1, 4])
-def test_agad_learns_what_gathered_since_the_chopper_flipped(period: int) -> None:
-    # A gathers g between two reads and forgets nothing, so a period of R reads finds g (1 + ... + R), whatever A
-    # held at its beginning.
+def test_agad_learns_the_change_since_the_chopper_flipped(period: int) -> None:
+    # A changes by g between two reads without decay, so a period of R reads sums to g (1 + ... + R), whatever its
+    # initial value.
     g, periods, lr = 31e-4, 5, 0.1
-    made = layer(beside(fine(20_000)), 6, 4)  # steps of 1e-4: a full train of 31 that always fires
+    made = layer(with_fast(fine(20_000)), 6, 4)  # steps of 1e-4: a full train of 31 that always fires
     assert made.devices.fast is not None
     optimizer = pg.optim.AGAD([made.weight], lr=lr, fast_lr=1.0, rows=None, period=period, threshold=1e9)
     start = 0.2
     made.devices.fast.conductance.mul_(1.0 + start)
     for i in range(period * periods):
         if i == period:
-            optimizer.state[made.weight]["hidden"].zero_()  # before, the reference is not known
+            optimizer.state[made.weight]["hidden"].zero_()  # the first period has no reference
         push(made, torch.ones(1, 6), torch.full((1, 4), -1.0))
         optimizer.step()
     expected = lr * g * (periods - 1) * period * (period + 1) / 2
@@ -103,9 +104,9 @@ def test_agad_learns_what_gathered_since_the_chopper_flipped(period: int) -> Non
     torch.testing.assert_close(hidden, torch.full_like(hidden, expected), rtol=1e-3, atol=0.0)
 
 
-def offset_of_a(algorithm: Any, reads: int, lines: int, **more: Any) -> tuple[float, float]:
-    """Mean of what is learned a read without any gradient, over A's symmetric point."""
-    made = layer(beside(fine(), soft()), lines, 20)
+def offset_of_a(algorithm: Any, reads: int, rows: int, **more: Any) -> tuple[float, float]:
+    """Mean change of the hidden matrix per read without a gradient, and the symmetric point of A."""
+    made = layer(with_fast(fine(), soft()), rows, 20)
     fast = made.devices.fast
     assert fast is not None
     assert fast.step_parameters is not None
@@ -117,7 +118,7 @@ def offset_of_a(algorithm: Any, reads: int, lines: int, **more: Any) -> tuple[fl
     generator = torch.Generator().manual_seed(2)
     for _ in range(reads):
         signs = torch.randint(0, 2, (4, 20), generator=generator) * 2.0 - 1.0
-        push(made, torch.ones(4, lines), signs * 1e-2)
+        push(made, torch.ones(4, rows), signs * 1e-2)
         optimizer.step()
     made.weight.grad = None
     return optimizer.state[made.weight]["hidden"].double().mean().item() / reads, point
@@ -128,26 +129,26 @@ def test_ttv2_learns_the_symmetric_point_as_if_it_were_a_gradient() -> None:
     assert learned == pytest.approx(point, rel=0.05)
 
 
-def test_choppers_average_the_symmetric_point_out() -> None:
-    # A line's signs are a chain that keeps its value with probability 0.9: correlation 0.8 from read to read, so the
-    # variance of their sum over N reads is N (1 + 0.8) / (1 - 0.8). All outputs of a line share its chopper.
-    reads, lines = 400, 100
-    learned, point = offset_of_a(pg.optim.ChoppedTikiTakaV2, reads, lines)
-    assert abs(learned) < 5.0 * point * math.sqrt(9.0 / (reads * lines))
+def test_choppers_average_out_the_symmetric_point() -> None:
+    # The signs of a row are a Markov chain that keeps its value with probability 0.9. Their correlation per read is
+    # 0.8, so the variance of their sum over N reads is N (1 + 0.8) / (1 - 0.8). All outputs of a row share its chopper.
+    reads, rows = 400, 100
+    learned, point = offset_of_a(pg.optim.ChoppedTikiTakaV2, reads, rows)
+    assert abs(learned) < 5.0 * point * math.sqrt(9.0 / (reads * rows))
 
 
 def test_agad_subtracts_the_symmetric_point() -> None:
-    # The first reference is 0, and the first period counts the whole of it; the rest only what A wanders about it:
-    # sd sqrt(size / 2) = 0.05, as good as new from one period to the next, 2,000 cells.
-    reads, lines, period = 400, 100, 10
-    learned, point = offset_of_a(pg.optim.AGAD, reads, lines, period=period)
-    wander = 2.0 * math.sqrt(0.005 / 2.0) / math.sqrt(20 * lines * reads / period)
-    assert learned == pytest.approx(point * period / reads, abs=5.0 * wander)
+    # The first reference is 0, so the first period includes the whole symmetric point. Later periods include only the
+    # fluctuation of A about it, sd sqrt(size / 2) = 0.05, independent between periods and between 2,000 cells.
+    reads, rows, period = 400, 100, 10
+    learned, point = offset_of_a(pg.optim.AGAD, reads, rows, period=period)
+    fluctuation = 2.0 * math.sqrt(0.005 / 2.0) / math.sqrt(20 * rows * reads / period)
+    assert learned == pytest.approx(point * period / reads, abs=5.0 * fluctuation)
 
 
 @chopped
-def test_gradients_are_learned_in_spite_of_the_symmetric_point(algorithm: Any) -> None:
-    made = layer(beside(fine(2000), soft()), 30, 20)
+def test_gradients_are_learned_despite_the_symmetric_point(algorithm: Any) -> None:
+    made = layer(with_fast(fine(2000), soft()), 30, 20)
     fast = made.devices.fast
     assert fast is not None
     assert fast.step_parameters is not None
@@ -163,11 +164,11 @@ def test_gradients_are_learned_in_spite_of_the_symmetric_point(algorithm: Any) -
     assert (learned[1::2] > 0.01).all()
 
 
-def test_tiki_taka_pulses_the_line_it_reads() -> None:
-    made = layer(beside(fine(200_000), soft()), 6, 5)
+def test_tiki_taka_pulses_the_rows_that_it_reads() -> None:
+    made = layer(with_fast(fine(200_000), soft()), 6, 5)
     assert made.devices.fast is not None
-    held = torch.linspace(-0.4, 0.4, 30).view(5, 6)
-    made.devices.fast.conductance.copy_((held + 1.0) * 12.5e-6)
+    stored = torch.linspace(-0.4, 0.4, 30).view(5, 6)
+    made.devices.fast.conductance.copy_((stored + 1.0) * 12.5e-6)
     optimizer = pg.optim.TikiTaka([made.weight], lr=1e-4, fast_lr=0.5, transfer_every=1, rows=2)
     for i in range(3):
         push(made, torch.zeros(1, 6), torch.zeros(1, 5))
@@ -175,9 +176,11 @@ def test_tiki_taka_pulses_the_line_it_reads() -> None:
         touched = torch.arange(6) < 2 * (i + 1)
         change = made.weight.detach()
         assert torch.equal(change[:, ~touched].abs() > 0, torch.zeros(5, int((~touched).sum()), dtype=torch.bool))
-        # Pulses of 1e-5: a binomial number of each, of mean lr / fast_lr held / 1e-5, 8 at most.
-        wanted = held * (1e-4 / 0.5)
-        assert ((change - wanted)[:, touched].abs() < 5.0 * 1e-5 * (wanted.abs() / 1e-5 + 1.0).sqrt()[:, touched]).all()
+        # The number of pulses of 1e-5 per cell is binomial, with mean lr / fast_lr stored / 1e-5, at most 8.
+        expected = stored * (1e-4 / 0.5)
+        assert (
+            (change - expected)[:, touched].abs() < 5.0 * 1e-5 * (expected.abs() / 1e-5 + 1.0).sqrt()[:, touched]
+        ).all()
 
 
 @kernels
@@ -203,24 +206,21 @@ def test_an_asymmetric_device_learns_a_regression_where_plain_pulses_stall(algor
     assert train(algorithm, hardware, 0.01) < 0.6 * plain
 
 
-# --- when -------------------------------------------------------------------------------------------------------
-
-
-def test_lines_are_read_in_turn_as_samples_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, seen = layer(beside(fine()), 7, 3), []
-    whole = fast_array.read_fast
+def test_rows_are_read_in_turn_per_number_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, reads = layer(with_fast(fine()), 7, 3), []
+    read_fast = fast_array.read_fast
     monkeypatch.setattr(
-        fast_array, "read_fast", lambda made, lines, seed: (seen.append(lines.tolist()), whole(made, lines, seed))[1]
+        fast_array, "read_fast", lambda made, rows, seed: (reads.append(rows.tolist()), read_fast(made, rows, seed))[1]
     )
     optimizer = pg.optim.TikiTakaV2([made.weight], lr=1e-6, transfer_every=4, rows=2)
     for n in (3, 6, 2, 5, 40):  # 3, 9, 11, 16, 56 samples: 0, 2, 2, 4, 14 transfers
         push(made, torch.ones(n, 7), torch.ones(n, 3))
         optimizer.step()
-    assert seen == [[0, 1, 2, 3], [4, 5, 6, 0], [1, 2, 3, 4, 5, 6, 0]]
+    assert reads == [[0, 1, 2, 3], [4, 5, 6, 0], [1, 2, 3, 4, 5, 6, 0]]
 
 
 def test_choppers_flip_with_their_probability() -> None:
-    made, flips, reads = layer(beside(fine()), 200, 3), 0, 100
+    made, flips, reads = layer(with_fast(fine()), 200, 3), 0, 100
     optimizer = pg.optim.ChoppedTikiTakaV2([made.weight], lr=1e-6, rows=None)
     before = torch.ones(200)
     for _ in range(reads):
@@ -234,29 +234,29 @@ def test_choppers_flip_with_their_probability() -> None:
 
 
 def test_agads_choppers_flip_regularly() -> None:
-    made = layer(beside(fine()), 5, 3)
+    made = layer(with_fast(fine()), 5, 3)
     optimizer = pg.optim.AGAD([made.weight], lr=1e-6, period=3)
-    for samples in range(1, 31):  # a line each
+    for samples in range(1, 31):  # one row per sample
         push(made, torch.ones(1, 5), torch.ones(1, 3))
         optimizer.step()
-        read = torch.tensor([(samples + 4 - line) // 5 for line in range(5)])
+        read = torch.tensor([(samples + 4 - row) // 5 for row in range(5)])
         assert torch.equal(optimizer.state[made.weight]["chopper"], 1.0 - 2.0 * (read // 3 % 2))
 
 
-def test_the_automatic_rate_makes_the_largest_product_worth_its_pulses() -> None:
-    made = layer(beside(fine(2000)), 6, 4)
+def test_the_automatic_rate_maps_the_largest_product_to_its_pulses() -> None:
+    made = layer(with_fast(fine(2000)), 6, 4)
     x, d = torch.ones(8, 6), torch.full((8, 4), -0.25)
     optimizer = pg.optim.TikiTakaV2([made.weight], lr=0.0, pulses=5.0)
     push(made, x, d)
     optimizer.step()
     assert made.devices.fast is not None
-    held = made.devices.fast.cell.weight(made.devices.fast.conductance)
-    # 8 samples of 5 pulses each, no spread, and trains of 5 slots that always fire.
-    torch.testing.assert_close(held, torch.full((4, 6), 40 * 0.001), rtol=1e-3, atol=0.0)
+    stored = made.devices.fast.cell.weight(made.devices.fast.conductance)
+    # 8 samples of 5 pulses each, without variation, with trains of 5 slots that always fire.
+    torch.testing.assert_close(stored, torch.full((4, 6), 40 * 0.001), rtol=1e-3, atol=0.0)
 
 
-def test_a_step_without_gradient_moves_nothing() -> None:
-    made = layer(beside(soft()), 6, 4)
+def test_a_step_without_gradient_changes_no_device() -> None:
+    made = layer(with_fast(soft()), 6, 4)
     optimizer, before = pg.optim.AGAD([made.weight], lr=0.1), state(made)
     push(made, torch.ones(3, 6), torch.zeros(3, 4))
     optimizer.step()
@@ -265,9 +265,6 @@ def test_a_step_without_gradient_moves_nothing() -> None:
     after = state(made)
     assert torch.equal(before["devices.conductance"], after["devices.conductance"])
     assert torch.equal(before["devices.fast.conductance"], after["devices.fast.conductance"])
-
-
-# --- state ------------------------------------------------------------------------------------------------------
 
 
 def options(algorithm: Any) -> dict[str, Any]:
@@ -285,7 +282,7 @@ def run_in(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) ->
 
 @family
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_a_resumed_run_gives_the_same_bits(algorithm: Any, dtype: torch.dtype) -> None:
+def test_a_resumed_run_is_bit_identical(algorithm: Any, dtype: torch.dtype) -> None:
     module = net(pg.presets.tiki_taka_training()).to(dtype)
     optimizer = algorithm(module.parameters(), lr=0.1, momentum=0.5, **options(algorithm))
     run_in(module, optimizer, range(7))
@@ -307,7 +304,7 @@ def test_a_resumed_run_gives_the_same_bits(algorithm: Any, dtype: torch.dtype) -
 
 
 @family
-def test_threads_do_not_show(algorithm: Any) -> None:
+def test_results_do_not_depend_on_the_number_of_threads(algorithm: Any) -> None:
     found = []
     for count in (1, 2, 3):
         with threads(count):
@@ -320,10 +317,10 @@ def test_threads_do_not_show(algorithm: Any) -> None:
 
 @family
 @pytest.mark.parametrize("kind", ["pair", "capacitor", "noisy", "gain"])
-def test_the_weight_follows_its_devices(algorithm: Any, kind: str) -> None:
+def test_the_weight_equals_that_of_its_devices(algorithm: Any, kind: str) -> None:
     base = pg.presets.tiki_taka_training()
     if kind == "pair":
-        hardware = beside(pg.presets.pcm_pair_training(refresh=2), base)
+        hardware = with_fast(pg.presets.pcm_pair_training(refresh=2), base)
     elif kind == "capacitor":
         leaky = pg.presets.pcm_capacitor_training().fast
         assert leaky is not None
@@ -332,9 +329,9 @@ def test_the_weight_follows_its_devices(algorithm: Any, kind: str) -> None:
     elif kind == "noisy":
         device = dataclasses.replace(joshi_2020(), steps=SoftBoundsSteps(size=0.25e-6))
         noisy = dataclasses.replace(base, cell=ReferencedDevice(device=device))
-        hardware = beside(noisy)
+        hardware = with_fast(noisy)
     else:
-        hardware = beside(base, gain=0.5)
+        hardware = with_fast(base, gain=0.5)
     if kind == "gain" and algorithm in CHOPPED:
         return
     module = net(hardware)
@@ -368,7 +365,7 @@ def test_convolutions_train(algorithm: Any) -> None:
 
 
 @family
-def test_copies_have_their_own_devices_and_start_anew(algorithm: Any) -> None:
+def test_copies_have_their_own_devices_and_no_optimizer_state(algorithm: Any) -> None:
     module = net(pg.presets.tiki_taka_training())
     run(module, algorithm(module.parameters(), lr=0.1), range(3))
     other = copy.deepcopy(module)
@@ -378,7 +375,7 @@ def test_copies_have_their_own_devices_and_start_anew(algorithm: Any) -> None:
     assert not same(state(other), before)
 
 
-def test_digital_parameters_and_schedules() -> None:
+def test_schedulers_change_the_rate_of_digital_parameters_and_slow_arrays() -> None:
     module = net(pg.presets.tiki_taka_training())
     optimizer = pg.optim.TikiTakaV2(module.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.0)
@@ -397,36 +394,30 @@ def test_digital_parameters_and_schedules() -> None:
     assert not torch.equal(fast, module[0].devices.fast.conductance)
 
 
-# --- lines of an array ------------------------------------------------------------------------------------------
-
-
-def test_reads_of_lines_see_the_devices_read_noise() -> None:
+def test_reads_of_rows_have_the_read_noise_of_the_devices() -> None:
     device = dataclasses.replace(joshi_2020(), steps=ConstantSteps(size=0.25e-6))
     made = layer(
-        beside(pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, pulses=Pulses(sample_time=1.0))), 40, 500
+        with_fast(pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, pulses=Pulses(sample_time=1.0))), 40, 500
     )
-    fast, lines = made.devices.fast, torch.tensor([7, 3, 39])
+    fast, rows = made.devices.fast, torch.tensor([7, 3, 39])
     assert fast is not None
     made.devices.clock.fill_(3600.0)
-    mean = fast.max_weight * fast.cell.weight(fast.present(made.devices.clock))[:, lines]
-    whole = fast.max_weight * fast.cell.weight(fast.read(made.devices.clock, torch.tensor([1]), 0))[:, lines]
-    reads = torch.stack([pulsed_weight.read_fast(made.devices, lines, torch.tensor([i])) for i in range(40)])
+    mean = fast.max_weight * fast.cell.weight(fast.present(made.devices.clock))[:, rows]
+    whole = fast.max_weight * fast.cell.weight(fast.read(made.devices.clock, torch.tensor([1]), 0))[:, rows]
+    reads = torch.stack([pulsed_weight.read_fast(made.devices, rows, torch.tensor([i])) for i in range(40)])
     # 60,000 numbers: the relative standard error of a standard deviation is 1 / sqrt(2 n); 1,500 for the whole read.
     noise = (reads - mean).double().std().item()
     assert noise == pytest.approx((whole - mean).double().std().item(), rel=5.0 / math.sqrt(2 * 1500))
     assert (reads - mean).double().mean().abs().item() < 5.0 * noise / math.sqrt(reads.numel())
 
 
-def test_counts_go_to_their_lines() -> None:
-    made = layer(beside(fine(2000)), 9, 4)
+def test_counts_pulse_their_rows() -> None:
+    made = layer(with_fast(fine(2000)), 9, 4)
     counts = torch.arange(-4, 4, dtype=torch.int32).view(4, 2)
-    lines = torch.tensor([6, 1])
-    made.weight.apply_pulses(pulsed_weight.send_counts_to_slow, counts, lines, torch.tensor([1]))
-    wanted = torch.zeros(4, 9).index_copy_(1, lines, counts * 0.001)
-    torch.testing.assert_close(made.weight.detach(), wanted, rtol=0.0, atol=1e-6)
-
-
-# --- what is refused --------------------------------------------------------------------------------------------
+    rows = torch.tensor([6, 1])
+    made.weight.apply_pulses(pulsed_weight.send_counts_to_slow, counts, rows, torch.tensor([1]))
+    expected = torch.zeros(4, 9).index_copy_(1, rows, counts * 0.001)
+    torch.testing.assert_close(made.weight.detach(), expected, rtol=0.0, atol=1e-6)
 
 
 @family
@@ -434,9 +425,9 @@ def test_hardware_without_a_fast_array_is_refused(algorithm: Any) -> None:
     module = net(fine())
     with pytest.raises(ValueError, match=rf"{algorithm.__name__}: fast = None .*fast=Fast\("):
         algorithm(module.parameters(), lr=0.1)
-    moving = pg.presets.pcm_capacitor_training()
-    with pytest.raises(ValueError, match=r"fast\.transfer = .*leave it None"):
-        algorithm(net(moving).parameters(), lr=0.1)
+    with_transfer = pg.presets.pcm_capacitor_training()
+    with pytest.raises(ValueError, match=r"fast\.transfer = .*transfer=None"):
+        algorithm(net(with_transfer).parameters(), lr=0.1)
     optimizer = algorithm([nn.Parameter(torch.ones(2))], lr=0.1)
     with pytest.raises(ValueError, match="fast = None"):
         optimizer.add_param_group({"params": list(module.parameters())})
@@ -444,9 +435,9 @@ def test_hardware_without_a_fast_array_is_refused(algorithm: Any) -> None:
 
 
 @chopped
-def test_choppers_and_a_fast_array_that_counts_exclude_each_other(algorithm: Any) -> None:
+def test_choppers_refuse_a_fast_array_that_contributes_to_the_weight(algorithm: Any) -> None:
     with pytest.raises(ValueError, match=r"fast\.gain = 0\.5"):
-        algorithm(net(beside(fine(), gain=0.5)).parameters(), lr=0.1)
+        algorithm(net(with_fast(fine(), gain=0.5)).parameters(), lr=0.1)
 
 
 @pytest.mark.parametrize(
@@ -455,7 +446,7 @@ def test_choppers_and_a_fast_array_that_counts_exclude_each_other(algorithm: Any
         *[(a, {"fast_lr": v}, "fast_lr = ") for a in FAMILY for v in (0.0, -1.0, math.inf, math.nan)],
         *[(a, {"pulses": v}, "pulses = ") for a in FAMILY for v in (0.0, math.nan)],
         *[(a, {"transfer_every": v}, "transfer_every = ") for a in FAMILY for v in (0, 1.5, True)],
-        *[(a, {"rows": 0}, "lines = 0") for a in FAMILY],
+        *[(a, {"rows": 0}, "rows = 0") for a in FAMILY],
         *[(a, {"lr": -1.0}, "lr = ") for a in FAMILY],
         *[(a, {"threshold": 0.0}, "threshold = ") for a in FAMILY[1:]],
         *[(pg.optim.ChoppedTikiTakaV2, {"probability": v}, "probability = ") for v in (-0.1, 1.1, math.nan)],
@@ -463,20 +454,20 @@ def test_choppers_and_a_fast_array_that_counts_exclude_each_other(algorithm: Any
         *[(pg.optim.AGAD, {"averaged": v}, "averaged = ") for v in (0.0, 1.1, math.nan)],
     ],
 )
-def test_impossible_numbers(algorithm: Any, fields: dict[str, Any], message: str) -> None:
+def test_invalid_options_are_refused(algorithm: Any, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        algorithm(net(beside(fine())).parameters(), **{"lr": 0.1, **fields})
+        algorithm(net(with_fast(fine())).parameters(), **{"lr": 0.1, **fields})
 
 
 @family
-def test_what_is_not_finite_pulses_nothing(algorithm: Any) -> None:
+def test_non_finite_samples_pulse_no_device(algorithm: Any) -> None:
     module = net(pg.presets.tiki_taka_training())
     optimizer = algorithm(module.parameters(), lr=0.1)
     run(module, optimizer, range(1))
     backward(module)
     module[2].weight.grad.samples[0][1][0, 0] = math.nan
-    before, kept = state(module), copy.deepcopy(optimizer.state_dict())
+    before, saved = state(module), copy.deepcopy(optimizer.state_dict())
     with pytest.raises(ValueError, match="not finite"):
         optimizer.step()
     assert same(state(module), before)
-    torch.testing.assert_close(optimizer.state_dict(), kept, rtol=0.0, atol=0.0)
+    torch.testing.assert_close(optimizer.state_dict(), saved, rtol=0.0, atol=0.0)

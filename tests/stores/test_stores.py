@@ -1,4 +1,4 @@
-"""Where a weight lives, and how it moves from one store to another."""
+"""Weight stores, and the conversion of a weight from one store to another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STORES = [Digital, Programmed, InMemory, Noiseless]
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_a_layer_names_its_store(store: type[WeightStore]) -> None:
+def test_repr_and_summary_name_the_store(store: type[WeightStore]) -> None:
     layer = in_store(store)
     assert type(layer.store) is store
     assert f"weight={store.name}" in repr(layer)
@@ -82,13 +82,13 @@ def test_the_mean_matrix_is_the_mean_of_reads(store: type[WeightStore], cell: st
     reads = torch.stack([layer.store.matrix(torch.tensor([i])).weight.detach() for i in range(n)]).double()
     mean = layer.store.mean_matrix().weight.detach().double()
     sd = reads.std(0)
-    # A conductance is never read below 0, which raises the mean of devices near 0 by up to 0.4 sd.
+    # Reads are clipped at 0, which raises the mean of devices near 0 by up to 0.4 sd.
     bias = 0.45 * sd * (1.0 if store is Programmed else 0.0)
     assert ((reads.mean(0) - mean).abs() <= bias + 5.0 * sd / n**0.5 + 1e-6).all()
 
 
 @pytest.mark.parametrize("store", STORES)
-def test_the_way_back_is_a_parameter(store: type[WeightStore]) -> None:
+def test_conversion_to_digital_restores_a_plain_parameter(store: type[WeightStore]) -> None:
     layer = in_store(store)
     digital = layer.to_digital()
     assert type(digital) is nn.Linear
@@ -100,7 +100,7 @@ def test_the_way_back_is_a_parameter(store: type[WeightStore]) -> None:
 @pytest.mark.parametrize("clip_per", ["layer", "channel"])
 @pytest.mark.parametrize("rows", [7, 512])
 def test_clipped_weights_use_the_whole_conductance_range(clip_per: str, rows: int) -> None:
-    """The scale of a column is that of the weights that are programmed, so its largest conductance is g_max."""
+    """The scale of a column is computed from the clipped weights, so its largest conductance is g_max."""
     hardware = pg.presets.ideal_inference(rows=rows)
     layer = pg.nn.AnalogLinear(200, 30, hardware=hardware)
     with torch.no_grad():
@@ -115,15 +115,15 @@ def test_clipped_weights_use_the_whole_conductance_range(clip_per: str, rows: in
     torch.testing.assert_close(chip.weight.detach(), clipped, rtol=1e-5, atol=1e-6)
 
 
-def test_ageing_without_wires_reads_no_device_for_wires(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without wires the drifted conductances are found once, for the copy in ``weight``; with wires once more."""
+def test_ageing_computes_conductances_once_without_wires_and_twice_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy in ``weight`` needs the drifted conductances once; the solution of the wires needs them once more."""
     counts = {}
     for name, wires in (("ideal", None), ("wires", Wires(word_line=1.0, bit_line=1.0))):
         chip = pg.inference.program(layer_on(dataclasses.replace(BASE, wires=wires)), seed=0)
-        seen, present = [], AnalogWeight.present
-        monkeypatch.setattr(AnalogWeight, "present", lambda s, now, f=present, k=seen: (k.append(1), f(s, now))[1])
+        calls, present = [], AnalogWeight.present
+        monkeypatch.setattr(AnalogWeight, "present", lambda s, now, f=present, k=calls: (k.append(1), f(s, now))[1])
         pg.inference.age(chip, seconds=10.0)
-        counts[name] = len(seen)
+        counts[name] = len(calls)
         monkeypatch.undo()
     assert counts == {"ideal": 1, "wires": 2}
 
@@ -134,7 +134,7 @@ def test_only_digital_weights_are_calibrated(store: type[WeightStore]) -> None:
         pg.hwa.calibrate(in_store(store), [torch.randn(4, 20)])
 
 
-def test_devices_in_memory_train_with_their_own_law() -> None:
+def test_hardware_with_pulses_stores_weights_in_memory() -> None:
     device = ideal_device(steps=ConstantSteps(size=1e-8))
     hardware = pg.Hardware(cell=ReferencedDevice(device=device), scale=0.5, pulses=pg.crossbar.Pulses())
     layer = pg.nn.AnalogLinear(4, 3, hardware=hardware)

@@ -1,4 +1,4 @@
-"""Layers that share a weight share its devices, which take the samples of both."""
+"""Layers that share a weight share its devices, which are pulsed by the samples of both layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import phasegrad as pg
 
 
 class Tied(nn.Module):
-    """Two layers, one weight."""
+    """Two layers with one weight."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,19 +36,19 @@ def backward(net: nn.Module) -> None:
     net(x).square().sum().backward()
 
 
-def share(net: nn.Module) -> bool:
+def shares_devices(net: nn.Module) -> bool:
     return net.first.weight is net.last.weight and net.first.devices is net.last.devices is net.first.weight.devices
 
 
-def test_they_share_weight_and_devices() -> None:
+def test_tied_layers_share_weight_and_devices() -> None:
     net, digital = tied(fine()), tied()
-    assert share(net)
+    assert shares_devices(net)
     assert len([p for p in net.parameters() if p.dim() == 2]) == 1
     x = torch.randn(3, 6)
     torch.testing.assert_close(net(x), digital(x), rtol=1e-4, atol=1e-5)
 
 
-def test_both_are_staged_and_trained() -> None:
+def test_samples_of_both_layers_are_staged_and_trained() -> None:
     net, digital = tied(fine(steps=20_000)), tied()
     backward(net)
     backward(digital)
@@ -61,35 +61,35 @@ def test_both_are_staged_and_trained() -> None:
     expected = -0.01 * digital.first.weight.grad
     assert ((change - expected).abs() < 1.01e-4 + 1e-3 * expected.abs()).all()  # steps of 1e-4
     assert expected.abs().max() > 1e-3
-    assert share(net)
+    assert shares_devices(net)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
-def test_copies_are_tied_among_themselves(copied: Callable[[nn.Module], nn.Module]) -> None:
+def test_copies_are_tied_to_each_other_only(copied: Callable[[nn.Module], nn.Module]) -> None:
     net = tied(pg.presets.soft_bounds_training())
     other, before = copied(net), state(net)
-    assert share(other)
+    assert shares_devices(other)
     assert other.first.weight is not net.first.weight
     backward(other)
     pg.optim.AnalogSGD(other.parameters(), lr=0.1).step()
     assert same(state(net), before)
 
 
-def test_state_dicts_load_and_keep_the_tie() -> None:
+def test_loading_state_dicts_preserves_the_tie() -> None:
     net, other = tied(pg.presets.soft_bounds_training()), tied(pg.presets.soft_bounds_training(), seed=1)
     backward(net)
     pg.optim.AnalogSGD(net.parameters(), lr=0.1).step()
     other.load_state_dict(net.state_dict())
     assert same(state(net), state(other))
-    assert share(other)
+    assert shares_devices(other)
     digital = tied(seed=2)
     other.load_state_dict(digital.state_dict())
-    assert share(other)
+    assert shares_devices(other)
     torch.testing.assert_close(other.last.weight.detach(), other.first.devices.logical_weight())
     assert type(pg.to_digital(other).first.weight) is nn.Parameter
 
 
-def test_one_convolution_weight_in_two_geometries() -> None:
+def test_convolutions_of_different_geometry_share_a_weight() -> None:
     torch.manual_seed(0)
     digital = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.Conv1d(4, 4, 3, stride=2, dilation=2))
     digital[1].weight = digital[0].weight
@@ -102,7 +102,7 @@ def test_one_convolution_weight_in_two_geometries() -> None:
     torch.testing.assert_close(gradient, digital[0].weight.grad.flatten(1), rtol=1e-4, atol=1e-4)
 
 
-def test_a_layer_in_two_places_is_one_layer() -> None:
+def test_a_layer_that_is_used_twice_is_converted_once() -> None:
     layer = nn.Linear(6, 6)
     net = pg.convert(nn.Sequential(layer, nn.Tanh(), layer), fine())
     assert net[0] is net[2]
@@ -110,7 +110,7 @@ def test_a_layer_in_two_places_is_one_layer() -> None:
     assert len(net[0].weight.grad.samples) == 2
 
 
-def test_a_weight_that_stays_digital_elsewhere_is_refused() -> None:
+def test_a_weight_shared_with_a_digital_layer_is_refused() -> None:
     embedding, head = nn.Embedding(6, 4), nn.Linear(4, 6)
     head.weight = embedding.weight
     model = nn.Sequential(embedding, head)

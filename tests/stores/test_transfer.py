@@ -1,4 +1,4 @@
-"""A pair with a capacitor: destination of updates, leak, and transfer."""
+"""A PCM pair with a capacitor: destination of updates, leak, and transfer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def hardware(
 
 
 def devices(made: Hardware, weight: Tensor | None = None) -> AnalogWeight:
-    """Programmed to a weight, 0 without one."""
+    """Devices programmed to a weight, by default 0."""
     result = AnalogWeight(made, *SHAPE, made.columns)
     target = torch.zeros(SHAPE) if weight is None else weight
     result.program_weight(target, torch.full_like(result.scale, 0.45), torch.ones(1), SEED)
@@ -57,10 +57,7 @@ def rule(**fields: object) -> Transfer:
     return Transfer(**{"every": 1 << 30, "limit": 10.0 / 12.0, **fields})  # type: ignore[arg-type]
 
 
-# --- the update -----------------------------------------------------------------------------------------------
-
-
-def test_updates_go_to_the_capacitor_alone() -> None:
+def test_updates_pulse_only_the_capacitor() -> None:
     made = devices(hardware())
     before, weight = made.conductance.clone(), made.logical_weight()
     x, d = samples(50)
@@ -75,7 +72,7 @@ def test_updates_go_to_the_capacitor_alone() -> None:
 
 
 @pytest.mark.slow
-def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
+def test_the_charge_leaks_during_the_samples_of_an_update() -> None:
     """A weight on the capacitor falls by ``exp(-n t / tau)`` under n samples without a gradient."""
     made = devices(hardware(tau=5e-3))
     x, d = samples(50)
@@ -91,7 +88,7 @@ def test_the_charge_leaks_with_the_time_that_samples_take() -> None:
 
 
 @pytest.mark.slow
-def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
+def test_capacitors_without_slow_devices_leak_and_the_weight_is_updated() -> None:
     steps = LinearSteps(size=80e-9, slope_up=0.0, slope_down=0.0)
     cell = ReferencedDevice(device=Capacitor(g_max=80e-6, tau=5e-3, steps=steps))
     made = devices(Hardware(cell=cell, scale=0.45, pulses=Pulses(sample_time=240e-9)), torch.full(SHAPE, 0.3))
@@ -102,20 +99,17 @@ def test_capacitors_alone_leak_too_and_the_weight_follows() -> None:
     assert torch.equal(weight, made.logical_weight())
 
 
-# --- the transfer ---------------------------------------------------------------------------------------------
-
-
-def loaded(made: AnalogWeight, n: int = 300) -> Tensor:
-    """AnalogWeight after an update, and their weight."""
+def after_update(made: AnalogWeight, n: int = 300) -> Tensor:
+    """Pulse the devices with an update, and return their weight."""
     weight = made.logical_weight()
     pulsed_weight.update(made, [samples(n)], 1e-2, SEED, weight)
     return made.logical_weight()
 
 
 @pytest.mark.slow
-def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> None:
+def test_a_transfer_with_exact_reads_preserves_the_weight_to_half_a_pulse() -> None:
     made = devices(hardware(rule(), noisy=False))
-    before = loaded(made)
+    before = after_update(made)
     assert 0.05 < before.std().item() < 0.3
     pulsed_weight.transfer(made, SEED)
     error = (made.logical_weight() - before).abs()
@@ -127,14 +121,14 @@ def test_a_transfer_keeps_the_weight_to_half_a_pulse_where_reads_are_exact() -> 
 
 
 @pytest.mark.slow
-def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
+def test_the_error_of_a_transfer_is_the_noise_of_two_measurements() -> None:
     """The weight before, the residual after: ``sd^2 = (0.45 / 12 uS)^2 sum (0.03 G + 0.13 uS)^2 / reads`` over both.
 
-    A mean over all cells of each cell's own variance, so that clipping at zero, which can only lower it, bounds it.
+    The expected variance is the mean over all cells. Clipping at zero can only lower it, so it is an upper bound.
     """
     made = devices(hardware(rule(reads=4)))
-    loaded(made)
-    pulsed_weight.transfer(made, SEED)  # so that the pair holds something
+    after_update(made)
+    pulsed_weight.transfer(made, SEED)  # so that the pair stores a weight
     before, g_before = made.logical_weight(), made.conductance.clone()
     pulsed_weight.transfer(made, SEED + 1)
     g = torch.stack((g_before, made.conductance)).double()
@@ -145,10 +139,10 @@ def test_what_a_transfer_loses_is_the_noise_of_two_measurements() -> None:
 
 
 @pytest.mark.slow
-def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
+def test_inversion_changes_the_polarity_and_preserves_the_weight() -> None:
     for inversion, sign in ((True, -1.0), (False, 1.0)):
         made = devices(hardware(rule(inversion=inversion), noisy=False))
-        before = loaded(made)
+        before = after_update(made)
         pulsed_weight.transfer(made, SEED)
         assert made.polarity is not None
         assert float(made.polarity) == sign
@@ -162,7 +156,7 @@ def test_inversion_changes_the_sign_and_keeps_the_weight() -> None:
 
 
 @pytest.mark.slow
-def test_inversion_averages_what_is_unequal_up_and_down() -> None:
+def test_inversion_averages_out_asymmetric_steps() -> None:
     """Pulses that should cancel move a mismatched cell in one direction; inversion of the polarity moves it back."""
     pushed = {}
     for inversion in (True, False):
@@ -180,7 +174,7 @@ def test_inversion_averages_what_is_unequal_up_and_down() -> None:
 
 @pytest.mark.parametrize("batch", [1, 7, 100])
 @pytest.mark.slow
-def test_transfers_come_after_so_many_samples(batch: int) -> None:
+def test_transfers_follow_a_number_of_samples(batch: int) -> None:
     made = devices(hardware(rule(every=50)))
     weight = made.logical_weight()
     flips, sign = 0, 1.0
@@ -193,9 +187,6 @@ def test_transfers_come_after_so_many_samples(batch: int) -> None:
     assert int(made.samples) == 300
     assert flips == min(6, math.ceil(300 / batch))  # one for all transfers that are due in a batch
     torch.testing.assert_close(weight, made.logical_weight(), rtol=0.0, atol=1e-6)
-
-
-# --- a net ----------------------------------------------------------------------------------------------------
 
 
 def net(seed: int = 0) -> nn.Sequential:
@@ -222,7 +213,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_gives_the_same_bits() -> None:
+def test_a_resumed_run_is_bit_identical() -> None:
     module = net()
     optimizer = pg.optim.AnalogSGD(module.parameters(), lr=0.1)
     run(module, optimizer, range(7))  # after two transfers, before the third
@@ -241,12 +232,12 @@ def test_a_resumed_run_gives_the_same_bits() -> None:
         assert same(state(again), state(module))
 
 
-def test_capacitors_count_as_devices() -> None:
+def test_the_summary_counts_capacitors_as_devices() -> None:
     assert pg.summary(net()).devices == 3 * (12 * 9 + 9 * 4)
 
 
 @pytest.mark.slow
-def test_threads_do_not_show() -> None:
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
     found = []
     for count in (1, 2, 3):
         with threads(count):
@@ -257,7 +248,7 @@ def test_threads_do_not_show() -> None:
     assert same(found[0], found[2])
 
 
-def test_ageing_a_trained_net_empties_its_capacitors() -> None:
+def test_ageing_a_trained_net_discharges_its_capacitors() -> None:
     module = net()
     run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(6))
     devices = module[0].devices
@@ -290,16 +281,16 @@ def test_ageing_a_trained_net_empties_its_capacitors() -> None:
         (lambda: Pulses(sample_time=-1.0), "sample_time = -1.0"),
     ],
 )
-def test_impossible_hardware(make: object, message: str) -> None:
+def test_invalid_hardware_is_refused(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
 
 
 @pytest.mark.slow
-def test_two_sided_devices_are_written_in_a_closed_loop_too() -> None:
+def test_bidirectional_devices_are_written_in_a_closed_loop() -> None:
     slow = ReferencedDevice(device=ideal_device(g_max=25e-6, steps=ConstantSteps(size=25e-6 / 400)))
     made = devices(dataclasses.replace(hardware(rule(attempts=500)), cell=slow))
-    before = loaded(made)
+    before = after_update(made)
     pulsed_weight.transfer(made, SEED)
     inside = before.abs() < 0.3
     assert (made.logical_weight() - before).abs()[inside].max().item() < 0.51e-3

@@ -27,7 +27,7 @@ from phasegrad.nn import (
 )
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer_state import check_state_dict
-from phasegrad.stores.programmed import blank_devices, expect
+from phasegrad.stores.programmed import assign_devices, blank_devices
 from phasegrad.stores.sharing import Exchanges, sharing
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -238,4 +238,4 @@ def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *
     untie(net, programmed)
     for layer in programmed:
         first = tied.setdefault(id(layer.weight), layer)
-        expect(layer, first.devices or blank_devices(layer))
+        assign_devices(layer, first.devices or blank_devices(layer))

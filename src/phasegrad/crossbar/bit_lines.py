@@ -1,4 +1,4 @@
-"""The outputs of tiles before and after their converters: every product of the library passes through here."""
+"""The outputs of tiles before and after their converters, for every product of the library."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from phasegrad.ops.direct import call
 
 
 class TileOutputs(NamedTuple):
-    """What the columns of each row tile pass to their converters, in units of an exact product."""
+    """The outputs of the columns of each row tile before their converters, in units of an exact product."""
 
     values: Sequence[Tensor]
     """``[rows, columns, ...]`` of each row tile."""
     variances: Sequence[Tensor]
-    """``sum_j |w_ij| x_j^2`` of each, which read noise multiplies; empty without read noise."""
+    """``sum_j |w_ij| x_j^2`` of each row tile, proportional to the variance of read noise; empty without read noise."""
 
 
 class Conversion(NamedTuple):
-    """How outputs become numbers: output noise, read noise, ADC."""
+    """Conversion of outputs to numbers: output noise, read noise, ADC."""
 
     input_range: Tensor
     """Range of the inputs, one element, or one per row."""
@@ -44,7 +44,7 @@ class Conversion(NamedTuple):
     """``[errors, tiles, out]`` of the converters, or ``None``."""
 
     def settings(self, weights: TileWeights) -> tuple[float, float, int, float]:
-        """Noise and converter, as the ops expect them."""
+        """Output noise, read noise, mode and largest code of the converter, as arguments of the ops."""
         return self.hardware.output_noise * self.noise, weights.read_noise, *self.hardware.adc_settings
 
 
@@ -54,10 +54,10 @@ def tile_outputs(
     """The outputs of tiles before their converters.
 
     Args:
-        driven: what the word lines carry.
+        driven: input slice on the word lines.
         weights: a single slice of weights.
         input_range: range of the inputs, one element, or one per row.
-        tiling: how the inputs meet the rows of the tiles.
+        tiling: assignment of the inputs to the rows of the tiles.
         hardware: the hardware.
         seed: seed of the read of the weights.
     """
@@ -76,7 +76,7 @@ def tile_outputs(
 
 
 def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion) -> Tensor:
-    """The outputs of tiles after noise, ADC and gain, added digitally over the row tiles ``[rows, columns, ...]``."""
+    """The outputs ``[rows, columns, ...]`` of tiles after noise, ADC and gain, summed digitally over the row tiles."""
     shape, (values, variances) = outputs.values[0].shape, outputs
     if len(shape) > 2:
         values, variances = [_by_position(y) for y in values], [_by_position(v) for v in variances]
@@ -96,7 +96,7 @@ def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion
 def _with_ir_drop(
     x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiling: Tiling, hardware: Hardware
 ) -> Sequence[Tensor]:
-    """Products less the voltage drop on bit lines."""
+    """Products reduced by the voltage drop on bit lines."""
     ir_drop = hardware.ir_drop
     assert ir_drop is not None
     rows = [min(hardware.rows, weight.shape[1] - i) for i in range(0, weight.shape[1], hardware.rows)]
@@ -114,7 +114,7 @@ def _with_ir_drop(
 def _charges(
     x: Tensor, weight: Tensor, scale: Tensor, input_range: Tensor, tiling: Tiling, hardware: Hardware
 ) -> Sequence[Tensor]:
-    """The charges of integrating capacitors, in the units of a product of amplitudes."""
+    """The charges of integrating capacitors, in units of a product of amplitudes."""
     assert hardware.integrator is not None
     window = nonzero(input_range.detach().abs()).view(-1, *[1] * (x.dim() - 1)).to(x.dtype)
     full = expand_scale(nonzero(scale.detach()).to(weight.dtype), weight.shape[1], hardware)
@@ -127,7 +127,7 @@ def _charges(
 def _converted_unfused(
     outputs: TileOutputs, weights: TileWeights, conversion: Conversion, adc: OutputConverter
 ) -> Tensor:
-    """:func:`converted`, tile by tile, for a converter that the fused kernels do not implement."""
+    """Convert as :func:`converted` does, tile by tile, with a converter that the fused kernels do not implement."""
     errors = conversion.errors
     if errors is None:
         errors = weights.scale.new_zeros(len(adc.errors), len(outputs.values), 1, dtype=torch.float32)
@@ -147,7 +147,7 @@ def _converted_unfused(
 
 
 class _Decisions(NamedTuple):
-    """The noise of the comparator decisions of one tile's converters."""
+    """Noise of the comparator decisions of one tile's converters, one draw per decision."""
 
     seed: Tensor
     offset: int
@@ -158,5 +158,5 @@ class _Decisions(NamedTuple):
 
 
 def _by_position(y: Tensor) -> Tensor:
-    """``[rows, channels, ...]`` as ``[rows * positions, channels]``: noise is drawn in this order in any layout."""
+    """``[rows, channels, ...]`` as ``[rows * positions, channels]``: the order of noise in every memory layout."""
     return y.movedim(1, -1).reshape(-1, y.shape[1])

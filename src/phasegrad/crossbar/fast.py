@@ -15,13 +15,13 @@ class Transfer(Configuration):
     """Closed-loop transfer: at intervals, the whole weight is written to the slow devices.
 
     The whole weight is measured. The slow devices are RESET, then pulsed and read in turn until they store it. The
-    measured residual is written to the fast devices, as counted pulses from rest. If it were left on the slow devices,
-    the errors of successive transfers would add up to a random walk.
+    measured residual is written to the fast devices, as counted pulses from 0. Without this step, the errors of
+    successive transfers would add up to a random walk.
 
     Args:
         every: samples from one transfer to the next.
         reads: number of reads that a measurement averages; its noise is that of a read over the square root of this.
-        attempts: largest number of pulses and reads.
+        attempts: largest number of write-and-verify cycles.
         tolerance: largest final error of a device, relative to the nominal step. The error remains on the fast devices,
             which leak.
         limit: highest target conductance, relative to ``g_max`` of the slow devices. SET pulses saturate a PCM device

@@ -1,8 +1,8 @@
 """Mapping of a weight matrix ``[out, in]`` to tiles of ``rows`` inputs by ``columns`` outputs.
 
-Row-tile ``t`` contains inputs ``t * rows`` to ``(t + 1) * rows``. The scale of its column ``o`` is ``scale[t, o]``, and
-a cell stores ``w[o, i] / scale[t, o]``, which is in [-1, 1]. The division along ``out`` does not change the arithmetic;
-it matters only for scales per tile and for the number of tiles.
+Row tile ``t`` contains inputs ``t * rows`` to ``(t + 1) * rows``. The scale of its column ``o`` is ``scale[t, o]``, and
+a cell stores ``w[o, i] / scale[t, o]``, which is in [-1, 1]. The division along ``out`` affects only scales per tile
+and the number of tiles, not the arithmetic.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
 
 def expand_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
     """Expand one number per tile and column, ``[row tiles, out]``, to a matrix ``[out, in]``."""
-    return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # with the memory layout of a weight
+    return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # keeps the memory layout of a weight
 
 
 def nonzero(scale: Tensor) -> Tensor:
-    """Replace scales of 0, of columns of zeros, with 1, so that they can be divisors."""
+    """Replace scales of 0, which columns of zeros have, with 1, so that they can be divisors."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
 
 

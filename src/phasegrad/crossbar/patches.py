@@ -1,4 +1,4 @@
-"""How the images of a convolution are samples of its matrix."""
+"""Division of the images of a convolution into samples of its matrix."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from torch import Tensor
 class Patches:
     """The geometry of a convolution.
 
-    Every output position of an image sees one patch, ``[channels / groups * kernel positions]``; each group of channels
-    has its own. So an image is ``positions * groups`` samples: image by image, position by position, group by group. A
-    group's sample has output gradients at the outputs of its group, and zeros, which pulse nothing, at all others.
+    Every output position of an image has one patch, ``[channels / groups * kernel positions]``, per group of channels,
+    so an image is divided into ``positions * groups`` samples. Their order is image by image, position by position,
+    group by group. The output gradients of a sample are zero, and so send no pulses, outside its group.
 
     Attributes:
-        kernel_size: of each spatial dimension, as the following.
-        stride: steps from one position to the next.
-        dilation: steps inside a patch.
-        groups: of channels.
+        kernel_size: size of the kernel along each spatial dimension.
+        stride: distance between positions along each dimension.
+        dilation: distance between kernel elements along each dimension.
+        groups: groups of channels.
         edges: zeros around the image, in the order of ``F.pad``.
     """
 
@@ -37,55 +37,56 @@ class Patches:
     edges: tuple[int, ...]
 
     def number(self, d: Tensor) -> int:
-        """How many samples output gradients ``[batch, out, ...]`` belong to."""
-        return len(d) * self._each(d)
+        """Number of samples with output gradients ``[batch, out, ...]``."""
+        return len(d) * self._per_image(d)
 
-    def _each(self, d: Tensor) -> int:
+    def _per_image(self, d: Tensor) -> int:
+        """Number of samples per image."""
         return math.prod(d.shape[2:]) * self.groups
 
-    def take(self, x: Tensor, d: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Some of the samples of images ``[batch, in, ...]`` and their output gradients ``[batch, out, ...]``.
+    def select(self, x: Tensor, d: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Samples ``first`` to ``last`` of images ``[batch, in, ...]`` and output gradients ``[batch, out, ...]``.
 
         Returns:
             Inputs ``[last - first, in / groups * kernel positions]`` and gradients ``[last - first, out]``.
         """
-        some = slice(first // self._each(d), -(-last // self._each(d)))
-        x, d = x[some], d[some].movedim(1, -1).unflatten(-1, (self.groups, -1))
-        samples = torch.arange(first, last, device=x.device) - some.start * math.prod(d.shape[1:-1])
+        chosen = slice(first // self._per_image(d), -(-last // self._per_image(d)))
+        x, d = x[chosen], d[chosen].movedim(1, -1).unflatten(-1, (self.groups, -1))
+        samples = torch.arange(first, last, device=x.device) - chosen.start * math.prod(d.shape[1:-1])
         index = torch.unravel_index(samples, d.shape[:-1])
         patches, gradients = self._windows(x)[index].flatten(1), d[index]
         if self.groups > 1:
-            alone = gradients.new_zeros(len(gradients), *d.shape[-2:])
-            alone[torch.arange(len(gradients), device=x.device), index[-1]] = gradients
-            gradients = alone.flatten(1)
+            by_group = gradients.new_zeros(len(gradients), *d.shape[-2:])
+            by_group[torch.arange(len(gradients), device=x.device), index[-1]] = gradients
+            gradients = by_group.flatten(1)
         return patches, gradients
 
     def _windows(self, x: Tensor) -> Tensor:
         """A view ``[batch, *positions, groups, channels / groups, *kernel positions]`` of padded images."""
-        x = F.pad(x, self.edges).movedim(1, -1).contiguous()  # channels last: gathering takes a fifth of the time
+        x = F.pad(x, self.edges).movedim(1, -1).contiguous()  # with channels last, gathering is five times faster
         for axis, (size, stride, dilation) in enumerate(self._axes, start=1):
             x = x.unfold(axis, dilation * (size - 1) + 1, stride)[..., ::dilation]
         return x.unflatten(len(self.kernel_size) + 1, (self.groups, -1))
 
     def fold(self, patches: Tensor, shape: Sequence[int]) -> Tensor:
-        """The adjoint of cutting patches: each value is added to where it was read.
+        """The adjoint of the division into patches: add each value at the position from which it was read.
 
         Args:
             patches: ``[batch, *positions, groups, channels / groups, *kernel positions]``.
-            shape: of the images, ``[batch, channels, ...]``.
+            shape: shape of the images, ``[batch, channels, ...]``.
         """
         space = len(self.kernel_size)
         padded = [size + low + high for size, low, high in zip(shape[2:], *self._sides, strict=True)]
         images = patches.new_zeros(len(patches), *padded, shape[1])
         by_kernel = patches.flatten(space + 1, space + 2).movedim(space + 1, -1)
         for index in itertools.product(*map(range, self.kernel_size)):
-            images[(slice(None), *self._seen(index, patches.shape[1 : space + 1]))] += by_kernel[
+            images[(slice(None), *self._positions_read(index, patches.shape[1 : space + 1]))] += by_kernel[
                 (slice(None), *[slice(None)] * space, *index)
             ]
         return self._crop(images.movedim(-1, 1), shape)
 
-    def _seen(self, kernel_position: Sequence[int], positions: Sequence[int]) -> list[slice]:
-        """Where in the image all windows read with one position of the kernel."""
+    def _positions_read(self, kernel_position: Sequence[int], positions: Sequence[int]) -> list[slice]:
+        """The positions of the image that all windows read with one position of the kernel."""
         starts = [p * dilation for p, dilation in zip(kernel_position, self.dilation, strict=True)]
         return [
             slice(start, start + stride * (count - 1) + 1, stride)
@@ -95,14 +96,14 @@ class Patches:
     def transposed(self, d: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
         """The exact gradient of images of a shape, for output gradients ``[batch, out, ...]``."""
         low, high = self._sides
-        even = low == high  # torch pads alike on both sides
-        padding = list(low) if even else [0] * len(low)
-        size = shape[2:] if even else [s + a + b for s, a, b in zip(shape[2:], low, high, strict=True)]
-        images = d.new_empty(1).expand(*shape[:2], *size)  # the size is all that is read
+        symmetric = low == high  # torch pads both sides equally
+        padding = list(low) if symmetric else [0] * len(low)
+        size = shape[2:] if symmetric else [s + a + b for s, a, b in zip(shape[2:], low, high, strict=True)]
+        images = d.new_empty(1).expand(*shape[:2], *size)  # only the size is read
         geometry = (list(self.stride), padding, list(self.dilation), False, [0] * len(low), self.groups)
-        wanted = [True, False, False]
-        x = torch.ops.aten.convolution_backward(d, images, kernel, None, *geometry, wanted)[0]
-        return x if even else self._crop(x, shape)
+        gradients = [True, False, False]  # of the images, kernel and bias
+        x = torch.ops.aten.convolution_backward(d, images, kernel, None, *geometry, gradients)[0]
+        return x if symmetric else self._crop(x, shape)
 
     def _crop(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         low, _ = self._sides
@@ -114,5 +115,5 @@ class Patches:
 
     @property
     def _sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Zeros before and after the image, dimension by dimension; ``F.pad`` counts from the last one."""
+        """Zeros before and after the image, dimension by dimension; ``edges`` starts with the last dimension."""
         return self.edges[-2::-2], self.edges[-1::-2]

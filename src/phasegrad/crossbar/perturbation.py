@@ -13,16 +13,16 @@ from phasegrad.configuration import Configuration, check_choice, check_number
 class Perturbation(Configuration):
     """Clipping in training and evaluation; noise and dropped weights in training only.
 
-    In units of the scale ``s`` of a weight's column, with ``g = |w| / s``, the noise has the standard deviation
-    ``max(additive + multiplicative g + quadratic g^2, 0)``.
+    The standard deviation of the noise is ``s max(additive + multiplicative g + quadratic g^2, 0)``, where ``s`` is the
+    scale of the weight's column and ``g = |w| / s``.
 
     Args:
         additive: constant part.
-        multiplicative: part proportional to the weight.
-        quadratic: part proportional to its square (negative for PCM).
+        multiplicative: part proportional to ``g``.
+        quadratic: part proportional to ``g^2`` (negative for PCM).
         drop_connect: probability that a weight is read as 0.
-        clip_sigma: bound of the weights, in root-mean-squares of the weights; 0 for no clipping.
-        clip_per: whether the root-mean-square is that of the ``"layer"`` or of each output ``"channel"``.
+        clip_sigma: bound of the weights, in units of their root mean square; 0 for no clipping.
+        clip_per: whether the root mean square is computed per ``"layer"`` or per output ``"channel"``.
     """
 
     additive: float = 0.0

@@ -14,7 +14,7 @@ from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LinearTiling, Tiling
-from phasegrad.crossbar.word_lines import Periphery, drive, joined, range_of
+from phasegrad.crossbar.word_lines import Periphery, combined_input, dac_range, drive
 from phasegrad.ops.direct import call
 
 _NO_DAC = (0.0, 0.0, 1.0)  # inputs that are converted already
@@ -28,7 +28,7 @@ def product(
     Args:
         x: inputs ``[rows, in]`` or ``[rows, channels, ...]``.
         weights: the weights of the tiles and their scales.
-        tiling: how the inputs meet the rows of the tiles.
+        tiling: assignment of the inputs to the rows of the tiles.
         periphery: ranges and errors of the converters.
         hardware: the hardware.
         seed: seed of this call's noise.
@@ -38,9 +38,9 @@ def product(
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and weights.read_noise == 0
     if exact_outputs and hardware.ir_drop is None and hardware.integrator is None:
-        driven = x if hardware.dac is None else joined(drive(x, periphery, hardware)[0])
+        driven = x if hardware.dac is None else combined_input(drive(x, periphery, hardware)[0])
         return tiling.product(driven, _total_weight(weights, seed, hardware.rows))
-    input_range = range_of(x) if periphery.input_range is None else periphery.input_range
+    input_range = dac_range(x) if periphery.input_range is None else periphery.input_range
     conversion = Conversion(input_range, periphery.output_range, hardware, seed)
     fused = tiling.fused and not torch.is_autocast_enabled(x.device.type)
     if fused and hardware.fuses_inputs and weights.slice_factors is None:
@@ -58,13 +58,13 @@ def input_gradient(
     d: Tensor, weight: Tensor, shape: torch.Size, tiling: Tiling, output_range: Tensor, hardware: Hardware,
     seed: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """The gradient of the inputs, as the same tiles compute it when they are driven from their columns.
+    """The gradient of the inputs, which the same tiles compute when driven from their columns.
 
     Args:
         d: gradients of the outputs ``[rows, out]`` or ``[rows, channels, ...]``.
         weight: the weight ``[out, in]`` as one read sees it.
         shape: shape of the inputs.
-        tiling: how the inputs meet the rows of the tiles.
+        tiling: assignment of the inputs to the rows of the tiles.
         output_range: range of the ADC in units of ``max|w| max|x|``, one element.
         hardware: the hardware, with one scale for all columns.
         seed: seed of the noise; not needed on exact hardware.
@@ -85,16 +85,17 @@ def input_gradient(
 def _slice_pairs(
     slices: Sequence[InputSlice], weights: TileWeights, conversion: Conversion, errors: Tensor | None
 ) -> Iterator[tuple[InputSlice, TileWeights, Conversion]]:
-    """Each input slice with each weight slice; their significance becomes part of the gain."""
+    """Pair each input slice with each weight slice, and include their significance in the gain."""
     count = len(weights.scale)
     pairs = itertools.product(slices, enumerate(weights.slices()))
     for i, (driven, (s, (factor, part))) in enumerate(pairs):
-        own = None if errors is None else errors[:, s * count : (s + 1) * count]
-        each = conversion._replace(offset=conversion.offset + i * streams.PART, noise=driven.noise, errors=own)
-        yield driven, part._replace(gain=_times(part.gain, factor * driven.factor, part.scale)), each
+        of_slice = None if errors is None else errors[:, s * count : (s + 1) * count]
+        offset = conversion.offset + i * streams.PART
+        of_pair = conversion._replace(offset=offset, noise=driven.noise, errors=of_slice)
+        yield driven, part._replace(gain=_scaled_gain(part.gain, factor * driven.factor, part.scale)), of_pair
 
 
-def _times(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
+def _scaled_gain(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | None:
     if factor == 1.0:
         return gain
     return torch.full_like(like, factor) if gain is None else gain * factor
@@ -124,7 +125,7 @@ def _fused_product(
 
 
 def _total_weight(weights: TileWeights, seed: Tensor, rows: int) -> Tensor:
-    """The weight ``[out, in]`` that all slices of one read add up to, with the gain."""
+    """The sum ``[out, in]`` of all slices of one read, with the gain."""
     slices = weights.slices()
     total = slices[0][1].read(seed, rows)
     if weights.slice_factors is not None:

@@ -1,4 +1,4 @@
-"""Pulse trains: how a gradient is applied as pulses on the lines of a tile."""
+"""Pulse trains, which apply a gradient on the word lines and bit lines of a tile."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _KINDS = {
 @final
 @dataclass(frozen=True, kw_only=True)
 class Pulses(Configuration):
-    """Pulse trains: a device is pulsed where the trains of its input line and its output line coincide.
+    """Pulse trains: a device is pulsed when the trains on its word line and its bit line coincide.
 
     Args:
-        length: slots of the longest train, 1 to 31.
-        bl_management: whether the length of a train follows the largest product of a sample.
+        length: number of slots of the longest train, 1 to 31.
+        bl_management: whether the length of a train is adapted to the largest product of a sample.
         update_management: whether firing probabilities are balanced between inputs and outputs, so that both saturate
             at the same time.
         kind: ``"stochastic"``; ``"deterministic"``: equidistant slots, whose coincidences equal the rounded product;
@@ -56,5 +56,5 @@ class Pulses(Configuration):
 
     @property
     def code(self) -> int:
-        """Number of the kind in :mod:`phasegrad.ops.trains`."""
+        """Constant of the kind in :mod:`phasegrad.ops.trains`."""
         return _KINDS[self.kind]

@@ -1,6 +1,6 @@
-"""Random streams, which keep the draws of one layer call under one seed independent.
+"""Random streams, which make the draws of one layer call independent under one seed.
 
-A layer call draws one seed; its ops use these offsets. One stream per row-tile follows ``OUTPUT``.
+A layer call draws one seed; its ops use these offsets. From ``OUTPUT`` on, each row tile has one stream.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from phasegrad.ops import pulses, trains
 
-WEIGHTS = 0  # the next one is for dropped weights
+WEIGHTS = 0  # followed by the stream of dropped weights
 OUTPUT = 1 << 32
 DEVICES = 2 << 32
-PROGRAMMING = 3 << 32  # the next one is for drift exponents
-LIFE = 4 << 32  # and the next four: fixed parameters of devices
+PROGRAMMING = 3 << 32  # followed by the stream of drift exponents
+LIFE = 4 << 32  # and the four streams after it: device parameters fixed at fabrication
 UPDATE = 5 << 32  # trains and steps; see of_update
 TRANSFER = 6 << 32  # pulses and reads of a transfer
 FAST = 7 << 32  # initialisation of fast cells
 CHOPPER = 8 << 32  # flips of choppers
 NOISE = 9 << 32  # advance of correlated noise in time
-CONVERTERS = 16 << 32  # errors of ADCs; the next one is for those of DACs
+CONVERTERS = 16 << 32  # errors of ADCs, followed by the stream of DACs
 DECISIONS = 17 << 32  # noise of the decisions in ADCs
 REFERENCE = 18 << 32  # reference columns
 
-PART = 1 << 20  # streams per slice or input bit, more than the tiles of a matrix
+PART = 1 << 20  # streams per slice or input bit, more than the number of tiles of a matrix
 
 
 def draw_seed(device: torch.device) -> Tensor:

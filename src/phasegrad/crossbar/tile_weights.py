@@ -1,4 +1,4 @@
-"""The weights of a layer's tiles, as one read of them sees them."""
+"""The weights of a layer's tiles, and reads of them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class WeightPerturbation(NamedTuple):
 
 
 class TileWeights(NamedTuple):
-    """The matrix that the tiles of a layer multiply with, in units of the layer's weight."""
+    """The matrix on the tiles of a layer, in units of the layer's weight."""
 
     weight: Tensor
     """``[out, in]``, before ``perturbation``; for bit-sliced weights ``[slices, out, in]``."""
@@ -39,7 +39,7 @@ class TileWeights(NamedTuple):
     gain: Tensor | None
     """``[row tiles, out]``: digital factor of each tile's output (drift compensation), or ``None``."""
     read_noise: float
-    """Output-referred read noise of the weights that the product still adds."""
+    """Output-referred read noise of the weights, which the product adds."""
     perturbation: WeightPerturbation | None = None
     """Perturbation that each read draws; ``None`` if ``weight`` is final."""
     slice_factors: tuple[float, ...] | None = None
@@ -48,7 +48,7 @@ class TileWeights(NamedTuple):
     """Random stream of ``perturbation``."""
 
     def slices(self) -> tuple[tuple[float, TileWeights], ...]:
-        """Every slice as weights of their own, with its digital significance."""
+        """Every slice as separate weights, with its digital significance."""
         if self.slice_factors is None:
             return ((1.0, self),)
         return tuple(
@@ -71,7 +71,7 @@ class TileWeights(NamedTuple):
         return call("noisy_weights", self.weight, self.scale, clip, level, seed, self.stream, rows, *noise)
 
     def read_once(self, seed: Tensor, rows: int) -> TileWeights:
-        """The same weights with ``perturbation`` drawn: all products that follow share this read."""
+        """The same weights with ``perturbation`` drawn, so that all later products share this read."""
         if self.perturbation is None:
             return self
         parts = [part.read(seed, rows) for _, part in self.slices()]
@@ -79,7 +79,7 @@ class TileWeights(NamedTuple):
         return self._replace(weight=weight, perturbation=None)
 
     def outputs(self, chosen: slice) -> TileWeights:
-        """The weights of some of the outputs."""
+        """The weights of a slice of the outputs."""
         gain = None if self.gain is None else self.gain[:, chosen]
         perturbation = self.perturbation
         if perturbation is not None:

@@ -1,7 +1,7 @@
-"""How the inputs of a layer meet the rows of its tiles.
+"""Tilings: the assignment of a layer's inputs to the rows of its tiles.
 
-A layer type differs from the others in its tiling alone: how the product of each row tile is computed, which samples an
-in-memory update consists of, and how gradients return to the inputs.
+Layer types differ only in their tiling, which defines the product of each row tile, the samples of an in-memory update,
+and the gradient of the inputs.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.patches import Patches
 
 ColumnDriven = Callable[[Tensor, Tensor, int], Tensor]
-"""Product ``[n, in]`` of gradients ``[n, out]`` and weights ``[out, in]`` of tiles that are driven from their columns;
-the integer distinguishes the random draws of several such products."""
+"""Product ``[n, in]`` of gradients ``[n, out]`` and weights ``[out, in]`` of tiles that are driven from their columns.
+The integer selects the random draws, which differ between several such products."""
 
 _MAX_FOLDED = 1 << 22
 """Largest number of patch gradients that are folded at once, unless a single image has more."""
 
 
 class Tiling(ABC):
-    """How inputs meet the rows of tiles with weights ``[out, in]``."""
+    """Assignment of inputs to the rows of tiles with weights ``[out, in]``."""
 
     fused: ClassVar[bool] = False
     """Whether the op ``tile_linear`` computes this tiling."""
@@ -38,7 +38,7 @@ class Tiling(ABC):
 
     @abstractmethod
     def partial_products(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
-        """The exact product of each row tile; they add up to :meth:`product`."""
+        """The exact product of each row tile; :meth:`product` is their sum."""
 
     def charges(self, integrator: Integrator, x: Tensor, w: Tensor, ticks: int | None) -> Sequence[Tensor]:
         """The charge of the columns of each row tile at the end of a window of pulse durations ``x`` in [-1, 1]."""
@@ -46,16 +46,16 @@ class Tiling(ABC):
 
     @property
     def patches(self) -> Patches | None:
-        """How images are samples of an in-memory update; ``None`` if each row of the input is one sample."""
+        """Division of images into samples of an in-memory update; ``None`` if each row of the input is one sample."""
         return None
 
     def input_gradient(self, d: Tensor, w: Tensor, shape: torch.Size) -> Tensor:
         """The exact gradient of inputs of a shape, from output gradients ``d``."""
-        raise NotImplementedError(f"{type(self).__name__} has no gradient of its inputs")
+        raise NotImplementedError(f"{type(self).__name__}: the gradient of the inputs is not implemented")
 
     def tiled_input_gradient(self, d: Tensor, w: Tensor, shape: torch.Size, column_driven: ColumnDriven) -> Tensor:
         """The gradient of inputs of a shape, from products of tiles that are driven from their columns."""
-        raise NotImplementedError(f"{type(self).__name__} has no gradient of its inputs")
+        raise NotImplementedError(f"{type(self).__name__}: the gradient of the inputs is not implemented")
 
 
 @final
@@ -88,17 +88,17 @@ class LinearTiling(Tiling):
 class ConvolutionTiling(Tiling):
     """Row tiles of a convolution, computed as convolutions.
 
-    The rows of a tile are consecutive (channel, kernel position) pairs. Its product is a convolution over the channels
-    of these pairs, with zeros where the first and the last channel lie partly outside; no unfolded copy of the input
-    (9 times larger for a 3x3 kernel) is needed.
+    The rows of a tile are consecutive pairs of channel and kernel position. The product of a tile is a convolution over
+    the channels of its pairs, with zeros at positions of the first and the last channel outside the tile. No unfolded
+    copy of the input, 9 times larger for a 3x3 kernel, is needed.
 
     Attributes:
-        convolve: the function of torch that convolves.
+        convolve: convolution function of torch.
         kernel_size: positions of the kernel along each dimension.
-        stride: of the convolution.
-        padding: as the function accepts it.
-        dilation: of the convolution.
-        groups: of inputs and outputs.
+        stride: stride of the convolution.
+        padding: padding argument of the function.
+        dilation: dilation of the convolution.
+        groups: groups of inputs and outputs.
         rows: inputs per tile.
         edges: zeros around each image, in the order of ``torch.nn.functional.pad``.
     """
@@ -128,10 +128,10 @@ class ConvolutionTiling(Tiling):
         return [self._partial(x, part, i * self.rows) for i, part in enumerate(w.split(self.rows, dim=1))]
 
     def _convolution(self, x: Tensor, kernel: Tensor) -> Tensor:
-        # Channels last: convolution and pooling take half the time of the other order on a CPU, and the converters,
-        # which see the channels of one position after another, need no copy.
+        # With channels last, convolution and pooling take half as long on a CPU, and the converters, which process the
+        # channels of one position after another, need no copy.
         order = {4: torch.channels_last, 5: torch.channels_last_3d}.get(kernel.dim(), torch.contiguous_format)
-        kernel = kernel.clone(memory_format=order)  # contiguous() would leave a kernel of one channel as it is
+        kernel = kernel.clone(memory_format=order)  # contiguous() does not reorder a one-channel kernel
         return self.convolve(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _partial(self, x: Tensor, part: Tensor, start: int) -> Tensor:
@@ -147,18 +147,18 @@ class ConvolutionTiling(Tiling):
         return self.patches.transposed(d, w.view(len(w), -1, *self.kernel_size), shape)
 
     def tiled_input_gradient(self, d: Tensor, w: Tensor, shape: torch.Size, column_driven: ColumnDriven) -> Tensor:
-        """The gradient of images: a tile is driven by the gradients of one position at a time, as by one patch."""
+        """The gradient of images, from tiles that the gradients of one position drive at a time."""
         patches, weights = self.patches, w.chunk(self.groups)
         images = d.movedim(1, -1).unflatten(-1, (self.groups, -1))
         folded = []
         size = max(1, _MAX_FOLDED // (patches.number(d[:1]) * w.shape[1]))
-        for i, some in enumerate(images.split(size)):
-            by_group = some.flatten(0, -3).unbind(1)
+        for i, block in enumerate(images.split(size)):
+            by_group = block.flatten(0, -3).unbind(1)
             parts = [
                 column_driven(rows, weight, i * self.groups + group)
                 for group, (rows, weight) in enumerate(zip(by_group, weights, strict=True))
             ]
-            gradients = torch.stack(parts, 1).view(*some.shape[:-1], -1, *self.kernel_size)
+            gradients = torch.stack(parts, 1).view(*block.shape[:-1], -1, *self.kernel_size)
             folded.append(patches.fold(gradients, shape))
         return torch.cat(folded)
 
@@ -166,18 +166,18 @@ class ConvolutionTiling(Tiling):
 @final
 @dataclass(frozen=True)
 class SingleRows(Tiling):
-    """One tile whose rows are driven one at a time, as calibration reads it; input ``[rows, 1]``, one value per row."""
+    """One tile whose rows a calibration read drives one at a time; the input is ``[rows, 1]``, one value per row."""
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
-        """What each row contributes to each column ``[rows, out]``."""
+        """The contribution of each row to each column ``[rows, out]``."""
         return w.t() * x
 
     def partial_products(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
-        """That of the only tile."""
+        """The contributions of the single tile."""
         return [self.product(x, w)]
 
     def charges(self, integrator: Integrator, x: Tensor, w: Tensor, ticks: int | None) -> Sequence[Tensor]:
-        """The charge that a single row leaves in each column grows steadily, so saturation clips its end."""
+        """The charge of each column, clipped at its end, because the charge of a single row grows monotonically."""
         charge = self.product(integrator.charge_of(x), w)
         return [charge.clamp(-integrator.saturation, integrator.saturation)]
 
@@ -185,12 +185,12 @@ class SingleRows(Tiling):
 @final
 @dataclass(frozen=True)
 class LookUp(Tiling):
-    """Tiles driven from their columns by one token at a time, as an embedding reads them; input ``[n]``, integers.
+    """Tiles of an embedding, driven from their columns by one token at a time; the input is ``[n]``, integers.
 
     Attributes:
-        rows: inputs per tile, whose bit lines are sensed here.
+        rows: inputs per tile, whose lines are sensed.
         padding_idx: a token without gradient, or ``None``.
-        scale_grad_by_freq: as in torch.
+        scale_grad_by_freq: argument of :func:`torch.nn.functional.embedding`.
     """
 
     rows: int
@@ -202,5 +202,5 @@ class LookUp(Tiling):
         return F.embedding(x, w, self.padding_idx, None, 2.0, self.scale_grad_by_freq)
 
     def partial_products(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
-        """Those of each row tile ``[n, rows]``; they are not added, but lie side by side."""
+        """The weights of each row tile ``[n, rows]``, to be concatenated rather than summed."""
         return self.product(x, w).split(self.rows, dim=1)

@@ -1,4 +1,4 @@
-"""What the word lines of a tile carry: inputs after the DAC, in one or several slices."""
+"""Signals on the word lines of a tile: inputs after the DAC, in one or several slices."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ class Periphery(NamedTuple):
     output_range: Tensor
     """Range of the ADC in units of ``max|w| max|x|``, one element."""
     output_errors: Tensor | None = None
-    """``[errors, tiles, out]``: errors of the ADC of every column, slice after slice, or ``None``."""
+    """``[errors, tiles, out]``: errors of the ADC of every column, slice by slice, or ``None``."""
     input_errors: Tensor | None = None
-    """``[errors, lines]``: errors of the DACs, or ``None``."""
+    """``[errors, rows]``: errors of the DACs of the word lines, or ``None``."""
 
     def outputs(self, chosen: slice) -> Periphery:
-        """The converters of some of the outputs."""
+        """The converters of a slice of the outputs."""
         errors = self.output_errors
         return self if errors is None else self._replace(output_errors=errors[:, :, chosen])
 
 
 def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """The inputs after ideal DACs, and the range that they cover (one element, or one per row)."""
+    """Convert inputs with ideal DACs; return them with their range, one element or one per row."""
     integrator = hardware.integrator
     if integrator is not None and integrator.full_input is not None:
         return x, x.new_full((1,), integrator.full_input)
-    input_range = range_of(x) if input_range is None else input_range
+    input_range = dac_range(x) if input_range is None else input_range
     if hardware.dac is None:
         return x, input_range
     return call("dac", x, input_range, *hardware.dac_settings), input_range
 
 
-def range_of(x: Tensor) -> Tensor:
-    """The largest absolute input of each row."""
+def dac_range(x: Tensor) -> Tensor:
+    """The range of DACs that take it from the inputs: the largest absolute input of each row."""
     return x.detach().abs().flatten(1).amax(1)
 
 
 def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[InputSlice, ...], Tensor]:
-    """The input slices that the word lines carry one after another, and the range that they cover."""
+    """The input slices that drive the word lines one after another, and the range of the inputs."""
     driven, input_range = convert_inputs(x, periphery.input_range, hardware)
     input_range = input_range.detach()
     if hardware.dac is None:
@@ -56,8 +56,8 @@ def drive(x: Tensor, periphery: Periphery, hardware: Hardware) -> tuple[tuple[In
     return hardware.dac.input_slices(driven, input_range, periphery.input_errors), input_range
 
 
-def joined(slices: Sequence[InputSlice]) -> Tensor:
-    """The input that all slices add up to."""
+def combined_input(slices: Sequence[InputSlice]) -> Tensor:
+    """The sum of all input slices, weighted by their significance."""
     first, *others = slices
     total = first.x if first.factor == 1.0 else first.x * first.factor
     for other in others:

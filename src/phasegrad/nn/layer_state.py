@@ -19,7 +19,7 @@ from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.stores.base import StoredLayer
-from phasegrad.stores.programmed import blank_devices, expect, program
+from phasegrad.stores.programmed import assign_devices, blank_devices, program
 
 _CONFIGURATION = "configuration"  # key of the state dict
 _CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
@@ -104,7 +104,7 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
     elif loaded.perturbation is not None:  # a state dict saved before a recipe was applied does not remove the recipe
         layer.perturbation = loaded.perturbation
     if has_devices and layer.devices is None:
-        expect(layer, blank_devices(layer))
+        assign_devices(layer, blank_devices(layer))
     yield
     if reprograms:
         _reprogram(layer, local_metadata.get("assign_to_params_buffers", False), state_dict, prefix)

@@ -1,4 +1,4 @@
-"""Training in the memory: pulses instead of additions."""
+"""Optimizers for in-memory training: they send pulses to devices and update digital parameters as SGD."""
 
 from phasegrad.optim.analog_sgd import AnalogSGD
 from phasegrad.optim.mixed_precision import MixedPrecision

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent by pulses."""
+"""Stochastic gradient descent with pulses."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from phasegrad.stores.pulsed_weight import update
 
 @final
 class AnalogSGD(PulsedOptimizer):
-    """SGD whose in-memory weights are pulsed, and whose digital parameters are added to, as by ``torch.optim.SGD``.
+    """SGD that pulses in-memory weights, and updates digital parameters as ``torch.optim.SGD`` does.
 
-    Each step sends, for every staged sample, one train of pulses along every input line and one along every output
-    line of a layer; where they coincide, devices step (Gokmen and Vlasov, 2016). Nothing of the size of a dense
-    gradient is made. A gradient accumulates over several backward passes as elsewhere, sample after sample.
+    For every staged sample, a step sends one pulse train along each word line and one along each bit line of a layer; a
+    device is pulsed when the two coincide. The expected update is ``w -= lr d^T x``. No tensor with the size of a dense
+    gradient is allocated. Samples accumulate over several backward passes, as gradients do.
 
-    The seed of a step's pulses is drawn from torch's generator, so ``torch.manual_seed`` fixes them; together with the
-    net's state dict, the optimizer's, and torch's random state, a run can be resumed to the bit.
+    The seed of the pulses of a step is drawn from torch's generator, so ``torch.manual_seed`` determines them. The
+    state dicts of net and optimizer, together with torch's random state, resume a run bit for bit.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
         lr: learning rate; schedulers may change it.
-        momentum: of the digital parameters; pulses have none.
+        momentum: momentum of the digital parameters; pulses have none.
 
     Raises:
         ValueError: a rate is negative or not finite.
+
+    References:
+        Gokmen, T. & Vlasov, Y. Acceleration of deep neural network training with resistive cross-point devices: design
+        considerations. Front. Neurosci. 10, 333 (2016). https://doi.org/10.3389/fnins.2016.00333
 
     Examples:
         >>> import torch, phasegrad as pg

@@ -1,4 +1,4 @@
-"""What every optimizer that pulses devices shares."""
+"""The base class of all optimizers that pulse devices."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
-from phasegrad.optim.replicas import common_generator, gathered, processes, share_devices
+from phasegrad.optim.replicas import broadcast_devices, common_generator, gathered, world_size
 from phasegrad.stores import InMemoryWeight
 
 
 class PulsedOptimizer(torch.optim.Optimizer):
-    """Digital parameters are added to, as by ``torch.optim.SGD``; in-memory weights are left to the concrete class.
+    """Optimizer that updates digital parameters as ``torch.optim.SGD`` does; subclasses pulse in-memory weights.
 
-    Where torch has a process group when the optimizer is made, weights in the memory are replicas: all processes take
-    over the devices of rank 0, and at each step the samples of all, and pulses by a seed of rank 0, so that they stay
-    the same to the bit. A group of parameters with ``replicated=False`` stays with its own process.
+    If torch has a process group when the optimizer is created, in-memory weights are replicas. All processes copy the
+    devices of rank 0. At each step they gather the samples of all processes and draw pulses from a seed of rank 0, so
+    that the replicas remain identical bit for bit. A parameter group with ``replicated=False`` is excluded from this.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        defaults: of a group; ``lr`` and ``momentum`` among them.
+        defaults: default options of a group, with ``lr`` and ``momentum``.
 
     Raises:
         ValueError: a rate is negative or not finite.
@@ -35,48 +35,49 @@ class PulsedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         for name in ("lr", "momentum"):
             self._check_rate(name, defaults[name])
-        self._common: torch.Generator | None = None
-        self._processes = processes()
+        self._generator: torch.Generator | None = None
+        self._world_size = world_size()
         super().__init__(params, {**defaults, "replicated": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take a group in, with the devices of rank 0 if it is replicated."""
+        """Add a group, and copy the devices of rank 0 if it is replicated."""
         super().add_param_group(param_group)
-        share_devices(self._replicas(self.param_groups[-1:]))
+        broadcast_devices(self._replicas(self.param_groups[-1:]))
 
     @abstractmethod
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
-        """Turn what is staged into pulses."""
+        """Convert the staged samples of a weight to pulses."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Pulse and add once.
+        """Update all parameters once.
 
         Args:
-            closure: reevaluates the model and returns the loss, as in torch.
+            closure: function that evaluates the model again and returns the loss, as in torch.
 
         Raises:
             ValueError: the learning rate, an input or a gradient is not finite; nothing was changed.
-            RuntimeError: the process group is another one than when the optimizer was made.
+            RuntimeError: the number of processes has changed since the optimizer was created.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_processes()
+        self._check_world_size()
         if replicas := self._replicas(self.param_groups):
-            self._common = common_generator(replicas[0].device)
+            self._generator = common_generator(replicas[0].device)
             with gathered(replicas):
                 self._step()
         else:
             self._step()
         return loss
 
-    def _check_processes(self) -> None:
-        if processes() != self._processes:
+    def _check_world_size(self) -> None:
+        if world_size() != self._world_size:
             raise RuntimeError(
-                f"{type(self).__name__}: made with {self._processes} process(es), and stepped with {processes()}; make "
-                "the optimizer after torch.distributed.init_process_group, so that all have the devices of rank 0"
+                f"{type(self).__name__}: world size = {world_size()}, but it was {self._world_size} when the optimizer "
+                "was created. Create the optimizer after torch.distributed.init_process_group, so that all processes "
+                "copy the devices of rank 0"
             )
 
     def _step(self) -> None:
@@ -92,8 +93,8 @@ class PulsedOptimizer(torch.optim.Optimizer):
                     parameter.add_(self._direction(parameter, group["momentum"]), alpha=-float(group["lr"]))
 
     def _replicas(self, groups: list[dict[str, Any]]) -> list[InMemoryWeight]:
-        """The weights that other processes have too."""
-        if processes() == 1:
+        """The in-memory weights of groups that all processes replicate."""
+        if world_size() == 1:
             return []
         return [
             parameter
@@ -104,23 +105,23 @@ class PulsedOptimizer(torch.optim.Optimizer):
         ]
 
     def _draw_seed(self, weight: InMemoryWeight, group: dict[str, Any]) -> Tensor:
-        """A seed of pulses: of torch's global stream, or for replicas of one that is common to them."""
-        if self._common is None or not group.get("replicated", True):
+        """Draw a seed of pulses from torch's global generator, or from the common one for replicas."""
+        if self._generator is None or not group.get("replicated", True):
             return draw_seed(weight.device)
-        return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._common).to(weight.device)
+        return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._generator).to(weight.device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # type: ignore[override]
-        """Load, as in torch, but keep to the bit what is remembered of weights in the memory.
+        """Load as torch does, but restore the state of in-memory weights bit for bit.
 
-        Torch rounds it to the dtype of the weight, which may be coarser than the devices are.
+        Torch would round it to the dtype of the weight, which may have a lower precision than the devices.
         """
         super().load_state_dict(state_dict)
-        saved = (number for group in state_dict["param_groups"] for number in group["params"])
+        numbers = (number for group in state_dict["param_groups"] for number in group["params"])
         for group in self.param_groups:
             for parameter in group["params"]:
-                kept = state_dict["state"].get(next(saved), {})
+                saved_state = state_dict["state"].get(next(numbers), {})
                 if isinstance(parameter, InMemoryWeight):
-                    tensors = {k: v for k, v in kept.items() if isinstance(v, Tensor)}
+                    tensors = {k: v for k, v in saved_state.items() if isinstance(v, Tensor)}
                     self.state[parameter].update({k: v.to(parameter.device, copy=True) for k, v in tensors.items()})
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
@@ -140,7 +141,7 @@ class PulsedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{type(self).__name__}: {name} = {value}; it must be finite and not negative")
 
     def _check(self) -> None:
-        """Everything is looked at before anything moves."""
+        """Check all rates and staged samples before any parameter is changed."""
         for group in self.param_groups:
             self._check_rate("learning rate lr", float(group["lr"]))
             for parameter in group["params"]:
@@ -148,12 +149,12 @@ class PulsedOptimizer(torch.optim.Optimizer):
                     for x, d, _ in parameter.grad.samples:
                         if not _finite(x) or not _finite(d):
                             raise ValueError(
-                                f"{type(self).__name__}: a staged input or gradient is not finite, so nothing was "
-                                "pulsed; look for a diverged loss, lower the learning rate, and call zero_grad before "
-                                "going on"
+                                f"{type(self).__name__}: a staged input or gradient is not finite, so no device was "
+                                "pulsed. Check whether the loss has diverged, lower the learning rate, and call "
+                                "zero_grad before the next step"
                             )
 
 
 def _finite(x: Tensor) -> bool:
-    """Whether every value is: seen from the sum, which is one pass, unless the sum alone overflows."""
+    """Whether every value is finite: one pass for the sum, and a full check only if the sum is not finite."""
     return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())

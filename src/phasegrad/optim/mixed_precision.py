@@ -1,4 +1,4 @@
-"""Gradients summed digitally, and sent to the devices as whole pulses."""
+"""Digital accumulation of gradients that are sent to the devices as whole pulses."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from phasegrad.stores.pulsed_weight import send_counts
 
 @final
 class MixedPrecision(PulsedOptimizer):
-    """Mixed-precision training (Nandakumar et al., Front. Neurosci. 14:406, 2020).
+    """Mixed-precision training (Nandakumar et al., 2020).
 
-    A digital memory ``chi`` of the weights' size sums ``lr d^T x``; when it holds whole steps of the devices, they are
-    sent as pulses and taken off it: ``n = trunc(chi / epsilon)``, ``chi -= n epsilon``, ``-n`` pulses. Devices are
-    pulsed rarely, and blindly: whether they moved as they should is not looked at.
+    A digital matrix ``chi`` of the size of the weight accumulates ``lr d^T x``. At each step, ``-n`` pulses with
+    ``n = trunc(chi / epsilon)`` are sent, and ``chi -= n epsilon``. Devices are pulsed rarely and without verification.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
         lr: learning rate; schedulers may change it.
-        momentum: of the digital parameters.
-        epsilon: change of the weight that a pulse is taken for; ``None`` for the nominal step of each layer's devices.
+        momentum: momentum of the digital parameters.
+        epsilon: assumed change of the weight per pulse; ``None`` for the nominal step of each layer's devices.
 
     Raises:
-        ValueError: a rate is negative or not finite, or ``epsilon`` not above 0.
+        ValueError: a rate is negative or not finite, or ``epsilon`` is not finite and above 0.
+
+    References:
+        Nandakumar, S. R. et al. Mixed-precision deep learning based on computational memory. Front. Neurosci. 14, 406
+        (2020). https://doi.org/10.3389/fnins.2020.00406
 
     Examples:
         >>> import torch, phasegrad as pg

@@ -1,8 +1,8 @@
-"""The Tiki-Taka family: gradients gather on a fast array A, and what is read there goes to the slow array C.
+"""The Tiki-Taka family: a fast array A accumulates gradients, and reads of A update the slow array C.
 
-On a device whose steps up and down differ, pulses drive the conductance to the point where they are equal, the
-symmetric point. Of A alone that is asked to be near 0: it then forgets, and so holds the recent gradient, while C is
-pulsed rarely and with purpose. The four algorithms differ in what lies between A and C.
+If the steps up and down of a device differ, pulses drive its conductance to the symmetric point, where they are equal.
+On A, this decay to the symmetric point discards old gradients, while C is pulsed rarely and only by reads of A. The
+four algorithms differ in the digital processing between A and C.
 """
 
 from __future__ import annotations
@@ -22,28 +22,32 @@ from phasegrad.stores.pulsed_weight import pulse_slow
 
 @final
 class TikiTaka(FastArrayOptimizer):
-    """Tiki-Taka (Gokmen and Haensch, Front. Neurosci. 14:103, 2020): rows of A are sent to C as trains of pulses.
+    """Tiki-Taka (Gokmen and Haensch, 2020): reads of the rows of A are sent to C as pulse trains.
 
-    Every sample's trains pulse A. Every ``transfer_every`` samples an input line of A is read, in turn, and pulses the
-    same line of C by ``lr / fast_lr`` of what was found. The rows that are due within a step are read at its end,
-    after all samples of the batch, and each at most once. What is read as the weight is ``C + gamma A``, with the
+    Every sample pulses A: ``A -= fast_lr d^T x``. Every ``transfer_every`` samples the next row of A is read and pulses
+    the same row of C: ``C[:, row] += (lr / fast_lr) read(A[:, row])``. Rows that are due within a step are read at its
+    end, after all samples of the batch, each at most once. The weight is ``C + gamma A``, where ``gamma`` is the
     ``gain`` of the hardware's :class:`~phasegrad.crossbar.Fast`.
 
-    A's symmetric point must lie at 0: what it is off is learned by C as if it were a gradient.
+    The symmetric point of A must be 0: C learns any offset as if it were a gradient.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: of the digital parameters, and of the slow arrays, which learn ``lr`` times the gradients that are found
-            on a line, ``read / fast_lr``; schedulers may change it.
-        momentum: of the digital parameters.
-        fast_lr: learning rate of the fast arrays; ``None``: whatever makes a sample's largest product of input and
-            gradient worth ``pulses`` pulses, as a running mean over the steps, layer by layer.
-        pulses: see ``fast_lr``.
+        lr: learning rate of the digital parameters and of the slow arrays, which change by ``lr read / fast_lr`` per
+            read of a row; schedulers may change it.
+        momentum: momentum of the digital parameters.
+        fast_lr: learning rate of the fast arrays; ``None`` to set it per layer so that the largest product of input and
+            gradient of a sample, as a running mean over steps, corresponds to ``pulses`` pulses.
+        pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
-        rows: input rows of a transfer; ``None`` for the whole array.
+        rows: rows (inputs) per transfer; ``None`` for the whole array.
 
     Raises:
-        ValueError: a number is impossible, or a weight's hardware has no fast array, or one that moves by itself.
+        ValueError: a number is out of range, or a weight's hardware has no fast array or one with its own transfer.
+
+    References:
+        Gokmen, T. & Haensch, W. Algorithm for training neural networks on resistive device arrays. Front. Neurosci. 14,
+        103 (2020). https://doi.org/10.3389/fnins.2020.00103
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -62,7 +66,7 @@ class TikiTaka(FastArrayOptimizer):
             params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows
         )
 
-    def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
+    def _initial_state(self, weight: InMemoryWeight) -> dict[str, Any]:
         return {}
 
     def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
@@ -71,24 +75,27 @@ class TikiTaka(FastArrayOptimizer):
 
 @final
 class TikiTakaV2(FastArrayOptimizer):
-    """TTv2, buffered Tiki-Taka (Gokmen, Front. Artif. Intell. 4:699148, 2021): a digital matrix H between A and C.
+    """TTv2, buffered Tiki-Taka (Gokmen, 2021): a digital hidden matrix H between A and C.
 
-    A line that is read is added to H, ``lr / fast_lr`` times; where H then holds whole steps of C, they are sent as
-    counted pulses and taken off. H filters what does not last: noise of A, and the coarseness of its steps.
+    Reads accumulate in H: ``H[:, row] += (lr / fast_lr) read(A[:, row])``. Then ``n = trunc(H / threshold)`` counted
+    pulses are sent to C, and ``H -= n threshold``. H averages out the noise of A and the granularity of its steps.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: see :class:`TikiTaka`, as for the arguments that are not named here.
-        momentum: of the digital parameters.
-        fast_lr: learning rate of the fast arrays, or ``None``.
-        pulses: see :class:`TikiTaka`.
+        lr: learning rate of the digital parameters and of the slow arrays; see :class:`TikiTaka`.
+        momentum: momentum of the digital parameters.
+        fast_lr: learning rate of the fast arrays, or ``None``; see :class:`TikiTaka`.
+        pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
-        rows: input rows of a transfer; ``None`` for the whole array.
-        threshold: change of the weight that a pulse is taken for; ``None`` for the nominal step of each layer's slow
-            devices.
+        rows: rows (inputs) per transfer; ``None`` for the whole array.
+        threshold: assumed change of the weight per pulse; ``None`` for the nominal step of each layer's slow devices.
 
     Raises:
-        ValueError: as :class:`TikiTaka`, or ``threshold`` not above 0.
+        ValueError: as for :class:`TikiTaka`, or ``threshold`` is not finite and above 0.
+
+    References:
+        Gokmen, T. Enabling training of neural networks on noisy hardware. Front. Artif. Intell. 4, 699148 (2021).
+        https://doi.org/10.3389/frai.2021.699148
     """
 
     @renamed_arguments(lines="rows")
@@ -103,7 +110,7 @@ class TikiTakaV2(FastArrayOptimizer):
             threshold=threshold,
         )  # fmt: skip
 
-    def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
+    def _initial_state(self, weight: InMemoryWeight) -> dict[str, Any]:
         return {"hidden": hidden_matrix(weight)}
 
     def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
@@ -112,26 +119,31 @@ class TikiTakaV2(FastArrayOptimizer):
 
 @final
 class ChoppedTikiTakaV2(FastArrayOptimizer):
-    """c-TTv2, chopped TTv2 (Rasch et al., Nat. Commun. 15:7133, 2024): random signs average A's symmetric point out.
+    """c-TTv2, chopped TTv2 (Rasch et al., 2024): choppers with random flips average out the symmetric point of A.
 
-    Each input line has a chopper, 1 or -1, by which its input is multiplied at the update, and what is read of it
-    before it is added to H. After a read it flips with a probability. A gradient is thus turned twice, and whatever
-    else A holds, its symmetric point first of all, once.
+    Each row has a chopper ``c``, 1 or -1, which multiplies its input at the update and its read before the sum:
+    ``A -= fast_lr d^T (c x)`` and ``H[:, row] += (lr / fast_lr) c[row] read(A[:, row])``. After a read, the chopper
+    flips with a probability. Gradients are multiplied by the chopper twice, which leaves them unchanged; offsets of A,
+    such as its symmetric point, are multiplied once and average out.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: see :class:`TikiTaka`, as for the arguments that are not named here.
-        momentum: of the digital parameters.
-        fast_lr: learning rate of the fast arrays, or ``None``.
-        pulses: see :class:`TikiTaka`.
+        lr: learning rate of the digital parameters and of the slow arrays; see :class:`TikiTaka`.
+        momentum: momentum of the digital parameters.
+        fast_lr: learning rate of the fast arrays, or ``None``; see :class:`TikiTaka`.
+        pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
-        rows: input rows of a transfer; ``None`` for the whole array.
-        threshold: see :class:`TikiTakaV2`.
-        probability: of a flip after a read.
+        rows: rows (inputs) per transfer; ``None`` for the whole array.
+        threshold: assumed change of the weight per pulse; see :class:`TikiTakaV2`.
+        probability: probability of a flip after a read.
 
     Raises:
-        ValueError: as :class:`TikiTakaV2`, or ``probability`` is not one, or the hardware's fast array counts in the
-            weight.
+        ValueError: as for :class:`TikiTakaV2`, or ``probability`` is not in [0, 1], or the fast array of the hardware
+            contributes to the weight.
+
+    References:
+        Rasch, M. J., Carta, F., Fagbohungbe, O. & Gokmen, T. Fast and robust analog in-memory deep neural network
+        training. Nat. Commun. 15, 7133 (2024). https://doi.org/10.1038/s41467-024-51221-z
     """
 
     @renamed_arguments(lines="rows")
@@ -153,7 +165,7 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
         super()._check_hardware(weight)
         _check_gain(self, weight)
 
-    def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
+    def _initial_state(self, weight: InMemoryWeight) -> dict[str, Any]:
         hidden = hidden_matrix(weight)
         return {"hidden": hidden, "chopper": torch.ones_like(hidden[0])}
 
@@ -165,28 +177,33 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
 
 @final
 class AGAD(FastArrayOptimizer):
-    """AGAD, analog gradient accumulation with dynamic reference (Rasch et al., Nat. Commun. 15:7133, 2024).
+    """AGAD, analog gradient accumulation with dynamic reference (Rasch et al., 2024).
 
-    As :class:`ChoppedTikiTakaV2`, but choppers flip regularly, and from each read the reference of its cells is
-    subtracted before it counts: what A's past reads had come to when the chopper flipped last. H learns what A
-    gathered since; where A's symmetric point lies does not matter, and it may wander.
+    It differs from :class:`ChoppedTikiTakaV2` in two ways. Choppers flip after a fixed number of reads, and a reference
+    ``R``, the running mean of the reads of A at the last flip, is subtracted from each read:
+    ``H[:, row] += (lr / fast_lr) c[row] (read(A[:, row]) - R[:, row])``. H thus accumulates only the change of A since
+    the flip, so the symmetric point of A may have any value and may drift.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: see :class:`TikiTaka`, as for the arguments that are not named here.
-        momentum: of the digital parameters.
-        fast_lr: learning rate of the fast arrays, or ``None``.
-        pulses: see :class:`TikiTaka`.
+        lr: learning rate of the digital parameters and of the slow arrays; see :class:`TikiTaka`.
+        momentum: momentum of the digital parameters.
+        fast_lr: learning rate of the fast arrays, or ``None``; see :class:`TikiTaka`.
+        pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
-        rows: input rows of a transfer; ``None`` for the whole array.
-        threshold: see :class:`TikiTakaV2`.
-        period: reads of a line from one flip of its chopper to the next.
-        averaged: weight of a new read in the running mean that the reference is taken from; 1 for the last read
-            alone, less where reads are noisy.
+        rows: rows (inputs) per transfer; ``None`` for the whole array.
+        threshold: assumed change of the weight per pulse; see :class:`TikiTakaV2`.
+        period: number of reads of a row between two flips of its chopper.
+        averaged: weight of a new read in the running mean for the reference: 1 for the last read alone, less for noisy
+            reads.
 
     Raises:
-        ValueError: as :class:`TikiTakaV2`, or ``period`` is below 1, ``averaged`` not in (0, 1], or the hardware's
-            fast array counts in the weight.
+        ValueError: as for :class:`TikiTakaV2`, or ``period`` is below 1, or ``averaged`` is not in (0, 1], or the fast
+            array of the hardware contributes to the weight.
+
+    References:
+        Rasch, M. J., Carta, F., Fagbohungbe, O. & Gokmen, T. Fast and robust analog in-memory deep neural network
+        training. Nat. Commun. 15, 7133 (2024). https://doi.org/10.1038/s41467-024-51221-z
     """
 
     @renamed_arguments(lines="rows")
@@ -197,7 +214,7 @@ class AGAD(FastArrayOptimizer):
     ) -> None:  # fmt: skip
         if threshold is not None:
             self._check_positive("threshold", threshold)
-        self._check_whole("period", period)
+        self._check_count("period", period)
         if not 0.0 < averaged <= 1.0:
             raise ValueError(f"AGAD: averaged = {averaged}; it must be above 0 and at most 1")
         super().__init__(
@@ -209,7 +226,7 @@ class AGAD(FastArrayOptimizer):
         super()._check_hardware(weight)
         _check_gain(self, weight)
 
-    def _begin(self, weight: InMemoryWeight) -> dict[str, Any]:
+    def _initial_state(self, weight: InMemoryWeight) -> dict[str, Any]:
         hidden = hidden_matrix(weight)
         past, reference = torch.zeros_like(hidden), torch.zeros_like(hidden)
         return {"hidden": hidden, "chopper": torch.ones_like(hidden[0]), "past": past, "reference": reference}
@@ -233,6 +250,6 @@ def _check_gain(optimizer: FastArrayOptimizer, weight: InMemoryWeight) -> None:
     if fast is not None and fast.gain != 0.0:
         raise ValueError(
             f"{type(optimizer).__name__}: fast.gain = {fast.gain} in the hardware of a weight of shape "
-            f"{tuple(weight.shape)}; choppers turn the signs of the fast array's rows, so it cannot count in the "
-            "weight: Fast(..., gain=0.0)"
+            f"{tuple(weight.shape)}, but choppers invert the signs of the fast array's rows, so the array must not "
+            "contribute to the weight. Use Fast(..., gain=0.0)"
         )

@@ -1,4 +1,4 @@
-"""Where weights live: in digital memory, programmed on devices, trained on devices, or frozen without noise."""
+"""Weight stores: digital memory, programmed devices, devices trained in memory, or a frozen mean without noise."""
 
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.base import WeightStore

@@ -1,4 +1,4 @@
-"""The devices of one weight: the conductances that a layer's ``weight`` is a copy of."""
+"""The devices of one weight, whose value the parameter ``weight`` of a layer copies."""
 
 from __future__ import annotations
 
@@ -16,43 +16,45 @@ from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
-from phasegrad.stores.device_array import UNTRACKED, DeviceArray, Found
+from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.pulsed_array import UNTRACKED
+from phasegrad.stores.registered import Registered
 
 
 @final
 class AnalogWeight(DeviceArray):
-    """The devices of one weight, the slow and, if the hardware has them, the fast and the reference ones.
+    """The devices of one weight: slow devices and, if the hardware has them, fast ones and reference columns.
 
     Attributes:
         hardware: the hardware.
-        columns: outputs that share a tile.
+        columns: outputs per tile.
         fast: devices that receive the updates first, if the hardware has them.
         reference: the reference column of every tile, ``[column tiles, in]``, if the hardware's cell has one.
-        polarity: sign of the fast devices' part of the weight, 0-d, or ``None``.
+        polarity: sign of the fast devices in the weight, 0-d, or ``None``.
         samples: number of samples of all updates so far, or ``None``.
-        clock: the present [s since the chip was first programmed], float64.
+        clock: present time [s since the chip was first programmed], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
         baseline: ``[row tiles, out]``, sums of the calibration read at programming.
         solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` for ideal
-            wires. This and the next two follow from the devices and are not in the state dict.
-        reached: ``[devices, out, in]``, how much a small change of each conductance counts behind the wires, or
+            wires. It and the next two are computed from the devices and are not in the state dict.
+        wire_sensitivity: ``[devices, out, in]``, derivative of each effective conductance by the conductance, or
             ``None``.
-        rest: ``[devices, out, in]``: ``reached * solved + rest`` is the effective conductance of the devices with their
-            wires [S], so that a noisy read takes one pass; or ``None``.
+        wire_offset: ``[devices, out, in]``: ``wire_sensitivity * solved + wire_offset`` is the effective conductance of
+            the devices with their wires [S], so that a noisy read needs one pass; or ``None``.
     """
 
-    fast = Found["DeviceArray | None"]("_modules")
-    reference = Found["DeviceArray | None"]("_modules")
-    polarity = Found["Tensor | None"]()
-    samples = Found["Tensor | None"]()
-    clock = Found[Tensor]()
-    scale = Found[Tensor]()
-    gain = Found[Tensor]()
-    baseline = Found[Tensor]()
-    solved = Found["Tensor | None"]()
-    reached = Found["Tensor | None"]()
-    rest = Found["Tensor | None"]()
+    fast = Registered["DeviceArray | None"]("_modules")
+    reference = Registered["DeviceArray | None"]("_modules")
+    polarity = Registered["Tensor | None"]()
+    samples = Registered["Tensor | None"]()
+    clock = Registered[Tensor]()
+    scale = Registered[Tensor]()
+    gain = Registered[Tensor]()
+    baseline = Registered[Tensor]()
+    solved = Registered["Tensor | None"]()
+    wire_sensitivity = Registered["Tensor | None"]()
+    wire_offset = Registered["Tensor | None"]()
 
     def __init__(
         self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
@@ -61,15 +63,17 @@ class AnalogWeight(DeviceArray):
         shape, fast = (out_features, in_features), hardware.fast
         super().__init__(hardware.cell, hardware.pulses, max_weight, shape, device)
         self.hardware = hardware
-        self._gain_seen: tuple[Tensor, int, bool] | None = None
-        second = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None
-        self.register_module("fast", second)
+        self._checked_gain: tuple[Tensor, int, bool] | None = None
+        fast_array = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None
+        self.register_module("fast", fast_array)
         cells = (-(-out_features // columns), in_features)
-        offset = DeviceArray(hardware.cell, None, max_weight, cells, device) if hardware.cell.has_reference else None
-        self.register_module("reference", offset)
+        reference_array = (
+            DeviceArray(hardware.cell, None, max_weight, cells, device) if hardware.cell.has_reference else None
+        )
+        self.register_module("reference", reference_array)
         self._factors_by_polarity = {} if max_weight is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
         self.sample_time = hardware.pulses.sample_time if hardware.pulses else 0.0
-        self.leaks_in_training = self.sample_time > 0.0 and (second or self).leaks
+        self.leaks_in_training = self.sample_time > 0.0 and (fast_array or self).leaks
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
         self.columns = columns
@@ -77,22 +81,22 @@ class AnalogWeight(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
-        for name in ("solved", "reached", "rest"):
-            wired = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
-            self.register_buffer(name, wired, persistent=False)
+        for name in ("solved", "wire_sensitivity", "wire_offset"):
+            blank = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
+            self.register_buffer(name, blank, persistent=False)
 
     @torch.no_grad()
     def program_weight(
         self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
     ) -> None:
-        """Program every cell at the present time, and take the baseline of drift compensation.
+        """Program every cell at the present time, and measure the baseline of drift compensation.
 
         Args:
             weight: finite targets ``[out, in]``.
             scale: ``[row tiles, out]``.
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
-            errors: of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
+            errors: errors of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
         max_weight = expand_scale(nonzero(scale).float(), weight.shape[1], self.hardware)
         self.program(weight.float() / max_weight, self.clock, seed)
@@ -109,7 +113,7 @@ class AnalogWeight(DeviceArray):
         self.baseline.copy_(calibration_read(weights, self.hardware, output_range, read_seed, errors))
 
     def advance_clock(self, until: float, temperature: float | None = None) -> None:
-        """Move the clock to a time [s], at a temperature [K] or the present one; see :meth:`advance`."""
+        """Advance the clock to a time [s], at a temperature [K] or the present one; see :meth:`advance`."""
         self.advance(self.clock, until, temperature)
         if self.reference is not None:
             self.reference.advance(self.clock, until, temperature)
@@ -117,15 +121,15 @@ class AnalogWeight(DeviceArray):
 
     @property
     def pulse_size(self) -> float:
-        """Change of the weight that a nominal pulse of an update makes."""
+        """Change of the weight per nominal pulse of an update."""
         return (self.fast or self).dw_min
 
     def tracked(self, weight: Tensor) -> TrackedWeight:
-        """The weight as the pulses of an update can keep it in step themselves: where nothing else moves it."""
+        """The weight for the op of an update to track, or ``UNTRACKED`` if the devices also leak between samples."""
         return UNTRACKED if self.leaks_in_training else self.tracked_now(weight)
 
     def tracked_now(self, weight: Tensor) -> TrackedWeight:
-        """The weight as an op can keep it in step: where conductances are what was written, and no gain counts."""
+        """The weight for an op to track; ``UNTRACKED`` unless it is float32, without gain, and on undrifted devices."""
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
         drifted = not self.leaks_in_training and (self.fast or self).drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
@@ -134,7 +138,7 @@ class AnalogWeight(DeviceArray):
 
     @property
     def _factors(self) -> list[float]:
-        """Offset, and the factors of the pulsed planes and of those beside them."""
+        """Offset, then the factors of the pulsed planes, then those of the other planes."""
         return self._factors_by_polarity[1.0 if self.polarity is None else float(self.polarity)]
 
     def _factors_with(self, polarity: float) -> list[float]:
@@ -146,25 +150,23 @@ class AnalogWeight(DeviceArray):
 
     @property
     def _compensated(self) -> bool:
-        """Whether a gain is not 1; looked at again only when the gains were written to."""
-        gain, seen = self.gain, self._gain_seen
-        version = -1 if gain.is_inference() else gain._version  # which inference mode does not count
-        if seen is None or seen[0] is not gain or version != seen[1] or version < 0:
-            seen = self._gain_seen = (gain, version, not bool((gain == 1.0).all()))
-        return seen[2]
+        """Whether a gain is not 1; checked again only after the gains were changed."""
+        gain, checked = self.gain, self._checked_gain
+        version = -1 if gain.is_inference() else gain._version  # inference mode does not count versions
+        if checked is None or checked[0] is not gain or version != checked[1] or version < 0:
+            checked = self._checked_gain = (gain, version, not bool((gain == 1.0).all()))
+        return checked[2]
 
     @property
     def age(self) -> Tensor:
         """Time since programming [s], or since each device's last pulse."""
-        return self.since_written(self.clock)
+        return self.drift_time(self.clock)
 
     @property
     def reads_are_noisy(self) -> bool:
-        """Whether two reads differ."""
+        """Whether two reads at the same time differ."""
         fast = self.fast is not None and self.fast.cell.device.reads_are_noisy
         return self.cell.device.reads_are_noisy or fast
-
-    # --- the four readers -------------------------------------------------------------------------------------
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]`` with their gain, without read noise and wires."""
@@ -193,12 +195,12 @@ class AnalogWeight(DeviceArray):
     def _mean_weight(self) -> Tensor:
         if self.cell.slice_factors is not None:
             reference = None if self.reference is None else self.reference.present(self.clock)
-            return self._joined(self._slices(self.present(self.clock), reference))
+            return self._combine_slices(self._slices(self.present(self.clock), reference))
         return self._weight(self.present(self.clock))
 
     def _read_weight(self, seed: Tensor) -> Tensor:
         if self.cell.slice_factors is not None:
-            return self._joined(self._read_slices(seed))
+            return self._combine_slices(self._read_slices(seed))
         sd = self.cell.device.read_sd_alone
         exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
         if self.max_weight is not None and exact and sd is not None and not self.drifted(self.clock):
@@ -221,14 +223,14 @@ class AnalogWeight(DeviceArray):
         return self._slices(self._through_wires(self.read(self.clock, seed)), reference)
 
     def _slices(self, conductance: Tensor, reference: Tensor | None) -> Tensor:
-        """The slices ``[slices, out, in]`` in units of the weight, less the reference of each column."""
+        """The slices ``[slices, out, in]`` in units of the weight, minus the reference of each column."""
         slices = self.cell.read_slices(conductance)
         if reference is not None:
             zero = self.cell.read_slices(reference).repeat_interleave(self.columns, dim=1)
             slices = slices - zero[:, : slices.shape[1]]
         return slices * expand_scale(self.scale, slices.shape[-1], self.hardware)
 
-    def _joined(self, slices: Tensor) -> Tensor:
+    def _combine_slices(self, slices: Tensor) -> Tensor:
         assert self.cell.slice_factors is not None
         return torch.tensordot(slices.new_tensor(self.cell.slice_factors), slices, dims=1)
 
@@ -242,51 +244,47 @@ class AnalogWeight(DeviceArray):
         return relative * expand_scale(self.scale, relative.shape[1], self.hardware)
 
     def sum_of_planes(self, planes: Tensor, other_planes: Tensor | None, factors: Sequence[float]) -> Tensor:
-        """The weight ``[out, in]`` of planes of conductances and of other planes, without noise."""
-        nothing = torch.zeros(1, dtype=torch.int64, device=planes.device)  # is drawn
-        return call("weighted_sum", planes, other_planes, factors, (), nothing, 0)
+        """The weight ``[out, in]``: the weighted sum of planes of conductances and of other planes, without noise."""
+        no_seed = torch.zeros(1, dtype=torch.int64, device=planes.device)  # without noise, nothing is drawn
+        return call("weighted_sum", planes, other_planes, factors, (), no_seed, 0)
 
     def _with_gain(self, weight: Tensor) -> Tensor:
         return weight * expand_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
 
-    # --- wires ------------------------------------------------------------------------------------------------
-
     def _through_wires(self, read: Tensor) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
 
-        The noise of a read counts by the voltage that reaches the device, less what its current loses on the bit line.
+        Read noise is attenuated by the voltage drop on the word line and by the current loss on the bit line.
         """
-        if self.rest is None or self.reached is None:
+        if self.wire_offset is None or self.wire_sensitivity is None:
             return read
-        return torch.addcmul(self.rest, read, self.reached)
+        return torch.addcmul(self.wire_offset, read, self.wire_sensitivity)
 
     @torch.no_grad()
     def solve_wires(self) -> None:
         """Solve the wires for the devices at the present time, if there are wires and the devices have changed.
 
         Raises:
-            ValueError: a conductance is negative or not finite; the previous solution stays.
+            ValueError: a conductance is negative or not finite; the previous solution is kept.
         """
         wires = self.hardware.linear_wires
-        if wires is None or self.solved is None or self.reached is None or self.rest is None:
+        if wires is None or self.solved is None or self.wire_sensitivity is None or self.wire_offset is None:
             return
         present = self.present(self.clock)
         if torch.equal(present, self.solved):
             return
         check_conductances("wires", present, wires if wires.solve == "exact" else None)
         effective = self._over_tiles(present, wires.effective_unchecked)
-        self.reached.copy_(self._over_tiles(present, wires.sensitivity))
-        self.rest.copy_(effective - self.reached.double() * present.double())
+        self.wire_sensitivity.copy_(self._over_tiles(present, wires.sensitivity))
+        self.wire_offset.copy_(effective - self.wire_sensitivity.double() * present.double())
         self.solved.copy_(present)
 
-    def _over_tiles(self, planes: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        return over_tiles(planes.double(), self.hardware.rows, self.columns, act)
-
-    # --- compensation -----------------------------------------------------------------------------------------
+    def _over_tiles(self, planes: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        return over_tiles(planes.double(), self.hardware.rows, self.columns, solve)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:
-        """Set the gain to the baseline over a calibration read at the present time.
+        """Set the gain to the baseline divided by a calibration read at the present time.
 
         Args:
             output_range: range of the ADC.
@@ -294,7 +292,7 @@ class AnalogWeight(DeviceArray):
             per: ``"column"``, ``"tile"`` or ``"layer"``: which columns share a gain.
             errors: errors of the ADCs ``[errors, tiles, out]``, or ``None``.
         """
-        # A read at another time has other noise, under the same seed too.
+        # Reads at different times have different noise, even with the same seed.
         read_seed = seed + self.clock.view(torch.int64)
         weights = self.tile_weights(read_seed, torch.float32)
         present = calibration_read(weights, self.hardware, output_range, read_seed, errors)

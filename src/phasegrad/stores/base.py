@@ -1,4 +1,4 @@
-"""Where the weight of a layer lives: what the layer asks its store, and how one store becomes another."""
+"""Weight stores: the interface through which a layer reads its weight, and the product that all stores share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from phasegrad.stores.layout import Layout
 
 
 class StoredLayer(Protocol):
-    """A layer as its weight store sees it; the attributes are described at :class:`phasegrad.nn.AnalogLayer`."""
+    """The part of a layer that a weight store uses; :class:`phasegrad.nn.AnalogLayer` describes the attributes."""
 
     hardware: Hardware
     perturbation: Perturbation | None
@@ -43,7 +43,7 @@ class StoredLayer(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """How the parameter ``weight`` is a matrix ``[out, in]``."""
+        """Layout of the parameter ``weight``, which converts it to a matrix ``[out, in]``."""
         ...
 
     @property
@@ -53,12 +53,12 @@ class StoredLayer(Protocol):
 
     @property
     def columns(self) -> int:
-        """Outputs that share a tile."""
+        """Outputs per tile."""
         ...
 
     @property
     def tiling(self) -> Tiling:
-        """How inputs meet the rows of the tiles."""
+        """Assignment of the inputs to the rows of the tiles."""
         ...
 
     @property
@@ -67,30 +67,30 @@ class StoredLayer(Protocol):
         ...
 
     def use_store(self, store: type[WeightStore]) -> None:
-        """Exchange the store."""
+        """Replace the store with one of this type."""
         ...
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """As :class:`torch.nn.Module` does."""
+        """Register a parameter, as :class:`torch.nn.Module` does."""
         ...
 
 
 class WeightStore(ABC):
-    """The place of a layer's weight. A store keeps no state of its own: it reads and changes that of its layer.
+    """The store of a layer's weight. It has no state of its own: it reads and changes the state of its layer.
 
-    The layer registers the parameter ``weight``, the submodule ``devices`` and the buffers, so that they move, save and
-    load with it; which store reads them is the one thing that programming exchanges.
+    The layer registers the parameter ``weight``, the submodule ``devices`` and the buffers, so that they are moved,
+    saved and loaded with it. Programming replaces only the store that reads them.
 
     Args:
         layer: the layer.
     """
 
     name: ClassVar[str]
-    """What :func:`phasegrad.summary` calls it."""
+    """Name in :func:`phasegrad.summary`."""
     one_read_per_sequence: ClassVar[bool] = False
-    """Whether all steps of a sequence share one read of a recurrent matrix, as training noise does."""
+    """Whether all steps of a sequence share one read of a recurrent matrix, as they do for training noise."""
     why_not_digital: ClassVar[str | None] = None
-    """Why the weight cannot be trained digitally, and what to do; ``None`` if it can."""
+    """Why the weight cannot be trained digitally, and what to do instead; ``None`` if it can."""
 
     def __init__(self, layer: StoredLayer) -> None:
         self.layer = layer
@@ -109,26 +109,26 @@ class WeightStore(ABC):
 
     @abstractmethod
     def to_parameter(self) -> nn.Parameter:
-        """The weight that the layer has now, as the parameter of its digital counterpart."""
+        """The present weight of the layer, as a parameter of its digital counterpart."""
 
     def draw_seed(self) -> Tensor:
         """The seed of one call of the layer."""
         return draw_seed(self.layer.weight.device)
 
     def read_once(self) -> TileWeights | None:
-        """One read of the weights, for several products; ``None`` if each product reads by itself."""
+        """One read of the weights that several products share; ``None`` if each product reads the weights again."""
         seed = self.draw_seed()
         return self.matrix(seed).read_once(seed, self.layer.hardware.rows)
 
     def output(
         self, x: Tensor, bias: Tensor | None, weights: TileWeights | None = None, outputs: slice | None = None
     ) -> Tensor:
-        """The product of the layer's tiles, and its digital bias.
+        """The product of the layer's tiles plus its digital bias.
 
         Args:
             x: inputs ``[rows, in]`` or ``[rows, channels, ...]``.
             bias: ``[out]``, or ``None``.
-            weights: an earlier read of the weights; ``None`` to read now.
+            weights: an earlier read of the weights; ``None`` to read them now.
             outputs: the outputs to compute; ``None`` for all.
         """
         layer, seed = self.layer, self.draw_seed()
@@ -140,10 +140,10 @@ class WeightStore(ABC):
         return y if bias is None else y + along_channels(bias, y)
 
     def sync(self) -> None:  # noqa: B027 -- a store without devices has nothing to copy
-        """Copy into the parameter ``weight`` what the devices store now."""
+        """Copy the present value of the devices into the parameter ``weight``."""
 
     def no_seed(self) -> Tensor:
-        """A seed for reads that draw nothing."""
+        """A seed for reads without random draws."""
         return torch.zeros(1, dtype=torch.int64, device=self.layer.weight.device)
 
 
@@ -152,6 +152,6 @@ def along_channels(bias: Tensor, y: Tensor) -> Tensor:
     return bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2))
 
 
-def range_name(what: str) -> Callable[[Any], str]:
-    """The name of a layer's profiler range: its type, the shape of its matrix, and ``what`` it does."""
-    return lambda layer: f"{type(layer).__name__} [{layer.out_features}, {layer.in_features}] {what}"
+def range_name(operation: str) -> Callable[[Any], str]:
+    """The name of a layer's profiler range: its type, the shape of its matrix, and the operation."""
+    return lambda layer: f"{type(layer).__name__} [{layer.out_features}, {layer.in_features}] {operation}"

@@ -1,6 +1,6 @@
-"""Drift compensation: what a calibration read finds, and the digital gain that follows from it.
+"""Drift compensation: calibration reads, and the digital gain computed from them.
 
-A compensation sees noisy reads through the converters, as a chip does, and never the conductances themselves.
+Compensation uses noisy reads through the converters, as on a chip, never the conductances themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def calibration_read(
 ) -> Tensor:
     """The sum of the absolute outputs of each column when the rows of its tile are fully driven one at a time.
 
-    The outputs pass through output noise and ADC as those of any product.
+    Output noise and ADC act on the outputs as in any product.
 
     Args:
         weights: one read of the weights; their gain is not applied.
@@ -50,12 +50,12 @@ def calibration_read(
 
 
 def drift_gain(baseline: Tensor, present: Tensor, columns: int, per: str) -> Tensor:
-    """The gain that brings the present calibration read back to the baseline.
+    """The gain that restores the present calibration read to the baseline.
 
     Args:
         baseline: the calibration read after programming ``[row tiles, out]``.
         present: the calibration read now, of the same shape.
-        columns: outputs that share a tile.
+        columns: outputs per tile.
         per: ``"column"``, ``"tile"`` or ``"layer"``: which columns share a gain.
 
     Returns:

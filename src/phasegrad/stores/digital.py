@@ -1,4 +1,4 @@
-"""Weights in digital memory, as the hardware would read them: clipped, noisy, bit-sliced, through wires."""
+"""Weights in digital memory, read as on the hardware: clipped, noisy, bit-sliced, and through wires."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Digital(WeightStore):
     one_read_per_sequence = True
 
     def matrix(self, seed: Tensor) -> TileWeights:
-        """The parameter, clipped; in training with the perturbation of the layer."""
+        """The clipped parameter, with the perturbation of the layer in training."""
         layer = self.layer
         return self._tile_weights(layer.noise_level if layer.training else None, seed)
 
     @torch.no_grad()
     def mean_matrix(self) -> TileWeights:
-        """The parameter, clipped, with its wires."""
+        """The clipped parameter, read through the wires."""
         seed = self.no_seed()
         return self._tile_weights(None, seed).read_once(seed, self.layer.hardware.rows)._replace(read_noise=0.0)
 
@@ -45,7 +45,7 @@ class Digital(WeightStore):
         """The same parameter, clipped in place."""
         weight = self.layer.weight
         clipped = self.layer.layout.weight(programming_target(self.layer).weight, weight.shape)
-        weight.copy_(clipped.clone())  # without clipping it may be a view of the weight itself
+        weight.copy_(clipped.clone())  # without clipping, ``clipped`` may be a view of the weight itself
         return weight
 
 
@@ -71,11 +71,11 @@ def digital_weights(
         hardware: tiles and scales.
         perturbation: clipping and noise, or ``None``.
         level: factor of the noise in training; ``None`` in evaluation, which applies clipping alone.
-        columns: outputs that share a tile; ``None`` for the hardware's columns.
+        columns: outputs per tile; ``None`` for the hardware's columns.
 
     Returns:
-        The weights, with scales from the clipped ones. The gradient of a read passes straight through noise and dropped
-        weights, and through clipping unless a step down the gradient would push a clipped weight further out.
+        The weights, with the scales of the clipped weights. The gradient of a read passes unchanged through noise and
+        dropped weights, and through clipping unless gradient descent would move a clipped weight further out.
     """
     p = perturbation or Perturbation()
     if not isinstance(hardware.scale, str):
@@ -99,10 +99,10 @@ def digital_weights(
 
 
 def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
-    """Digital weights ``[out, in]`` as bit slices, if the cell of the hardware has slices.
+    """Slice digital weights ``[out, in]``, if the cell of the hardware has slices.
 
-    Weights are clipped before they are sliced; training noise is drawn for every slice separately, as devices that each
-    store a slice would add it. Gradients follow :func:`phasegrad.crossbar.straight_through.bit_slice`.
+    Weights are clipped before they are sliced. Training noise is drawn for every slice separately, because each slice
+    is stored on its own devices. Gradients follow :func:`phasegrad.crossbar.straight_through.bit_slice`.
     """
     factors = hardware.slice_factors
     if factors is None:
@@ -121,13 +121,13 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
 
 
 def wired_weights(weights: TileWeights, seed: Tensor, hardware: Hardware, columns: int) -> TileWeights:
-    """Digital weights as tiles with wires read them; the devices' noise comes before the wires. Differentiable.
+    """Digital weights as read through the wires, after the devices' noise; differentiable.
 
     Args:
-        weights: of :func:`digital_weights` or :func:`sliced_weights`.
+        weights: result of :func:`digital_weights` or :func:`sliced_weights`.
         seed: seed of the read.
         hardware: the hardware.
-        columns: outputs that share a tile.
+        columns: outputs per tile.
     """
     wires = hardware.linear_wires
     if wires is None:

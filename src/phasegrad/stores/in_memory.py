@@ -1,4 +1,4 @@
-"""Weights on devices that are trained there, by pulses."""
+"""Weights on devices that pulses train in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from phasegrad.crossbar.streams import draw_seed
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.stores.base import StoredLayer, WeightStore
 from phasegrad.stores.digital import digital_weights
-from phasegrad.stores.in_memory_product import MemoryTiles, in_memory_product
+from phasegrad.stores.in_memory_product import InMemoryTiles, in_memory_product
 from phasegrad.stores.in_memory_weight import InMemoryWeight
 from phasegrad.stores.programmed import program, sync_devices
 from phasegrad.stores.sharing import exchanged
@@ -25,59 +25,59 @@ class InMemory(WeightStore):
     why_not_digital = "is programmed, so its weights cannot be trained; use the net the chip was programmed from"
 
     def matrix(self, seed: Tensor) -> TileWeights:
-        """The devices, with the noise of this read."""
+        """The weights of the devices, with the noise of this read."""
         layer, weight = self.layer, self.layer.weight
         read = weight.read(seed) if isinstance(weight, InMemoryWeight) else layer.layout.matrix(weight.detach())
         return digital_weights(read, layer.hardware, None, None, layer.columns)
 
     @torch.no_grad()
     def mean_matrix(self) -> TileWeights:
-        """The value of the devices."""
+        """The weights of the devices, without noise."""
         layer = self.layer
         weights = digital_weights(layer.weight_matrix, layer.hardware, None, None, layer.columns)
         return weights._replace(read_noise=0.0)
 
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
-        """A new parameter with the value of the devices."""
+        """A new parameter with the weights of the devices."""
         return nn.Parameter(self.layer.weight.detach().clone())
 
     def read_once(self) -> None:
-        """None: each product reads by itself."""
+        """Return ``None``: each product reads the weights again."""
 
     def output(
         self, x: Tensor, bias: Tensor | None, weights: TileWeights | None = None, outputs: slice | None = None
     ) -> Tensor:
-        """The product of the layer's tiles and its bias; the backward pass stages what an update needs."""
+        """The product of the layer's tiles plus its bias; the backward pass stages samples for the next update."""
         layer, weight = self.layer, self.layer.weight
         if not isinstance(weight, InMemoryWeight):
-            self._refuse_a_sharded_weight()
+            self._refuse_sharded_weight()
             return super().output(x, bias, weights, outputs)
-        tiles = MemoryTiles(type(layer).__name__, weight, layer.tiling, layer.periphery, layer.hardware)
+        tiles = InMemoryTiles(type(layer).__name__, weight, layer.tiling, layer.periphery, layer.hardware)
         y = in_memory_product(x, weight, bias, tiles)
         return y if outputs is None else y[:, outputs]
 
     def sync(self) -> None:
-        """Copy into the parameter ``weight`` what the devices store now, gain included."""
+        """Copy the present value of the devices, gain included, into the parameter ``weight``."""
         sync_devices(self.layer)
 
-    def _refuse_a_sharded_weight(self) -> None:
-        """FSDP replaces the weight by a parameter of its own; devices cannot be split over processes."""
+    def _refuse_sharded_weight(self) -> None:
+        """Raise if a wrapper such as FSDP has replaced the weight: devices cannot be split over processes."""
         parameters = self.layer._parameters  # type: ignore[attr-defined]
         if isinstance(parameters.get("weight"), nn.Parameter) or "weight" not in parameters:
             raise RuntimeError(
-                f"{type(self.layer).__name__}: the weight is trained in the memory, and something, FSDP it seems, has "
-                "put a parameter without devices in its place. Pulses act on all devices of a weight, so it cannot be "
-                "sharded: wrap the net in DistributedDataParallel, whose replicas take the same pulses, or train it "
-                "digitally (hardware without pulses)"
+                f"{type(self.layer).__name__}: the weight is trained in memory, but a wrapper, probably FSDP, has "
+                "replaced it with a parameter without devices. Pulses act on all devices of a weight, so it cannot be "
+                "sharded. Wrap the net in DistributedDataParallel, whose replicas apply the same pulses, or train it "
+                "digitally, on hardware without pulses"
             )
 
 
 def move_into_memory(layer: StoredLayer) -> None:
-    """Program the weight of a new layer, which is trained in the memory, unless a tied layer has done so.
+    """Program the weight of a new layer that is trained in memory, unless a tied layer has already programmed it.
 
     Raises:
-        ValueError: the weight is tied to one with the other order of inputs and outputs.
+        ValueError: the weight is tied to a weight with another order of inputs and outputs.
     """
     layer.use_store(InMemory)
     weight = layer.weight
@@ -86,8 +86,8 @@ def move_into_memory(layer: StoredLayer) -> None:
     assert isinstance(weight, InMemoryWeight)
     if weight.matrix_layout != layer.layout:
         raise ValueError(
-            f"{type(layer).__name__}: its weight is tied to one whose inputs and outputs lie the other way "
-            "around, so that no devices can hold both while they are trained. Untie them, or skip one"
+            f"{type(layer).__name__}: its weight is tied to a weight with another order of inputs and outputs, so the "
+            "two cannot share devices in training. Untie the weights, or skip one of the layers"
         )
     layer.devices = weight.devices
     layer.register_parameter("weight", weight)

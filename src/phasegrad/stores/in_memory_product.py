@@ -1,4 +1,4 @@
-"""The product of tiles that are trained in the memory, and its backward pass."""
+"""The product of tiles that are trained in memory, and its backward pass."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from phasegrad.ops.profiling import profiled
 from phasegrad.stores.in_memory_weight import InMemoryWeight
 
 
-class MemoryTiles(NamedTuple):
-    """The tiles of one in-memory weight: everything that forward and backward products read."""
+class InMemoryTiles(NamedTuple):
+    """The tiles of one in-memory weight, with all that forward and backward products need."""
 
     layer: str
     """Type of the layer, for profiles."""
@@ -31,7 +31,7 @@ class MemoryTiles(NamedTuple):
     def product(self, x: Tensor) -> Tensor:
         """The product of the tiles with inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
         weight, hardware = self.weight, self.hardware
-        if hardware.exact:  # only noisy reads of the devices draw
+        if hardware.exact:  # draw a seed only if reads of the devices are noisy
             return self.tiling.product(x, weight.read())
         seed = draw_seed(weight.device)
         matrix = weight.read(seed)
@@ -41,18 +41,18 @@ class MemoryTiles(NamedTuple):
 
     @profiled(lambda tiles: f"{tiles.layer} {list(tiles.weight.matrix_size)} backward")
     def input_gradient(self, d: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient of inputs of a shape, as the same tiles compute it when they are driven from their columns."""
+        """The gradient of inputs of a shape, which the same tiles compute when driven from their columns."""
         seed = None if self.hardware.exact else draw_seed(d.device)
         weight, output_range = self.weight.read(seed), self.periphery.output_range
         return input_gradient(d, weight, shape, self.tiling, output_range, self.hardware, seed)
 
 
-def in_memory_product(x: Tensor, weight: InMemoryWeight, bias: Tensor | None, tiles: MemoryTiles) -> Tensor:
-    """The product of the tiles and a digital bias; the backward pass stages what the update needs.
+def in_memory_product(x: Tensor, weight: InMemoryWeight, bias: Tensor | None, tiles: InMemoryTiles) -> Tensor:
+    """The product of the tiles plus a digital bias; the backward pass stages samples for the next update.
 
     Args:
         x: inputs ``[samples, in]`` or ``[batch, channels, ...]``.
-        weight: the weight of the tiles, where samples are staged.
+        weight: the weight of the tiles, which stages the samples.
         bias: ``[out]``, or ``None``.
         tiles: the tiles.
     """
@@ -61,7 +61,7 @@ def in_memory_product(x: Tensor, weight: InMemoryWeight, bias: Tensor | None, ti
 
 class _InMemoryProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: InMemoryWeight, bias: Tensor | None, tiles: MemoryTiles) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: InMemoryWeight, bias: Tensor | None, tiles: InMemoryTiles) -> Tensor:
         ctx.save_for_backward(x)
         ctx.weight, ctx.tiles = weight, tiles
         y = tiles.product(x)
@@ -71,15 +71,15 @@ class _InMemoryProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        wants_x, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         grad_x = grad_bias = None
-        if wants_weight:
+        if needs_weight:
             ctx.weight.stage(x.detach(), grad.detach(), ctx.tiles.tiling.patches)
-        if wants_x:
+        if needs_x:
             dtype = ctx.weight.dtype
-            d = grad if grad.dtype == dtype else grad.to(dtype)  # autocast's may differ
+            d = grad if grad.dtype == dtype else grad.to(dtype)  # the dtype of autocast may differ
             grad_x = ctx.tiles.input_gradient(d, x.shape)
             grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
-        if wants_bias:
+        if needs_bias:
             grad_bias = grad.sum(0) if grad.dim() == 2 else grad.sum([0, *range(2, grad.dim())])
         return grad_x, None, grad_bias, None

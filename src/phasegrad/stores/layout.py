@@ -1,4 +1,4 @@
-"""How the parameter of a layer is the matrix that is put on tiles."""
+"""Conversion between the parameter of a layer and the matrix ``[out, in]`` on its tiles."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ class Layout:
     """The order of a weight's dimensions.
 
     Attributes:
-        inputs_first: ``[in, out / groups, ...]``, as transposed convolutions have it, in place of ``[out, ...]``.
-        groups: of inputs and outputs, where inputs come first.
+        inputs_first: whether the weight is ``[in, out / groups, ...]``, as in transposed convolutions, instead of
+            ``[out, ...]``.
+        groups: groups of inputs and outputs, if inputs come first.
     """
 
     inputs_first: bool = False
     groups: int = 1
 
     def size(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Outputs and inputs of the matrix of a weight of a shape."""
+        """Outputs and inputs of the matrix of a weight with this shape."""
         first, others = shape[0], math.prod(shape[1:])
         return (others * self.groups, first // self.groups) if self.inputs_first else (first, others)
 
     def matrix(self, weight: Tensor) -> Tensor:
-        """The weight as ``[out, in]``: group after group, and in a group output channel by kernel position."""
+        """The weight as ``[out, in]``: group by group, each with its output channels by kernel positions."""
         matrix = weight.flatten(1)
         if not self.inputs_first:
             return matrix
@@ -38,7 +39,7 @@ class Layout:
         return matrix.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
 
     def weight(self, matrix: Tensor, shape: Sequence[int]) -> Tensor:
-        """The way back: a matrix ``[out, in]`` as a weight of a shape."""
+        """The inverse of :meth:`matrix`: a matrix ``[out, in]`` as a weight with this shape."""
         if not self.inputs_first:
             return matrix.view(shape)
         return matrix.unflatten(0, (self.groups, -1)).transpose(1, 2).reshape(shape)

@@ -1,4 +1,4 @@
-"""The mean of a layer's weights, frozen, as graphs are exported with it."""
+"""The mean of a layer's weights, frozen, for exported graphs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class NoiselessWeights(nn.Module):
     """Weights without noise, as buffers of a layer.
 
     Args:
-        weights: the weights; their perturbation must be drawn.
-        origin: the store that they come from.
+        weights: the weights, with their perturbation already drawn.
+        origin: the type of the store from which they were read.
     """
 
     weight: Tensor
@@ -34,10 +34,10 @@ class NoiselessWeights(nn.Module):
 
 @final
 class Noiseless(WeightStore):
-    """The mean of the weights, frozen; for inference alone."""
+    """The frozen mean of the weights, for inference only."""
 
     name = "noiseless"
-    why_not_digital = "is noiseless, its matrix is fixed; use the net it was made from"
+    why_not_digital = "is noiseless, so its weights are frozen; use the net from which it was made"
 
     @property
     def _weights(self) -> NoiselessWeights:
@@ -47,24 +47,24 @@ class Noiseless(WeightStore):
 
     def matrix(self, seed: Tensor) -> TileWeights:
         """The mean of the weights."""
-        held = self._weights
-        return TileWeights(held.weight, held.scale, held.gain, 0.0, slice_factors=held.slice_factors)
+        mean = self._weights
+        return TileWeights(mean.weight, mean.scale, mean.gain, 0.0, slice_factors=mean.slice_factors)
 
     def mean_matrix(self) -> TileWeights:
         """The mean of the weights."""
         return self.matrix(self.no_seed())
 
     def draw_seed(self) -> Tensor:
-        """A constant: nothing is drawn."""
+        """A constant, because nothing is drawn."""
         return self.no_seed()
 
     def to_parameter(self) -> nn.Parameter:
-        """The parameter that the store before would return."""
+        """The parameter that the original store returns."""
         return self._weights.origin(self.layer).to_parameter()
 
 
 def make_noiseless(layer: StoredLayer) -> None:
-    """From now on compute with the mean of the weights and converters without noise."""
+    """Make a layer compute with the mean of its weights and with noiseless converters."""
     hardware = layer.hardware
     layer.noiseless = NoiselessWeights(layer.store.mean_matrix(), type(layer.store))
     adc = hardware.adc.without_noise() if hardware.adc else None

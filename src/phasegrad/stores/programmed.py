@@ -1,4 +1,4 @@
-"""Weights on devices: programmed once, then read as they age."""
+"""Weights on devices that are programmed once and then age."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from phasegrad.stores.in_memory_weight import InMemoryWeight
 
 @final
 class Programmed(WeightStore):
-    """Conductances, drift exponents and programming times; the parameter ``weight`` is a copy of them."""
+    """Weights on programmed devices; the parameter ``weight`` is a copy of their value."""
 
     name = "programmed"
     why_not_digital = "is programmed, so its weights cannot be trained; use the net the chip was programmed from"
@@ -30,23 +30,23 @@ class Programmed(WeightStore):
         return devices
 
     def matrix(self, seed: Tensor) -> TileWeights:
-        """The devices at the layer's present time, with the noise of this read."""
+        """The weights of the devices at the present time, with the noise of this read."""
         return self.devices.tile_weights(seed, self.layer.weight.dtype)
 
     @torch.no_grad()
     def mean_matrix(self) -> TileWeights:
-        """The devices at the layer's present time, with their wires."""
+        """The weights of the devices at the present time, read through the wires without noise."""
         return self.devices.mean_tile_weights(self.layer.weight.dtype)
 
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
-        """The copy of what the devices store, trainable again."""
+        """The copy of the devices' value, made trainable again."""
         weight = self.layer.weight
         weight.requires_grad_(True)
         return weight
 
     def sync(self) -> None:
-        """Copy into the parameter ``weight`` what the devices store now, gain included, wires excluded."""
+        """Copy the present value of the devices, with gain and without wires, into the parameter ``weight``."""
         sync_devices(self.layer)
 
 
@@ -57,7 +57,7 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> Non
     Args:
         layer: the layer, with any store.
         seed: seed of all draws.
-        converters: whether the errors of the converters are drawn too.
+        converters: whether the errors of the converters are also drawn.
     """
     if converters and layer.converters is not None and layer.converters.differ:
         layer.converters.draw(seed)
@@ -67,13 +67,13 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> Non
 
 
 def attach(layer: StoredLayer, devices: AnalogWeight) -> None:
-    """Move the weight of a layer to devices that are programmed, which tied layers share."""
-    expect(layer, devices)
+    """Store the weight of a layer on programmed devices, which tied layers share."""
+    assign_devices(layer, devices)
     sync_devices(layer)
 
 
-def expect(layer: StoredLayer, devices: AnalogWeight) -> None:
-    """Move the weight of a layer to devices whose state is loaded afterwards."""
+def assign_devices(layer: StoredLayer, devices: AnalogWeight) -> None:
+    """Store the weight of a layer on devices, whose state may be loaded afterwards; ``weight`` is not copied yet."""
     layer.devices = devices.train(layer.training)
     if layer.hardware.pulses is None:
         layer.weight.requires_grad_(False)
@@ -83,14 +83,14 @@ def expect(layer: StoredLayer, devices: AnalogWeight) -> None:
 
 
 def blank_devices(layer: StoredLayer) -> AnalogWeight:
-    """Devices in the shape of a layer, not programmed yet."""
+    """Unprogrammed devices in the shape of a layer."""
     return AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, layer.weight.device)
 
 
 @profiled(range_name("sync"))
 @torch.no_grad()
 def sync_devices(layer: StoredLayer) -> None:
-    """Copy into the parameter ``weight`` what the devices store now, gain included, wires excluded; solve these."""
+    """Solve the wires, and copy the present value of the devices, without wires, into the parameter ``weight``."""
     assert layer.devices is not None
     layer.devices.solve_wires()
     layer.weight.copy_(layer.layout.weight(layer.devices.logical_weight(), layer.weight.shape))

@@ -1,6 +1,6 @@
 """Pulses on the devices of a weight: updates on the fast or only devices, transfers to the slow ones.
 
-Every function accepts the devices first and the weight ``[out, in]`` that follows them last, as
+Every function accepts the devices first and the copy of the weight ``[out, in]``, which it updates, last, as
 :meth:`phasegrad.nn.InMemoryWeight.apply_pulses` calls it.
 """
 
@@ -14,32 +14,33 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.profiling import profiled, sized
+from phasegrad.stores import pulsed_array
 from phasegrad.stores.analog_weight import AnalogWeight
-from phasegrad.stores.transfer import move
+from phasegrad.stores.transfer import closed_loop_transfer
 
 
 @profiled(sized("update pulses"))
 def update(
     devices: AnalogWeight, samples: Iterable[tuple[Tensor, Tensor]], lr: float, seed: Tensor, weight: Tensor
 ) -> None:
-    """Send pulses for ``weight -= lr d^T x``, sample after sample.
+    """Send pulse trains for ``weight -= lr d^T x``, sample after sample.
 
     Args:
-        devices: the devices; the fast ones, if there are, receive the pulses.
+        devices: the devices; if there are fast ones, they receive the pulses.
         samples: inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, block after block.
         lr: learning rate.
         seed: seed of trains and steps.
-        weight: the copy ``[out, in]`` that follows the devices.
+        weight: the copy ``[out, in]`` of the devices' weight.
 
     Raises:
-        ValueError: an input or gradient is not finite; no device was pulsed by its block.
+        ValueError: an input or gradient is not finite; its block pulsed no device.
     """
     target, offset, count = devices.fast or devices, streams.UPDATE, 0
-    target.apply_leak(devices.clock)
+    pulsed_array.apply_leak(target, devices.clock)
     tracked = devices.tracked(weight)
     for x, d in samples:
         directed = d if devices.polarity is None else d * devices.polarity
-        target.pulse(x, directed, lr, devices.clock, seed, offset, tracked)
+        pulsed_array.pulse(target, x, directed, lr, devices.clock, seed, offset, tracked)
         offset += streams.of_update(len(x))
         count += len(x)
     _finish_update(devices, seed, weight, tracked, count)
@@ -50,22 +51,22 @@ def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Ten
     """Send every cell its own number of pulses, as one sample.
 
     Args:
-        devices: the devices; the fast ones, if there are, receive the pulses.
-        counts: int32 ``[out, in]``; a positive count raises the weight.
+        devices: the devices; if there are fast ones, they receive the pulses.
+        counts: int32 ``[out, in]``; a positive count increases the weight.
         seed: seed of the steps.
-        weight: the copy ``[out, in]`` that follows the devices.
+        weight: the copy ``[out, in]`` of the devices' weight.
     """
     target = devices.fast or devices
-    target.apply_leak(devices.clock)
+    pulsed_array.apply_leak(target, devices.clock)
     tracked = devices.tracked(weight)
     directed = counts if devices.polarity is None else counts * devices.polarity.to(torch.int32)
-    target.send_counts(directed, devices.clock, seed, streams.UPDATE, tracked)
+    pulsed_array.send_counts(target, directed, devices.clock, seed, streams.UPDATE, tracked)
     _finish_update(devices, seed, weight, tracked, 1)
 
 
 @profiled(sized("read fast array"))
 def read_fast(devices: AnalogWeight, rows: Tensor, seed: Tensor) -> Tensor:
-    """One read of some rows of the fast devices ``[out, rows]``, before gain and polarity.
+    """Read some rows of the fast devices once ``[out, rows]``, before gain and polarity.
 
     Args:
         devices: the devices.
@@ -80,8 +81,8 @@ def read_fast(devices: AnalogWeight, rows: Tensor, seed: Tensor) -> Tensor:
 @torch.no_grad()
 def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
     """Send the slow cells of some rows their own numbers of pulses, int32 ``[out, rows]``."""
-    devices.apply_leak(devices.clock)
-    devices.send_counts_to_rows(counts, rows, devices.clock, seed)
+    pulsed_array.apply_leak(devices, devices.clock)
+    pulsed_array.send_counts_to_rows(devices, counts, rows, devices.clock, seed)
     _finish_slow(devices, rows, seed, weight)
 
 
@@ -89,14 +90,15 @@ def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, rows: Tensor, see
 @torch.no_grad()
 def pulse_slow(devices: AnalogWeight, d: Tensor, lr: float, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
     """Send pulse trains to the slow cells of some rows, for ``slow -= lr d^T`` with ``d`` ``[rows, out]``."""
-    devices.apply_leak(devices.clock)
-    devices.pulse_rows(d, lr, rows, devices.clock, seed)
+    pulsed_array.apply_leak(devices, devices.clock)
+    pulsed_array.pulse_rows(devices, d, lr, rows, devices.clock, seed)
     _finish_slow(devices, rows, seed, weight)
 
 
 def _finish_slow(devices: AnalogWeight, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
+    """Refresh saturated slow cells, and update the weight in the rows that were pulsed."""
     assert devices.fast is not None
-    tracked, rewritten = devices.tracked(weight), devices.count_and_refresh(devices.clock, seed)
+    tracked, rewritten = devices.tracked(weight), pulsed_array.count_and_refresh(devices, devices.clock, seed)
     if rewritten or tracked.weight is None:
         weight.copy_(devices.logical_weight())
         return
@@ -105,23 +107,23 @@ def _finish_slow(devices: AnalogWeight, rows: Tensor, seed: Tensor, weight: Tens
 
 
 def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: TrackedWeight, count: int) -> None:
-    """Advance the clock, refresh saturated cells, transfer what is due, and let the weight follow."""
-    target, in_step = devices.fast or devices, tracked.weight is not None
+    """Advance the clock, refresh saturated cells, make a due transfer, and update the weight."""
+    target, up_to_date = devices.fast or devices, tracked.weight is not None
     if devices.sample_time:
         devices.clock.add_(count * devices.sample_time)
         if devices.leaks_in_training:
             tracked = devices.tracked_now(weight)
-            in_step = target.apply_leak(devices.clock, tracked) and tracked.weight is not None
-    rewritten = target.count_and_refresh(devices.clock, seed)
-    if _transfer_is_due(devices, count):
+            up_to_date = pulsed_array.apply_leak(target, devices.clock, tracked) and tracked.weight is not None
+    rewritten = pulsed_array.count_and_refresh(target, devices.clock, seed)
+    if _count_samples(devices, count):
         transfer(devices, seed)
         rewritten = True
-    if rewritten or not in_step:
+    if rewritten or not up_to_date:
         weight.copy_(devices.logical_weight())
 
 
-def _transfer_is_due(devices: AnalogWeight, count: int) -> bool:
-    """Count the samples of an update; whether they make a transfer due."""
+def _count_samples(devices: AnalogWeight, count: int) -> bool:
+    """Count the samples of an update, and return whether a transfer is due."""
     if devices.samples is None or devices.hardware.fast is None:
         return False
     before = int(devices.samples)
@@ -133,10 +135,10 @@ def _transfer_is_due(devices: AnalogWeight, count: int) -> bool:
 @profiled(sized("transfer"))
 @torch.no_grad()
 def transfer(devices: AnalogWeight, seed: Tensor) -> None:
-    """Move the content of the fast devices to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
+    """Transfer the content of the fast devices to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
     fast = devices.hardware.fast
     assert fast is not None
     assert fast.transfer is not None
     assert devices.fast is not None
     assert devices.polarity is not None
-    move(devices, devices.fast, devices.polarity, fast.transfer, devices.clock, seed)
+    closed_loop_transfer(devices, devices.fast, devices.polarity, fast.transfer, devices.clock, seed)

@@ -1,4 +1,4 @@
-"""Parameters that become other parameters, and stay shared."""
+"""Replacement of parameters that keeps shared parameters shared."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TypeAlias
 from torch import nn
 
 Exchanges: TypeAlias = dict[int, tuple[nn.Parameter, nn.Parameter]]
-"""By the id of a parameter, itself (so that the id stays its own) and what it became."""
+"""By the id of a parameter: the parameter, kept so that its id is not reused, and its replacement."""
 
 _exchanges: ContextVar[Exchanges | None] = ContextVar("_exchanges", default=None)
 
 
 @contextmanager
 def sharing() -> Iterator[Exchanges]:
-    """While this lasts a parameter that is exchanged becomes the same one wherever it occurs."""
+    """In this context, all occurrences of a parameter are replaced with the same new parameter."""
     exchanges: Exchanges = {}
     token = _exchanges.set(exchanges)
     try:
@@ -27,7 +27,7 @@ def sharing() -> Iterator[Exchanges]:
 
 
 def exchanged(parameter: nn.Parameter, make: Callable[[], nn.Parameter]) -> nn.Parameter:
-    """What a parameter becomes: what it became before, or what ``make`` gives."""
+    """Return the earlier replacement of a parameter, or else the result of ``make``."""
     exchanges = _exchanges.get()
     if exchanges is None:
         return make()

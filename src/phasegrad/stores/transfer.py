@@ -7,34 +7,38 @@ from torch import Tensor
 
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.fast import Transfer
+from phasegrad.stores import pulsed_array
 from phasegrad.stores.device_array import DeviceArray
-from phasegrad.stores.write_verify import measured, write
+from phasegrad.stores.write_verify import measure_weight, write_and_verify
 
 _ROUNDS = 3
-"""Times that the residual is sent as counted pulses, each time what is missing still."""
+"""Number of times that the remaining residual is sent as counted pulses."""
 
 
-def move(slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer, now: Tensor, seed: Tensor) -> None:
-    """Move all of ``slow + polarity * fast`` to the slow devices, and what they miss to the fast ones, in place.
+def closed_loop_transfer(
+    slow: DeviceArray, fast: DeviceArray, polarity: Tensor, rule: Transfer, now: Tensor, seed: Tensor
+) -> None:
+    """Write ``slow + polarity * fast`` to the slow devices and the residual to the fast ones, in place.
 
     Args:
-        slow: written anew.
-        fast: starts from rest, with the residual on it.
-        polarity: 1 or -1, 0-d; changes its sign if the rule inverts.
-        rule: how.
+        slow: the slow devices, which are RESET and written again.
+        fast: the fast devices, which are programmed to 0 before they receive the residual.
+        polarity: 1 or -1, 0-d; it changes its sign if the rule inverts.
+        rule: reads, attempts, tolerance, limit, and inversion.
         now: time [s].
-        seed: of all draws.
+        seed: seed of all draws.
     """
     assert slow.max_weight is not None
     assert fast.max_weight is not None
-    held = fast.cell.weight(fast.present(now)) * (fast.max_weight * polarity)
-    wanted = measured(slow, rule.reads, now, seed, streams.TRANSFER) * slow.max_weight + held
+    fast_weight = fast.cell.weight(fast.present(now)) * (fast.max_weight * polarity)
+    target = measure_weight(slow, rule.reads, now, seed, streams.TRANSFER) * slow.max_weight + fast_weight
     limit = rule.limit * slow.max_weight
-    write(slow, wanted.clamp(-limit, limit) / slow.max_weight, rule, now, seed)
-    residual = wanted - measured(slow, rule.reads, now, seed, streams.TRANSFER + 2) * slow.max_weight
+    write_and_verify(slow, target.clamp(-limit, limit) / slow.max_weight, rule, now, seed)
+    residual = target - measure_weight(slow, rule.reads, now, seed, streams.TRANSFER + 2) * slow.max_weight
     if rule.inversion:
         polarity.neg_()
-    fast.program(torch.zeros_like(wanted), now, seed)
-    for i in range(_ROUNDS):  # steps differ from cell to cell, so what was sent is looked at
+    fast.program(torch.zeros_like(target), now, seed)
+    for i in range(_ROUNDS):  # steps differ from cell to cell, so each round corrects the error of the one before
         missing = residual * polarity - fast.cell.weight(fast.present(now)) * fast.max_weight
-        fast.send_counts((missing / fast.dw_min).round_().to(torch.int32), now, seed, streams.TRANSFER + 4 + i)
+        counts = (missing / fast.dw_min).round_().to(torch.int32)
+        pulsed_array.send_counts(fast, counts, now, seed, streams.TRANSFER + 4 + i)
