@@ -1,4 +1,4 @@
-"""Killed 20 times, a run ends with the bits of the run left alone."""
+"""A run that is killed 20 times ends with the same bits as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from tests.checkpoint.life import RUNS, STEPS, death, killed, live
+from tests.checkpoint.training_run import RUNS, STEPS, draw_kill, run_process, train
 from tests.contracts.op import same_bits
 
 from phasegrad.checkpoint import run
@@ -15,20 +15,20 @@ KILLS = 20
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_killed_at_random_moments_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    # Lives are forked from a process that has made a training step, for which torch loads much of itself.
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    # Processes are forked from one that has run a training step, because torch loads many modules at the first.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["phasegrad", "tests.checkpoint.warm"])
-    ends = [None, *map(death, range(KILLS)), None]
-    folders = [tmp_path / "alone", *[tmp_path / "killed"] * (KILLS + 1)]
-    deaths, in_writing = [], 0
-    for end, folder in zip(ends, folders, strict=True):
-        deaths.append(killed(context.Process(target=live, args=(name, folder, end))))
-        in_writing += end is not None and any(folder.glob(".*.writing"))
-    assert deaths == [False, *[True] * KILLS, False]
-    assert in_writing >= KILLS // 4
-    alone, survivor = (run.read(tmp_path / which / f"step-{STEPS:09d}.pt") for which in ("alone", "killed"))
-    assert len(survivor["values"]["losses"]) == STEPS
-    assert alone["values"] == survivor["values"]
-    assert alone["states"]["loader"] == survivor["states"]["loader"]
-    assert same_bits(alone, survivor)
+    context.set_forkserver_preload(["phasegrad", "tests.checkpoint.preload"])
+    kills = [None, *map(draw_kill, range(KILLS)), None]
+    folders = [tmp_path / "uninterrupted", *[tmp_path / "killed"] * (KILLS + 1)]
+    killed, while_writing = [], 0
+    for kill, folder in zip(kills, folders, strict=True):
+        killed.append(run_process(context.Process(target=train, args=(name, folder, kill))))
+        while_writing += kill is not None and any(folder.glob(".*.writing"))
+    assert killed == [False, *[True] * KILLS, False]
+    assert while_writing >= KILLS // 4
+    wanted, found = (run.read(tmp_path / which / f"step-{STEPS:09d}.pt") for which in ("uninterrupted", "killed"))
+    assert len(found["values"]["losses"]) == STEPS
+    assert found["values"] == wanted["values"]
+    assert found["states"]["loader"] == wanted["states"]["loader"]
+    assert same_bits(found, wanted)
