@@ -1,4 +1,4 @@
-"""Every ``python`` block of the README and of ``docs`` runs as it stands; the blocks of a page share one namespace."""
+"""Every ``python`` block of the README and of ``docs`` runs; the blocks of a page share one namespace."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLOCK = re.compile(r"^(?P<indent> *)```python\b[^\n]*\n(?P<code>.*?)^(?P=indent)
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """The python blocks of a page: the number of the line before each, and its code."""
+    """The python blocks of a page: the number of lines before each, and its code."""
     return [(text.count("\n", 0, m.start("code")), textwrap.dedent(m["code"])) for m in BLOCK.finditer(text)]
 
 
@@ -23,7 +23,7 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for line, code in blocks(page.read_text(encoding="utf-8")):
-        # Padded to its place on the page, so that a traceback shows the page's own lines.
+        # Pad the code to its line on the page, so that tracebacks show line numbers of the page.
         exec(compile("\n" * line + code, str(page), "exec"), namespace)
 
 
