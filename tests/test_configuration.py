@@ -1,3 +1,5 @@
+"""Configurations are checked, compared, and restored from JSON."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -39,7 +41,7 @@ def test_json_is_versioned_and_names_the_type() -> None:
     assert content["configuration"]["type"] == "PCM"
 
 
-def test_numbers_travel_to_the_last_bit() -> None:
+def test_numbers_are_restored_to_the_last_bit() -> None:
     third = joshi_2020(g_max=1e-5 / 3.0)
     assert from_json(third.to_json()).g_max == 1e-5 / 3.0
 
@@ -47,7 +49,7 @@ def test_numbers_travel_to_the_last_bit() -> None:
 @pytest.mark.parametrize("version", [0, VERSION + 1, None, "1"])
 def test_another_version_is_refused(version: Any) -> None:
     content = json.loads(joshi_2020().to_json()) | {"version": version}
-    with pytest.raises(ValueError, match=f"has version {version!r}, this phasegrad reads version {VERSION}"):
+    with pytest.raises(ValueError, match=f"has version {version!r}, but this phasegrad reads version {VERSION}"):
         from_json(json.dumps(content))
 
 
@@ -58,7 +60,7 @@ def test_an_unknown_type_is_refused() -> None:
         from_json(json.dumps(content))
 
 
-def test_what_was_read_is_checked_as_what_is_made() -> None:
+def test_configurations_from_json_are_checked() -> None:
     content = json.loads(joshi_2020().to_json())
     content["configuration"]["t0"] = -1.0
     with pytest.raises(ValueError, match=r"t0 = -1\.0"):
@@ -71,7 +73,7 @@ def test_differences_name_the_path_and_both_values() -> None:
     differences = mine.differences(dataclasses.replace(mine, device=device))
     assert "device.t0: 20.0 != 30.0" in differences
     assert "device.nu_sd.log_slope: -0.0125 != 0.0" in differences
-    assert len(differences) == 5  # and the polynomial, low, high of nu_sd
+    assert len(differences) == 5  # and polynomial, low and high of nu_sd
 
 
 def test_differences_of_types_and_of_absent_parts() -> None:
@@ -92,12 +94,12 @@ def test_a_number_in_its_interval_passes(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, True, "1", None])
-def test_any_other_is_refused_with_its_interval(value: Any) -> None:
+def test_any_other_value_is_refused_with_the_interval(value: Any) -> None:
     with pytest.raises(ValueError, match=rf"Owner: x = {value!r}; it must be a number in \[0, 1\]"):
         check_number(Owner(value), "x", 0.0, 1.0)
 
 
-def test_an_open_end_is_shown_and_kept() -> None:
+def test_an_open_bound_is_shown_and_excluded() -> None:
     with pytest.raises(ValueError, match=r"x = 0.0; it must be a number in \(0, inf\)"):
         check_number(Owner(0.0), "x", 0.0, above=True)
 
@@ -108,7 +110,7 @@ def test_an_integer_outside_or_of_another_type_is_refused(value: Any) -> None:
         check_integer(Owner(value), "x", 1, 4)
 
 
-def test_a_choice_and_a_type_name_what_they_allow() -> None:
+def test_errors_name_the_allowed_choices_and_types() -> None:
     check_choice(Owner("a"), "x", ("a", "b"))
     with pytest.raises(ValueError, match="x = 'c'; it must be one of a, b"):
         check_choice(Owner("c"), "x", ("a", "b"))
@@ -118,7 +120,7 @@ def test_a_choice_and_a_type_name_what_they_allow() -> None:
 
 
 class Dac(InputConverter):
-    """A user's own converter, of the name of one of phasegrad's."""
+    """A user's converter with the name of one of phasegrad."""
 
     def input_slices(self, driven: Any, input_range: Any, errors: Any) -> Any:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Without matplotlib the library works, and a picture says what to install."""
+"""The library works without matplotlib, and drawing names the extra to install."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def test_missing_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> 
         new_figure(6.4, 4.0)
 
 
-def test_figure_has_the_size_that_was_asked_for() -> None:
+def test_figure_has_the_requested_size() -> None:
     pytest.importorskip("matplotlib")
     assert tuple(new_figure(6.4, 4.0).get_size_inches()) == (6.4, 4.0)

@@ -1,4 +1,4 @@
-"""An error says what was wrong and the way out; warnings are none."""
+"""Errors state the fault and the fix; ordinary use raises no warning."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ERRORS: dict[str, tuple[Callable[[], object], str, str]] = {
         "never programmed",
         r"pg\.inference\.program\(net\)",
     ),
-    "programmed": (lambda: pg.inference.program(chip()), "programmed already", "program the net it was made from"),
+    "programmed": (lambda: pg.inference.program(chip()), "already programmed", "program the original net"),
     "trained": (lambda: pg.hwa.fine_tune(chip(), []), "is programmed", "use the net the chip was programmed from"),
     "younger": (lambda: pg.inference.age(chip(), seconds=-1.0), r"seconds = -1\.0 s", "finite and not negative"),
     "other hardware": (
@@ -45,13 +45,13 @@ ERRORS: dict[str, tuple[Callable[[], object], str, str]] = {
 }
 
 
-@pytest.mark.parametrize(("act", "wrong", "way_out"), ERRORS.values(), ids=ERRORS)
-def test_an_error_says_what_was_wrong_and_the_way_out(act: Callable[[], object], wrong: str, way_out: str) -> None:
-    with pytest.raises((ValueError, TypeError), match=f"(?s){wrong}.*{way_out}"):
+@pytest.mark.parametrize(("act", "fault", "fix"), ERRORS.values(), ids=ERRORS)
+def test_an_error_states_the_fault_and_the_fix(act: Callable[[], object], fault: str, fix: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"(?s){fault}.*{fix}"):
         act()
 
 
-def test_a_whole_life_gives_no_warning() -> None:
+def test_fine_tuning_and_inference_raise_no_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         net = pg.convert(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), pg.presets.pcm_inference())
@@ -63,7 +63,7 @@ def test_a_whole_life_gives_no_warning() -> None:
         pg.to_digital(old)(data[0][0])
 
 
-def test_backends_say_what_computes_on_each_kind_of_device() -> None:
+def test_backends_name_the_implementation_for_each_kind_of_device() -> None:
     found = pg.backends()
     assert set(found) == {"cpu", "cuda"}
     assert found["cpu"] == "torch reference" or found["cpu"].startswith("native (")

@@ -1,4 +1,4 @@
-"""A terminal gets a bar, a pipe gets few lines, and nobody gets anything where progress is off."""
+"""Progress is a bar on a terminal, a few lines in a pipe, and nothing if it is off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Seconds that a test advances itself."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -62,7 +62,7 @@ def test_pipe_gets_one_line_for_many_quick_updates(monkeypatch: pytest.MonkeyPat
     assert "\r" not in shown
 
 
-def test_lines_tell_how_far_how_fast_and_what_is_left() -> None:
+def test_lines_show_progress_rate_and_remaining_time() -> None:
     stream, clock = io.StringIO(), Clock()
     lines = progress._Lines(stream, 10_000, "batch", "fitting", 1000, clock)
     with lines:
@@ -70,7 +70,7 @@ def test_lines_tell_how_far_how_fast_and_what_is_left() -> None:
             clock.now += 0.01
             lines.values(loss="0.25")
             lines.update()
-    # 90 s at 100 batches a second: two lines on the way, one at 90 s, one at the end.
+    # 90 s at 100 batches per second: two lines on the way, one at 90 s, one at the end.
     assert stream.getvalue().splitlines()[0] == (
         "fitting: 4,000/10,000 batch (40%), 00:30 elapsed, 100 batch/s, 01:00 left, loss=0.25"
     )
@@ -78,7 +78,7 @@ def test_lines_tell_how_far_how_fast_and_what_is_left() -> None:
     assert stream.getvalue().splitlines()[-1].startswith("fitting: 10,000/10,000 batch (100%), 01:30 elapsed")
 
 
-def test_unknown_total_tells_no_end() -> None:
+def test_unknown_total_shows_no_remaining_time() -> None:
     stream, clock = io.StringIO(), Clock()
     with progress._Lines(stream, None, "batch", "", 0, clock) as lines:
         clock.now = 2.0
@@ -86,7 +86,7 @@ def test_unknown_total_tells_no_end() -> None:
     assert stream.getvalue() == "10 batch, 00:02 elapsed, 5 batch/s\n"
 
 
-def test_interrupted_loop_tells_where_it_stopped() -> None:
+def test_interrupted_loop_shows_where_it_stopped() -> None:
     stream = io.StringIO()
 
     def read() -> None:
@@ -100,7 +100,7 @@ def test_interrupted_loop_tells_where_it_stopped() -> None:
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
-def test_nothing_is_written_where_progress_is_off(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_if_progress_is_off(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", stream)
     with track(10, unit="batch", shown=False) as bar:
         bar.describe("fitting")
@@ -109,7 +109,7 @@ def test_nothing_is_written_where_progress_is_off(stream: io.StringIO, monkeypat
     assert stream.getvalue() == ""
 
 
-def test_every_loop_of_the_package_and_its_examples_uses_it() -> None:
+def test_only_the_progress_module_imports_tqdm() -> None:
     root = Path(__file__).parents[1]
     files = [*(root / "src").rglob("*.py"), *(root / "examples").rglob("*.py")]
     assert [f.name for f in files if "import tqdm" in f.read_text(encoding="utf-8")] == ["progress.py"]

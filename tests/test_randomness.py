@@ -1,4 +1,4 @@
-"""torch.manual_seed governs everything, for any number of threads, through any copy; and nothing else is touched."""
+"""torch.manual_seed determines all draws, for any number of threads and any copy, and no other state changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HARDWARE = replace(pg.presets.pcm_inference(), rows=64)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Unless a test asks for more: on a busy machine threads this short mostly wait for each other."""
+    """Use one thread unless a test sets more, because threads this short mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def net(channels: int = 4) -> nn.Module:
-    """Several row-tiles; with 16 channels large enough for several threads."""
+    """A net of several row tiles; with 16 channels it is large enough for several threads."""
     torch.manual_seed(11)
     conv = nn.Conv2d(3, channels, 3, padding=1)
     model = nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(64 * channels, 48))
@@ -56,7 +56,7 @@ def evaluation(module: nn.Module) -> list[Tensor]:
         return [module.eval()(inputs()), module(inputs())]
 
 
-def life_of_a_chip(module: nn.Module) -> list[Tensor]:
+def chip_over_time(module: nn.Module) -> list[Tensor]:
     chip = pg.inference.program(module)
     old = pg.inference.compensate(pg.inference.age(chip, seconds=86_400.0))
     with torch.no_grad():
@@ -76,7 +76,7 @@ def over_time(module: nn.Module) -> list[Tensor]:
 ACTIONS: dict[str, Callable[[nn.Module], list[Tensor]]] = {
     "training step": training_step,
     "evaluation": evaluation,
-    "life of a chip": life_of_a_chip,
+    "chip over time": chip_over_time,
     "accuracy over time": over_time,
 }
 
@@ -135,11 +135,11 @@ def test_copies_draw_the_same(
     assert_same_bits(seeded(action, copied(module)), seeded(action, module))
 
 
-@pytest.mark.parametrize("action", [training_step, evaluation, life_of_a_chip])
+@pytest.mark.parametrize("action", [training_step, evaluation, chip_over_time])
 def test_another_seed_draws_independent_noise(action: Callable[[nn.Module], list[Tensor]]) -> None:
-    """Differences of two pairs of runs are uncorrelated, which equal or shifted streams would not be."""
+    """Differences of two pairs of runs are uncorrelated, unlike those of equal or shifted streams."""
     module = net()
-    runs = [seeded(action, module, seed)[0 if action is not life_of_a_chip else -3].flatten() for seed in range(4)]
+    runs = [seeded(action, module, seed)[0 if action is not chip_over_time else -3].flatten() for seed in range(4)]
     a, b = runs[0] - runs[1], runs[2] - runs[3]
     assert a.abs().max() > 0
     assert abs(correlation(a, b)) < 5 / len(a) ** 0.5
@@ -152,7 +152,7 @@ def test_two_reads_of_a_chip_differ_by_the_read_noise() -> None:
     g = devices.conductance / 25e-6
     q = (0.0088 / g.clamp(min=1e-9) ** 0.65).clamp(max=0.2)
     sd = g * q * torch.log(torch.tensor((20.0 + 250e-9) / 500e-9, dtype=torch.float64)).sqrt().float()
-    large = (g.amax(0) > 0.4) & (g.amin(0) < 0.004)  # one device rules, and is never read as less than zero
+    large = (g.amax(0) > 0.4) & (g.amin(0) < 0.004)  # one device dominates, and is never read as 0
     scale = chip.devices.scale.repeat_interleave(64, 0)[:400].t()
     for read in reads:
         z = (read / scale / sd.square().sum(0).sqrt())[large]
@@ -162,7 +162,7 @@ def test_two_reads_of_a_chip_differ_by_the_read_noise() -> None:
 
 def test_chips_differ_by_independent_programming_errors() -> None:
     module = pg.convert(nn.Linear(400, 300), HARDWARE)
-    # Differences of chips: what the devices at RESET add to every chip alike drops out.
+    # Differences of chips cancel the mean error of devices at RESET.
     chips = [pg.inference.program(module, seed=seed).weight for seed in range(4)]
     one, other = chips[0] - chips[1], chips[2] - chips[3]
     assert abs(correlation(one, other)) < 5 / one.numel() ** 0.5
@@ -177,7 +177,7 @@ def test_layers_of_a_chip_draw_independent_errors() -> None:
     assert abs(correlation(first, second)) < 5 / first.numel() ** 0.5
 
 
-def test_accuracy_over_time_leaves_the_generator_alone() -> None:
+def test_accuracy_over_time_restores_the_generator() -> None:
     module = net()
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -189,7 +189,7 @@ def test_accuracy_over_time_leaves_the_generator_alone() -> None:
 
 
 @pytest.mark.parametrize("act", [pg.inference.program, pg.inference.compensate], ids=["program", "compensate"])
-def test_a_given_seed_leaves_the_generator_alone(act: Callable[..., nn.Module]) -> None:
+def test_a_seed_leaves_the_generator_unchanged(act: Callable[..., nn.Module]) -> None:
     module = net() if act is pg.inference.program else pg.inference.program(net(), seed=0)
     before = torch.get_rng_state()
     act(module, seed=0)

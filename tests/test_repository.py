@@ -17,13 +17,13 @@ import phasegrad
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_defined_in_one_place():
     stated = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert stated is not None
     assert phasegrad.__version__ == importlib.metadata.version("phasegrad") == stated[1]
 
 
-def test_torch_is_no_build_requirement():
+def test_torch_is_not_a_build_requirement():
     build = (ROOT / "pyproject.toml").read_text().split("[project]")[0]
     assert "torch" not in build
 
@@ -48,7 +48,7 @@ PACKAGES = [phasegrad] + [
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
-def test_a_package_shows_its_public_names_alone(package: ModuleType) -> None:
+def test_a_package_lists_only_its_public_names(package: ModuleType) -> None:
     assert dir(package) == sorted(package.__all__)
 
 

@@ -1,4 +1,4 @@
-"""Frozen configurations that check themselves, compare, and travel as JSON."""
+"""Immutable configurations with checks, comparison and JSON."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 class _RenamedFields(ABCMeta):
-    """Accepts the old names of renamed fields when a configuration is made."""
+    """Accepts the old names of renamed fields on creation."""
 
-    # The instance's own type, not Any: type checkers then read the fields from the dataclass.
+    # Annotated with the type of the instance, not Any, so that type checkers read the fields from the dataclass.
     def __call__(cls: type[T], *arguments: Any, **fields: Any) -> T:
         renamed = cls.all_renamed()  # type: ignore[attr-defined]
         for old in [name for name in fields if name in renamed]:
@@ -30,18 +30,18 @@ class _RenamedFields(ABCMeta):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configuration(metaclass=_RenamedFields):
-    """Base of everything that is configured: immutable, keyword-only, checked when it is made.
+    """Base of all configurations: immutable, keyword-only, and checked on creation.
 
     A subclass is a frozen dataclass whose fields are numbers, strings, tuples of those, ``None``, or other
-    configurations; it checks itself in ``__post_init__``. In JSON phasegrad's own types have their bare name, all
-    others their module and qualified name, so that a user's class never replaces one of phasegrad's.
+    configurations, and checks them in ``__post_init__``. JSON refers to types of phasegrad by their bare name and to
+    others by module and qualified name, so that a user's class cannot replace one of phasegrad.
     """
 
     _types: ClassVar[dict[str, type[Configuration]]] = {}
     _renamed: ClassVar[dict[str, str]] = {}
-    """New names of fields that were renamed, by their old names; a subclass lists its own."""
+    """New names of renamed fields by their old names; a subclass lists its own."""
     _former_names: ClassVar[tuple[str, ...]] = ()
-    """Names that the class had in earlier releases, as checkpoints hold them."""
+    """Names of the class in earlier releases, which checkpoints contain."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -54,7 +54,7 @@ class Configuration(metaclass=_RenamedFields):
 
     @classmethod
     def all_renamed(cls) -> dict[str, str]:
-        """New names of all fields that were renamed, inherited ones included, by their old names."""
+        """New names of all renamed fields, inherited ones included, by their old names."""
         return {old: new for kind in cls.__mro__ for old, new in vars(kind).get("_renamed", {}).items()}
 
     def __getattr__(self, name: str) -> Any:
@@ -74,16 +74,16 @@ class Configuration(metaclass=_RenamedFields):
 
 
 def from_json(text: str) -> Configuration:
-    """Read what :meth:`Configuration.to_json` wrote.
+    """Create a configuration from the JSON of :meth:`Configuration.to_json`.
 
     Raises:
-        ValueError: the text was written by a later version, or names a configuration that does not exist.
+        ValueError: the JSON has another version, or names an unknown type of configuration.
     """
     content = json.loads(text)
     if content.get("version") != VERSION:
         raise ValueError(
-            f"configuration has version {content.get('version')!r}, this phasegrad reads version {VERSION}; "
-            "load it with the phasegrad that wrote it"
+            f"configuration has version {content.get('version')!r}, but this phasegrad reads version {VERSION}; load "
+            "it with the phasegrad that wrote it"
         )
     return _decode(content["configuration"])
 
@@ -115,13 +115,15 @@ def _decode(value: Any) -> Any:
 
 
 def _find_type(name: str, types: dict[str, type[Configuration]]) -> type[Configuration]:
-    """The type of a name; a bare name that is not phasegrad's is a user's own, written by release 0.1.0."""
+    """Find a type by its name; release 0.1.0 wrote the bare names of users' types too."""
     if name in types:
         return types[name]
     found = [kind for known, kind in types.items() if known.endswith(f".{name}")] if "." not in name else []
     if len(found) > 1:
         names = ", ".join(sorted(type_name(kind) for kind in found))
-        raise ValueError(f"configuration type {name!r} is ambiguous: {names}; import only the module that is meant")
+        raise ValueError(
+            f"configuration type {name!r} is ambiguous: {names}; import only the module of the intended one"
+        )
     if not found:
         raise ValueError(f"configuration type {name!r} is unknown; import the module that defines it first")
     return found[0]

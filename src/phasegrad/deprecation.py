@@ -1,4 +1,4 @@
-"""Names of the release before this one: they still work for one release, with a warning that says the new name."""
+"""Old names, which keep working for one release with a warning that states the new name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
 
 
 def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that resolves renamed attributes.
+    """Create a module's ``__getattr__`` that resolves renamed attributes.
 
     Args:
         module: the ``__name__`` of the module.
-        names: the new name of each old one; both are attributes of the module.
+        names: new names by old names.
     """
 
     def __getattr__(name: str) -> Any:
@@ -42,12 +42,12 @@ def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], An
 
 
 def moved_attributes(module: str, home: str, **names: str) -> Callable[[str], Any]:
-    """A module's ``__getattr__`` that resolves attributes that have moved to another module.
+    """Create a module's ``__getattr__`` that resolves attributes that moved to another module.
 
     Args:
         module: the ``__name__`` of the module.
-        home: the name of the module that has them now, imported when one is asked for.
-        names: the name of each in ``home``, by its old name.
+        home: the name of the module that they moved to, imported when one of them is read.
+        names: names in ``home`` by old names.
     """
 
     def __getattr__(name: str) -> Any:
@@ -60,10 +60,10 @@ def moved_attributes(module: str, home: str, **names: str) -> Callable[[str], An
 
 
 def renamed_arguments(**names: str) -> Callable[[F], F]:
-    """Accept the old keywords of a function.
+    """Decorate a function to accept old keywords.
 
     Args:
-        names: the new keyword of each old one.
+        names: new keywords by old keywords.
     """
 
     def decorate(function: F) -> F:

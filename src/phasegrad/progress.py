@@ -1,4 +1,4 @@
-"""Progress of long loops: a bar on a terminal or in a notebook, a line now and then in a file or a log."""
+"""Progress of long loops: a bar on a terminal or in a notebook, occasional lines in a file or a log."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 SECONDS_PER_LINE = 30.0
-"""Least time between two lines of the plain form [s]."""
+"""Minimum time between two plain lines [s]."""
 
 
 def interactive(stream: TextIO) -> bool:
-    """Whether somebody watches a stream: a terminal or a notebook, where a bar can be redrawn."""
+    """Whether a stream is a terminal or a notebook, which can redraw a bar."""
     return stream.isatty() or type(stream).__module__.startswith("ipykernel")
 
 
@@ -28,7 +28,7 @@ class Progress(ABC):
 
     @abstractmethod
     def describe(self, label: str) -> None:
-        """Set the text in front."""
+        """Set the label in front."""
 
     @abstractmethod
     def values(self, **values: str) -> None:
@@ -48,14 +48,14 @@ class Progress(ABC):
 def track(total: int | None, *, unit: str, label: str = "", initial: int = 0, shown: bool = True) -> Progress:
     """Show the progress of a loop on the standard error stream.
 
-    A terminal or a notebook gets a bar that disappears at the end. Anything else gets a plain line every
-    ``SECONDS_PER_LINE`` at most, and one at the end.
+    On a terminal or in a notebook, this is a bar that disappears at the end. Elsewhere, it is a plain line at most
+    every ``SECONDS_PER_LINE``, and one at the end.
 
     Args:
-        total: units in all; ``None`` if unknown.
-        unit: name of one unit, in the singular.
-        label: text in front.
-        initial: units that were completed before, as in a resumed training.
+        total: total number of units; ``None`` if unknown.
+        unit: name of the unit, in the singular.
+        label: label in front.
+        initial: number of units completed earlier, as in a resumed training.
         shown: whether to show anything.
     """
     if not shown:
@@ -121,7 +121,7 @@ class _Lines(Progress):
         self._print()
 
     def _print(self) -> None:
-        """Write how far the loop is, how fast, and how long the rest takes at that rate."""
+        """Write progress, rate, and the remaining time at that rate."""
         self._printed = self._clock()
         elapsed, done = self._printed - self._started, self._count - self._initial
         parts = [f"{self._count:,}{'' if self._total is None else f'/{self._total:,}'} {self._unit}"]

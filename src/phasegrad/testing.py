@@ -130,7 +130,7 @@ class DeviceContract(ConfigurationContract):
         raise NotImplementedError
 
     def at_conductance(self, device: Device, g: float, seconds: float) -> DeviceState:
-        """State of devices with a conductance of exactly ``g g_max``, at an age [s]."""
+        """State of devices whose conductance is exactly ``g g_max``, at an age [s]."""
         return DeviceState(self.level(device, g), torch.full((self.samples,), 0.03))
 
     @pytest.fixture
@@ -369,7 +369,7 @@ class ConverterContract(ConfigurationContract):
         assert len(steps.unique()) <= 1 << adc.bits
 
     def test_output_clips_to_the_range(self) -> None:
-        """Outputs stay within the range; inputs far outside of it give the same output."""
+        """Outputs stay within the range; inputs far outside of it have the same output."""
         y = torch.tensor([-1e6, -10.0, 10.0, 1e6]).expand(50, -1)
         outputs = self.convert(y, full=0.7, adc=self.configuration().without_noise())
         assert (outputs.abs() <= 0.7 * (1.0 + 1e-6)).all()

@@ -1,4 +1,4 @@
-"""A file that is damaged is known to be, and a disk that is full costs nothing but the new file."""
+"""Damaged files are detected, and a failed write preserves the previous file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from phasegrad.checkpoint import archive
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[pg.checkpoint.Folder, Path]:
-    """A folder with two checkpoints, and the newer."""
+    """A folder with two checkpoints, and the path of the newer one."""
     folder = pg.checkpoint.Folder(tmp_path / "run")
     folder.save(1, net=nn.Linear(3, 2))
     return folder, folder.save(2, net=nn.Linear(3, 2))
@@ -29,20 +29,20 @@ def resumes(folder: pg.checkpoint.Folder, step: int) -> bool:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.9, 0.999])
-def test_a_file_that_is_cut_off_is_passed_over(
+def test_a_truncated_file_is_skipped(
     kept: float, run: tuple[pg.checkpoint.Folder, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, file = run
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(pg.checkpoint.DamagedError, match=r"step-000000002\.pt (is cut off|has \d+ bytes)"):
+    with pytest.raises(pg.checkpoint.DamagedError, match=r"step-000000002\.pt (is truncated|has \d+ bytes)"):
         pg.checkpoint.load(file)
     assert resumes(folder, 1)
-    assert "passed over" in caplog.text
+    assert "skipped a damaged checkpoint" in caplog.text
     assert str(file) in caplog.text
 
 
-def test_no_bit_may_flip(run: tuple[pg.checkpoint.Folder, Path]) -> None:
+def test_every_flipped_bit_is_detected(run: tuple[pg.checkpoint.Folder, Path]) -> None:
     folder, file = run
     content, drawn = file.read_bytes(), random.Random(0)
     for place in [0, len(content) - 1, len(content) - 73, *(drawn.randrange(len(content)) for _ in range(60))]:
@@ -56,11 +56,11 @@ def test_no_bit_may_flip(run: tuple[pg.checkpoint.Folder, Path]) -> None:
     assert resumes(folder, 2)
 
 
-def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
+def test_errors_name_files_that_are_not_checkpoints(tmp_path: Path) -> None:
     torch.save({"format": 1}, tmp_path / "torch.pt")
     (tmp_path / "text.pt").write_text("a,b\n" * 100)
     for name in ("torch.pt", "text.pt"):
-        with pytest.raises(pg.checkpoint.DamagedError, match=f"{name} is cut off, or was not written by"):
+        with pytest.raises(pg.checkpoint.DamagedError, match=f"{name} is truncated, or was not written by"):
             pg.checkpoint.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         pg.checkpoint.load(tmp_path / "none.pt")
@@ -68,23 +68,23 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_code_is_not_run(tmp_path: Path) -> None:
     archive.write(tmp_path / "a", {"format": 1, "values": print})
-    with pytest.raises(pg.checkpoint.DamagedError, match="sealed, but holds no checkpoint"):
+    with pytest.raises(pg.checkpoint.DamagedError, match="valid sha256, but is not a checkpoint"):
         pg.checkpoint.load(tmp_path / "a")
 
 
-def test_a_newer_layout_says_what_to_do(run: tuple[pg.checkpoint.Folder, Path]) -> None:
+def test_a_later_format_raises_and_names_the_fix(run: tuple[pg.checkpoint.Folder, Path]) -> None:
     folder, file = run
     content = archive.read(file) | {"format": 2, "phasegrad": "9.0"}
     archive.write(file, content)
     with pytest.raises(ValueError, match=r"has format 2, written by phasegrad 9\.0; phasegrad .* reads up to 1"):
-        folder.resume(net=nn.Linear(3, 2))  # which is no reason to lose steps without a word
+        folder.resume(net=nn.Linear(3, 2))  # an older checkpoint would silently lose steps
 
 
-def test_if_none_is_sound_it_does_not_start_anew(run: tuple[pg.checkpoint.Folder, Path]) -> None:
+def test_a_run_does_not_start_again_if_all_checkpoints_are_damaged(run: tuple[pg.checkpoint.Folder, Path]) -> None:
     folder, _ = run
     for file in folder.files():
         file.write_bytes(b"")
-    with pytest.raises(pg.checkpoint.DamagedError, match=r"no checkpoint in .* is sound"):
+    with pytest.raises(pg.checkpoint.DamagedError, match=r"all checkpoints in .* are damaged"):
         folder.resume()
 
 
@@ -120,8 +120,8 @@ def test_a_failed_write_keeps_the_last_checkpoint(
 
 
 @pytest.mark.parametrize("missing", [1, 30, 66, 70, 90])
-def test_a_disk_that_fills_up_within_the_last_bytes(missing: int, tmp_path: Path) -> None:
-    """A write that stops short says so only at the next one."""
+def test_a_disk_that_fills_up_at_the_last_bytes(missing: int, tmp_path: Path) -> None:
+    """A short write raises only at the next one."""
     resource = pytest.importorskip("resource")
     net = nn.Linear(3, 2)
     pg.checkpoint.save(tmp_path / "a.pt", net=net)

@@ -1,4 +1,4 @@
-"""The last few checkpoints of a run."""
+"""A folder keeps the last checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from phasegrad.checkpoint import Folder
 
 
-def test_keeps_the_last(tmp_path: Path) -> None:
+def test_keeps_the_last_checkpoints(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "a" / "b", keep=2)
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "notes.txt").write_text("mine")
@@ -20,7 +20,7 @@ def test_keeps_the_last(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "b" / "notes.txt").exists()
 
 
-def test_without_a_checkpoint_a_run_begins(tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_returns_none(tmp_path: Path) -> None:
     assert Folder(tmp_path / "none").resume() is None
 
 
@@ -31,7 +31,7 @@ def test_impossible_numbers_are_named(tmp_path: Path) -> None:
         Folder(tmp_path).save(-1)
 
 
-def test_another_run_does_not_mix_with_what_is_there(tmp_path: Path) -> None:
+def test_another_run_is_not_overwritten(tmp_path: Path) -> None:
     Folder(tmp_path).save(300, value=1)
     fresh = Folder(tmp_path)
     with pytest.raises(ValueError, match=r"step-000000300\.pt of another run"):
@@ -39,7 +39,7 @@ def test_another_run_does_not_mix_with_what_is_there(tmp_path: Path) -> None:
     assert [file.name for file in fresh.files()] == ["step-000000300.pt"]
 
 
-def test_what_was_passed_over_goes(tmp_path: Path) -> None:
+def test_skipped_checkpoints_are_deleted(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.save(1, value=1)
     folder.save(3, value=3).write_bytes(b"damaged")

@@ -1,4 +1,4 @@
-"""Batches go on where they were left."""
+"""Loaders resume with the next batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from phasegrad.checkpoint import ResumableLoader
 
 
 def batches(loader: ResumableLoader, number: int) -> list[list[int]]:
-    """The next ones, over the ends of epochs."""
+    """The next batches, across epochs."""
     found: list[list[int]] = []
     while len(found) < number:
         found += [batch.tolist() for batch in islice(loader, number - len(found))]
@@ -22,23 +22,23 @@ def batches(loader: ResumableLoader, number: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("given", [1, 4, 5, 6])
-def test_goes_on_anywhere(given: int, workers: int) -> None:
+@pytest.mark.parametrize("count", [1, 4, 5, 6])
+def test_resumes_after_any_batch(count: int, workers: int) -> None:
     whole = batches(ResumableLoader(range(19), 4, seed=3), 12)
     first = ResumableLoader(range(19), 4, seed=3, num_workers=workers)
-    passed, state = [], None
+    yielded, state = [], None
     while state is None:
         for batch in first:
-            passed.append(batch.tolist())
-            if len(passed) == given:
+            yielded.append(batch.tolist())
+            if len(yielded) == count:
                 state = first.state_dict()
                 break
     second = ResumableLoader(range(19), 4, seed=3)
     second.load_state_dict(state)
-    assert passed + batches(second, 12 - given) == whole
+    assert yielded + batches(second, 12 - count) == whole
 
 
-def test_each_epoch_has_all_samples_in_an_order_of_its_own() -> None:
+def test_each_epoch_has_all_samples_in_a_new_order() -> None:
     loader = ResumableLoader(range(12), 4)
     epochs = [[index for batch in loader for index in batch.tolist()] for _ in range(3)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(12))] * 3
@@ -46,7 +46,7 @@ def test_each_epoch_has_all_samples_in_an_order_of_its_own() -> None:
     assert loader.epoch == 3
 
 
-def test_a_pass_that_was_given_up_begins_anew() -> None:
+def test_an_incomplete_pass_starts_again() -> None:
     loader = ResumableLoader(range(12), 4)
     assert next(iter(loader)).tolist() == next(iter(loader)).tolist()
 
@@ -68,20 +68,20 @@ def test_processes_share_each_batch(samples: int, sizes: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size = 0"),
         ({"batch_size": 2, "rank": 2, "ranks": 2}, "rank = 2 with ranks = 2"),
         ({"batch_size": 20, "drop_last": True}, "9 samples are too few for a batch of 20 x 1"),
     ],
 )
-def test_impossible_numbers_are_named(options: dict[str, int], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_impossible_numbers_are_named(options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ResumableLoader(range(9), **options)
 
 
-@pytest.mark.filterwarnings("ignore")  # torchdata's are its own
-def test_torchdatas_loader_is_a_part_like_any_other(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # warnings of torchdata itself
+def test_torchdatas_loader_is_saved_and_loaded(tmp_path: Path) -> None:
     torchdata = pytest.importorskip(
         "torchdata.stateful_dataloader", reason="torchdata is not installed: pip install .[integrations]"
     )
@@ -91,10 +91,10 @@ def test_torchdatas_loader_is_a_part_like_any_other(tmp_path: Path) -> None:
         return torchdata.StatefulDataLoader(list(range(12)), 4, shuffle=True, generator=own)
 
     loader, other = make(), make()
-    passing = iter(loader)
-    next(passing)
+    iterator = iter(loader)
+    next(iterator)
     pg.checkpoint.save(tmp_path / "a", loader=loader)
-    rest, drawn = [batch.tolist() for batch in passing], torch.rand(3)
+    rest, drawn = [batch.tolist() for batch in iterator], torch.rand(3)
     pg.checkpoint.load(tmp_path / "a", loader=other)
     assert [batch.tolist() for batch in other] == rest
     assert torch.equal(torch.rand(3), drawn)

@@ -1,4 +1,4 @@
-"""What release 0.1.0 wrote still loads, and computes the same."""
+"""Files of release 0.1.0 load and give the same results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_loads_and_computes_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, saved in NETS.items() if "optimizer" in saved])
-def test_training_goes_on_as_it_did(name: str) -> None:
+def test_training_continues_identically(name: str) -> None:
     saved = NETS[name]
     net = net_of(saved)
     kind = pg.optim.TikiTakaV2 if name == "tiki-taka" else pg.optim.AnalogSGD

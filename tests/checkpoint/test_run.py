@@ -1,4 +1,4 @@
-"""What is saved is what is loaded, and what does not fit changes nothing."""
+"""A run is restored to the bit, and a file that does not fit changes nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def states(*parts: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_training_in_the_memory_goes_on_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_in_memory_training_resumes_to_the_bit(name: str, tmp_path: Path) -> None:
     hardware, make = OPTIMIZERS[name]
     runs = []
     for _ in range(2):
@@ -79,7 +79,7 @@ def test_a_chip_keeps_its_devices_and_its_age(tmp_path: Path) -> None:
     assert same_bits(*states(*older))
 
 
-def test_scalers_and_schedulers_are_parts_too(tmp_path: Path) -> None:
+def test_scalers_and_schedulers_are_saved_and_loaded(tmp_path: Path) -> None:
     made = net()
     optimizer = torch.optim.Adam(made.parameters())
     schedulers = [torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=9)]
@@ -92,11 +92,11 @@ def test_scalers_and_schedulers_are_parts_too(tmp_path: Path) -> None:
     assert other.get_scale() == 8.0
 
 
-def test_every_global_stream_is_put_back(tmp_path: Path) -> None:
+def test_every_global_random_stream_is_restored(tmp_path: Path) -> None:
     def draw() -> tuple[float, float, float]:
         return float(torch.rand(())), float(np.random.normal()), random.gauss(0.0, 1.0)  # noqa: NPY002
 
-    draw()  # numpy and Python keep the second of a pair of normals
+    draw()  # numpy and Python store the second of a pair of normals
     pg.checkpoint.save(tmp_path / "a", step=1)
     first = draw()
     pg.checkpoint.load(tmp_path / "a")
@@ -105,23 +105,26 @@ def test_every_global_stream_is_put_back(tmp_path: Path) -> None:
     assert draw() != first
 
 
-def test_torch_alone_reads_it(tmp_path: Path) -> None:
+def test_torch_load_reads_a_checkpoint(tmp_path: Path) -> None:
     pg.checkpoint.save(tmp_path / "a", net=net(), step=3)
     assert torch.load(tmp_path / "a", weights_only=True)["values"] == {"step": 3}
 
 
 @pytest.mark.parametrize(
     ("value", "where"),
-    [(np.float64(1.0), "history is a float64"), ({"a": [pg.hwa.History()]}, r"history\['a'\]\[0\] is a History")],
+    [
+        (np.float64(1.0), "history is of type float64"),
+        ({"a": [pg.hwa.History()]}, r"history\['a'\]\[0\] is of type History"),
+    ],
 )
-def test_what_could_not_be_read_back_is_not_saved(value: Any, where: str, tmp_path: Path) -> None:
+def test_values_that_cannot_be_read_are_not_saved(value: Any, where: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=where):
         pg.checkpoint.save(tmp_path / "a", history=value)
     assert list(tmp_path.iterdir()) == []
 
 
-def other_fit(kind: str) -> tuple[dict[str, Any], str]:
-    """Parts that do not fit, and what is said."""
+def misfit(kind: str) -> tuple[dict[str, Any], str]:
+    """Parts that do not fit, and the message."""
     made = net()
     optimizer: torch.optim.Optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
     if kind == "hardware":
@@ -131,29 +134,32 @@ def other_fit(kind: str) -> tuple[dict[str, Any], str]:
         made = pg.convert(nn.Sequential(*model(), nn.Linear(2, 2)), pg.presets.pcm_inference())
         return {"optimizer": optimizer, "net": made}, r"3\.weight is missing"
     if kind == "shapes":
-        return {"net": pg.convert(model(5), pg.presets.pcm_inference())}, r"0\.weight has shape \[3, 4\], and \[3, 5\]"
+        return {"net": pg.convert(model(5), pg.presets.pcm_inference())}, r"0\.weight has shape \[3, 4\], but \[3, 5\]"
     if kind == "groups":
         groups = [{"params": [p]} for p in made.parameters()]
-        return {"net": made, "optimizer": torch.optim.SGD(groups, lr=0.1)}, r"groups of \[1, 1.*\] parameters, and \["
+        return {
+            "net": made,
+            "optimizer": torch.optim.SGD(groups, lr=0.1),
+        }, r"its groups have \[1, 1.*\] parameters, but \["
     if kind == "order":
         optimizer = torch.optim.SGD(list(made.parameters())[::-1], lr=0.1)
         return {"net": made, "optimizer": optimizer}, "but its momentum_buffer has"
     if kind == "optimizer":
-        return {"net": made, "optimizer": torch.optim.Adam(made.parameters())}, "it is a Adam, and was a SGD"
+        return {"net": made, "optimizer": torch.optim.Adam(made.parameters())}, "its type is Adam, but SGD was saved"
     loader = pg.checkpoint.ResumableLoader(range(9), 2)
-    return {"net": made, "optimizer": optimizer, "loader": loader}, "batch_size = 2 here, 3 there"
+    return {"net": made, "optimizer": optimizer, "loader": loader}, "batch_size = 2, but 3 in the state"
 
 
 @pytest.mark.parametrize("kind", ["hardware", "layers", "shapes", "groups", "order", "optimizer", "loader"])
-def test_what_does_not_fit_changes_nothing(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_does_not_fit_changes_nothing(kind: str, tmp_path: Path) -> None:
     made = net()
     optimizer = torch.optim.SGD(made.parameters(), lr=0.2, momentum=0.9)
     step(made, optimizer)
     loader = pg.checkpoint.ResumableLoader(range(9), 3)
     pg.checkpoint.save(tmp_path / "a", net=made, optimizer=optimizer, loader=loader)
-    parts, said = other_fit(kind)
+    parts, message = misfit(kind)
     before, stream = states(*parts.values()), torch.get_rng_state()
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         pg.checkpoint.load(tmp_path / "a", **parts)
     assert same_bits(before, states(*parts.values()))
     assert torch.equal(stream, torch.get_rng_state())
@@ -161,7 +167,7 @@ def test_what_does_not_fit_changes_nothing(kind: str, tmp_path: Path) -> None:
 
 def test_a_part_that_was_not_saved_is_named(tmp_path: Path) -> None:
     pg.checkpoint.save(tmp_path / "a", net=net(), step=1)
-    with pytest.raises(ValueError, match="holds no state of optimizer; it holds those of net"):
+    with pytest.raises(ValueError, match="contains no state of optimizer; it has states of: net"):
         pg.checkpoint.load(tmp_path / "a", optimizer=torch.optim.SGD(net().parameters(), lr=0.1))
-    with pytest.raises(TypeError, match="step is a int, without load_state_dict"):
+    with pytest.raises(TypeError, match="step is of type int, which has no load_state_dict"):
         pg.checkpoint.load(tmp_path / "a", step=1)

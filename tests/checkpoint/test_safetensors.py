@@ -1,4 +1,4 @@
-"""Nets travel as safetensors, with their devices and their hardware."""
+"""safetensors files of nets, with their devices and hardware."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ library = pytest.importorskip("safetensors.torch", reason="safetensors is not in
 
 
 class Tied(nn.Module):
-    """A weight that has two names."""
+    """One weight with two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def state(net: nn.Module) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_a_net_comes_back(kind: str, tmp_path: Path) -> None:
+def test_a_net_is_restored(kind: str, tmp_path: Path) -> None:
     net = NETS[kind]()
     export_safetensors(net, tmp_path / "net.safetensors")
     other = NETS["converted" if kind == "chip" else kind]()
@@ -59,7 +59,7 @@ def test_a_tied_weight_is_written_once(tmp_path: Path) -> None:
     assert set(library.load_file(tmp_path / "net.safetensors")) == {"first.weight", "first.bias", "second.bias"}
 
 
-def test_weights_of_others_are_taken(tmp_path: Path) -> None:
+def test_weights_of_a_digital_net_are_loaded(tmp_path: Path) -> None:
     digital = nn.Sequential(nn.Linear(4, 3))
     library.save_file(digital.state_dict(), tmp_path / "float.safetensors")
     net = pg.convert(nn.Sequential(nn.Linear(4, 3)), pg.presets.pcm_inference())
@@ -69,12 +69,12 @@ def test_weights_of_others_are_taken(tmp_path: Path) -> None:
 
 def test_other_hardware_and_other_layers_change_nothing(tmp_path: Path) -> None:
     export_safetensors(NETS["converted"](), tmp_path / "net.safetensors")
-    for other, said in (
+    for other, message in (
         (pg.convert(Tied(), replace(pg.presets.pcm_inference(), rows=256)), r"nothing was loaded: .*rows"),
         (nn.Sequential(nn.Linear(4, 4)), r"nothing was loaded: 0\.weight is missing"),
     ):
         before = state(other)
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             import_safetensors(other, tmp_path / "net.safetensors")
         assert same_bits(before, state(other))
 
@@ -84,25 +84,25 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     export_safetensors(Tied(), path)
     for content in (b"", b"text" * 9, path.read_bytes()[:-9]):
         path.write_bytes(content)
-        with pytest.raises(DamagedError, match=r"net\.safetensors is no safetensors file, or damaged"):
+        with pytest.raises(DamagedError, match=r"net\.safetensors is damaged, or not a safetensors file"):
             import_safetensors(Tied(), path)
 
 
-def test_a_newer_layout_says_what_to_do(tmp_path: Path) -> None:
+def test_a_later_format_raises_and_names_the_fix(tmp_path: Path) -> None:
     metadata = {"phasegrad.format": "2", "phasegrad": "9.0"}
     library.save_file({"weight": torch.zeros(1)}, tmp_path / "a", metadata)
     with pytest.raises(ValueError, match=r"format 2, written by phasegrad 9\.0"):
         import_safetensors(Tied(), tmp_path / "a")
 
 
-def test_without_the_library_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ImportError, match=r"pip install phasegrad\[integrations\]"):
         export_safetensors(Tied(), tmp_path / "a")
 
 
 @pytest.mark.parametrize("make", [lambda: nn.LSTM(4, 4), lambda: nn.MultiheadAttention(4, 2)])
-def test_a_float_checkpoint_of_several_matrices(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+def test_a_float_checkpoint_of_a_module_with_several_weights(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     digital, net = make(), pg.convert(make(), pg.presets.pcm_inference())
     export_safetensors(digital, tmp_path / "a.safetensors")
     import_safetensors(net, tmp_path / "a.safetensors")

@@ -1,4 +1,4 @@
-"""Two processes on gloo, and what they do."""
+"""Training runs of two processes with gloo."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ ALGORITHMS: dict[str, tuple[Callable[[], pg.Hardware], Optimizer, dict[str, Any]
 
 
 def start(work: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
-    """What each of two processes returns."""
+    """Run a function in two processes; return the result of each."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["phasegrad", "tests.distributed.warm"])
-    made = [context.Process(target=_enter, args=(rank, folder, work, arguments)) for rank in range(RANKS)]
-    for process in made:
+    context.set_forkserver_preload(["phasegrad", "tests.distributed.preload"])
+    processes = [context.Process(target=_run_rank, args=(rank, folder, work, arguments)) for rank in range(RANKS)]
+    for process in processes:
         process.start()
-    for process in made:
+    for process in processes:
         process.join(120.0)
-    codes = [process.exitcode for process in made]
-    for process in made:
+    codes = [process.exitcode for process in processes]
+    for process in processes:
         process.kill()
     assert codes == [0] * RANKS
     return [torch.load(folder / str(rank), weights_only=True) for rank in range(RANKS)]
 
 
-def _enter(rank: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _run_rank(rank: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(rank)  # another start and other noise in each
+    torch.manual_seed(rank)  # different initial weights and noise in each
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(folder / "store"), RANKS)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
@@ -114,20 +114,20 @@ def in_memory(rank: int, name: str, convolution: bool) -> Any:
 
 
 def inside_another_module(rank: int) -> Any:
-    """A net that DDP has not been told about, and one that it has."""
+    """A net that DDP was not told to ignore, and one that it was."""
     found = {}
-    for told in (False, True):
+    for ignored in (False, True):
         torch.manual_seed(rank)
         net = pg.convert(mlp(), pg.presets.soft_bounds_training())
         whole = nn.Sequential(nn.LayerNorm(8), net)
-        replica = DistributedDataParallel(pg.nn.ignore_in_ddp(whole) if told else whole)
+        replica = DistributedDataParallel(pg.nn.ignore_in_ddp(whole) if ignored else whole)
         fit(replica, pg.optim.AnalogSGD(replica.parameters(), lr=0.1), loader(rank))
-        found[str(told)] = states(whole)
+        found[str(ignored)] = states(whole)
     return found
 
 
 def staged(rank: int) -> Any:
-    """What an update sees, uneven parts of one process and none of the other among it."""
+    """Samples that an update receives, from uneven batches of the processes and a weight without samples."""
     net = pg.convert(nn.Sequential(nn.Linear(3, 2), nn.Linear(3, 2)), pg.presets.soft_bounds_training())
     optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)
     sent = []
@@ -137,27 +137,27 @@ def staged(rank: int) -> Any:
         sent.append((x, d))
     seen: list[Any] = []
 
-    def look(optimizer: PulsedOptimizer, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+    def record(optimizer: PulsedOptimizer, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         assert weight.grad is not None
         seen.extend((weight is net[0].weight, s.x, s.d) for s in weight.grad.samples)
 
-    pg.optim.AnalogSGD._pulse = look  # type: ignore[method-assign, assignment]
+    pg.optim.AnalogSGD._pulse = record  # type: ignore[method-assign, assignment]
     optimizer.step()
     kept = [(s.x, s.d) for s in net[0].weight.grad.samples]
     return {"sent": sent, "seen": seen, "kept": kept, "nothing": net[1].weight.grad is None}
 
 
-def alone(rank: int) -> Any:
-    """Weights that each process keeps to itself."""
+def unreplicated(rank: int) -> Any:
+    """Weights that are not replicated."""
     net = pg.convert(mlp(), pg.presets.soft_bounds_training())
     optimizer = pg.optim.AnalogSGD([{"params": net.parameters(), "replicated": False}], lr=0.1)
-    if rank == 0:  # nobody waits for the other
+    if rank == 0:  # no process waits for the other
         fit(net, optimizer, loader(rank))
     return states(net)
 
 
 def refused(rank: int) -> Any:
-    """A gradient that is not finite in one process alone, and nothing that was pulsed in any."""
+    """A gradient that is not finite in one process; no process may pulse."""
     net = pg.convert(mlp(), pg.presets.soft_bounds_training())
     optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)
     before = {key: value.clone() for key, value in net.state_dict().items()}
@@ -170,7 +170,7 @@ def refused(rank: int) -> Any:
 
 
 def resumed(rank: int, folder: Path) -> Any:
-    """Process 1 was killed before it had written its last checkpoint."""
+    """Resume after process 1 was killed before it wrote its last checkpoint."""
     mine = pg.checkpoint.Folder(folder / f"rank{rank}")
     nothing = mine.resume() is None
     for step in (10, 20, 30)[: 3 - rank]:
@@ -182,7 +182,7 @@ def resumed(rank: int, folder: Path) -> Any:
         mine.resume()
     except pg.checkpoint.DamagedError as error:
         return nothing, found, str(error)
-    return nothing, found, "went on"
+    return nothing, found, "no error"
 
 
 def sharded(rank: int, noise: bool) -> Any:
@@ -206,4 +206,4 @@ def sharded_in_memory(rank: int) -> str:
         net(torch.randn(2, 8))
     except RuntimeError as error:
         return str(error)
-    return "went on"
+    return "no error"

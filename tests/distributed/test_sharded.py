@@ -1,4 +1,4 @@
-"""FSDP2 over two processes."""
+"""FSDP2 with two processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.distributed.replicas import fit, mlp, start
 import phasegrad as pg
 
 
-def test_without_noise_it_gives_what_one_process_gives(tmp_path: Path) -> None:
+def test_without_noise_two_processes_equal_one(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = pg.convert(mlp(), pg.Hardware(cell=pg.presets.pcm_inference().cell))
     one = pg.checkpoint.ResumableLoader(list(zip(*replicas.task(), strict=True)), 12, seed=2)
@@ -23,14 +23,14 @@ def test_without_noise_it_gives_what_one_process_gives(tmp_path: Path) -> None:
         assert all(rank["parts"][key] < len(value) for rank in found if len(value) > 1)
 
 
-def test_with_noise_it_trains(tmp_path: Path) -> None:
+def test_trains_with_noise(tmp_path: Path) -> None:
     found = start(replicas.sharded, tmp_path, True)
     for key, value in found[0]["whole"].items():
         assert torch.equal(value, found[1]["whole"][key])
     assert all(sum(one["losses"][-10:]) < 0.9 * sum(one["losses"][:10]) for one in found)
 
 
-def test_weights_in_the_memory_are_refused_with_the_way_out(tmp_path: Path) -> None:
-    for said in start(replicas.sharded_in_memory, tmp_path):
-        assert "cannot be sharded" in said
-        assert "DistributedDataParallel" in said
+def test_sharded_in_memory_weights_raise_and_name_the_fix(tmp_path: Path) -> None:
+    for message in start(replicas.sharded_in_memory, tmp_path):
+        assert "cannot be sharded" in message
+        assert "DistributedDataParallel" in message

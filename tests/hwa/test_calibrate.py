@@ -1,4 +1,4 @@
-"""Ranges from data: the stated formulas, and nothing left behind after an error."""
+"""Calibration follows the stated formulas, and an error leaves the net unchanged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_inputs_of_zeros_do_not_close_the_range() -> None:
     assert layer.input_range.item() == 3.0
 
 
-def test_later_layers_see_what_passed_the_calibrated_layers_before() -> None:
+def test_later_layers_see_the_outputs_of_calibrated_layers() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), LEARNED)
     x = batches(1)[0]
     calibrate(net, [x], recipe=None)
@@ -55,7 +55,7 @@ def test_later_layers_see_what_passed_the_calibrated_layers_before() -> None:
     torch.testing.assert_close(net[2].input_range.detach(), covered(inner, 3.0).view(1).detach())
 
 
-def test_no_more_batches_are_used_than_asked_for() -> None:
+def test_batches_is_a_maximum() -> None:
     layer, data = pg.nn.AnalogLinear(6, 3, hardware=LEARNED), batches()
     calibrate(layer, iter(data), 2)
     expected = torch.stack([covered(x, 3.0) for x in data[:2]]).mean()
@@ -88,7 +88,7 @@ def test_output_range_counts_every_tile_of_a_convolution() -> None:
     torch.testing.assert_close(conv.output_range, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_the_recipe_is_put_on_the_layers_unless_there_is_none() -> None:
+def test_the_recipe_is_applied_to_the_layers_unless_it_is_none() -> None:
     layer = pg.nn.AnalogLinear(6, 3, hardware=LEARNED)
     calibrate(layer, batches(), recipe=None)
     assert layer.perturbation is None
@@ -96,15 +96,15 @@ def test_the_recipe_is_put_on_the_layers_unless_there_is_none() -> None:
     assert layer.perturbation == Recipe(clip_sigma=1.5).perturbation(LEARNED)
 
 
-def test_calibration_runs_in_evaluation_and_leaves_each_modules_mode() -> None:
-    class Watch(nn.Module):
+def test_calibration_runs_in_evaluation_mode_and_restores_each_modules_mode() -> None:
+    class Probe(nn.Module):
         seen: bool | None = None
 
         def forward(self, x: Tensor) -> Tensor:
             self.seen = self.training
             return x
 
-    net = pg.convert(nn.Sequential(Watch(), nn.Linear(6, 3), nn.Dropout()), LEARNED).train()
+    net = pg.convert(nn.Sequential(Probe(), nn.Linear(6, 3), nn.Dropout()), LEARNED).train()
     net[2].eval()
     assert calibrate(net, batches()) is net
     assert net[0].seen is False
@@ -138,7 +138,7 @@ def state_of(net: nn.Module) -> dict[str, Any]:
     [
         ([*batches(2), torch.full((4, 6), float("nan"))], "the input of 0 is not finite"),
         ([*batches(2), torch.ones(4, 7)], "in_features = 6"),
-        ([], "the loader gave no batch"),
+        ([], "the loader yielded no batch"),
     ],
 )
 def test_an_error_restores_ranges_modes_and_hooks(data: list[Tensor], error: str) -> None:
@@ -153,7 +153,7 @@ def test_an_error_restores_ranges_modes_and_hooks(data: list[Tensor], error: str
     assert not any(m._forward_pre_hooks for m in net.modules())
 
 
-def test_an_error_leaves_the_recipe_that_was_there() -> None:
+def test_an_error_restores_the_recipe() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(6, 5)), LEARNED)
     with pytest.raises(ValueError, match="no batch"):
         calibrate(net, [], recipe=Recipe(clip_sigma=1.5))
@@ -175,8 +175,8 @@ def test_nets_that_cannot_be_trained_are_refused() -> None:
         calibrate(chip, batches())
 
 
-def test_inputs_of_zeros_say_nothing() -> None:
-    """The first hidden state of every sequence is one."""
+def test_inputs_of_zeros_do_not_count() -> None:
+    """The first hidden state of every sequence is zero."""
     net = pg.convert(nn.Sequential(nn.Linear(6, 4)), pg.presets.pcm_inference())
     x = torch.full((8, 6), 0.5)
     calibrate(net, [torch.zeros(8, 6), x, torch.zeros(8, 6), x])

@@ -1,4 +1,4 @@
-"""fine_tune is calibrate and a plain loop; what it reports, and that it helps."""
+"""fine_tune equals calibrate and a plain loop, reports its history, resumes, and improves accuracy on noisy chips."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PCM = pg.presets.pcm_inference()
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Nets as small as these would only wait for a second thread."""
+    """Use one thread, because nets this small gain nothing from a second."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def data(count: int = 6, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    """Three classes, told apart by the largest of three sums of inputs."""
+    """Batches of three classes; the class is the index of the largest of three sums of inputs."""
     x = torch.randn(count * 32, 9, generator=torch.Generator().manual_seed(seed))
     y = x.unflatten(1, (3, 3)).sum(2).argmax(1)
     return list(zip(x.split(32), y.split(32), strict=True))
@@ -44,7 +44,7 @@ def model(seed: int = 0) -> nn.Sequential:
 def plain_loop(
     net: nn.Module, loader: list[tuple[Tensor, Tensor]], epochs: int, recipe: Recipe, optimizer: Any, scheduler: Any
 ) -> list[float]:
-    """What a user would write."""
+    """The loop that a user would write."""
     calibrate(net, loader, 100, recipe=recipe)
     losses = []
     for _ in range(epochs):
@@ -62,7 +62,7 @@ def plain_loop(
 
 
 @pytest.mark.parametrize("optimizer", [None, torch.optim.Adam], ids=["default", "adam"])
-def test_fine_tune_is_calibrate_and_a_plain_loop_to_the_bit(optimizer: type[torch.optim.Adam] | None) -> None:
+def test_fine_tune_equals_calibrate_and_a_plain_loop_to_the_bit(optimizer: type[torch.optim.Adam] | None) -> None:
     mine, theirs, loader, recipe = pg.convert(model(), PCM), pg.convert(model(), PCM), data(), Recipe(drop_connect=0.02)
     torch.manual_seed(5)
     own = optimizer(mine.parameters(), lr=3e-3) if optimizer else None
@@ -80,7 +80,7 @@ def test_fine_tune_is_calibrate_and_a_plain_loop_to_the_bit(optimizer: type[torc
     assert not mine.training
 
 
-def test_history_has_a_figure_an_epoch() -> None:
+def test_history_has_one_figure_per_epoch() -> None:
     calls: list[bool] = []
 
     def evaluate(net: nn.Module) -> float:
@@ -110,7 +110,7 @@ def test_the_users_optimizer_without_scheduler_keeps_its_rate() -> None:
 
 
 @pytest.mark.parametrize("sized", [True, False])
-def test_noise_ramps_up_over_its_part_of_the_training(sized: bool) -> None:
+def test_noise_ramps_up_over_its_fraction_of_the_training(sized: bool) -> None:
     net, levels = pg.convert(model(), PCM), []
     net[0].register_forward_hook(lambda m, *_: levels.append(m.noise_level.item()) if m.training else None)
 
@@ -170,7 +170,7 @@ def test_the_default_teacher_is_the_net_itself_before_training() -> None:
     assert history.loss[0] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_a_teacher_is_left_as_it_is() -> None:
+def test_the_teacher_is_not_modified() -> None:
     teacher = model(1).train()
     before = copy.deepcopy(teacher.state_dict())
     recipe = Recipe(distillation=Distillation())
@@ -185,18 +185,18 @@ def test_a_teacher_is_left_as_it_is() -> None:
     [
         (lambda: pg.convert(model(), PCM), {"loss": lambda y, t: y.sum() * float("nan")}, "loss is nan at step 0"),
         (lambda: pg.convert(model(), PCM), {"epochs": 0}, "epochs = 0"),
-        (lambda: pg.convert(model(), PCM), {"loader": [], "calibration_batches": 0}, "gave no batch"),
+        (lambda: pg.convert(model(), PCM), {"loader": [], "calibration_batches": 0}, "yielded no batch"),
         (model, {}, "no analog layer"),
         (lambda: pg.inference.program(pg.convert(model(), PCM), seed=0), {}, "is programmed"),
     ],
 )
-def test_what_cannot_be_trained_raises(make: Callable[[], nn.Module], options: dict[str, Any], message: str) -> None:
+def test_impossible_trainings_raise(make: Callable[[], nn.Module], options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fine_tune(make(), options.pop("loader", data()), progress=False, **options)
 
 
 def trained_range(start: float, decay: float, steps: int = 20) -> float:
-    """Where an input range goes when it alone learns to reproduce the exact product."""
+    """Input range after it alone was trained to reproduce the exact product."""
     hardware = replace(IDEAL, dac=Dac(bits=8, range=LearnedRange(start=start, decay=decay, keep=0.95)))
     layer, x = pg.convert(nn.Linear(9, 16), hardware), torch.randn(256, 9)
     exact = F.linear(x, layer.weight, layer.bias).detach()
@@ -218,7 +218,7 @@ def test_a_range_that_hardly_clips_decays() -> None:
 
 
 def noisy_accuracy(net: nn.Module) -> float:
-    """Mean accuracy over chips that were just programmed, on unseen data."""
+    """Mean accuracy over freshly programmed chips, on unseen data."""
     x, y = (torch.cat(part) for part in zip(*data(12, seed=1), strict=True))
 
     def evaluate(chip: nn.Module) -> float:
@@ -229,7 +229,7 @@ def noisy_accuracy(net: nn.Module) -> float:
 
 
 def deep_model() -> nn.Module:
-    """Four layers, in which errors add up, trained without a thought for noise."""
+    """Four layers, through which errors accumulate, trained without noise."""
     torch.manual_seed(0)
     hidden = [m for _ in range(2) for m in (nn.Linear(32, 32), nn.ReLU())]
     digital = nn.Sequential(nn.Linear(9, 32), nn.ReLU(), *hidden, nn.Linear(32, 3))
@@ -242,13 +242,13 @@ def deep_model() -> nn.Module:
 
 
 def test_fine_tuning_keeps_accuracy_on_devices_with_large_errors() -> None:
-    spread = replace(pg.devices.joshi_2020(), programming_sd=(8e-6,))
-    net = pg.convert(deep_model(), replace(IDEAL, cell=pg.cells.DifferentialPair(device=spread)))
+    device = replace(pg.devices.joshi_2020(), programming_sd=(8e-6,))
+    net = pg.convert(deep_model(), replace(IDEAL, cell=pg.cells.DifferentialPair(device=device)))
     before = noisy_accuracy(net)
     recipe = Recipe(noise=AdditiveNoise(sigma=0.2), clip_sigma=1.2)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     fine_tune(net, data(12), epochs=12, recipe=recipe, optimizer=optimizer, progress=False)
-    assert noisy_accuracy(net) > before + 0.03  # from about 0.85; six other initial nets gained 0.05 to 0.07
+    assert noisy_accuracy(net) > before + 0.03  # from about 0.85; nets from six other seeds gained 0.05 to 0.07
 
 
 class _Stopped(Exception):
@@ -256,7 +256,7 @@ class _Stopped(Exception):
 
 
 def _tuned(loader: Any, folder: Any, stop_at: int | None = None, every: int = 4) -> tuple[nn.Module, Any]:
-    """A net that was fine-tuned with all that a run has, given up at a step if one is named."""
+    """Fine-tune a net with every kind of part, or raise :class:`_Stopped` at step ``stop_at``."""
     torch.manual_seed(3)
     net, seen = pg.convert(model(), PCM), 0
 
@@ -280,25 +280,25 @@ def _resumable() -> pg.checkpoint.ResumableLoader:
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 5, 6, 11, 17])
-@pytest.mark.parametrize("make", [_resumable, data], ids=["a loader that knows its place", "a plain loader"])
-def test_goes_on_where_it_was_stopped(make: Callable[[], Any], stop_at: int, tmp_path: Any) -> None:
-    whole, told = _tuned(make(), None)
+@pytest.mark.parametrize("make", [_resumable, data], ids=["resumable loader", "plain loader"])
+def test_resumes_after_an_interruption(make: Callable[[], Any], stop_at: int, tmp_path: Any) -> None:
+    whole, history = _tuned(make(), None)
     with pytest.raises(_Stopped):
         _tuned(make(), pg.checkpoint.Folder(tmp_path), stop_at)
-    ended, retold = _tuned(make(), pg.checkpoint.Folder(tmp_path))
-    assert retold == told
-    for (name, a), b in zip(whole.state_dict().items(), ended.state_dict().values(), strict=True):
+    resumed, resumed_history = _tuned(make(), pg.checkpoint.Folder(tmp_path))
+    assert resumed_history == history
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
 
 
 def test_a_finished_fine_tuning_is_not_run_again(tmp_path: Any) -> None:
-    first, told = _tuned(_resumable(), pg.checkpoint.Folder(tmp_path))
-    again, retold = _tuned(_resumable(), pg.checkpoint.Folder(tmp_path), stop_at=0)
-    assert retold == told
+    first, history = _tuned(_resumable(), pg.checkpoint.Folder(tmp_path))
+    again, same_history = _tuned(_resumable(), pg.checkpoint.Folder(tmp_path), stop_at=0)
+    assert same_history == history
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
 
 
-def test_checkpoints_come_as_often_as_asked(tmp_path: Any) -> None:
+def test_checkpoints_are_saved_every_so_many_steps_and_after_each_epoch(tmp_path: Any) -> None:
     folder = pg.checkpoint.Folder(tmp_path, keep=100)
     _tuned(_resumable(), folder, every=4)
     assert sorted(int(f.stem[5:]) for f in folder.files()) == [4, 6, 8, 12, 16, 18]

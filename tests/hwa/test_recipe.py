@@ -1,4 +1,4 @@
-"""Training noise, dropped weights and clipping follow the recipe's laws; evaluation sees clipping alone."""
+"""Training noise, drop-connect and clipping follow the recipe's laws; evaluation uses clipping only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from phasegrad.hwa import AdditiveNoise, Distillation, MultiplicativeNoise, PCMN
 
 IDEAL = pg.presets.ideal_inference()
 PCM = pg.presets.pcm_inference()
-EXACT_PCM = replace(IDEAL, cell=PCM.cell)  # PCM's statistics, and nothing else that disturbs
+EXACT_PCM = replace(IDEAL, cell=PCM.cell)  # the statistics of PCM, without other errors
 
 
 def seen_by(layer: pg.nn.AnalogLinear, seed: int = 0) -> Tensor:
-    """The weight that the layer computes with, by its response to one-hot inputs."""
+    """The weight that the layer computes with, from its response to one-hot inputs."""
     torch.manual_seed(seed)
     return layer(torch.eye(layer.in_features)).t().detach()
 
@@ -32,7 +32,7 @@ def layer_with(weight: Tensor, recipe: Recipe, hardware: pg.Hardware = IDEAL) ->
 
 
 def graded(g: float, scale: float = 0.5) -> Tensor:
-    """Columns of scale ``scale`` whose other weights are ``g`` of it, of both signs."""
+    """Columns of scale ``scale`` whose other weights are ``g * scale``, of both signs."""
     weight = torch.full((100, 401), g * scale)
     weight[:, ::2] *= -1
     weight[:, 0] = scale
@@ -47,7 +47,7 @@ def assert_sd(sample: Tensor, sd: float) -> None:
 
 @pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("noise", [AdditiveNoise(sigma=0.1), MultiplicativeNoise(sigma=0.1), PCMNoise(strength=2.0)])
-def test_weight_noise_has_its_law_times_the_columns_scale(noise: pg.hwa.WeightNoise, g: float) -> None:
+def test_weight_noise_follows_its_law_times_the_scale_of_the_column(noise: pg.hwa.WeightNoise, g: float) -> None:
     c0, c1, c2 = noise.coefficients(EXACT_PCM)
     weight = graded(g)
     layer = layer_with(weight, Recipe(noise=noise, clip_sigma=0.0), EXACT_PCM)
@@ -64,7 +64,7 @@ def test_additive_and_multiplicative_coefficients() -> None:
     assert MultiplicativeNoise(sigma=0.2).coefficients(PCM) == (0.0, 0.2, 0.0)
 
 
-def test_pcm_noise_is_the_published_programming_spread_over_g_max() -> None:
+def test_pcm_noise_is_the_published_programming_sd_over_g_max() -> None:
     expected = (0.26348 / 25, 1.9650 / 25, -1.1731 / 25)
     assert PCMNoise().coefficients(PCM) == pytest.approx(expected)
     assert PCMNoise(strength=3.0).coefficients(PCM) == pytest.approx([3 * c for c in expected])
@@ -72,12 +72,12 @@ def test_pcm_noise_is_the_published_programming_spread_over_g_max() -> None:
 
 
 @pytest.mark.parametrize("g", [0.3, 0.6, 1.0])
-def test_pcm_noise_is_what_programming_a_pair_does(g: float) -> None:
+def test_pcm_noise_equals_the_programming_noise_of_a_pair(g: float) -> None:
     c0, c1, c2 = PCMNoise().coefficients(EXACT_PCM)
     weight = graded(g, scale=1.0)
     chip = pg.inference.program(layer_with(weight, Recipe(noise=None, clip_sigma=0.0), EXACT_PCM), seed=0)
     error = (chip.weight - weight)[:, 1:] * weight[:, 1:].sign()
-    # The partner at RESET errs too, but cannot go below zero: a rectified normal, which the recipe leaves out.
+    # The partner at RESET also has an error but cannot go below zero: a rectified normal, which the recipe ignores.
     active, partner = c0 + c1 * g + c2 * g * g, c0 * math.sqrt(0.5 - 0.5 / math.pi)
     assert error.std().item() == pytest.approx(math.hypot(active, partner), rel=5 / (2 * error.numel()) ** 0.5)
     assert active == pytest.approx(math.hypot(active, partner), rel=0.03)
@@ -100,7 +100,7 @@ def test_pcm_noise_of_a_cubic_law_is_the_nearest_parabola(devices: int) -> None:
         assert c0 + c1 * g + c2 * g * g == pytest.approx(exact, abs=0.013)
 
 
-def test_pcm_noise_reaches_the_layers() -> None:
+def test_a_recipe_is_applied_to_every_layer() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), PCM)
     Recipe(noise=PCMNoise(strength=1.5), drop_connect=0.1, clip_sigma=2.0, clip_per="channel").apply(net)
     for layer in net:
@@ -130,7 +130,7 @@ def test_impossible_noise_levels_are_refused(level: float) -> None:
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5, 1.0])
-def test_weights_are_dropped_at_their_rate_and_the_rest_stay(rate: float) -> None:
+def test_weights_are_dropped_at_their_rate_and_the_rest_are_unchanged(rate: float) -> None:
     weight = graded(0.5)
     seen = seen_by(layer_with(weight, Recipe(noise=None, drop_connect=rate, clip_sigma=0.0)))
     dropped = seen == 0
@@ -138,7 +138,7 @@ def test_weights_are_dropped_at_their_rate_and_the_rest_stay(rate: float) -> Non
     assert abs(dropped.float().mean().item() - rate) <= 5 * (rate * (1 - rate) / weight.numel()) ** 0.5
 
 
-def test_which_weights_drop_does_not_follow_the_noise() -> None:
+def test_dropped_weights_are_independent_of_the_noise() -> None:
     weight = graded(0.5)
     noise, drop = AdditiveNoise(sigma=0.1), 0.5
     whole = seen_by(layer_with(weight, Recipe(noise=noise, clip_sigma=0.0)))
@@ -148,7 +148,7 @@ def test_which_weights_drop_does_not_follow_the_noise() -> None:
 
 
 def test_clipping_per_layer_is_at_sigmas_of_the_layer() -> None:
-    weight = torch.randn(30, 40) + 0.5  # about zero, the middle of the devices' range, and not about the mean
+    weight = torch.randn(30, 40) + 0.5  # clipped about zero, the middle of the range of the devices, not about the mean
     layer = layer_with(weight, Recipe(clip_sigma=1.2)).eval()
     bound = 1.2 * weight.square().mean().sqrt().item()
     torch.testing.assert_close(seen_by(layer), weight.clamp(-bound, bound), rtol=1e-5, atol=1e-6)
@@ -174,7 +174,7 @@ def test_clipping_a_convolution_is_the_same_on_its_matrix(clip_per: str) -> None
     torch.testing.assert_close(conv(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_evaluation_sees_clipping_alone() -> None:
+def test_evaluation_uses_clipping_only() -> None:
     weight = torch.randn(30, 40)
     noisy = layer_with(weight, Recipe(noise=AdditiveNoise(sigma=0.5), drop_connect=0.5, clip_sigma=1.2)).eval()
     clipped = layer_with(weight, Recipe(noise=None, clip_sigma=1.2)).eval()
@@ -183,7 +183,7 @@ def test_evaluation_sees_clipping_alone() -> None:
     assert torch.equal(seen_by(noisy), weight)
 
 
-def test_gradient_passes_but_for_steps_that_push_a_clipped_weight_out() -> None:
+def test_gradient_passes_except_where_a_step_would_push_a_clipped_weight_further_out() -> None:
     weight = torch.tensor([[-1.0, 1.0, -1.0, 1.0, 3.0, -3.0, 3.0, -3.0]])
     layer = layer_with(weight, Recipe(noise=AdditiveNoise(sigma=0.1), clip_sigma=1.0))
     grad = torch.tensor([[1.0, -1.0, -1.0, 1.0, 2.0, 2.0, -2.0, -2.0]])
@@ -211,6 +211,6 @@ def test_impossible_recipes_raise_naming_field_and_value(make: Any, field: str, 
         make(**{field: value})
 
 
-def test_noise_of_another_kind_is_refused() -> None:
+def test_noise_of_a_wrong_type_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Recipe: noise = 0\.1"):
         Recipe(noise=0.1)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What a net computes on average, and the graphs of it that others run."""
+"""Noiseless copies of nets, and their exported graphs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from phasegrad.cells import DifferentialSlices
 from phasegrad.crossbar import Adc, BitSerialDac, Dac, Hardware, SarAdc, Wires
 from phasegrad.inference import export_graph, export_onnx, noiseless, program
 
-# torch's exporters use what torch deprecates.
+# The exporters use functions that torch deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
 CELL = pg.presets.pcm_inference().cell
@@ -24,7 +24,7 @@ HARDWARE = {
     "ideal converters": QUIET,
     "small tiles": replace(QUIET, rows=10, columns=3),
     "real converters": replace(QUIET, adc=SarAdc(offset_mismatch=1.0), dac=Dac()),
-    "bit by bit": replace(QUIET, dac=BitSerialDac(bits=4)),
+    "bit-serial": replace(QUIET, dac=BitSerialDac(bits=4)),
     "slices": replace(QUIET, cell=DifferentialSlices(device=CELL.device, slices=3, bits=6)),
     "wires": replace(QUIET, wires=Wires(word_line=1.0, bit_line=1.0)),
     "no converters": Hardware(cell=CELL),
@@ -40,39 +40,39 @@ def images(number: int = 6) -> Tensor:
 
 
 @pytest.mark.parametrize("name", HARDWARE)
-def test_without_noise_it_is_the_net(name: str) -> None:
+def test_equals_the_net_on_noiseless_hardware(name: str) -> None:
     net, x = pg.convert(model(), HARDWARE[name]).eval(), images()
     fixed = noiseless(net)
     torch.testing.assert_close(fixed(x), net(x), rtol=1e-6, atol=1e-6)
-    assert sum(isinstance(layer, pg.nn.AnalogLayer) for layer in net) == 2  # left as it was
+    assert sum(isinstance(layer, pg.nn.AnalogLayer) for layer in net) == 2  # the net is not modified
 
 
-def test_a_chip_is_its_mean_over_reads() -> None:
+def test_of_a_chip_equals_the_mean_over_reads() -> None:
     chip = program(
         pg.convert(nn.Sequential(nn.Linear(16, 5)), Hardware(cell=pg.presets.hermes_inference().cell)), seed=0
     )
     old = pg.inference.compensate(pg.inference.age(chip, seconds=1e5), seed=0)
     x, n = torch.randn(4, 16), 2000
     reads = torch.stack([old(x) for _ in range(n)]).double()
-    # 20 means: one in 10,000 lies beyond 4.5 standard errors. HERMES devices are hardly ever read as 0.
+    # 20 means: one run in 10,000 has one beyond 4.5 standard errors. HERMES devices are hardly ever read as 0.
     error = 4.5 * reads.std(0) / n**0.5
     assert ((reads.mean(0) - noiseless(old)(x)).abs() <= error).all()
 
 
-def test_of_weights_in_the_memory_too() -> None:
+def test_of_in_memory_weights_equals_the_digital_net() -> None:
     net = pg.convert(model(), pg.presets.soft_bounds_training()).eval()
     x = images()
     torch.testing.assert_close(noiseless(net)(x), pg.to_digital(net)(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_graph_of_torch_alone() -> None:
+def test_the_graph_contains_only_ops_of_torch() -> None:
     chip, x = program(pg.convert(model(), pg.presets.pcm_inference()), seed=0), images()
     exported = export_graph(chip, (x,))
     assert not [node for node in exported.graph.nodes if "phasegrad" in str(node.target)]
     assert torch.equal(exported.module()(x), noiseless(chip)(x))
 
 
-def test_comparators_do_not_waver() -> None:
+def test_comparators_are_noiseless() -> None:
     hardware = replace(QUIET, adc=SarAdc(comparator_noise=0.5, capacitor_mismatch=0.02))
     net, x = pg.convert(model(), hardware), images()
     fixed = noiseless(net)
@@ -81,7 +81,7 @@ def test_comparators_do_not_waver() -> None:
 
 
 @pytest.mark.parametrize("act", ["program", "age", "compensate", "calibrate"])
-def test_nothing_acts_on_a_fixed_matrix(act: str) -> None:
+def test_a_noiseless_net_cannot_be_programmed_aged_compensated_or_calibrated(act: str) -> None:
     chip = noiseless(program(pg.convert(model(), QUIET), seed=0))
     acts = {
         "program": lambda: program(chip),
@@ -112,7 +112,7 @@ def test_torch_export_keeps_the_noise(programmed: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["preset", "small tiles", "slices", "sign-magnitude"])
-def test_onnx_gives_what_torch_gives(name: str, tmp_path: Path) -> None:
+def test_onnx_outputs_equal_torch_outputs(name: str, tmp_path: Path) -> None:
     for needed in ("onnx", "onnxscript"):
         pytest.importorskip(needed, reason=f"{needed} is not installed: pip install .[integrations]")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[integrations]")
@@ -126,7 +126,7 @@ def test_onnx_gives_what_torch_gives(name: str, tmp_path: Path) -> None:
     session, x = runtime.InferenceSession(path), images(9)
     found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
     wanted = noiseless(chip)(x)
-    # Sums in another order may round to the next step of a converter, of which few are.
+    # Sums in another order may round to the next step of a converter, in a few outputs.
     assert (found - wanted).abs().gt(1e-4 * wanted.abs().max()).float().mean() < 0.05
 
 
@@ -144,7 +144,7 @@ class Several(nn.Module):
         return self.up(self.lstm(attended)[0].transpose(1, 2))
 
 
-def test_of_modules_with_several_matrices(tmp_path: Path) -> None:
+def test_of_modules_with_several_weights(tmp_path: Path) -> None:
     chip, x = program(pg.convert(Several(), pg.presets.pcm_inference()), seed=0), torch.randn(2, 5, 8)
     fixed = noiseless(chip)
     assert torch.equal(fixed(x), fixed(x))
@@ -154,7 +154,7 @@ def test_of_modules_with_several_matrices(tmp_path: Path) -> None:
     torch.testing.assert_close(noiseless(pg.convert(Several(), QUIET))(x).shape, fixed(x).shape)
 
 
-def test_of_attention_and_recurrence_in_the_memory() -> None:
+def test_of_in_memory_attention_and_recurrence() -> None:
     net = pg.convert(Several(), pg.presets.constant_step_training()).eval()
     x = torch.randn(2, 5, 8)
     torch.testing.assert_close(noiseless(net)(x), pg.to_digital(net)(x), rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Accuracy over time and over chips: what is measured, reported, written and refused."""
+"""Accuracy over time and over chips: measurement, report, CSV file and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TIMES = (0.0, 3600.0, 3.15e7)
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """On a busy machine threads this short mostly wait for each other."""
+    """Use one thread, because threads this short mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -35,7 +35,7 @@ def net() -> nn.Module:
 
 
 def size(chip: nn.Module) -> float:
-    """A number that every weight and every read goes into."""
+    """A number that depends on every weight and every read."""
     with torch.no_grad():
         return chip(torch.eye(12)).square().sum().item()
 
@@ -59,7 +59,7 @@ def test_there_is_a_value_for_each_time_and_chip() -> None:
 def test_a_report_is_a_function_of_net_and_seed() -> None:
     module = net()
     values = measure(module).values
-    torch.manual_seed(99)  # what the caller drew before does not matter
+    torch.manual_seed(99)  # does not affect the report
     np.testing.assert_array_equal(measure(module).values, values)
     assert not np.isin(measure(module, seed=1).values, values).any()
 
@@ -98,7 +98,7 @@ def test_gains_are_those_of_compensation(compensation: str | None) -> None:
     assert abs(mean - usual.mean().item()) < 5 * usual.std().item()
 
 
-def test_the_net_is_left_as_it_is() -> None:
+def test_the_net_is_not_modified() -> None:
     module = net().train()
     before = {k: v.clone() for k, v in module.state_dict().items()}
     measure(module)
@@ -114,7 +114,7 @@ def test_statistics_are_over_chips() -> None:
     np.testing.assert_allclose(REPORT.quantile(1.0), [1.0, 0.7])
 
 
-def test_one_chip_has_no_spread() -> None:
+def test_one_chip_has_no_standard_deviation() -> None:
     report = measure(chips=1)
     np.testing.assert_array_equal(report.sd(), np.zeros(3))
     np.testing.assert_array_equal(report.quantile(0.05), report.mean())
@@ -129,7 +129,7 @@ def test_rows_hold_every_statistic() -> None:
     assert first["chips"] == 4
 
 
-def test_csv_has_a_row_a_time_and_chip(tmp_path: Path) -> None:
+def test_csv_has_one_row_per_time_and_chip(tmp_path: Path) -> None:
     REPORT.to_csv(tmp_path / "report.csv")
     with (tmp_path / "report.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -139,7 +139,7 @@ def test_csv_has_a_row_a_time_and_chip(tmp_path: Path) -> None:
     ]
 
 
-def test_a_report_prints_a_line_a_time() -> None:
+def test_a_report_prints_one_line_per_time() -> None:
     lines = str(REPORT).splitlines()
     assert lines[0] == "4 chip(s), seed 7, compensated per tile"
     assert lines[3].split() == ["1", "s", "0.8500", "0.1291", "0.7150", "0.8500", "0.9850"]
@@ -155,13 +155,13 @@ def test_a_report_prints_a_line_a_time() -> None:
         ({"times": (1.0, -1.0)}, r"times = \(1\.0, -1\.0\)"),
         ({"times": (float("nan"),)}, "times = .*nan"),
         ({"times": (1.0, float("inf"))}, "times = .*inf"),
-        ({"times": (10.0, 1.0)}, "they must rise"),
+        ({"times": (10.0, 1.0)}, "they must not decrease"),
         ({"compensation": "row"}, "compensation = 'row'"),
         ({"evaluate": lambda chip: float("nan")}, "evaluate returned nan for chip 0 at 0 s"),
         ({"evaluate": lambda chip: float("inf") if now(chip) > 0 else 1.0}, "evaluate returned inf for chip 0 at 1 h"),
     ],
 )
-def test_what_cannot_be_measured_raises(options: dict[str, Any], message: str) -> None:
+def test_impossible_measurements_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         measure(**options)
 
@@ -192,11 +192,11 @@ def test_nets_without_analog_layer_or_with_broken_weights_are_refused() -> None:
         (3.15e9, "100 years"),
     ],
 )
-def test_times_are_said_as_people_do(seconds: float, text: str) -> None:
+def test_times_are_formatted_in_their_largest_unit(seconds: float, text: str) -> None:
     assert format_time(seconds) == text
 
 
 @given(seconds=st.floats(1e-3, 1e11))
 @example(seconds=99.7 * 3.15e7)
-def test_times_are_never_said_in_powers_of_ten(seconds: float) -> None:
+def test_times_are_never_formatted_in_powers_of_ten(seconds: float) -> None:
     assert "e" not in format_time(seconds).split()[0]

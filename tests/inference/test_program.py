@@ -1,4 +1,4 @@
-"""Programming, ageing and compensation against the laws of the devices that they move weights onto."""
+"""Programming, ageing and compensation follow the laws of the devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ YEAR = 3.15e7
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """On a busy machine threads this short mostly wait for each other."""
+    """Use one thread, because threads this short mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -33,16 +33,16 @@ def _one_thread() -> Iterator[None]:
 
 
 def hardware(device: PCM, **options: Any) -> pg.Hardware:
-    """Pairs of ``device`` in tiles of 5 by 3, ideal but for ``options``."""
+    """Pairs of ``device`` in tiles of 5 by 3, ideal except for ``options``."""
     return replace(IDEAL, cell=pg.cells.DifferentialPair(device=device), **{"rows": 5, "columns": 3, **options})
 
 
 def device(**options: Any) -> PCM:
-    """A device that errs only as ``options`` say."""
+    """A device that is ideal except for ``options``."""
     return replace(pg.devices.ideal_device(), **options)
 
 
-# Errors and spread, but reads that repeat: results can be computed by hand.
+# Programming errors and drift, but noiseless reads: results have a closed form.
 QUIET = hardware(replace(pg.devices.joshi_2020(), read_noise=None))
 
 
@@ -86,12 +86,9 @@ def drifted(conductance: Tensor, nu: Tensor, seconds: float) -> np.ndarray:
 
 
 def full_scale(layer: pg.nn.AnalogLayer) -> np.ndarray:
-    """What a fully programmed cell of each weight stands for."""
+    """The weight of a fully programmed cell, for each weight."""
     scale = layer.devices.scale.double().numpy().repeat(layer.hardware.rows, 0)[: layer.in_features].T
     return np.where(scale > 0, scale, 1.0)
-
-
-# --- programming ------------------------------------------------------------------------------------------------
 
 
 def test_a_chip_is_a_function_of_net_and_seed() -> None:
@@ -104,7 +101,7 @@ def test_a_chip_is_a_function_of_net_and_seed() -> None:
     assert_same(drawn[0], drawn[1])
 
 
-def test_programming_leaves_the_net_and_freezes_the_chip() -> None:
+def test_programming_does_not_modify_the_net_and_freezes_the_chip() -> None:
     module = net().train()
     before = state(module)
     chip = program(module, seed=0)
@@ -117,7 +114,7 @@ def test_programming_leaves_the_net_and_freezes_the_chip() -> None:
 
 
 @pytest.mark.parametrize("g", [0.0, 0.2, 0.6, 1.0])
-def test_programmed_conductances_follow_the_published_spread_of_the_target(g: float) -> None:
+def test_programmed_conductances_follow_the_published_programming_noise(g: float) -> None:
     weight = torch.full((100, 400), 0.3 * g)
     weight[:, 0] = 0.3
     layer = pg.nn.AnalogLinear(400, 100, bias=False, hardware=replace(STANDARD, rows=512))
@@ -128,12 +125,12 @@ def test_programmed_conductances_follow_the_published_spread_of_the_target(g: fl
     if g > 0:
         assert plus.mean().item() == pytest.approx(g * G_MAX, abs=5 * sd / n**0.5)
         assert plus.std().item() == pytest.approx(sd, rel=5 / (2 * n) ** 0.5)
-    assert (minus == 0).float().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / n**0.5)  # half would be negative
+    assert (minus == 0).float().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / n**0.5)  # half the draws are negative
     assert minus.square().mean().sqrt().item() == pytest.approx(0.26348e-6 / 2**0.5, rel=5 * (1.25 / n) ** 0.5)
 
 
 @pytest.mark.parametrize("g", [0.1, 0.6])
-def test_drift_exponents_follow_the_published_spread_of_the_target(g: float) -> None:
+def test_drift_exponents_follow_their_published_distribution(g: float) -> None:
     weight = torch.full((100, 400), 0.3 * g)
     weight[:, 0] = 0.3
     layer = pg.nn.AnalogLinear(400, 100, bias=False, hardware=replace(STANDARD, rows=512))
@@ -146,7 +143,7 @@ def test_drift_exponents_follow_the_published_spread_of_the_target(g: float) -> 
     assert nu.std().item() == pytest.approx(sd, rel=5 / (2 * nu.numel()) ** 0.5 + (0.02 if g == 0.1 else 0.0))
 
 
-def test_weights_are_spread_over_both_devices_by_sign_and_scale() -> None:
+def test_weights_are_mapped_to_both_devices_by_sign_and_scale() -> None:
     chip = program(pg.convert(nn.Linear(12, 4), hardware(device())), seed=0)
     layer = pg.convert(nn.Linear(12, 4), hardware(device()))
     layer.load_state_dict({k: v for k, v in chip.state_dict().items() if k in ("weight", "bias")})
@@ -155,7 +152,7 @@ def test_weights_are_spread_over_both_devices_by_sign_and_scale() -> None:
     np.testing.assert_allclose(chip.devices.conductance[1], np.maximum(-relative, 0), rtol=1e-5, atol=1e-12)
 
 
-def test_ideal_devices_hold_the_clipped_weights() -> None:
+def test_ideal_devices_store_the_clipped_weights() -> None:
     module = net(hardware(device()))
     pg.hwa.Recipe(clip_sigma=1.0).apply(module)
     chip = program(module, seed=0)
@@ -199,7 +196,7 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_changes(value: floa
 
 
 def test_a_chip_is_not_programmed_twice() -> None:
-    with pytest.raises(ValueError, match="0 is programmed already"):
+    with pytest.raises(ValueError, match="0 is already programmed"):
         program(program(net(), seed=0), seed=0)
 
 
@@ -215,15 +212,13 @@ def test_nets_that_were_never_programmed_are_refused(act: Callable[[nn.Module], 
         act(net())
 
 
-# --- ageing -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("seconds", [0.0, 1.0, 86_400.0, YEAR])
 def test_every_device_drifts_by_its_own_exponent_from_its_programmed_state(seconds: float) -> None:
     chip = program(net(QUIET), seed=0)
     old = age(chip, seconds=seconds)
     for mine, theirs in zip(pg.nn.analog_layers(old).values(), pg.nn.analog_layers(chip).values(), strict=True):
-        assert torch.equal(mine.devices.conductance, theirs.devices.conductance)  # the state at programming, for good
+        # The conductance is that at programming.
+        assert torch.equal(mine.devices.conductance, theirs.devices.conductance)
         assert torch.equal(mine.devices.nu, theirs.devices.nu)
         g = drifted(mine.devices.conductance, mine.devices.nu, seconds)
         expected = (g[0] - g[1]) / G_MAX * full_scale(mine)
@@ -235,13 +230,13 @@ def test_a_pair_is_not_rebuilt_from_its_difference() -> None:
     chip = program(net(QUIET), seed=0)
     old = age(chip, seconds=YEAR)[2]
     g, nu = old.devices.conductance, old.devices.nu
-    assert (g.amin(0) > 0).any()  # partners at RESET conduct a little, and drift on their own
+    assert (g.amin(0) > 0).any()  # partners at RESET conduct slightly and drift independently
     factor = (YEAR + T0) / T0
     rebuilt = (
         (g[0] - g[1]) * factor ** -torch.where(g[0] > g[1], nu[0], nu[1]) / G_MAX * torch.from_numpy(full_scale(old))
     )
-    apart = (old.weight - rebuilt).abs() / torch.from_numpy(full_scale(old))
-    assert apart[g.amin(0) > 0.1e-6].mean() > 1e-3
+    difference = (old.weight - rebuilt).abs() / torch.from_numpy(full_scale(old))
+    assert difference[g.amin(0) > 0.1e-6].mean() > 1e-3
 
 
 def test_the_output_is_computed_from_the_drifted_weights() -> None:
@@ -259,7 +254,7 @@ def test_ageing_twice_is_ageing_once_to_the_bit() -> None:
     assert now(once) == 86_400.0
 
 
-def test_ageing_leaves_the_chip_as_it_is() -> None:
+def test_ageing_does_not_modify_the_chip() -> None:
     chip = program(net(), seed=0)
     before = state(chip)
     age(chip, seconds=YEAR)
@@ -275,7 +270,7 @@ def test_ageing_leaves_the_chip_as_it_is() -> None:
         ({"seconds": float("inf")}, "seconds = inf s"),
         ({"until": -5.0}, r"until = -5\.0 s"),
         ({"until": float("nan")}, "until = nan s"),
-        ({"until": 99.0}, "until = 99 s lies before the chip's present time of 100 s"),
+        ({"until": 99.0}, "until = 99 s is before the chip's present time of 100 s"),
         ({}, "seconds = None and until = None"),
         ({"seconds": 1.0, "until": 200.0}, r"seconds = 1\.0 and until = 200\.0"),
     ],
@@ -286,9 +281,6 @@ def test_impossible_times_are_refused_and_nothing_changes(arguments: dict[str, f
     with pytest.raises(ValueError, match=message):
         age(chip, **arguments)
     assert_same(state(chip), before)
-
-
-# --- compensation -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("per", ["tile", "column", "layer"])
@@ -304,18 +296,18 @@ def test_one_exponent_for_all_is_compensated_to_rounding(per: str) -> None:
     torch.testing.assert_close(output(new), output(chip), rtol=1e-5, atol=1e-6)
 
 
-def sums_of_sizes(layer: pg.nn.AnalogLayer, seconds: float) -> np.ndarray:
-    """``[row tiles, out]``: what each column gives when its rows are driven one at a time."""
+def sums_of_magnitudes(layer: pg.nn.AnalogLayer, seconds: float) -> np.ndarray:
+    """Sums of output magnitudes ``[row tiles, out]`` of each column with its rows driven one at a time."""
     g = drifted(layer.devices.conductance, layer.devices.nu, seconds)
-    sizes = np.abs((g[0] - g[1]) / G_MAX * full_scale(layer))
-    return np.stack([sizes[:, at : at + 5].sum(1) for at in range(0, sizes.shape[1], 5)])
+    magnitudes = np.abs((g[0] - g[1]) / G_MAX * full_scale(layer))
+    return np.stack([magnitudes[:, at : at + 5].sum(1) for at in range(0, magnitudes.shape[1], 5)])
 
 
 @pytest.mark.parametrize("per", ["tile", "column", "layer"])
-def test_gain_is_the_baseline_over_what_is_found_now(per: str) -> None:
+def test_gain_is_the_baseline_over_the_present_sum(per: str) -> None:
     old = compensate(age(program(net(QUIET), seed=0), seconds=YEAR), compensation=per, seed=0)
     for layer in pg.nn.analog_layers(old).values():
-        before, after = sums_of_sizes(layer, 0.0), sums_of_sizes(layer, YEAR)
+        before, after = sums_of_magnitudes(layer, 0.0), sums_of_magnitudes(layer, YEAR)
         np.testing.assert_allclose(layer.devices.baseline, before, rtol=1e-4)
         if per == "layer":
             before, after = (np.full_like(s, s.sum()) for s in (before, after))
@@ -327,7 +319,7 @@ def test_gain_is_the_baseline_over_what_is_found_now(per: str) -> None:
         np.testing.assert_allclose(layer.devices.gain, before / after, rtol=1e-4)
 
 
-def test_gain_corrects_each_tiles_part_of_the_sum() -> None:
+def test_gain_scales_the_partial_sum_of_each_tile() -> None:
     old = compensate(age(program(net(QUIET), seed=0), seconds=YEAR), compensation="column", seed=0)[4]
     x = torch.randn(6, 8)
     with torch.no_grad():
@@ -337,7 +329,7 @@ def test_gain_corrects_each_tiles_part_of_the_sum() -> None:
         torch.testing.assert_close(old(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_gain_is_digital_and_comes_after_the_converter() -> None:
+def test_gain_is_digital_and_applied_after_the_converter() -> None:
     adc = Adc(bits=4, range=FixedRange(value=1.0))
     one = hardware(device(nu_mean=Curve(polynomial=(0.06,))), rows=512, adc=adc)
     old = compensate(age(program(pg.nn.AnalogLinear(8, 3, bias=False, hardware=one), seed=0), seconds=YEAR), seed=0)
@@ -348,7 +340,7 @@ def test_gain_is_digital_and_comes_after_the_converter() -> None:
     assert levels.abs().max() == pytest.approx(7.0)
 
 
-def test_gain_stays_when_the_chip_ages_on() -> None:
+def test_gain_does_not_change_as_the_chip_ages_further() -> None:
     old = compensate(age(program(net(QUIET), seed=0), seconds=1e4), seed=0)
     older = age(old, seconds=1e6)
     assert torch.equal(older[2].devices.gain, old[2].devices.gain)
@@ -388,16 +380,16 @@ def test_the_baseline_is_a_noisy_read() -> None:
     assert abs(torch.corrcoef(pair)[0, 1].item()) < 5 / pair.shape[1] ** 0.5
 
 
-def test_the_read_for_compensation_is_a_fresh_one() -> None:
+def test_compensation_draws_a_new_read() -> None:
     chip = program(noisy_layer(), seed=0)
     one, other = (compensate(chip, compensation="column", seed=seed).devices.gain[0] for seed in (5, 6))
     assert one.std() > 1e-3
-    # Both gains hold the baseline's error, and each its own read's: a correlation of one half.
+    # Both gains share the error of the baseline, and each has that of its own read: a correlation of one half.
     found = torch.corrcoef(torch.stack((one, other)))[0, 1].item()
     assert found == pytest.approx(0.5, abs=5 / len(one) ** 0.5)
 
 
-def test_compensation_is_a_function_of_its_seed_or_of_torchs() -> None:
+def test_compensation_is_a_function_of_its_seed_or_of_torchs_generator() -> None:
     chip = age(program(net(), seed=0), seconds=YEAR)
     assert_same(state(compensate(chip, seed=4)), state(compensate(chip, seed=4)))
     states = []
@@ -407,7 +399,7 @@ def test_compensation_is_a_function_of_its_seed_or_of_torchs() -> None:
     assert_same(states[0], states[1])
 
 
-def test_what_shares_a_gain_is_tile_column_or_layer() -> None:
+def test_compensation_is_per_tile_column_or_layer() -> None:
     chip = program(net(), seed=0)
-    with pytest.raises(ValueError, match="per = 'row'; it must be 'tile', 'column' or 'layer'"):
+    with pytest.raises(ValueError, match="compensation = 'row'; it must be 'tile', 'column' or 'layer'"):
         compensate(chip, compensation="row")

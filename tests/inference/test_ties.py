@@ -1,4 +1,4 @@
-"""A weight that a digital module shares, and noise that two reads must not share."""
+"""Weights tied to digital modules, and independent noise of calibration reads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Tied(nn.Module):
         return self.head(self.embedding(tokens))
 
 
-def test_a_digital_module_keeps_the_weight_that_it_shares() -> None:
+def test_a_digital_module_keeps_its_tied_weight() -> None:
     net = pg.convert(Tied(), pg.presets.pcm_inference())
     assert net.head.weight is net.embedding.weight
     old = pg.inference.age(pg.inference.program(net, seed=0), seconds=1e7)
@@ -36,6 +36,6 @@ def test_calibration_reads_are_independent_under_equal_seeds(seed: int) -> None:
     now = pg.inference.compensate(chip, seed=seed, compensation="column").devices.gain
     later = pg.inference.age(chip, seconds=1e-6)
     then = pg.inference.compensate(later, seed=seed, compensation="column").devices.gain
-    # The relative error of a column's sum of 64 noisy sizes is about 0.04 / (0.5 sqrt(64)) = 1 %.
+    # The relative error of a column's sum of 64 noisy magnitudes is about 0.04 / (0.5 sqrt(64)) = 1 %.
     for gain in (now, then, now / then):
         assert 0.003 < gain.std().item() < 0.03

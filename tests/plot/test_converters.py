@@ -1,4 +1,4 @@
-"""Pictures of converters and slices show what was measured."""
+"""Figures of converters and slices show the measured values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from phasegrad.crossbar import Adc, RampAdc
 pytest.importorskip("matplotlib")
 
 
-def test_linearity_is_drawn_a_row_a_converter(tmp_path: Path) -> None:
+def test_linearity_is_drawn_with_one_row_per_converter(tmp_path: Path) -> None:
     adcs = {"ideal": Adc(bits=8), "ramp": RampAdc(bits=8, curvature=2.0)}
     figure = pg.plot.linearity(adcs, tmp_path / "converters.png")
     assert (tmp_path / "converters.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The picture of a device shows its statistics."""
+"""The figure of a device shows its statistics."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_an_ideal_device_is_drawn_without_warnings(tmp_path: Path) -> None:
     assert (tmp_path / "ideal.png").stat().st_size > 10_000
 
 
-def test_pictures_repeat_under_their_seed() -> None:
+def test_figures_are_a_function_of_their_seed() -> None:
     one, same, other = (
         np.asarray(pg.plot.device_statistics(pg.devices.joshi_2020(), samples=50, seed=s).axes[0].lines[0].get_ydata())
         for s in (0, 0, 1)

@@ -1,4 +1,4 @@
-"""The picture of capacitors shows their charge."""
+"""The figure of capacitors shows their charge."""
 
 from __future__ import annotations
 

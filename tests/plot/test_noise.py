@@ -1,4 +1,4 @@
-"""The pictures of noise that remembers, and of projected devices, show their laws."""
+"""Figures of correlated noise and of projected devices show their laws."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ pytest.importorskip("matplotlib")
 DEVICE = dataclasses.replace(pg.devices.joshi_2020(), correlated_noise=pg.devices.CorrelatedNoise())
 
 
-def test_a_picture_of_noise_is_drawn_into_a_file(tmp_path: Path) -> None:
+def test_noise_is_drawn_into_a_file(tmp_path: Path) -> None:
     pg.plot.noise_over_time(DEVICE, tmp_path / "noise.png")
     assert (tmp_path / "noise.png").stat().st_size > 50_000
 
 
-def test_the_sampled_covariance_follows_the_law_that_is_drawn() -> None:
+def test_the_sampled_covariance_follows_the_drawn_law() -> None:
     lags = pg.plot.noise_over_time(DEVICE).axes[3]
     sampled, law = (dict(zip(*(np.asarray(v) for v in line.get_data()), strict=True)) for line in lags.lines[:2])
     shared = [t for t in sampled if t in law]
     assert len(shared) > 40
-    for t in shared:  # of 4,000 devices
+    for t in shared:  # sampled from 4,000 devices
         assert sampled[t] == pytest.approx(law[t], abs=5.0 * np.sqrt(2.0 / 4000))
 
 
-def test_telegraph_noise_alone_is_drawn_too(tmp_path: Path) -> None:
+def test_telegraph_noise_alone_is_drawn(tmp_path: Path) -> None:
     telegraph = pg.devices.Telegraph(fraction=0.5, amplitude=0.1, rates=(1.0, 1e3))
     pg.plot.noise_over_time(dataclasses.replace(pg.devices.ideal_device(), telegraph=telegraph), tmp_path / "t.png")
     assert (tmp_path / "t.png").stat().st_size > 20_000
 
 
-def test_a_picture_of_a_device_shows_the_noise_of_its_age() -> None:
+def test_a_figure_of_a_device_shows_the_noise_at_its_age() -> None:
     percent = np.asarray(pg.plot.device_statistics(DEVICE).axes[2].lines[0].get_ydata())[-1]
     assert percent == pytest.approx(0.0088 * np.sqrt(np.log((3600 + 20) / 500e-9)) * 100, rel=0.05)
 
 
-def test_curves_of_projection_are_the_devices_laws(tmp_path: Path) -> None:
+def test_curves_of_projection_follow_the_laws_of_the_devices(tmp_path: Path) -> None:
     figure = pg.plot.projection(pg.devices.joshi_2020(), tmp_path / "projection.png")
     assert (tmp_path / "projection.png").stat().st_size > 20_000
     drift, noise, cost = figure.axes
@@ -53,7 +53,7 @@ def test_curves_of_projection_are_the_devices_laws(tmp_path: Path) -> None:
     assert window[-1] == pytest.approx(lined[-1].g_max / lined[-1].g_min / 250.0, rel=1e-6)
 
 
-def test_a_device_without_read_noise_has_no_curve_of_it() -> None:
+def test_a_device_without_read_noise_has_no_noise_curve() -> None:
     quiet = dataclasses.replace(pg.devices.joshi_2020(), read_noise=None)
     _, noise, cost = pg.plot.projection(quiet).axes
     assert len(noise.lines) == 0

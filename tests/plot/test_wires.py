@@ -1,4 +1,4 @@
-"""The picture of wires shows what they take."""
+"""The figure of wires shows their IR drop."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_wire_losses_are_drawn_into_a_file(tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
-def test_the_map_shows_voltages_and_errors_grow_as_their_order_says() -> None:
+def test_the_map_shows_voltages_and_errors_grow_with_their_order() -> None:
     wires = Wires(word_line=10.0, bit_line=20.0)
     crossing, errors = pg.plot.wire_losses(CELLS, wires).axes[:2]
     over = torch.from_numpy(np.asarray(crossing.images[0].get_array()))

@@ -1,4 +1,4 @@
-"""Runs that survive: checkpoints written whole or not at all, and resumed to the bit."""
+"""Checkpoints that are written atomically and resume a run to the bit."""
 
 from phasegrad.checkpoint.archive import DamagedError
 from phasegrad.checkpoint.folder import Folder

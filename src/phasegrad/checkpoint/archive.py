@@ -1,7 +1,7 @@
-"""One file on a disk: there whole or not at all, and known to be sound before it is read.
+"""Checkpoint files: written atomically, and verified before they are read.
 
-The file is what ``torch.save`` writes, a zip archive, and ``torch.load(path, weights_only=True)`` reads it. Torch does
-not look at the archive's own checksums, so a sha256 of all of it is the archive's comment.
+A file is a zip archive of ``torch.save``, which ``torch.load(path, weights_only=True)`` reads. Torch does not verify
+the checksums of the archive, so its comment contains a sha256 of the whole file.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 
 _SEAL = b"sha256="
 _LENGTH = len(_SEAL) + 64
-_NO_COMMENT = (0).to_bytes(2, "little")  # how an archive without a comment ends: with the comment's length
+_NO_COMMENT = (0).to_bytes(2, "little")  # the length field that ends an archive without a comment
 _COMMENT = _LENGTH.to_bytes(2, "little") + _SEAL
 
 
 class DamagedError(ValueError):
-    """A file is no checkpoint, or no longer the one that was written."""
+    """A file is not a checkpoint, or was changed after it was written."""
 
 
 class Sink:
-    """A file that is written to, with the number and the digest of its bytes.
+    """A file open for writing, with the count and digest of the bytes written.
 
-    After a failure it goes on counting, so that the error can say how many bytes were needed; and torch's C++ meets no
-    exception half way.
+    After a failure, it ignores data but keeps counting, so that the error can report how many bytes were needed and no
+    exception passes through torch's C++ code.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -38,7 +38,7 @@ class Sink:
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write some bytes."""
+        """Write all bytes of a buffer."""
         view = memoryview(data).cast("B")
         self.size += len(view)
         self.digest.update(view)
@@ -46,21 +46,21 @@ class Sink:
         return len(view)
 
     def _write_all(self, view: memoryview) -> None:
-        """Unbuffered files take what fits, and only then say that the disk is full."""
+        """Write until all is written: an unbuffered write on a full disk may be short before one raises."""
         while len(view):
             view = view[self.file.write(view) :]
 
     def flush(self) -> None:
-        """Nothing: the file is flushed once, at its end."""
+        """Do nothing; the file is flushed once, at the end."""
 
     def seal(self) -> None:
-        """Give the archive its digest."""
+        """Append the digest as the comment of the archive."""
         comment = _COMMENT + self.digest.hexdigest().encode()
         self.size += _LENGTH
         self.attempt(lambda: (self.file.seek(-len(_NO_COMMENT), os.SEEK_END), self._write_all(memoryview(comment))))
 
     def attempt(self, act: Any) -> None:
-        """Do something to the file, unless something failed before."""
+        """Run a file operation and record its error, unless an earlier one failed."""
         if self.error is None:
             try:
                 act()
@@ -69,43 +69,43 @@ class Sink:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Sink]:
-    """A new file beside ``path``, which takes its place once all of it is on the disk.
+def replace_atomically(path: Path) -> Iterator[Sink]:
+    """Write a temporary file next to ``path``, and rename it to ``path`` once all of it is on the disk.
 
-    Killed at any moment, there is either the old file or the new one. The name of the new one is always the same, so
-    that the next attempt overwrites what a killed one left; a file has one writer at a time.
+    If the process is killed at any moment, ``path`` is either the old file or the new one. The name of the temporary
+    file is fixed, so that the next attempt overwrites the remains of a killed one; a file must have a single writer.
 
     Raises:
-        OSError: it could not be written; the old file is as it was, and nothing is left of the new one.
+        OSError: the file could not be written; the old file is unchanged, and the temporary file is removed.
     """
-    beside = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}.writing")
     try:
-        with open(beside, "wb", buffering=0) as file:
+        with open(temporary, "wb", buffering=0) as file:
             sink = Sink(file)
             yield sink
             sink.attempt(lambda: os.fsync(file.fileno()))
         if sink.error is not None:
-            beside.unlink()
-            raise _explained(path, sink)
-        os.replace(beside, path)
+            temporary.unlink()
+            raise _write_error(path, sink)
+        os.replace(temporary, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _keep_name(path.parent)
+    _sync_directory(path.parent)
 
 
-def _explained(path: Path, sink: Sink) -> OSError:
+def _write_error(path: Path, sink: Sink) -> OSError:
     assert sink.error is not None
     free = shutil.disk_usage(path.parent).free
     return OSError(
         sink.error.errno,
         f"{path} could not be written ({sink.error.strerror}): {sink.size:,} bytes are needed, {free:,} are free "
-        "there. What was there before is as it was; make room, or write elsewhere",
+        "there. Any previous file is unchanged; free disk space, or choose another path",
     )
 
 
-def _keep_name(folder: Path) -> None:
-    """Names are the folder's, which is written to the disk by itself."""
+def _sync_directory(folder: Path) -> None:
+    """Flush a directory to the disk, because it stores the names of its files."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -114,26 +114,26 @@ def _keep_name(folder: Path) -> None:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write an archive; see :func:`replacing`."""
-    with replacing(path) as sink:
+    """Write an archive; see :func:`replace_atomically`."""
+    with replace_atomically(path) as sink:
         torch.save(content, sink)  # type: ignore[arg-type]
         sink.seal()
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What :func:`write` wrote, on the CPU.
+    """Verify and read the content of an archive of :func:`write`, with all tensors on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedError: it is not what was written there.
+        FileNotFoundError: the file does not exist.
+        DamagedError: the file is not an archive of :func:`write`, or was changed.
     """
     _check_seal(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DamagedError(f"{path} is sealed, but holds no checkpoint: {error}") from error
+        raise DamagedError(f"{path} has a valid sha256, but is not a checkpoint: {error}") from error
     if not isinstance(content, dict):
-        raise DamagedError(f"{path} is sealed, but holds no checkpoint: a {type(content).__name__}")
+        raise DamagedError(f"{path} has a valid sha256, but is not a checkpoint: it contains {type(content).__name__}")
     return content
 
 
@@ -150,7 +150,7 @@ def _check_seal(path: Path) -> None:
     digest.update(_NO_COMMENT)
     if not comment.startswith(_COMMENT):
         raise DamagedError(
-            f"{path} is cut off, or was not written by phasegrad.checkpoint.save: it does not end with a sha256"
+            f"{path} is truncated, or was not written by phasegrad.checkpoint.save: it does not end with a sha256"
         )
     if comment != _COMMENT + digest.hexdigest().encode():
-        raise DamagedError(f"{path} is damaged: its sha256 is not the one that it was written with")
+        raise DamagedError(f"{path} is damaged: its sha256 differs from the one stored in it")

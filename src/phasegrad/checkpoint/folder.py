@@ -1,4 +1,4 @@
-"""The last checkpoints of a run, in a folder of their own."""
+"""A folder with the last checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NAME = re.compile(r"step-(\d+)\.pt")
 
 @final
 class Folder:
-    """Keeps the last checkpoints of a run, and resumes from the newest that is sound.
+    """Keeps the last checkpoints of a run, and resumes from the newest that is not damaged.
 
     Args:
-        path: the folder, made when something is saved.
-        keep: how many checkpoints stay; 2 or more, so that there is another one should the disk have spoilt the last.
+        path: the folder, created by the first :meth:`save`.
+        keep: number of checkpoints to keep; 2 or more provide a fallback if the last one is damaged.
 
     Raises:
         ValueError: ``keep`` is below 1.
@@ -41,92 +41,92 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
         if keep < 1:
-            raise ValueError(f"Folder: keep = {keep}; at least one checkpoint must stay")
+            raise ValueError(f"Folder: keep = {keep}; it must be at least 1")
         self.path, self.keep = Path(path), keep
         self._resumed = False
 
     def files(self) -> list[Path]:
-        """The checkpoints, newest first, sound or not."""
+        """The checkpoints, newest first, damaged ones included."""
         found = self.path.iterdir() if self.path.is_dir() else ()
         return sorted((file for file in found if _NAME.fullmatch(file.name)), key=_step, reverse=True)
 
     def save(self, step: int, **parts: Any) -> Path:
-        """Write a checkpoint with :func:`phasegrad.checkpoint.save`, ``step`` among its values; then drop old ones.
+        """Write a checkpoint with :func:`phasegrad.checkpoint.save`, ``step`` among its values; then delete old ones.
 
         Returns:
-            The file.
+            The path of the checkpoint.
 
         Raises:
-            ValueError: ``step`` is negative, or there are later checkpoints, of a run that was not resumed.
-            TypeError, OSError: as there; no old checkpoint was dropped.
+            ValueError: ``step`` is negative, or the folder has later checkpoints and was not resumed from.
+            TypeError, OSError: as for :func:`phasegrad.checkpoint.save`; no old checkpoint was deleted.
         """
         if step < 0:
             raise ValueError(f"Folder: step = {step}; it must not be negative")
         later = [file for file in self.files() if _step(file) > step]
         if later and not self._resumed:
             raise ValueError(
-                f"Folder: {self.path} holds {later[0].name} of another run, which resume would take for this one's; "
-                "resume from it, remove it, or choose another folder"
+                f"Folder: {self.path} contains {later[0].name} of another run, from which this one would resume; "
+                "resume from it first, delete it, or choose another folder"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / _name(step)
         run.save(file, step=step, **parts)
         earlier = [other for other in self.files() if _step(other) < step]
-        for old in [*later, *earlier[self.keep - 1 :]]:  # a later one was passed over when the run was resumed
+        for old in [*later, *earlier[self.keep - 1 :]]:  # later ones were skipped by resume
             old.unlink()
         return file
 
     def resume(self, **parts: Any) -> dict[str, Any] | None:
-        """Take over the newest checkpoint that is sound; which others were passed over is logged as a warning.
+        """Load the newest checkpoint that is not damaged, and log a warning for each one that is skipped.
 
-        With a process group all processes call this, and take the newest step that is sound in every one's folder.
+        With a process group, all processes must call this; they load the newest step that is intact in all folders.
 
         Args:
             parts: as for :func:`phasegrad.checkpoint.load`.
 
         Returns:
-            The plain values, ``step`` among them; ``None`` if there is no checkpoint, and the run begins.
+            The plain values, ``step`` among them, or ``None`` if there is no checkpoint.
 
         Raises:
-            DamagedError: there are checkpoints, and none is sound, or not of the same step in all processes.
-            ValueError, TypeError: as :func:`phasegrad.checkpoint.load`, of the newest that is sound.
+            DamagedError: all checkpoints are damaged, or the processes have no intact checkpoint of the same step.
+            ValueError, TypeError: as for :func:`phasegrad.checkpoint.load`.
         """
         self._resumed = True
         damaged: list[str] = []
-        sound: dict[int, dict[str, Any]] = {}
+        intact: dict[int, dict[str, Any]] = {}
         for file in self.files():
             try:
-                sound[_step(file)] = run.read(file)
+                intact[_step(file)] = run.read(file)
             except DamagedError as error:
                 damaged.append(str(error))
                 continue
-            if processes() == 1:
+            if world_size() == 1:
                 break
-        for one in damaged:
-            _logger.warning("passed over: %s", one)
-        steps = _everywhere(list(sound))
+        for reason in damaged:
+            _logger.warning("skipped a damaged checkpoint: %s", reason)
+        steps = _of_all_processes(list(intact))
         common = set.intersection(*map(set, steps))
         if common:
             newest = max(common)
-            return run.take_over(sound[newest], self.path / _name(newest), parts, streams=True)
+            return run.load_content(intact[newest], self.path / _name(newest), parts, streams=True)
         if any(steps):
-            raise DamagedError(f"processes have no sound checkpoint of the same step, but of {steps}, rank by rank")
-        if any(_everywhere(damaged)):
-            told = "; ".join(damaged) or "of other processes"
-            raise DamagedError(f"no checkpoint in {self.path} is sound ({told}); remove them to start anew")
+            raise DamagedError(f"the processes have no intact checkpoint of the same step; by rank, they have {steps}")
+        if any(_of_all_processes(damaged)):
+            reasons = "; ".join(damaged) or "in other processes"
+            raise DamagedError(f"all checkpoints in {self.path} are damaged ({reasons}); delete them to start again")
         return None
 
 
-def processes() -> int:
-    """How many processes resume together: those of torch's default process group."""
+def world_size() -> int:
+    """Number of processes in torch's default process group; 1 without one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _everywhere(mine: list[Any]) -> list[list[Any]]:
-    """What each process has, rank by rank."""
-    if processes() == 1:
+def _of_all_processes(mine: list[Any]) -> list[list[Any]]:
+    """Gather a list from each process, in the order of ranks."""
+    if world_size() == 1:
         return [mine]
-    found: list[Any] = [None] * processes()
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, mine)
     return found
 

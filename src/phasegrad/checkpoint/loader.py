@@ -1,4 +1,4 @@
-"""Batches in an order that can be taken up in the middle of an epoch."""
+"""A data loader that resumes in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch.utils.data import DataLoader, Sampler
 
 @final
 class ResumableLoader:
-    """A ``DataLoader`` that knows where it is, and goes on there.
+    """A ``DataLoader`` that saves its position and resumes from it.
 
-    The order of an epoch is a function of seed and epoch. ``epoch`` and ``position``, the batches of it that were given
-    out, are the loader's state: saved after any batch and loaded elsewhere, the next batch is the one that would have
-    been next, with worker processes too. Nothing is drawn from torch's global stream, which a plain ``DataLoader`` does
-    at the start of each pass. What a data set draws itself, as augmentation does, is repeated where it draws from a
-    global stream in the main process (``num_workers=0``).
+    The order of an epoch is a function of seed and epoch. The state of the loader is ``epoch`` and ``position``, the
+    number of batches of the epoch that it has yielded. A loader that loads a state saved after any batch yields the
+    next batch of the original, also with worker processes. It draws nothing from torch's global stream, unlike a plain
+    ``DataLoader``, which draws at the start of each pass. Random augmentation in the data set is reproduced if it draws
+    from a global stream in the main process (``num_workers=0``).
 
-    A pass that is given up half way, as by ``break``, begins anew at the next.
+    After an incomplete pass, as after ``break``, the next pass starts the epoch again.
 
     Args:
-        dataset: map-style: indices to samples.
-        batch_size: samples of a batch, of each process where there are several.
-        seed: of the order.
-        shuffle: whether there is a new order each epoch.
-        drop_last: whether a last batch that is not full is left out.
-        rank: number of this process.
-        ranks: how many processes share each batch. A last batch that is not full is shared as evenly as can be, and
-            left out if it has fewer samples than there are processes.
-        options: of ``torch.utils.data.DataLoader``: ``num_workers``, ``collate_fn``, ``pin_memory`` and others.
+        dataset: map-style data set.
+        batch_size: samples per batch and process.
+        seed: seed of the order.
+        shuffle: whether to draw a new order for each epoch.
+        drop_last: whether to drop an incomplete last batch.
+        rank: rank of this process.
+        ranks: number of processes that share each batch. They share an incomplete last batch as evenly as possible, or
+            drop it if it has fewer samples than there are processes.
+        options: options of ``torch.utils.data.DataLoader``: ``num_workers``, ``collate_fn``, ``pin_memory`` and others.
 
     Raises:
-        ValueError: ``batch_size`` is below 1, ``rank`` not below ``ranks``, or the data set too small for a batch.
+        ValueError: ``batch_size`` is below 1, ``rank`` is not below ``ranks``, or the data set is smaller than a batch.
 
     Examples:
         >>> loader = ResumableLoader(range(10), 4, seed=0, shuffle=False)
         >>> [batch.tolist() for batch in loader], loader.epoch
         ([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]], 1)
-        >>> passing = iter(loader)
-        >>> state = (next(passing), loader.state_dict())[1]
+        >>> iterator = iter(loader)
+        >>> state = (next(iterator), loader.state_dict())[1]
         >>> other = ResumableLoader(range(10), 4, seed=0, shuffle=False)
         >>> other.load_state_dict(state)
         >>> [batch.tolist() for batch in other], other.epoch
@@ -55,18 +55,18 @@ class ResumableLoader:
         if batch_size < 1:
             raise ValueError(f"ResumableLoader: batch_size = {batch_size}; it must be at least 1")
         if not 0 <= rank < ranks:
-            raise ValueError(f"ResumableLoader: rank = {rank} with ranks = {ranks}; it must be 0 to ranks - 1")
+            raise ValueError(f"ResumableLoader: rank = {rank} with ranks = {ranks}; rank must be 0 to ranks - 1")
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle
         self.rank, self.ranks = rank, ranks
         self.epoch, self.position, self._start = 0, 0, 0
-        together, samples = batch_size * ranks, len(dataset)
-        rest = samples % together
-        self._batches = samples // together + (not drop_last and rest >= ranks and rest > 0)
+        global_batch, samples = batch_size * ranks, len(dataset)
+        rest = samples % global_batch
+        self._batches = samples // global_batch + (not drop_last and rest >= ranks and rest > 0)
         if self._batches == 0:
             raise ValueError(f"ResumableLoader: {samples} samples are too few for a batch of {batch_size} x {ranks}")
-        # Of its own stream, not of torch's, DataLoader draws a seed for its workers at the start of each pass.
-        own = torch.Generator().manual_seed(seed)
-        self._loader = DataLoader(dataset, batch_sampler=_Order(self), generator=own, **options)
+        # DataLoader draws a seed for its workers at the start of each pass, by default from torch's global stream.
+        generator = torch.Generator().manual_seed(seed)
+        self._loader = DataLoader(dataset, batch_sampler=_Order(self), generator=generator, **options)
 
     def __len__(self) -> int:
         return self._batches
@@ -74,12 +74,12 @@ class ResumableLoader:
     def __iter__(self) -> Iterator[Any]:
         self.position, self._start = self._start, 0
         for batch in self._loader:
-            self.position += 1  # before the batch is used: who saves with it has had it
+            self.position += 1  # before the yield, so that a state saved after the batch counts it
             yield batch
         self.epoch, self.position = self.epoch + 1, 0
 
     def indices(self) -> list[list[int]]:
-        """What this process's batches of the present epoch hold, from the present position on."""
+        """Indices of samples in this process's remaining batches of the present epoch."""
         order = torch.arange(len(self.dataset))
         if self.shuffle:
             mixed = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
@@ -89,24 +89,29 @@ class ResumableLoader:
         return [batch[self.rank :: self.ranks].tolist() for batch in batches]
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is, and by what the order was made."""
-        return {"epoch": self.epoch, "position": self.position, **self._made_by()}
+        """Position, and the parameters that determine the order."""
+        return {"epoch": self.epoch, "position": self.position, **self._order_parameters()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where another was.
+        """Resume from the position of another loader.
 
         Raises:
-            ValueError: that one had another order: other samples, batches, seed, or number of processes.
+            ValueError: the other loader had another number of samples, batches or processes, or another seed.
         """
-        mine = self._made_by()
+        mine = self._order_parameters()
         other = {key: state_dict.get(key) for key in mine}
         if mine != other:
-            told = ", ".join(f"{key} = {mine[key]} here, {other[key]} there" for key in mine if mine[key] != other[key])
-            raise ValueError(f"ResumableLoader: the state is of another order ({told}); make the loader as it was")
+            different = [
+                f"{key} = {mine[key]}, but {other[key]} in the state" for key in mine if mine[key] != other[key]
+            ]
+            raise ValueError(
+                f"ResumableLoader: the state belongs to a loader with another order ({'; '.join(different)}); create "
+                "the loader with the saved parameters"
+            )
         self.epoch, self._start = state_dict["epoch"], state_dict["position"]
         self.position = self._start
 
-    def _made_by(self) -> dict[str, Any]:
+    def _order_parameters(self) -> dict[str, Any]:
         return {
             "seed": self.seed, "shuffle": self.shuffle, "batch_size": self.batch_size, "ranks": self.ranks,
             "samples": len(self.dataset), "batches": self._batches,
@@ -114,7 +119,7 @@ class ResumableLoader:
 
 
 class _Order(Sampler[list[int]]):
-    """The rest of a loader's epoch, batch by batch."""
+    """The remaining batches of a loader's epoch."""
 
     def __init__(self, loader: ResumableLoader) -> None:
         self.loader = loader

@@ -1,4 +1,4 @@
-"""All that a run is, in one file."""
+"""The complete state of a run in one file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from phasegrad.checkpoint import archive, randomness
-from phasegrad.checkpoint.fit import check_module, check_optimizer
+from phasegrad.checkpoint import archive, random_streams
+from phasegrad.checkpoint.compatibility import check_module, check_optimizer
 from phasegrad.version import __version__
 
 FORMAT = 1
-"""Number of the layout; a file of a higher one is refused."""
+"""Version of the file format; later versions are rejected."""
 
 _SINGLE = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.device, torch.Size)
 _MAPPINGS = (dict, OrderedDict, Counter, defaultdict)
@@ -25,32 +25,32 @@ _COLLECTIONS = (list, tuple, set)
 
 @runtime_checkable
 class Stateful(Protocol):
-    """What knows its own state: nets, optimizers, schedulers, gradient scalers, stateful loaders."""
+    """An object with a state to save: a net, optimizer, scheduler, gradient scaler or stateful loader."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take a state over."""
+        """Load a state."""
         ...
 
 
 def save(path: str | os.PathLike[str], **parts: Any) -> None:
-    """Write a run into one file, which appears whole or not at all.
+    """Write a run to one file, atomically.
 
-    Beside the parts the file holds the states of the random streams: torch's on the CPU and on each device in use,
-    numpy's and Python's. Gradients are not in it, staged samples of weights in the memory neither: save between steps.
+    The file also contains the states of the random streams of torch (on the CPU and each device in use), numpy and
+    Python. It contains neither gradients nor the staged samples of in-memory weights, so save between steps.
 
     Args:
-        path: the file; one that is there is replaced once the new one is on the disk.
-        parts: by names of your own, whatever has a ``state_dict`` and a ``load_state_dict`` (a net, programmed or not,
-            an optimizer, a scheduler, a :class:`ResumableLoader`), and plain values (a step, a history): numbers,
-            strings, tensors, and lists and dictionaries of them.
+        path: path of the file; an existing file is replaced once the new one is on the disk.
+        parts: parts by names of your choice: objects with ``state_dict`` and ``load_state_dict`` (a net, programmed or
+            not, an optimizer, a scheduler, a :class:`ResumableLoader`), and plain values (a step, a history), which are
+            numbers, strings, tensors, and lists and dictionaries of them.
 
     Raises:
-        TypeError: a part holds something that cannot be read back without running code (``weights_only=True``).
-        OSError: the file could not be written, as on a full disk; what was there before is as it was.
+        TypeError: a part contains a value that cannot be read without running code (``weights_only=True``).
+        OSError: the file could not be written, as on a full disk; an existing file is unchanged.
 
     Examples:
         >>> import tempfile, phasegrad as pg
@@ -68,7 +68,7 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
         "kinds": {name: type(part).__name__ for name, part in stateful.items()},
         "states": {name: part.state_dict() for name, part in stateful.items()},
         "values": {name: value for name, value in parts.items() if name not in stateful},
-        "random": randomness.streams(),
+        "random": random_streams.states(),
     }
     for name in parts:
         _check_data(content["states" if name in stateful else "values"][name], name)
@@ -76,39 +76,39 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
 
 
 def load(path: str | os.PathLike[str], *, streams: bool = True, **parts: Any) -> dict[str, Any]:
-    """Take a run over from a file that :func:`save` wrote.
+    """Load a run from a file of :func:`save`.
 
-    Everything is looked at before anything is changed. No code in the file is run (``weights_only=True``).
+    All parts are checked before any is changed. No code in the file is run (``weights_only=True``).
 
     Args:
-        path: the file.
-        streams: whether the random streams are put back too.
-        parts: what takes over the states that were saved under these names; the file may hold more.
+        path: path of the file.
+        streams: whether to restore the random streams.
+        parts: objects that load the states saved under their names; the file may contain more.
 
     Returns:
         The plain values by name.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        DamagedError: the file is cut off, damaged, or something else.
-        ValueError: a newer phasegrad wrote it, a part is not in it, or does not fit: other hardware (the message lists
-            the fields), other layers, another optimizer or other groups. Nothing was loaded.
-        TypeError: a part cannot take a state over.
+        FileNotFoundError: the file does not exist.
+        DamagedError: the file is truncated, damaged, or not a checkpoint.
+        ValueError: a newer phasegrad wrote the file, or a part is missing from it or does not fit, because hardware
+            (the message lists the fields), layers, optimizer or parameter groups differ. Nothing was loaded.
+        TypeError: a part has no ``load_state_dict``.
     """
-    return take_over(read(Path(path)), Path(path), parts, streams)
+    return load_content(read(Path(path)), Path(path), parts, streams)
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a file that is sound, and of a layout that is known.
+    """Read the content of a file and check its format.
 
     Raises:
-        DamagedError: it is not sound, or not a checkpoint.
-        ValueError: the layout is a newer one.
+        DamagedError: the file is damaged or not a checkpoint.
+        ValueError: the format is a later one.
     """
     content = archive.read(path)
     number = content.get("format")
     if not isinstance(number, int):
-        raise archive.DamagedError(f"{path} is sealed, but holds no checkpoint: it says no format")
+        raise archive.DamagedError(f"{path} has a valid sha256, but is not a checkpoint: it states no format")
     if number > FORMAT:
         raise ValueError(
             f"{path} has format {number}, written by phasegrad {content.get('phasegrad')}; phasegrad {__version__} "
@@ -117,35 +117,38 @@ def read(path: Path) -> dict[str, Any]:
     return content
 
 
-def take_over(content: dict[str, Any], path: Path, parts: dict[str, Any], streams: bool) -> dict[str, Any]:
-    """Check what was read against all parts, and then load it; see :func:`load`."""
+def load_content(content: dict[str, Any], path: Path, parts: dict[str, Any], streams: bool) -> dict[str, Any]:
+    """Check the content of a file against all parts, and then load it; see :func:`load`."""
     for name, part in parts.items():
         _check(content, path, name, part)
     states = content["states"]
     _load_others({p: states[n] for n, p in parts.items() if not isinstance(p, (nn.Module, torch.optim.Optimizer))})
-    for kind in (nn.Module, torch.optim.Optimizer):  # an optimizer's state is cast as its parameters are
+    for kind in (
+        nn.Module,
+        torch.optim.Optimizer,
+    ):  # an optimizer casts its state to the dtype and device of its parameters
         for name, part in parts.items():
             if isinstance(part, kind):
                 part.load_state_dict(states[name])
-    if streams:  # last, whatever loading has drawn
-        randomness.restore(content["random"])
+    if streams:  # last, because loading may draw
+        random_streams.restore(content["random"])
     return content["values"]
 
 
 def _check(content: dict[str, Any], path: Path, name: str, part: Any) -> None:
     if not isinstance(part, Stateful):
         raise TypeError(
-            f"checkpoint: {name} is a {type(part).__name__}, without load_state_dict; plain values are in what load "
-            "returns"
+            f"checkpoint: {name} is of type {type(part).__name__}, which has no load_state_dict; read plain values "
+            "from the dictionary that load returns"
         )
     states, kinds = content["states"], content["kinds"]
     if name not in states:
-        raise ValueError(f"{path} holds no state of {name}; it holds those of {', '.join(states) or 'nothing'}")
+        raise ValueError(f"{path} contains no state of {name}; it has states of: {', '.join(states) or 'nothing'}")
     try:
         if isinstance(part, nn.Module):
             check_module(part, states[name])
         elif type(part).__name__ != kinds[name]:
-            raise ValueError(f"it is a {type(part).__name__}, and was a {kinds[name]} when it was saved")
+            raise ValueError(f"its type is {type(part).__name__}, but {kinds[name]} was saved")
         elif isinstance(part, torch.optim.Optimizer):
             check_optimizer(part, states[name])
     except ValueError as error:
@@ -153,7 +156,7 @@ def _check(content: dict[str, Any], path: Path, name: str, part: Any) -> None:
 
 
 def _load_others(states: dict[Any, Any]) -> None:
-    """Load what cannot be looked at beforehand; if one refuses, all are as they were."""
+    """Load states that cannot be checked in advance; if one raises, restore all."""
     before = {part: copy.deepcopy(part.state_dict()) for part in states}
     try:
         for part, state in states.items():
@@ -165,18 +168,18 @@ def _load_others(states: dict[Any, Any]) -> None:
 
 
 def _check_data(value: Any, where: str) -> None:
-    """Subclasses are refused too: pickle would name their class, which a safe load does not know."""
+    """Raise unless a value is plain data; subclasses are not, because a safe load rejects their class."""
     if isinstance(value, Tensor) or type(value) in _SINGLE:
         return
     if type(value) in _MAPPINGS:
-        for key, held in value.items():
+        for key, item in value.items():
             _check_data(key, where)
-            _check_data(held, f"{where}[{key!r}]")
+            _check_data(item, f"{where}[{key!r}]")
     elif type(value) in _COLLECTIONS:
-        for index, held in enumerate(value):
-            _check_data(held, f"{where}[{index}]")
+        for index, item in enumerate(value):
+            _check_data(item, f"{where}[{index}]")
     else:
         raise TypeError(
-            f"checkpoint: {where} is a {type(value).__name__}, which could not be read back without running code; save "
+            f"checkpoint: {where} is of type {type(value).__name__}, which cannot be read without running code; save "
             "numbers, strings, tensors, and lists and dictionaries of them (vars(...), .tolist(), str(...))"
         )

@@ -1,4 +1,4 @@
-"""Nets as safetensors files. Needs safetensors (``pip install phasegrad[integrations]``), imported when it is used."""
+"""Nets as safetensors files. Requires safetensors (``pip install phasegrad[integrations]``), imported on first use."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from phasegrad.checkpoint.archive import DamagedError, replacing
-from phasegrad.checkpoint.fit import check_module
+from phasegrad.checkpoint.archive import DamagedError, replace_atomically
+from phasegrad.checkpoint.compatibility import check_module
 from phasegrad.version import __version__
 
 FORMAT = 1
@@ -22,21 +22,21 @@ _FORMAT = "phasegrad.format"
 def export_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a net's state dict, devices and hardware included, as a safetensors file.
 
-    A tensor that has several names (tied weights, shared modules) is written once; the file's metadata says the others.
-    The hardware of each layer is the tensor ``configuration``, JSON in uint8.
+    A tensor with several names (tied weights, shared modules) is written once; the metadata lists its other names. The
+    tensor ``configuration`` of each layer contains its hardware as JSON in uint8.
 
     Args:
-        net: any net: converted, programmed, or trained in the memory.
-        path: the file; one that is there is replaced once the new one is on the disk.
+        net: any net: converted, programmed, or trained in memory.
+        path: path of the file; an existing file is replaced once the new one is on the disk.
 
     Raises:
         ImportError: safetensors is not installed.
-        OSError: the file could not be written; what was there before is as it was.
+        OSError: the file could not be written; an existing file is unchanged.
     """
-    kept, tied = _once(net.state_dict())
+    first, tied = _deduplicate(net.state_dict())
     metadata = {"format": "pt", "phasegrad": __version__, _FORMAT: str(FORMAT), _TIED: json.dumps(tied)}
-    data = _safetensors("torch").save({name: t.cpu().contiguous().clone() for name, t in kept.items()}, metadata)
-    with replacing(Path(path)) as sink:
+    data = _safetensors("torch").save({name: t.cpu().contiguous().clone() for name, t in first.items()}, metadata)
+    with replace_atomically(Path(path)) as sink:
         sink.write(data)
 
 
@@ -44,15 +44,15 @@ def import_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """Load a safetensors file into a net, in place.
 
     Args:
-        net: a net of the same layers and hardware. If it is not programmed and the file is a chip's, it becomes one.
-        path: a file of :func:`export_safetensors`, or any with the keys of the net's digital counterpart.
+        net: a net with the same layers and hardware. A net that is not programmed becomes a chip if the file has one.
+        path: path of a file of :func:`export_safetensors`, or of any file with the keys of the digital net.
 
     Raises:
         ImportError: safetensors is not installed.
-        FileNotFoundError: there is no such file.
-        DamagedError: it is no safetensors file, or cut off.
-        ValueError: a newer phasegrad wrote it, or it does not fit: other hardware (the message lists the fields), keys,
-            shapes. Nothing was loaded.
+        FileNotFoundError: the file does not exist.
+        DamagedError: the file is truncated or not a safetensors file.
+        ValueError: a newer phasegrad wrote the file, or it does not fit, because hardware (the message lists the
+            fields), keys or shapes differ. Nothing was loaded.
     """
     state, metadata = _read(Path(path))
     number = int(metadata.get(_FORMAT, FORMAT))
@@ -69,32 +69,34 @@ def import_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
     net.load_state_dict(state)
 
 
-def _once(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor under its first name, and the first names of others."""
-    first: dict[Any, str] = {}
-    kept, tied = {}, {}
+def _deduplicate(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor by its first name, and the first name of every other name."""
+    names: dict[Any, str] = {}
+    first, tied = {}, {}
     for name, tensor in state.items():
-        # Empty tensors have no place in memory by which they could be told apart.
+        # Empty tensors have no storage that identifies them.
         place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if tensor.numel() else name
-        if place in first:
-            tied[name] = first[place]
+        if place in names:
+            tied[name] = names[place]
         else:
-            first[place], kept[name] = name, tensor
-    return kept, tied
+            names[place], first[name] = name, tensor
+    return first, tied
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     library = _safetensors()
-    path.stat()  # a file that is missing is no damaged one
+    path.stat()  # raises FileNotFoundError
     try:
         with library.safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except library.SafetensorError as error:
-        raise DamagedError(f"{path} is no safetensors file, or damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged, or not a safetensors file: {error}") from error
 
 
 def _safetensors(part: str = "") -> Any:
     try:
         return importlib.import_module(f"safetensors.{part}" if part else "safetensors")
     except ImportError as error:
-        raise ImportError("safetensors files need safetensors: pip install phasegrad[integrations]") from error
+        raise ImportError(
+            "safetensors is required for safetensors files: pip install phasegrad[integrations]"
+        ) from error

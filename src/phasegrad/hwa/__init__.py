@@ -1,4 +1,4 @@
-"""Hardware-aware fine-tuning of digital master weights."""
+"""Hardware-aware fine-tuning of digital weights."""
 
 from phasegrad.hwa.calibration import calibrate
 from phasegrad.hwa.fine_tuning import History, fine_tune

@@ -1,11 +1,11 @@
-"""Converter ranges from data."""
+"""Calibration of converter ranges on data."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +17,9 @@ from phasegrad.crossbar.bit_lines import tile_outputs
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.word_lines import drive
 from phasegrad.hwa.recipe import Recipe
-from phasegrad.nn import AnalogLayer, analog_layers
+from phasegrad.nn import AnalogLayer
+from phasegrad.nn.evaluation import evaluation_mode, forward_batch
+from phasegrad.nn.layer import require_analog_layers
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -31,34 +33,39 @@ def calibrate(
     sd: float = 3.0,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> nn.Module:
-    """Prepare a converted net for hardware-aware training, in place: recipe and converter ranges.
+    """Prepare a converted net for hardware-aware training, in place: apply a recipe and set the converter ranges.
 
-    Every learned input range becomes the mean over batches of ``sd`` root-mean-squares of the layer's input, but no
-    more than its largest value (Rasch et al. 2023: 3 standard deviations over 100 batches). Every calibrated ADC
-    range becomes the mean over batches of its percentile of the tiles' outputs. Layers see inputs that passed the
-    layers before them, as calibrated so far. Afterwards any training loop trains for the hardware.
+    Every learned input range becomes ``sd`` times the root mean square of the layer's input, limited to the largest
+    input and averaged over batches (Rasch et al. 2023: 3 standard deviations, 100 batches). Every calibrated ADC
+    range becomes its percentile of the tile outputs, averaged over batches. A layer's inputs come from the preceding
+    layers with their ranges so far. After calibration, any training loop is hardware-aware.
 
     Args:
         net: a converted net that is not programmed.
-        loader: batches; a tuple's or list's first element is the input.
-        batches: how many batches to use at most.
-        recipe: noise and clipping to put on the layers; ``None`` leaves them as they are, which is right for a net
-            that will not be trained.
-        sd: root-mean-squares that an input range covers.
-        forward: ``(net, batch) -> anything``, for batches that are something else.
+        loader: batches; the first element of a tuple or list is the input.
+        batches: maximum number of batches.
+        recipe: noise and clipping to apply to the layers; ``None`` leaves the layers unchanged, as a net that will
+            not be trained needs.
+        sd: input range in root mean squares of the input.
+        forward: ``(net, batch) -> anything``, which runs the net on batches of another form.
 
     Returns:
         The net.
 
     Warns:
         BypassWarning: products with parameters of the net bypass its tiles; see :func:`phasegrad.conversion.bypasses`.
-            Modules that ``only`` or ``skip`` left digital are not named.
+            Modules that ``only`` or ``skip`` kept digital are not reported.
 
     Raises:
-        ValueError: no analog layer, a programmed layer, no batch, or an input that is not finite.
+        ValueError: the net has no analog layer or a programmed one, the loader is empty, or an input is not finite.
+
+    References:
+        Rasch, M. J. et al. Hardware-aware training for large-scale and diverse deep learning inference workloads using
+        in-memory computing-based accelerators. Nat. Commun. 14, 5282 (2023).
+        https://doi.org/10.1038/s41467-023-40770-4
     """
-    eager: nn.Module = getattr(net, "_orig_mod", net)  # of a compiled net, which could not trace the observers
-    layers = _unprogrammed(eager, "calibrate")
+    eager: nn.Module = getattr(net, "_orig_mod", net)  # torch.compile cannot trace the hooks
+    layers = require_unprogrammed(eager, "calibrate")
     if batches < 1 or not sd > 0:
         raise ValueError(f"calibrate: batches = {batches} and sd = {sd}; both must be above 0")
     perturbations = {name: layer.perturbation for name, layer in layers.items()}
@@ -66,46 +73,46 @@ def calibrate(
         recipe.apply(net)
     ranges = {name: _Ranges(name, layer, sd) for name, layer in layers.items() if layer.has_ranges}
     before = {name: (r.input.clone(), r.output.clone()) for name, r in ranges.items()}
-    count, passed_by = 0, {}
+    count, bypassed = 0, {}
     try:
-        with _evaluating(net), _watching(ranges.values()), torch.no_grad():
+        with evaluation_mode(net), _input_hooks(ranges.values()), torch.no_grad():
             for batch in itertools.islice(loader, batches):
                 with watching_bypasses(eager) if count == 0 else nullcontext() as found:
-                    (forward or _forward)(eager, batch)
-                passed_by = passed_by or found or {}
+                    (forward or forward_batch)(eager, batch)
+                bypassed = bypassed or found or {}
                 count += 1
         if count == 0:
-            raise ValueError("calibrate: the loader gave no batch")
+            raise ValueError("calibrate: the loader yielded no batch; pass one with at least one batch")
     except BaseException:
-        for name, r in ranges.items():  # nothing half-calibrated after an error
+        for name, r in ranges.items():  # leave no layer half-calibrated
             r.layer.perturbation = perturbations[name]
             r.input.copy_(before[name][0])
             r.output.copy_(before[name][1])
         raise
-    _warn(eager, passed_by)
+    _warn_bypassed(eager, bypassed)
     return net
 
 
-def _warn(net: nn.Module, passed_by: dict[str, str]) -> None:
-    """Of products that pass by the tiles, unless the user left their module digital."""
-    asked = {n for n, why in left_digital(net).items() if why.startswith("named in") or why.startswith("not named in")}
-    surprising = {name: why for name, why in passed_by.items() if name.rpartition(".")[0] not in asked}
-    if surprising:
+def _warn_bypassed(net: nn.Module, bypassed: dict[str, str]) -> None:
+    """Warn about products that bypass the tiles, except in modules that the user kept digital."""
+    chosen = {n for n, why in left_digital(net).items() if why.startswith("named in") or why.startswith("not named in")}
+    unexpected = {name: why for name, why in bypassed.items() if name.rpartition(".")[0] not in chosen}
+    if unexpected:
         warnings.warn(
-            f"calibrate: {'; '.join(f'{name}: {why}' for name, why in surprising.items())}. The hardware is not "
-            "simulated there. Change the model, register a counterpart with "
-            "phasegrad.conversion.register_counterpart, or convert with skip to say that it is meant",
+            f"calibrate: {'; '.join(f'{name}: {why}' for name, why in unexpected.items())}. These products are not "
+            "simulated on the hardware. Change the model, register a counterpart with "
+            "phasegrad.conversion.register_counterpart, or pass skip to convert if this is intended",
             BypassWarning,
             stacklevel=3,
         )
 
 
 class _Ranges:
-    """Running means of one layer's ranges, written into the layer at each batch."""
+    """Running means of one layer's ranges, written to the layer after each batch."""
 
     def __init__(self, name: str, layer: AnalogLayer, sd: float) -> None:
         self.name, self.layer, self.sd = name, layer, sd
-        self.inputs = self.outputs = 0  # how many there were that say something: a first hidden state is all zero
+        self.inputs = self.outputs = 0  # batches that are not all zero, as a first hidden state is
         hardware = layer.hardware
         self.learns_input = hardware.dac is not None and isinstance(hardware.dac.range, LearnedRange)
         adc_range = hardware.adc.range if hardware.adc else None
@@ -114,9 +121,9 @@ class _Ranges:
         self.input = layer.input_range.data if self.learns_input and layer.input_range is not None else none
         self.output = layer.output_range.data if self.percentile is not None else none
 
-    def see(self, x: Tensor) -> None:
+    def update(self, x: Tensor) -> None:
         if not bool(torch.isfinite(x).all()):
-            raise ValueError(f"calibrate: the input of {self.name or 'the layer'} is not finite; look at the data")
+            raise ValueError(f"calibrate: the input of {self.name or 'the layer'} is not finite; check the data")
         if self.learns_input:
             size = x.detach().abs().float()
             covered = torch.minimum(self.sd * size.square().mean().sqrt(), size.max())
@@ -130,7 +137,7 @@ class _Ranges:
                 self.output += (largest.to(self.output) - self.output) / self.outputs
 
     def _output_size(self, x: Tensor) -> Tensor:
-        """The percentile of the tiles' outputs, in units of ``max|w| max|x|``."""
+        """The percentile of the tile outputs, in units of ``max|w| max|x|``."""
         layer = self.layer
         slices, input_range = drive(layer.to_rows(x), layer.periphery, layer.hardware)
         seed = torch.zeros(1, dtype=torch.int64, device=x.device)
@@ -148,39 +155,23 @@ class _Ranges:
         return torch.kthvalue(size, rank).values
 
 
-def _forward(net: nn.Module, batch: Any) -> Any:
-    return net(batch[0] if isinstance(batch, (tuple, list)) else batch)
-
-
 @contextmanager
-def _watching(ranges: Iterable[_Ranges]) -> Iterator[None]:
+def _input_hooks(ranges: Iterable[_Ranges]) -> Iterator[None]:
+    """Update the ranges of each layer with every input that it receives."""
+
     def hook(ranges: _Ranges) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        return lambda _, inputs, named: ranges.see(inputs[0] if inputs else named["input"])
+        return lambda _, inputs, named: ranges.update(inputs[0] if inputs else named["input"])
 
-    handles = [r.layer.register_forward_pre_hook(hook(r), with_kwargs=True) for r in ranges]
-    try:
+    with ExitStack() as hooks:
+        for r in ranges:
+            hooks.callback(r.layer.register_forward_pre_hook(hook(r), with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def _unprogrammed(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
-    layers = analog_layers(net)
-    if not layers:
-        raise ValueError(f"{what}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
+def require_unprogrammed(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
+    """The analog layers of a net by name; raise ``ValueError`` if there is none or one stores no digital weight."""
+    layers = require_analog_layers(net, caller)
     for name, layer in layers.items():
         if layer.store.why_not_digital is not None:
-            raise ValueError(f"{what}: {name or 'the net'} {layer.store.why_not_digital}")
+            raise ValueError(f"{caller}: {name or 'the net'} {layer.store.why_not_digital}")
     return layers

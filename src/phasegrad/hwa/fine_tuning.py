@@ -1,4 +1,4 @@
-"""The loop that most users want."""
+"""A ready-made training loop for hardware-aware fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phasegrad.conversion import to_digital
-from phasegrad.hwa.calibration import _unprogrammed, calibrate
+from phasegrad.hwa.calibration import calibrate, require_unprogrammed
 from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
 from phasegrad.progress import Progress, track
 
@@ -21,20 +21,20 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Checkpoints(Protocol):
-    """Where checkpoints are kept: a :class:`phasegrad.checkpoint.Folder`, or what does as one does."""
+    """A store of checkpoints: :class:`phasegrad.checkpoint.Folder` or a class with the same methods."""
 
     def save(self, step: int, **parts: Any) -> Any:
-        """Keep the states of some parts, and plain values."""
+        """Save the states of parts, and plain values."""
         ...
 
     def resume(self, **parts: Any) -> dict[str, Any] | None:
-        """Load the newest states into the parts; the plain values, or ``None`` if nothing is kept."""
+        """Load the newest states into the parts; return the plain values, or ``None`` without a checkpoint."""
         ...
 
 
 @runtime_checkable
-class _Stateful(Protocol):
-    """A loader that knows where it is."""
+class _Resumable(Protocol):
+    """A net, optimizer, scheduler or loader whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
@@ -42,16 +42,16 @@ class _Stateful(Protocol):
 
 @dataclass
 class History:
-    """What happened in :func:`fine_tune`, epoch by epoch."""
+    """Figures of :func:`fine_tune`, one per epoch."""
 
     loss: list[float] = field(default_factory=list)
     """Mean training loss."""
     learning_rate: list[float] = field(default_factory=list)
-    """Learning rate of the first parameter group at the end."""
+    """Learning rate of the first parameter group at the end of the epoch."""
     noise_level: list[float] = field(default_factory=list)
-    """Factor of the recipe's noise at the end."""
+    """Factor of the recipe's noise at the end of the epoch."""
     metric: list[float] = field(default_factory=list)
-    """What ``evaluate`` returned; empty without it."""
+    """Return value of ``evaluate``; empty without ``evaluate``."""
 
 
 def fine_tune(
@@ -70,10 +70,10 @@ def fine_tune(
     every: int = 100,
     progress: bool = True,
 ) -> History:
-    """Train a converted net, in place, to keep its accuracy on the hardware.
+    """Train a converted net, in place, to preserve its accuracy on the hardware.
 
-    Calibrates converter ranges, puts the recipe's noise and clipping on the layers, and trains. A loop of your own
-    after :func:`calibrate` does the same: the noise belongs to the layers.
+    Calibrates converter ranges, applies the recipe's noise and clipping to the layers, and trains. Your own loop after
+    :func:`calibrate` is equivalent, because the layers add the noise.
 
     Args:
         net: a converted net that is not programmed.
@@ -81,27 +81,36 @@ def fine_tune(
         loss: ``(output, target) -> scalar``.
         epochs: passes over the loader.
         recipe: the recipe; ``None`` for :class:`Recipe`'s defaults.
-        optimizer: any torch optimizer over the net's parameters; ``None`` for SGD with momentum 0.9 at 0.01, its
-            rate falling as a half cosine.
-        scheduler: stepped after each batch; ``None`` for none with an ``optimizer`` of your own.
-        teacher: model to distil from; ``None`` for the net as it is now, digital and exact.
-        evaluate: called with the net, in evaluation mode, after each epoch.
+        optimizer: any torch optimizer over the net's parameters; ``None`` for SGD with momentum 0.9 and a learning
+            rate that decays from 0.01 along a half cosine.
+        scheduler: learning-rate scheduler, stepped after each batch; ``None`` for a constant rate with your own
+            ``optimizer``.
+        teacher: model to distil from; ``None`` for a digital, exact copy of the net before training.
+        evaluate: function that is called with the net, in evaluation mode, after each epoch.
         calibration_batches: batches for :func:`calibrate`; 0 to skip it.
-        checkpoints: where the training is kept, such as ``pg.checkpoint.Folder("run")``: called again with the same
-            arguments, it goes on where it was stopped, and ends with the same bits, unless the loader draws its order
-            from a generator of its own that no ``state_dict`` tells of. ``None`` to keep nothing.
-        every: steps from one checkpoint to the next where the loader has a ``state_dict``, as
-            :class:`phasegrad.checkpoint.ResumableLoader` does; with other loaders each epoch ends with one.
+        checkpoints: store of checkpoints, such as ``pg.checkpoint.Folder("run")``, or ``None``. When called again
+            with the same arguments, an interrupted training resumes and produces the same bits, unless the loader
+            draws its order from its own generator, whose state is in no ``state_dict``.
+        every: steps between checkpoints if the loader has a ``state_dict``, as
+            :class:`phasegrad.checkpoint.ResumableLoader` does. With any loader, each epoch ends with a checkpoint.
         progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:
         The history. The net is left in evaluation mode.
 
     Raises:
-        ValueError: no analog layer, a programmed layer, no batch, a loss that is not finite, or a checkpoint of
-            something else.
+        ValueError: the net has no analog layer or a programmed one, the loader is empty, the loss is not finite, or a
+            checkpoint does not fit.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
+
+        Rasch, M. J. et al. Hardware-aware training for large-scale and diverse deep learning inference workloads using
+        in-memory computing-based accelerators. Nat. Commun. 14, 5282 (2023).
+        https://doi.org/10.1038/s41467-023-40770-4
     """
-    _unprogrammed(net, "fine_tune")
+    require_unprogrammed(net, "fine_tune")
     if epochs < 1 or every < 1:
         raise ValueError(f"fine_tune: epochs = {epochs} and every = {every}; both must be at least 1")
     recipe = recipe or Recipe()
@@ -112,8 +121,9 @@ def fine_tune(
         if scheduler is None and steps:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     history = History()
-    keeper = _Keeper(checkpoints, every, {"net": net, "optimizer": optimizer, "scheduler": scheduler, "loader": loader})
-    loop = _Loop(net, optimizer, scheduler, objective, recipe.ramp, epochs, steps, keeper, history)
+    parts = {"net": net, "optimizer": optimizer, "scheduler": scheduler, "loader": loader}
+    checkpointing = _Checkpointing(checkpoints, every, parts)
+    loop = _Loop(net, optimizer, scheduler, objective, recipe.ramp, epochs, steps, checkpointing, history)
     recipe.apply(net)
     if not loop.resume() and calibration_batches:
         calibrate(net, loader, calibration_batches, recipe=recipe)
@@ -125,35 +135,35 @@ def fine_tune(
             history.noise_level.append(loop.level)
             if evaluate is not None:
                 history.metric.append(float(evaluate(net.eval())))
-            loop.keep()
+            loop.save_checkpoint()
     set_noise_level(net, 1.0)
     net.eval()
     return history
 
 
-class _Keeper:
-    """What is kept of a training, and when."""
+class _Checkpointing:
+    """The parts of a training that checkpoints contain, and the steps that save one."""
 
     def __init__(self, checkpoints: Checkpoints | None, every: int, parts: dict[str, Any]) -> None:
         self.checkpoints, self.every = checkpoints, every
-        self.parts = {name: part for name, part in parts.items() if isinstance(part, _Stateful)}
+        self.parts = {name: part for name, part in parts.items() if isinstance(part, _Resumable)}
 
     def due(self, step: int) -> bool:
-        """Whether there is a checkpoint after a step in the middle of an epoch."""
+        """Whether a checkpoint is saved after a step within an epoch."""
         return self.checkpoints is not None and "loader" in self.parts and step % self.every == 0
 
     def save(self, step: int, **values: Any) -> None:
-        """Keep the training as it is now."""
+        """Save the present state of the training."""
         if self.checkpoints is not None:
             self.checkpoints.save(step, **self.parts, **values)
 
     def resume(self) -> dict[str, Any] | None:
-        """Go back to what was kept last."""
+        """Restore the newest checkpoint and return its values, or ``None`` without one."""
         return None if self.checkpoints is None else self.checkpoints.resume(**self.parts)
 
 
 class _Objective:
-    """The loss, with the teacher's part if there is one."""
+    """The loss, with the distillation term if there is a teacher."""
 
     def __init__(self, loss: Loss, distillation: Distillation | None, teacher: nn.Module | None) -> None:
         self.loss, self.distillation, self.teacher = loss, distillation, teacher
@@ -170,26 +180,26 @@ class _Objective:
 
 
 class _Loop:
-    """The state of a training: where it is, and how strong the noise is there."""
+    """The state of a training: step, noise level, and losses of the epoch."""
 
     def __init__(
         self, net: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any, objective: _Objective,
-        ramp: float, epochs: int, steps: int | None, keeper: _Keeper, history: History,
+        ramp: float, epochs: int, steps: int | None, checkpointing: _Checkpointing, history: History,
     ) -> None:  # fmt: skip
         self.net, self.optimizer, self.scheduler, self.objective = net, optimizer, scheduler, objective
         self.ramp, self.epochs, self.steps = ramp, epochs, steps
-        self.keeper, self.history = keeper, history
+        self.checkpointing, self.history = checkpointing, history
         self.step, self.level = 0, 1.0
         self.total, self.count = 0.0, 0  # of the losses of this epoch
 
-    def keep(self) -> None:
-        """Keep a checkpoint."""
+    def save_checkpoint(self) -> None:
+        """Save a checkpoint."""
         lists = {name: list(values) for name, values in vars(self.history).items()}
-        self.keeper.save(self.step, history=lists, level=self.level, total=self.total, count=self.count)
+        self.checkpointing.save(self.step, history=lists, level=self.level, total=self.total, count=self.count)
 
     def resume(self) -> bool:
-        """Go on from the last checkpoint, if there is one."""
-        found = self.keeper.resume()
+        """Restore the newest checkpoint; return whether there is one."""
+        found = self.checkpointing.resume()
         if found is None:
             return False
         for name, values in found["history"].items():
@@ -199,7 +209,7 @@ class _Loop:
         return True
 
     def epoch(self, number: int, loader: Iterable[Any], bar: Progress) -> float:
-        """Train for one pass; the mean loss."""
+        """Train for one pass and return the mean loss."""
         self.net.train()
         for x, target in loader:
             done = self.step / self.steps if self.steps else number / self.epochs
@@ -211,10 +221,10 @@ class _Loop:
             bar.update()
             if self.count % 10 == 0:
                 bar.values(loss=f"{self.total / self.count:.4f}")
-            if self.keeper.due(self.step):
-                self.keep()
+            if self.checkpointing.due(self.step):
+                self.save_checkpoint()
         if self.count == 0:
-            raise ValueError("fine_tune: the loader gave no batch")
+            raise ValueError("fine_tune: the loader yielded no batch; pass one with at least one batch")
         mean, self.total, self.count = self.total / self.count, 0.0, 0
         return mean
 
@@ -224,7 +234,7 @@ class _Loop:
         number = float(value.detach())
         if not math.isfinite(number):
             raise ValueError(
-                f"fine_tune: the loss is {number} at step {self.step}; lower the learning rate, or look at the data"
+                f"fine_tune: the loss is {number} at step {self.step}; lower the learning rate or check the data"
             )
         value.backward()
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""How digital weights are trained to survive on the hardware."""
+"""Recipes for training digital weights that tolerate the errors of the hardware."""
 
 from __future__ import annotations
 
@@ -17,17 +17,28 @@ from phasegrad.nn import analog_layers
 
 @dataclass(frozen=True, kw_only=True)
 class WeightNoise(Configuration, ABC):
-    """Noise that training adds to the weights, fresh at each step."""
+    """Noise that training adds to the weights, drawn independently at each step."""
 
     @abstractmethod
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Standard deviation over the column's scale, as coefficients of powers of ``|w| / scale`` from 0."""
+        """Coefficients ``(c0, c1, c2)`` of ``sd / scale = c0 + c1 |w| / scale + c2 (|w| / scale)^2``.
+
+        ``scale`` is that of the weight's column.
+        """
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class AdditiveNoise(WeightNoise):
-    """The same for all weights of a column: ``sd = sigma * scale``."""
+    """Noise of one standard deviation for all weights of a column: ``sd = sigma * scale`` (Joshi et al. 2020).
+
+    Args:
+        sigma: standard deviation relative to the scale of the column.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
+    """
 
     sigma: float
 
@@ -35,14 +46,18 @@ class AdditiveNoise(WeightNoise):
         check_number(self, "sigma", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Constant."""
+        """Coefficients of a constant standard deviation."""
         return (self.sigma, 0.0, 0.0)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class MultiplicativeNoise(WeightNoise):
-    """In proportion to the weight: ``sd = sigma * |w|``."""
+    """Noise in proportion to the weight: ``sd = sigma * |w|``.
+
+    Args:
+        sigma: standard deviation relative to the weight.
+    """
 
     sigma: float
 
@@ -50,16 +65,21 @@ class MultiplicativeNoise(WeightNoise):
         check_number(self, "sigma", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Linear in the weight."""
+        """Coefficients of a standard deviation proportional to the weight."""
         return (0.0, self.sigma, 0.0)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PCMNoise(WeightNoise):
-    """The spread of programming the hardware's own devices (Joshi et al. 2020), times ``strength``.
+    """The programming noise of the hardware's own devices (Joshi et al. 2020), times ``strength``.
 
-    A strength above 1 stands in for what comes after programming: read noise and the spread of drift.
+    Args:
+        strength: factor of the programming noise; above 1 to cover read noise and drift variability as well.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
     """
 
     strength: float = 1.0
@@ -68,28 +88,28 @@ class PCMNoise(WeightNoise):
         check_number(self, "strength", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """The device's polynomial over its window, averaged over the pairs of a cell."""
+        """Coefficients of the device's programming noise over its window, averaged over the pairs of a cell."""
         device = hardware.cell.device
         if not isinstance(device, PCM):
             raise TypeError(
-                f"PCMNoise: the cell's device is a {type(device).__name__}, which has no programming_sd; use "
+                f"PCMNoise: the device of the cell is a {type(device).__name__}, which has no programming_sd; use "
                 "AdditiveNoise or MultiplicativeNoise"
             )
         if len(device.programming_sd) > 3:
             c0, c1, c2 = _quadratic(device.programming_sd)
         else:
             c0, c1, c2 = (*device.programming_sd, *(0.0,) * (3 - len(device.programming_sd)))
-        # A weight of 0 is at g_min, from where its size takes the rest of the range.
+        # A weight of 0 is at g_min; its magnitude spans the rest of the range.
         start, rest = device.lowest / device.g_max, device.window / device.g_max
         c0, c1, c2 = c0 + start * (c1 + start * c2), rest * (c1 + 2.0 * start * c2), rest * rest * c2
-        # Pairs with independent errors average.
+        # The pairs of a cell have independent errors, which average out.
         factors = torch.tensor(hardware.cell.factors[::2])
         scale = self.strength / device.window * float(factors.square().sum().sqrt())
         return (c0 * scale, c1 * scale, c2 * scale)
 
 
 def _quadratic(polynomial: tuple[float, ...]) -> tuple[float, float, float]:
-    """The parabola nearest to a polynomial of higher degree over [0, 1], by least squares."""
+    """Least-squares parabola of a polynomial of higher degree over [0, 1]."""
     g = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
     powers = torch.stack([g**k for k in range(3)], dim=1)
     value = sum((c * g**k for k, c in enumerate(polynomial)), start=torch.zeros_like(g))
@@ -100,9 +120,17 @@ def _quadratic(polynomial: tuple[float, ...]) -> tuple[float, float, float]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Configuration):
-    """Learn from the float model's outputs as well as from the labels (Hinton et al., 2015).
+    """Knowledge distillation: training on a teacher's outputs as well as on the labels (Hinton et al. 2015).
 
     The loss becomes ``(1 - weight) loss + weight T^2 KL(teacher || net)`` at temperature ``T``.
+
+    Args:
+        weight: weight of the distillation term in the loss, 0 to 1.
+        temperature: temperature ``T`` of the softmax.
+
+    References:
+        Hinton, G., Vinyals, O. & Dean, J. Distilling the knowledge in a neural network (2015).
+        https://arxiv.org/abs/1503.02531
     """
 
     weight: float = 0.5
@@ -116,17 +144,25 @@ class Distillation(Configuration):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Configuration):
-    """Hardware-aware fine-tuning.
+    """Recipe for hardware-aware fine-tuning: noise and clipping of the weights, and distillation.
 
     Args:
         noise: weight noise in training, or ``None``.
-        ramp: part of the training over which the noise grows from 0 to its full strength.
+        ramp: fraction of the training during which the noise grows from 0 to its full strength.
         drop_connect: probability that a weight reads as zero in a step.
-        clip_sigma: weights are clipped at this many standard deviations about zero (root-mean-squares); 0 for
-            no clipping. Clipping narrows the
-            distribution, so that programming errors, which go with the largest weight, count less.
-        clip_per: ``"layer"`` or ``"channel"``: whose standard deviation.
-        distillation: learning from the float model, or ``None``.
+        clip_sigma: clipping threshold in root mean squares of the weights (standard deviations about zero); 0 for no
+            clipping. Clipping narrows the distribution, which reduces the effect of programming errors, because they
+            scale with the largest weight.
+        clip_per: group of weights of one threshold: ``"layer"`` or ``"channel"``.
+        distillation: distillation from a teacher, or ``None``.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9 (weight noise and clipping)
+
+        Rasch, M. J. et al. Hardware-aware training for large-scale and diverse deep learning inference workloads using
+        in-memory computing-based accelerators. Nat. Commun. 14, 5282 (2023).
+        https://doi.org/10.1038/s41467-023-40770-4 (noise ramp, drop-connect, distillation)
 
     Examples:
         >>> Recipe(noise=AdditiveNoise(sigma=0.05), ramp=0.3).clip_sigma
@@ -149,7 +185,7 @@ class Recipe(Configuration):
         check_type(self, "distillation", (Distillation, type(None)))
 
     def perturbation(self, hardware: Hardware) -> Perturbation:
-        """What this recipe does to the weights of a layer on ``hardware``."""
+        """The noise and clipping that this recipe applies to the weights of a layer on ``hardware``."""
         additive, multiplicative, quadratic = self.noise.coefficients(hardware) if self.noise else (0.0, 0.0, 0.0)
         return Perturbation(
             additive=additive,
@@ -161,14 +197,20 @@ class Recipe(Configuration):
         )
 
     def apply(self, net: nn.Module) -> None:
-        """Put noise and clipping on every layer of a converted net, in place; training then sees them."""
+        """Apply noise and clipping to every analog layer of a converted net, in place, for training to use."""
         planned = {name: self.perturbation(layer.hardware) for name, layer in analog_layers(net).items()}
         for name, layer in analog_layers(net).items():
             layer.perturbation = planned[name]
 
 
 def set_noise_level(net: nn.Module, level: float) -> None:
-    """Scale the training noise of every layer, in place; 1 is the recipe's strength. A ramp calls this."""
+    """Set the factor of every layer's training noise, in place; 1 is the recipe's strength.
+
+    :func:`fine_tune` calls this at each step to ramp the noise.
+
+    Raises:
+        ValueError: the level is negative or not finite.
+    """
     if not 0.0 <= level < float("inf"):
         raise ValueError(f"set_noise_level: level = {level}; it must be finite and not negative")
     for layer in analog_layers(net).values():

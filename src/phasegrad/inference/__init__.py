@@ -1,4 +1,4 @@
-"""Programming, ageing, compensation, accuracy over time and over chips."""
+"""Inference on simulated chips: programming, ageing, drift compensation, and accuracy over time and over chips."""
 
 from phasegrad.inference.accuracy import Report, accuracy_over_time, format_time
 from phasegrad.inference.batchnorm import reestimate_batchnorm

@@ -1,4 +1,4 @@
-"""Accuracy over time and over chips."""
+"""Accuracy of many chips over time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"),
 
 
 def format_time(seconds: float) -> str:
-    """A time as people say it.
+    """A duration in its largest unit, rounded to two digits.
 
     Examples:
         >>> [format_time(t) for t in (0.0, 1.0, 90.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)]
@@ -37,13 +37,13 @@ def format_time(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`accuracy_over_time` measured.
+    """Measurements of :func:`accuracy_over_time`.
 
     Attributes:
         times: times since programming [s].
-        values: ``[times, chips]``, what ``evaluate`` returned.
-        seed: the seed it was made with.
-        compensation: what shared a gain, or ``None`` where none was applied.
+        values: return values of ``evaluate``, ``[times, chips]``.
+        seed: seed of the chips.
+        compensation: granularity of the drift compensation, or ``None`` without compensation.
     """
 
     times: tuple[float, ...]
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def chips(self) -> int:
-        """How many chips were programmed."""
+        """Number of chips."""
         return self.values.shape[1]
 
     def mean(self) -> np.ndarray:
@@ -61,7 +61,7 @@ class Report:
         return self.values.mean(1)
 
     def sd(self) -> np.ndarray:
-        """Standard deviation over chips at each time, of the sample (0 for a single chip)."""
+        """Sample standard deviation over chips at each time (0 for a single chip)."""
         return self.values.std(1, ddof=1) if self.chips > 1 else np.zeros(len(self.times))
 
     def quantile(self, q: float) -> np.ndarray:
@@ -69,7 +69,7 @@ class Report:
         return np.quantile(self.values, q, axis=1)
 
     def rows(self) -> list[dict[str, float]]:
-        """One dictionary a time: ``time_s``, ``mean``, ``sd``, ``p05``, ``p50``, ``p95``, ``chips``."""
+        """One dictionary per time: ``time_s``, ``mean``, ``sd``, ``p05``, ``p50``, ``p95``, ``chips``."""
         columns = (self.mean(), self.sd(), *(self.quantile(q) for q in (0.05, 0.5, 0.95)))
         names = ("mean", "sd", "p05", "p50", "p95")
         return [
@@ -88,7 +88,7 @@ class Report:
         return "\n".join([f"{self.chips} chip(s), seed {self.seed}, {how}", head, "-" * len(head), *lines])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one row a time and chip: ``time_s, chip, value``."""
+        """Write one row per time and chip: ``time_s, chip, value``."""
         with Path(path).open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("time_s", "chip", "value"))
@@ -97,7 +97,7 @@ class Report:
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, label: str = "analog", **options: Any) -> Any:
         """Draw the mean and the 5th to 95th percentile over time; options as for :func:`phasegrad.plot.over_time`."""
-        from phasegrad.plot import over_time  # plot reads this module's results, so it is imported to draw alone
+        from phasegrad.plot import over_time  # plot is the layer above, so it is imported only to draw
 
         return over_time({label: self}, path, **options)
 
@@ -113,25 +113,26 @@ def accuracy_over_time(
     temperature: float | None = None,
     progress: bool = True,
 ) -> Report:
-    """Program many chips, age each, and evaluate it at every time.
+    """Program many chips, age each one, and evaluate it at every time.
 
     Args:
-        net: a converted net; left as it is, and so is torch's generator.
+        net: a converted net; neither it nor torch's generator is modified.
         evaluate: ``chip -> number``, such as the accuracy on a test set.
-        times: times since programming [s], rising.
-        chips: how many chips.
-        seed: chip ``i`` is a function of the net, ``seed`` and ``i``.
-        compensation: ``"tile"``, ``"column"`` or ``"layer"`` to compensate drift before each evaluation, or ``None``.
-        temperature: where the chips are from the first of the times on [K], and on the way there; ``None`` for where
-            their devices' laws were measured.
+        times: times since programming [s], in increasing order.
+        chips: number of chips.
+        seed: seed of the chips; chip ``i`` is a function of the net, ``seed`` and ``i``.
+        compensation: drift compensation before each evaluation, per ``"tile"``, ``"column"`` or ``"layer"``, or
+            ``None``.
+        temperature: temperature of the chips from programming on [K]; ``None`` for the temperature at which the laws
+            of their devices were measured.
         progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:
         A :class:`Report`: ``print`` it, ``.plot(path)`` it, ``.to_csv(path)``.
 
     Raises:
-        ValueError: no analog layer, a non-finite weight, times that are negative or do not rise, no chip, or a
-            value of ``evaluate`` that is no finite number.
+        ValueError: the net has no analog layer or a non-finite weight, ``times`` are negative or not in increasing
+            order, ``chips`` is below 1, or ``evaluate`` returns a value that is not finite.
     """
     times = tuple(float(t) for t in times)
     _check(times, chips, compensation)
@@ -155,9 +156,9 @@ def _check(times: tuple[float, ...], chips: int, compensation: str | None) -> No
     if chips < 1:
         raise ValueError(f"accuracy_over_time: chips = {chips}; it must be at least 1")
     if not times or any(not (math.isfinite(t) and t >= 0) for t in times):
-        raise ValueError(f"accuracy_over_time: times = {times}; give one or more finite times, none negative")
+        raise ValueError(f"accuracy_over_time: times = {times}; pass at least one time, all finite and not negative")
     if any(b < a for a, b in itertools.pairwise(times)):
-        raise ValueError(f"accuracy_over_time: times = {times}; they must rise, since a chip does not grow younger")
+        raise ValueError(f"accuracy_over_time: times = {times}; they must not decrease, because a chip only ages")
     if compensation is not None:
         check_compensation("accuracy_over_time", compensation)
 

@@ -1,4 +1,4 @@
-"""Batch-norm statistics of a chip as it is now."""
+"""Batch-norm statistics of a chip at its present age."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from phasegrad.nn.evaluation import evaluation_mode, forward_batch
+
 
 def reestimate_batchnorm(
     chip: nn.Module,
@@ -19,24 +21,28 @@ def reestimate_batchnorm(
     *,
     forward: Callable[[nn.Module, Any], Any] | None = None,
 ) -> nn.Module:
-    """Let batch norms take the means and variances that a chip's layers give now.
+    """Re-estimate the running means and variances of batch norms at a chip's present age.
 
-    Devices that drift move what layers give, mean and variance channel by channel; a few batches of training inputs
-    tell where they have gone (adaptive batch-norm statistics, AdaBS: Joshi et al. 2020). Statistics are digital, and
-    no device is written. Every batch counts alike; 1,000 images or more make good estimates.
+    Drift shifts the mean and variance of each channel; a few batches of training inputs measure them again (adaptive
+    batch-norm statistics, AdaBS: Joshi et al. 2020). The statistics are digital, and no device is written. All batches
+    have equal weight; 1,000 images or more are enough for good estimates.
 
     Args:
-        chip: a converted net, programmed or not; left as it is.
-        loader: batches as in training, augmentation included: of inputs that the net knows by heart other statistics
-            come. A tuple's or list's first element is the input.
-        batches: how many batches to use at most.
-        forward: ``(net, batch) -> anything``, for batches that are something else.
+        chip: a converted net, programmed or not; it is not modified.
+        loader: batches as in training, with augmentation, because memorised inputs give different statistics. The
+            first element of a tuple or list is the input.
+        batches: maximum number of batches.
+        forward: ``(net, batch) -> anything``, which runs the net on batches of another form.
 
     Returns:
-        A copy in the chip's mode with new running means and variances.
+        A copy, in the chip's mode, with new running means and variances.
 
     Raises:
-        ValueError: no batch norm that keeps statistics, or no batch.
+        ValueError: the net has no batch norm with running statistics, or the loader is empty.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
 
     Examples:
         >>> import phasegrad as pg
@@ -50,25 +56,17 @@ def reestimate_batchnorm(
     if not norms:
         raise ValueError("reestimate_batchnorm: the net has no batch norm with running statistics; nothing to estimate")
     momenta = [norm.momentum for norm in norms]
-    modes = {module: module.training for module in adapted.modules()}
-    adapted.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over all batches
-        norm.train()
     count = 0
-    with torch.no_grad():
+    with evaluation_mode(adapted), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # average over all batches
+            norm.train()
         for batch in itertools.islice(loader, batches):
-            (forward or _forward)(adapted, batch)
+            (forward or forward_batch)(adapted, batch)
             count += 1
     if count == 0:
-        raise ValueError("reestimate_batchnorm: the loader gave no batch")
+        raise ValueError("reestimate_batchnorm: the loader yielded no batch; pass one with at least one batch")
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
     return adapted
-
-
-def _forward(net: nn.Module, batch: Any) -> Any:
-    return net(batch[0] if isinstance(batch, (tuple, list)) else batch)

@@ -1,4 +1,4 @@
-"""Correcting a chip's outputs for the drift of its devices."""
+"""Global drift compensation of a chip."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from phasegrad.nn import analog_layers
 def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None = None) -> nn.Module:
     """Correct a chip's outputs for its mean drift (global drift compensation, Joshi et al. 2020).
 
-    Every column is read with its rows driven one at a time, noisy as any read; the digital gain becomes the sum of
-    sizes found right after programming over the sum found now. Noise adds to a size, and to a small one most, so the
-    gain falls short where the output noise is not small against the weights (by 2 % for the preset after a year).
+    A calibration read, noisy like any other, drives the rows of every column one at a time. The digital gain becomes
+    the sum of output magnitudes right after programming divided by the present sum. Noise increases magnitudes, small
+    ones most, so the gain is too low unless the output noise is small compared with the weights (by 2 % for the preset
+    after a year).
 
     Args:
-        chip: a programmed net; left as it is.
-        compensation: ``"tile"``, ``"column"`` or ``"layer"``: which columns share a gain.
+        chip: a programmed net; it is not modified.
+        compensation: columns that share a gain: those of a ``"tile"``, a ``"layer"``, or each ``"column"`` alone.
         seed: seed of the calibration read; ``None`` draws from torch's generator.
 
     Returns:
-        A compensated copy. Its gain stays as it is when it ages further.
+        A compensated copy, which keeps this gain as it ages further.
 
     Raises:
-        ValueError: the chip was never programmed, or ``compensation`` is something else.
+        ValueError: the chip was never programmed, or ``compensation`` is none of these.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
     """
     check_compensation("compensate", compensation)
     check_programmed(chip, "compensate")
@@ -48,7 +53,7 @@ def apply_compensation(chip: nn.Module, compensation: str, seeds: Seeds) -> None
         layer.store.sync()
 
 
-def check_compensation(what: str, compensation: str) -> None:
-    """Raise unless a compensation is known."""
+def check_compensation(caller: str, compensation: str) -> None:
+    """Raise ``ValueError`` unless ``compensation`` is valid."""
     if compensation not in ("tile", "column", "layer"):
-        raise ValueError(f"{what}: compensation = {compensation!r}; it must be 'tile', 'column' or 'layer'")
+        raise ValueError(f"{caller}: compensation = {compensation!r}; it must be 'tile', 'column' or 'layer'")

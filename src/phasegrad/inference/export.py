@@ -1,4 +1,4 @@
-"""A net as its hardware computes but for noise, and as a graph that other programs run."""
+"""Noise-free copies of converted nets, and their export as graphs that run without phasegrad."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from phasegrad.inference.programming import _layers
 from phasegrad.nn import analog_layers
+from phasegrad.nn.layer import require_analog_layers
 from phasegrad.ops import reference
 from phasegrad.stores.noiseless import make_noiseless
 
-_DEFINITIONS = ("dac", "adc", "tile_linear")
-"""The ops that converters and tiles come down to where nothing is drawn."""
+_NOISELESS_OPS = ("dac", "adc", "tile_linear")
+"""The ops of phasegrad that a noise-free net uses."""
 
 
 def noiseless(net: nn.Module) -> nn.Module:
-    """Copy a net, with analog layers that compute without noise.
+    """Copy a net with analog layers that compute without noise.
 
-    Weights are what the devices hold at the chip's present time (of a net that is not programmed: its clipped weights),
-    wires included; inputs and outputs are converted and clipped as on the hardware, tile by tile; gains count. What is
-    drawn at each call, noise of reads, outputs and comparators, is left out. So an output is not quite the mean of the
-    chip's, as converters, activations, and conductances that are read as 0 or more bend noise to one side.
+    The weights are those stored in the devices at the chip's present age (the clipped weights of a net that is not
+    programmed), wires included. Inputs and outputs are converted and clipped tile by tile as on the hardware, and drift
+    compensation applies. The copy omits all noise that is drawn at each call: read noise, output noise and comparator
+    noise. Its outputs differ slightly from the chip's mean outputs, because converters, activations, and reads that
+    cannot be negative make the effect of noise asymmetric.
 
     Args:
-        net: a converted net, programmed or not; left as it is.
+        net: a converted net, programmed or not; it is not modified.
 
     Returns:
-        The copy, in evaluation mode. It draws nothing, and is for inference alone.
+        The copy, in evaluation mode. It draws no random numbers and is for inference only.
 
     Raises:
         ValueError: the net has no analog layer.
@@ -39,37 +40,43 @@ def noiseless(net: nn.Module) -> nn.Module:
     Examples:
         >>> import phasegrad as pg
         >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
-        >>> fixed, x = noiseless(pg.inference.program(net, seed=0)), torch.randn(3, 16)
-        >>> torch.equal(fixed(x), fixed(x))
+        >>> quiet, x = noiseless(pg.inference.program(net, seed=0)), torch.randn(3, 16)
+        >>> torch.equal(quiet(x), quiet(x))
         True
     """
-    _layers(net, "noiseless")
-    fixed = copy.deepcopy(net).eval().requires_grad_(False)
-    for layer in analog_layers(fixed).values():
+    require_analog_layers(net, "noiseless")
+    quiet = copy.deepcopy(net).eval().requires_grad_(False)
+    for layer in analog_layers(quiet).values():
         make_noiseless(layer)
-    return fixed
+    return quiet
 
 
 def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> torch.export.ExportedProgram:
-    """The :func:`noiseless` net as a graph of torch's own operations, which needs no phasegrad to run.
+    """Export the :func:`noiseless` net as a graph of torch's own operations, which runs without phasegrad.
 
     Args:
         net: a converted net, programmed or not.
         inputs: example inputs of its ``forward``.
-        options: of ``torch.export.export``, such as ``dynamic_shapes``.
+        options: options of ``torch.export.export``, such as ``dynamic_shapes``.
+
+    Returns:
+        The exported program.
 
     Raises:
-        ValueError: the net has no analog layer, or an operation of phasegrad is left (the message names it).
+        ValueError: the net has no analog layer, or the graph still contains an op of phasegrad (the message names it).
     """
     with torch.no_grad():
         exported = torch.export.export(noiseless(net), inputs, **options)
     table = torch.export.default_decompositions()
-    for name in _DEFINITIONS:
+    for name in _NOISELESS_OPS:
         table[getattr(torch.ops.phasegrad, name).default] = getattr(reference, name)
     plain = exported.run_decompositions(table)
     left = {str(node.target) for node in plain.graph.nodes if str(node.target).startswith("phasegrad.")}
     if left:
-        raise ValueError(f"export_graph: {', '.join(sorted(left))} is left, which no other program knows")
+        raise ValueError(
+            f"export_graph: the graph still contains {', '.join(sorted(left))}, which only phasegrad can run; keep the "
+            "modules that call these ops digital"
+        )
     return plain
 
 
@@ -81,12 +88,12 @@ def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike
     Args:
         net: a converted net, programmed or not.
         inputs: example inputs of its ``forward``.
-        path: the file.
-        options: of ``torch.export.export``, such as ``dynamic_shapes``.
+        path: path of the ONNX file.
+        options: options of ``torch.export.export``, such as ``dynamic_shapes``.
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: as :func:`export_graph`.
+        ValueError: as for :func:`export_graph`.
     """
     plain = export_graph(net, inputs, **options)
     try:

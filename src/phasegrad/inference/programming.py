@@ -1,4 +1,4 @@
-"""From a trained net to a chip, and the chip through time."""
+"""Programming a trained net onto a chip, and ageing the chip."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
+from phasegrad.nn.layer import require_analog_layers
 from phasegrad.stores import AnalogWeight, Noiseless
 from phasegrad.stores.programmed import attach
 from phasegrad.stores.programmed import program as program_layer
@@ -19,17 +20,17 @@ from phasegrad.stores.programmed import program as program_layer
 def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     """Program a copy of a converted net onto devices.
 
-    Each weight is clipped as its layer says, scaled to the conductance range, and programmed once; every device
-    draws its own error and its own drift exponent. The time of the chip starts at 0. Tied analog layers share devices;
-    a digital module tied to one (an embedding) keeps its digital weight, and a layer that lays the weight out the
-    other way around gets devices of its own.
+    Each weight is clipped as its layer specifies, scaled to the conductance range, and programmed once; every device
+    draws its own programming error and drift exponent. The chip's clock starts at 0. Tied analog layers share devices,
+    except layers that store the transpose of the weight, which have their own. A digital module tied to an analog layer
+    (such as an embedding) keeps its digital weight.
 
     Args:
-        net: a converted net; left as it is.
-        seed: makes the chip a function of the net and this number; ``None`` draws from torch's generator.
+        net: a converted net; it is not modified.
+        seed: seed that makes the chip a function of the net and this number; ``None`` draws from torch's generator.
 
     Returns:
-        The chip: in evaluation mode, its weights no longer trainable.
+        The chip, in evaluation mode; its weights are not trainable.
 
     Raises:
         ValueError: the net has no analog layer, is programmed already, or has a non-finite weight.
@@ -41,10 +42,10 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         >>> chip[0].devices.conductance.shape
         torch.Size([2, 4, 16])
     """
-    layers = _changeable(net, "program")
+    layers = _require_not_noiseless(net, "program")
     for name, layer in layers.items():
         if layer.devices is not None:
-            raise ValueError(f"program: {name or 'the net'} is programmed already; program the net it was made from")
+            raise ValueError(f"program: {name or 'the net'} is already programmed; program the original net")
         _check_finite(name, layer.weight)
     chip = copy.deepcopy(net).eval()
     untie(chip, analog_layers(chip).values())
@@ -65,23 +66,23 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
 def age(
     chip: nn.Module, seconds: float | None = None, *, until: float | None = None, temperature: float | None = None
 ) -> nn.Module:
-    """The same chip, later.
+    """Age a copy of a chip.
 
-    Noise that remembers lives on, exactly, as a function of the chip's seed and of the times that it was aged to.
+    Correlated noise continues exactly, as a function of the chip's seed and of the times that it was aged to.
 
     Args:
-        chip: a programmed net; left as it is.
-        seconds: how much time passes [s].
-        until: or the time since the chip was first programmed at which to arrive [s].
-        temperature: where the chip is meanwhile, and stays [K]; ``None`` for where it is. Its devices need laws of
-            temperature: :class:`phasegrad.devices.Thermal`.
+        chip: a programmed net; it is not modified.
+        seconds: time that passes [s]; pass either this or ``until``.
+        until: new time since the chip was first programmed [s].
+        temperature: temperature of the chip during this time and afterwards [K]; ``None`` for its present temperature.
+            The devices must be :class:`phasegrad.devices.Thermal`, which have laws of temperature.
 
     Returns:
         A copy whose devices have drifted, each with its own exponent.
 
     Raises:
-        ValueError: the chip was never programmed; a time is negative, not finite, or before the present one; a
-            temperature is out of the devices' laws, or they have none.
+        ValueError: the chip was never programmed; a time is negative, not finite, or before the present one; or the
+            devices' laws do not cover the temperature.
 
     Examples:
         >>> import phasegrad as pg
@@ -92,7 +93,7 @@ def age(
     """
     check_programmed(chip, "age")
     if (seconds is None) == (until is None):
-        raise ValueError(f"age: seconds = {seconds} and until = {until}; give one of the two")
+        raise ValueError(f"age: seconds = {seconds} and until = {until}; pass exactly one of them")
     if seconds is not None:
         _check_time("age", "seconds", seconds)
     older = copy.deepcopy(chip)
@@ -101,7 +102,7 @@ def age(
 
 
 def now(chip: nn.Module) -> float:
-    """The chip's present time [s since it was first programmed]."""
+    """The chip's present time since it was first programmed [s]."""
     return max(float(d.clock) for d in _devices(chip))
 
 
@@ -110,7 +111,7 @@ def advance(chip: nn.Module, until: float, temperature: float | None = None) -> 
     _check_time("age", "until", until)
     present = now(chip)
     if until < present:
-        raise ValueError(f"age: until = {until:g} s lies before the chip's present time of {present:g} s")
+        raise ValueError(f"age: until = {until:g} s is before the chip's present time of {present:g} s")
     if temperature is not None:
         _check_temperature(chip, temperature)
     for devices in _devices(chip):
@@ -120,13 +121,13 @@ def advance(chip: nn.Module, until: float, temperature: float | None = None) -> 
 
 
 class Seeds:
-    """A seed for each layer, from a number of the user's or from torch's generator."""
+    """Seeds of layers, derived from the user's seed or drawn from torch's generator."""
 
     def __init__(self, seed: int | None) -> None:
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def next(self, device: torch.device) -> Tensor:
-        """The seed of the next layer, on its device."""
+        """Draw the seed of the next layer, on its device."""
         if self._generator is None:
             return draw_seed(device)
         return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self._generator).to(device)
@@ -137,27 +138,21 @@ def _devices(chip: nn.Module) -> list[AnalogWeight]:
     return list(found.values())
 
 
-def _layers(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
-    layers = analog_layers(net)
-    if not layers:
-        raise ValueError(f"{what}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
-    return layers
-
-
-def _changeable(net: nn.Module, what: str) -> dict[str, AnalogLayer]:
-    """The analog layers of a net that is not :func:`phasegrad.inference.noiseless`, on which nothing acts any more."""
-    layers = _layers(net, what)
+def _require_not_noiseless(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
+    """The analog layers of a net by name; raise ``ValueError`` if there is none or the net is noiseless."""
+    layers = require_analog_layers(net, caller)
     if any(layer.store.name == Noiseless.name for layer in layers.values()):
-        raise ValueError(f"{what}: the net is noiseless, its matrices are fixed; use the net or chip it was made from")
+        raise ValueError(f"{caller}: the net is noiseless, so its weights are fixed; use the original net or chip")
     return layers
 
 
-def check_programmed(chip: nn.Module, what: str) -> None:
-    """Raise unless every analog layer of a net is programmed."""
-    missing = [name for name, layer in _changeable(chip, what).items() if layer.devices is None]
+def check_programmed(chip: nn.Module, caller: str) -> None:
+    """Raise ``ValueError`` unless every analog layer of a net is programmed."""
+    layers = _require_not_noiseless(chip, caller)
+    missing = [name for name, layer in layers.items() if layer.devices is None]
     if missing:
         raise ValueError(
-            f"{what}: {missing[0] or 'the net'} was never programmed; program it first with pg.inference.program(net)"
+            f"{caller}: {missing[0] or 'the net'} was never programmed; program it with pg.inference.program(net) first"
         )
 
 
@@ -165,8 +160,8 @@ def _check_finite(name: str, weight: Tensor) -> None:
     bad = int((~torch.isfinite(weight)).sum())
     if bad:
         raise ValueError(
-            f"program: {name or 'the net'} has {bad} non-finite weight(s) out of {weight.numel()}; a device cannot "
-            "be programmed to them; look for a diverged training"
+            f"program: {name or 'the net'} has {bad} non-finite weight(s) out of {weight.numel()}, to which no device "
+            "can be programmed; check whether training diverged"
         )
 
 
@@ -178,7 +173,7 @@ def _check_temperature(chip: nn.Module, temperature: float) -> None:
             raise ValueError(f"age: {name or 'the net'}: {error}") from error
 
 
-def _check_time(what: str, name: str, seconds: float) -> None:
+def _check_time(caller: str, name: str, seconds: float) -> None:
     number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)  # numpy's doubles are floats
     if not (number and math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{what}: {name} = {seconds!r} s; it must be a number, finite and not negative")
+        raise ValueError(f"{caller}: {name} = {seconds!r} s; it must be a number, finite and not negative")

@@ -260,3 +260,11 @@ class AnalogLayer(nn.Module, ABC):
 def analog_layers(net: nn.Module) -> dict[str, AnalogLayer]:
     """Find the analog layers of a net by name; a layer in several places is listed once."""
     return {name: m for name, m in net.named_modules() if isinstance(m, AnalogLayer)}
+
+
+def require_analog_layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
+    """The analog layers of a net by name; raise ``ValueError`` in the name of ``caller`` if there is none."""
+    layers = analog_layers(net)
+    if not layers:
+        raise ValueError(f"{caller}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
+    return layers

@@ -1,4 +1,4 @@
-"""Pictures of devices, converters and reports. Needs matplotlib (``pip install phasegrad[plot]``), imported to draw."""
+"""Figures of devices, converters and reports. Requires matplotlib (``pip install phasegrad[plot]``)."""
 
 from phasegrad.plot.accuracy import over_time
 from phasegrad.plot.converters import linearity, slices

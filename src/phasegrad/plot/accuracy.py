@@ -1,4 +1,4 @@
-"""Accuracy of chips against their age."""
+"""Accuracy of chips against time since programming."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Okabe and Ito's colours: told apart by readers with any colour vision, and in grey by their markers.
+# Okabe and Ito's colours are distinguishable with any colour vision; the markers are in grey too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _TICKS = ((1.0, "1 s"), (60.0, "1 min"), (3600.0, "1 h"), (86_400.0, "1 d"), (2.592e6, "1 mo"), (3.15e7, "1 y"))
 
 
 class Curve(Protocol):
-    """Values of many chips at several times, as :class:`phasegrad.inference.Report` has them."""
+    """Values of many chips at several times, such as :class:`phasegrad.inference.Report`."""
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -52,14 +52,14 @@ def over_time(
     """Draw the mean over chips against time, with a band from the 5th to the 95th percentile.
 
     Args:
-        reports: what to draw, by label.
-        path: where to write the picture; the ending chooses the format. ``None`` to write nothing.
-        reference: a value to compare with, drawn as a line.
-        reference_label: its label.
-        ylabel: what the values are.
-        percent: whether values are fractions to be shown in percent.
-        title: a title, or none.
-        ax: axes to draw into, or ``None`` for a new figure.
+        reports: curves by label.
+        path: path of the image file, whose suffix selects the format; ``None`` to write none.
+        reference: value for comparison, drawn as a horizontal line.
+        reference_label: label of the reference.
+        ylabel: label of the values.
+        percent: whether to show values, which are fractions, in percent.
+        title: title, or ``None``.
+        ax: axes to draw into; ``None`` for a new figure.
 
     Returns:
         The matplotlib figure.
@@ -67,7 +67,7 @@ def over_time(
     figure: Any = ax.figure if ax is not None else new_figure(6.4, 4.0)
     axes: Any = ax if ax is not None else figure.subplots()
     factor = 100.0 if percent else 1.0
-    shift = _fan(len(reports))
+    shift = _time_factors(len(reports))
     for i, (label, report) in enumerate(reports.items()):
         colour, times = _COLOURS[i % len(_COLOURS)], np.maximum(report.times, 1e-3) * shift[i]
         low, high = (report.quantile(q) * factor for q in (0.05, 0.95))
@@ -76,18 +76,18 @@ def over_time(
         axes.plot(times, report.mean() * factor, marker, ls="-", ms=4.5, lw=1.4, color=colour, label=label)
     if reference is not None:
         axes.axhline(reference * factor, color="0.25", lw=1.0, ls=(0, (5, 3)), label=reference_label)
-    _dress(axes, reports, f"{ylabel} (%)" if percent else ylabel, title)
+    _label_axes(axes, reports, f"{ylabel} (%)" if percent else ylabel, title)
     if path is not None:
         figure.savefig(Path(path), dpi=200)
     return figure
 
 
-def _fan(count: int) -> np.ndarray:
-    """Small factors in time that keep the points of different curves from covering each other."""
+def _time_factors(count: int) -> np.ndarray:
+    """Small factors of time that keep the points of different curves from overlapping."""
     return 1.12 ** (np.arange(count) - (count - 1) / 2)
 
 
-def _dress(axes: Any, reports: Mapping[str, Curve], ylabel: str, title: str | None) -> None:
+def _label_axes(axes: Any, reports: Mapping[str, Curve], ylabel: str, title: str | None) -> None:
     times = np.concatenate([r.times for r in reports.values()])
     axes.set_xscale("log")
     ticks = [(t, name) for t, name in _TICKS if 0.5 * times.min() <= t <= 2.0 * times.max()]

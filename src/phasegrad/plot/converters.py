@@ -1,4 +1,4 @@
-"""Converters, and weights in slices, in pictures."""
+"""Figures of converters and of bit-sliced weights."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 
 def linearity(adcs: Mapping[str, OutputConverter], path: str | os.PathLike[str] | None = None, *, seed: int = 0) -> Any:
-    """Draw transfer curve, DNL and INL of one physical converter of each kind, drawn and measured on a slow ramp.
+    """Draw transfer curve, DNL and INL of one random physical converter per kind, measured with a slow ramp.
 
     Args:
         adcs: converters by name.
-        path: where to write the picture, or ``None``.
-        seed: seed of the converters.
+        path: path of the image file, or ``None`` to write none.
+        seed: seed of the errors of the converters.
 
     Returns:
-        The matplotlib figure: a row a converter.
+        The matplotlib figure, with one row per converter.
     """
     figure, axes = _figure(len(adcs), 3, (10.0, 1.55 * len(adcs) + 0.4))
     for row, (name, adc), colour in zip(axes, adcs.items(), _cycle(len(adcs)), strict=True):
-        got = measure(adc, seed=seed)
-        row[0].plot(got.inputs, got.inputs, color="0.6", lw=0.8, ls="--")
-        row[0].plot(got.inputs, got.outputs[0], color=colour, lw=1.2)
+        found = measure(adc, seed=seed)
+        row[0].plot(found.inputs, found.inputs, color="0.6", lw=0.8, ls="--")
+        row[0].plot(found.inputs, found.outputs[0], color=colour, lw=1.2)
         row[0].set_ylabel(name)
-        row[1].plot(got.levels, got.dnl[0], color=colour, lw=0.9)
-        row[2].plot(got.levels, got.inl[0], color=colour, lw=1.2)
+        row[1].plot(found.levels, found.dnl[0], color=colour, lw=0.9)
+        row[2].plot(found.levels, found.inl[0], color=colour, lw=1.2)
     for column, title in enumerate(("output / range", "DNL (steps)", "INL (steps)")):
         axes[0][column].set_title(title)
         axes[-1][column].set_xlabel("input / range" if column == 0 else "level (steps)")
@@ -50,18 +50,18 @@ def slices(
     hardware: Hardware, path: str | os.PathLike[str] | None = None, *, bits: int = 8,
     counts: Sequence[int] = (1, 2, 4, 7), resolutions: Sequence[int] = (4, 5, 6, 7, 8, 9, 10, 11, 12), seed: int = 0,
 ) -> Any:  # fmt: skip
-    """Draw how the error of a product falls with the resolution of the converters, for weights in several slices.
+    """Draw the error of a product against the resolution of the converters, for weights in several slices.
 
     Args:
-        hardware: tiles of 256 rows are made of it, with weights in slices of its device, on digital weights.
-        path: where to write the picture, or ``None``.
-        bits: of the weights.
+        hardware: hardware to modify: tiles of 256 rows, with sliced cells of its device and digital weights.
+        path: path of the image file, or ``None`` to write none.
+        bits: bits of the weights.
         counts: numbers of slices.
-        resolutions: bits of the converters.
+        resolutions: resolutions of the converters [bit].
         seed: seed of weights and inputs.
 
     Returns:
-        The matplotlib figure: root-mean-square error over that of the exact product's values.
+        The matplotlib figure: root-mean-square error relative to the root mean square of the exact product.
     """
     figure, axes = _figure(1, 1, (5.4, 3.4))
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +78,7 @@ def slices(
                 y = calibrate(layer, [x], recipe=None)(x)
             errors.append(((y - exact).square().mean() / exact.square().mean()).sqrt().item())
         axes[0][0].plot(resolutions, errors, "o-", ms=3, lw=1.2, color=colour, label=f"{count}")
-    axes[0][0].set(yscale="log", xlabel="bits of each converter", ylabel="relative error of the product")
+    axes[0][0].set(yscale="log", xlabel="converter resolution (bits)", ylabel="relative error of the product")
     axes[0][0].legend(frameon=False, fontsize=8, title=f"slices of {bits}-bit weights", title_fontsize=8)
     return _saved(figure, path)
 

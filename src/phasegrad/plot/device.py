@@ -1,4 +1,4 @@
-"""What a device does, in one picture."""
+"""Figure of the statistics of a device."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from phasegrad.drawing import new_figure
 def device_statistics(
     device: Device, path: str | os.PathLike[str] | None = None, *, samples: int = 2000, seed: int = 0
 ) -> Any:
-    """Draw programming, drift and read noise of a device, sampled through the device itself.
+    """Draw samples of the programming, drift and read noise of a device.
 
     Args:
         device: the device.
-        path: where to write the picture, or ``None``.
-        samples: devices at each conductance.
+        path: path of the image file, or ``None`` to write none.
+        samples: number of devices per conductance.
         seed: seed of the draws.
 
     Returns:
-        The matplotlib figure: programmed against target conductance, conductance over time (with the band from the
+        The matplotlib figure: programmed against target conductance, conductance over time (both with a band from the
         5th to the 95th percentile), and relative standard deviation of reads after an hour.
     """
     key = torch.tensor([seed])
@@ -48,11 +48,11 @@ def _levels(device: Device, count: int, samples: int) -> torch.Tensor:
 
 def _programming(axes: Any, device: Device, samples: int, key: torch.Tensor) -> None:
     target = _levels(device, 41, samples)
-    got = device.program(target, key, 0).conductance * 1e6
+    programmed = device.program(target, key, 0).conductance * 1e6
     x = target[:, 0] * 1e6
-    low, high = torch.quantile(got, 0.05, dim=1), torch.quantile(got, 0.95, dim=1)
+    low, high = torch.quantile(programmed, 0.05, dim=1), torch.quantile(programmed, 0.95, dim=1)
     axes.fill_between(x, low, high, color="#0072B2", alpha=0.2, lw=0, label="5 to 95 %")
-    axes.plot(x, got.mean(1), color="#0072B2", lw=1.4, label="mean")
+    axes.plot(x, programmed.mean(1), color="#0072B2", lw=1.4, label="mean")
     axes.plot(x, x, color="0.4", lw=0.8, ls="--", label="target")
     axes.set(xlabel="target conductance (µS)", ylabel="programmed (µS)", title="programming")
     axes.legend(frameon=False, fontsize=8)

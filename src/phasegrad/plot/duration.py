@@ -1,4 +1,4 @@
-"""Capacitors of columns whose inputs are pulse lengths, in one picture."""
+"""Figure of the capacitors of columns whose inputs are pulse durations."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ def charges(
     integrators: Mapping[str, Integrator], path: str | os.PathLike[str] | None = None, *, lines: int = 64,
     vectors: int = 200, seed: int = 0,
 ) -> Any:  # fmt: skip
-    """Draw how a column's capacitor charges in a window, and what it holds at the end against the product.
+    """Draw the charge of a column's capacitor during a window, and its final charge against the product.
 
     Args:
-        integrators: what to draw, by label.
-        path: where to write the picture, or ``None``.
-        lines: word lines of the column, with random weights and lengths.
-        vectors: random inputs of the right picture.
+        integrators: integrators by label.
+        path: path of the image file, or ``None`` to write none.
+        lines: number of word lines of the column, with random weights and durations.
+        vectors: number of random inputs in the right panel.
         seed: seed of weights and inputs.
 
     Returns:
-        The matplotlib figure: on the left the charge over the window for one input, on the right the charge at the end
-        for all of them.
+        The matplotlib figure: left, the charge over the window for one input; right, the final charge for all inputs.
     """
     generator = torch.Generator().manual_seed(seed)
     weight = torch.rand(1, lines, generator=generator) * 2.0 - 1.0
@@ -42,7 +41,7 @@ def charges(
     course, ends = figure.subplots(1, 2)
     for (label, integrator), colour in zip(integrators.items(), _COLOURS, strict=False):
         _draw(course, ends, integrator, x, weight, label, colour)
-    course.set(xlabel="time (windows)", ylabel="charge (full cells for a window)", title="one input")
+    course.set(xlabel="time (windows)", ylabel="charge (one full cell for one window)", title="one input")
     ends.set(xlabel="product of amplitudes", ylabel="charge at the end", title=f"{vectors} inputs")
     for axes in (course, ends):
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""What a liner does to a phase-change device, in one picture."""
+"""Figure of the effect of a projection liner on a phase-change device."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def projection(
     """Draw drift, noise and window of projected devices.
 
     Args:
-        device: without a liner, with ``read_noise``.
-        path: where to write the picture, or ``None``.
-        reset: conductance of full RESET without a liner [S].
-        largest: largest conductance of a liner that is drawn [S].
+        device: device without a liner.
+        path: path of the image file, or ``None`` to write none.
+        reset: conductance in the full RESET state without a liner [S].
+        largest: largest liner conductance to draw [S].
 
     Returns:
-        The matplotlib figure: drift exponent and relative noise against conductance for four liners, and, against the
-        liner, both at RESET and the window ``g_max / g_min``.
+        The matplotlib figure: drift exponent and, if the device has ``read_noise``, relative noise against conductance
+        for four liners; then both in the RESET state, and the window ``g_max / g_min``, against the liner conductance.
     """
     figure: Any = new_figure(10.0, 3.2)
     drift, noise, cost = figure.subplots(1, 3)
@@ -51,7 +51,7 @@ def projection(
 
 
 def _cost(axes: Any, device: PCM, reset: float, largest: float) -> None:
-    """Everything at RESET over what it is without a liner."""
+    """Draw the figures of the RESET state relative to those without a liner."""
     liners = torch.linspace(0.0, largest, 101).tolist()
     lined = [projected(device, liner=liner, reset=reset) for liner in liners]
     at_reset = [torch.tensor(d.g_min / d.g_max) for d in lined]
@@ -60,10 +60,10 @@ def _cost(axes: Any, device: PCM, reset: float, largest: float) -> None:
         "Q of RESET": [float(d.read_noise(g)) for d, g in zip(lined, at_reset, strict=True) if d.read_noise],
         "window": [d.g_max / d.g_min for d in lined],
     }
-    styles = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-"))  # the first two are one curve
+    styles = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-"))  # the first two curves coincide
     for (label, values), (colour, ls) in zip(curves.items(), styles, strict=True):
         if values:
             relative = [v / values[0] for v in values]
             axes.plot([x * 1e6 for x in liners], relative, color=colour, ls=ls, lw=1.4, label=label)
-    axes.set(xlabel="liner (µS)", ylabel="over that without a liner", yscale="log", title="one number")
+    axes.set(xlabel="liner (µS)", ylabel="relative to no liner", yscale="log", title="RESET state")
     axes.legend(frameon=False, fontsize=8)

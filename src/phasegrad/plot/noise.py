@@ -1,4 +1,4 @@
-"""What noise that remembers looks like, in one picture."""
+"""Figure of the correlated noise of a device."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import Tensor
 from phasegrad.devices import PCM, DeviceState, trace
 from phasegrad.drawing import new_figure
 
-_LIVES = 4000
-_START = 1e4  # age at which lags begin [s]
+_DEVICES = 4000
+_START = 1e4  # age of the first read [s]
 
 
 def noise_over_time(
     device: PCM, path: str | os.PathLike[str] | None = None, *, fraction: float = 0.5, seed: int = 0
 ) -> Any:
-    """Draw reads of a device whose noise remembers, on three scales of time, and how reads part with their distance.
+    """Draw reads of a device with correlated noise on three time scales, and the covariance of reads against their lag.
 
     Args:
-        device: with ``correlated_noise``, ``telegraph`` or both.
-        path: where to write the picture, or ``None``.
-        fraction: of ``g_max`` that devices are programmed to.
+        device: device with ``correlated_noise``, ``telegraph`` or both.
+        path: path of the image file, or ``None`` to write none.
+        fraction: programmed conductance relative to ``g_max``.
         seed: seed of the draws.
 
     Returns:
-        The matplotlib figure: traces of two devices over a millisecond, a second and an hour, and what they were
-        programmed to; and the covariance of two reads against the time between them, sampled from 4,000 devices of the
-        age of 1e4 s, with the law; both over the sampled variance.
+        The matplotlib figure: traces of two devices over a millisecond, a second and an hour, with their programmed
+        conductance; and the covariance of two reads against the time between them, sampled from 4,000 devices at an
+        age of 1e4 s, with the law. Covariances are relative to the sampled variance.
     """
     figure: Any = new_figure(10.0, 5.4)
     parts = figure.subplot_mosaic([["ms", "s", "h"], ["lags", "lags", "lags"]])
@@ -60,7 +60,7 @@ def _reads(axes: Any, device: PCM, state: DeviceState, span: float, unit: str, k
 def _correlation(axes: Any, device: PCM, fraction: float, key: Tensor) -> None:
     lags = torch.logspace(-7, 6, 53, dtype=torch.float64)
     ages = _START + torch.cat((torch.zeros(1, dtype=torch.float64), lags))
-    state = DeviceState(torch.full((_LIVES,), fraction * device.g_max), torch.zeros(_LIVES))
+    state = DeviceState(torch.full((_DEVICES,), fraction * device.g_max), torch.zeros(_DEVICES))
     seen = trace(device, state, ages, key).double()
     seen = seen / state.conductance - 1.0
     scale = seen[0].square().mean()

@@ -1,7 +1,7 @@
-"""What the process that lives are forked from imports: torch loads much of itself at its first training step."""
+"""Import of the process from which runs are forked: a training step, at which torch loads many of its modules."""
 
 import torch
-from tests.checkpoint.life import RUNS
+from tests.checkpoint.training_run import RUNS
 
 torch.set_num_threads(1)
 for run in RUNS.values():

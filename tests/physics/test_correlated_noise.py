@@ -1,6 +1,6 @@
-"""1/f noise as a process in time, and telegraph noise, against theory: variance at every age, covariance at every lag.
+"""1/f noise as a process in time, and telegraph noise, follow theory: variance at every age, covariance at every lag.
 
-Modes that start at 0 with the variance Q^2 per e-fold of rate up to ``r = exp(-0.5772) / (4 t_read)`` have, a time
+Modes that start at 0 with the variance Q^2 per e-fold of rate up to ``r = exp(-0.5772) / (4 t_read)`` have, at a lag
 ``tau`` after the age T, the covariance ``Q^2 (Ein(r (2 T + tau)) - Ein(r tau))``, ``Ein(z) = E1(z) + ln z + 0.5772``:
 ``Q^2 ln(1 + 2 T / tau)`` where ``r tau`` is large, and ``Q^2 ln(T / (2 t_read))`` for ``tau = 0``.
 """
@@ -40,8 +40,8 @@ def of_modes(noise: CorrelatedNoise, since: float, lag: float) -> float:
     return sum(v * math.exp(-r * lag) * -math.expm1(-2.0 * r * since) for r, v in noise.modes(T_READ))
 
 
-def remembering(noise: CorrelatedNoise | None = None) -> PCM:
-    """``Q`` is 0.0088 at 25 uS; devices have no other variation."""
+def correlated(noise: CorrelatedNoise | None = None) -> PCM:
+    """Devices with ``Q`` = 0.0088 at 25 µS and no other variation."""
     return replace(joshi_2020(), programming_sd=(0.0,), correlated_noise=noise or CorrelatedNoise())
 
 
@@ -75,7 +75,7 @@ def test_modes_add_up_to_the_covariance_of_two_reads() -> None:
 
 
 def test_reads_have_the_published_variance_at_every_age() -> None:
-    device = remembering()
+    device = correlated()
     state, now = new(device), 0.0
     for seconds in (0.0, 1e-6, 1.0, 60.0, 3600.0, 86_400.0, 3.15e7, 3e8):
         device.advance(state, now, seconds, SEED + int(seconds) + 1, 0)
@@ -91,13 +91,13 @@ def check_covariance(first: np.ndarray, second: np.ndarray, since: float, lag: f
     n = first.size
     v1, v2, c = covariance(since, 0.0), covariance(since + lag, 0.0), covariance(since, lag)
     assert abs((first * second).mean() - c) < 5.0 * math.sqrt((v1 * v2 + c * c) / n) + 1e-3
-    parted = v1 + v2 - 2.0 * c
-    assert abs(np.square(second - first).mean() / parted - 1.0) < 5.0 * math.sqrt(2.0 / n) + 1e-3
+    difference = v1 + v2 - 2.0 * c
+    assert abs(np.square(second - first).mean() / difference - 1.0) < 5.0 * math.sqrt(2.0 / n) + 1e-3
 
 
 @pytest.mark.parametrize("start", [0.0, 1e5])
 def test_autocovariance_over_ten_decades_of_lag(start: float) -> None:
-    device = remembering()
+    device = correlated()
     state = new(device)
     device.advance(state, 0.0, start, SEED + 1, 0)
     first, now = deviation(device, state, start), start
@@ -107,16 +107,16 @@ def test_autocovariance_over_ten_decades_of_lag(start: float) -> None:
         check_covariance(first, deviation(device, state, now), start + T0, lag)
 
 
-@pytest.mark.parametrize(("n", "lives", "between"), [(3, 60, 23_000), (50, 60, 2500), (1000, 10, 1000)])
-def test_a_trace_has_the_same_autocovariance(n: int, lives: int, between: int) -> None:
-    """Few devices are scanned in blocks of time, many devices read by read; the reads need more than one chunk."""
-    device = remembering()
+@pytest.mark.parametrize(("n", "repeats", "between"), [(3, 60, 23_000), (50, 60, 2500), (1000, 10, 1000)])
+def test_a_trace_has_the_same_autocovariance(n: int, repeats: int, between: int) -> None:
+    """Few devices are scanned in blocks of time, many devices by read; the reads need more than one chunk."""
+    device = correlated()
     others = torch.rand(between, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(26).sub(14).exp()
     times = torch.cat((torch.tensor([0.0, *LAGS], dtype=torch.float64), others))
     times, order = times.sort()
     places = [int((order == i).nonzero()) for i in range(len(LAGS) + 1)]
     state = DeviceState(torch.full((n,), 25e-6), torch.zeros(n))
-    runs = [trace(device, state, times, SEED + 10 + i)[places] for i in range(lives)]
+    runs = [trace(device, state, times, SEED + 10 + i)[places] for i in range(repeats)]
     seen = (torch.cat(runs, dim=1).double().numpy() / 25e-6 - 1.0) / 0.0088
     for i, lag in enumerate(LAGS):
         check_covariance(seen[0], seen[1 + i], T0, lag)
@@ -125,11 +125,11 @@ def test_a_trace_has_the_same_autocovariance(n: int, lives: int, between: int) -
 def test_each_mode_is_an_ornstein_uhlenbeck_process() -> None:
     """From 0: ``var(t) = v (1 - exp(-2 r t))`` and ``cov(t, t + dt) = var(t) exp(-r dt)``, mode by mode."""
     noise, n, t, dt = CorrelatedNoise(longest=10.0), 1_000_000, 0.3, 0.2
-    held = torch.zeros(len(noise.modes(0.01)), n)
-    noise.advance(held, t, 0.01, SEED, 0)
-    first = held.clone()
-    noise.advance(held, dt, 0.01, SEED + 1, 0)
-    for (rate, variance), one, two in zip(noise.modes(0.01), first.double(), held.double(), strict=True):
+    state = torch.zeros(len(noise.modes(0.01)), n)
+    noise.advance(state, t, 0.01, SEED, 0)
+    first = state.clone()
+    noise.advance(state, dt, 0.01, SEED + 1, 0)
+    for (rate, variance), one, two in zip(noise.modes(0.01), first.double(), state.double(), strict=True):
         v1, v2 = (-variance * math.expm1(-2.0 * rate * s) for s in (t, t + dt))
         c = v1 * math.exp(-rate * dt)
         assert abs(one.square().mean().item() / v1 - 1.0) < 5.0 * math.sqrt(2.0 / n)
@@ -137,8 +137,8 @@ def test_each_mode_is_an_ornstein_uhlenbeck_process() -> None:
         assert abs((one * two).mean().item() - c) < 5.0 * math.sqrt((v1 * v2 + c * c) / n)
 
 
-def test_blocks_of_a_trace_are_one_course() -> None:
-    """The scan against the recursion in float64 with the same draws, read by read."""
+def test_blocks_of_a_trace_form_one_process() -> None:
+    """The scan equals the recursion over reads in float64 with the same draws."""
     rate, sd = torch.tensor([[1e3], [1.0], [1e-3], [1e-9]]), torch.tensor([[1.0], [0.5], [2.0], [1.0]])
     times = torch.rand(7 * 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).mul(18).sub(10).exp()
     times = times.sort().values.view(7, 40)
@@ -153,25 +153,25 @@ def test_blocks_of_a_trace_are_one_course() -> None:
             torch.testing.assert_close(seen[read, :, block].double(), x, rtol=2e-5, atol=2e-5)
 
 
-def test_every_part_of_a_trace_is_drawn_anew() -> None:
+def test_all_parts_of_a_trace_are_independent() -> None:
     """Differences of reads ten seconds apart are nearly white: they are uncorrelated with earlier draws."""
-    device, n = remembering(), 200_000
+    device, n = correlated(), 200_000
     state = DeviceState(torch.full((1,), 25e-6), torch.zeros(1))
     seen = trace(device, state, torch.arange(n, dtype=torch.float64) * 10.0, SEED)
     spectrum = np.fft.rfft(seen[:, 0].diff().double().numpy(), 2 * n)
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[: n // 2]
-    assert np.abs(correlation[100:]).max() < 6.0 * correlation[0] / math.sqrt(n / 2)  # of 100,000 lags
+    assert np.abs(correlation[100:]).max() < 6.0 * correlation[0] / math.sqrt(n / 2)  # maximum of 100,000 lags
 
 
 def test_a_trace_starts_at_the_age_of_the_first_read() -> None:
-    device, n = remembering(), 400_000
+    device, n = correlated(), 400_000
     state = DeviceState(torch.full((n,), 25e-6), torch.zeros(n))
     seen = (trace(device, state, torch.zeros(1, dtype=torch.float64), SEED)[0].double() / 25e-6 - 1.0) / 0.0088
     assert abs(seen.var().item() / math.log(T0 / (2.0 * T_READ)) - 1.0) < 5.0 * math.sqrt(2.0 / n)
 
 
-def test_a_microsecond_apart_reads_agree_and_a_day_apart_they_do_not() -> None:
-    device = remembering()
+def test_reads_a_microsecond_apart_are_correlated_and_reads_a_day_apart_are_not() -> None:
+    device = correlated()
     state = new(device)
     first = deviation(device, state, 0.0)
     device.advance(state, 0.0, 1e-6, SEED + 1, 0)
@@ -183,10 +183,10 @@ def test_a_microsecond_apart_reads_agree_and_a_day_apart_they_do_not() -> None:
     assert abs(late) < 5.0 / math.sqrt(N) + 1e-3
 
 
-def test_what_is_drawn_afresh_is_the_part_that_forgets_within_shortest() -> None:
+def test_only_modes_faster_than_shortest_are_redrawn_at_each_read() -> None:
     """Two reads at one age share the slow modes: their covariance is the variance minus ``ln(r shortest)``."""
     shortest = 0.1
-    device = remembering(CorrelatedNoise(shortest=shortest))
+    device = correlated(CorrelatedNoise(shortest=shortest))
     state = new(device)
     ratios = [device.read(state, at_age(0.0), SEED + i, 2).double().numpy() / 25e-6 - 1.0 for i in range(2)]
     first, second = (r / 0.0088 for r in ratios)
@@ -195,8 +195,6 @@ def test_what_is_drawn_afresh_is_the_part_that_forgets_within_shortest() -> None
     assert abs((first * second).mean() - (v - fresh)) < 5.0 * math.sqrt((v * v + (v - fresh) ** 2) / N)
     assert abs(np.square(first - second).mean() / (2.0 * fresh) - 1.0) < 5.0 * math.sqrt(2.0 / N)
 
-
-# --- telegraph noise ------------------------------------------------------------------------------------------
 
 SWITCHING = Telegraph(fraction=0.4, amplitude=0.2, rates=(1e-2, 1e2), duty=0.3)
 
@@ -225,7 +223,7 @@ def test_telegraph_noise_has_its_autocovariance() -> None:
         check_switching(first, device.read(state, at_age(lag), SEED, 2).double().numpy() / 25e-6 - 1.0, lag)
 
 
-def test_a_trace_of_telegraph_noise_has_it_too() -> None:
+def test_a_trace_of_telegraph_noise_has_the_same_autocovariance() -> None:
     device = replace(ideal_device(), telegraph=SWITCHING)
     lags = (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
     state = DeviceState(torch.full((N,), 25e-6), torch.zeros(N))
@@ -234,7 +232,7 @@ def test_a_trace_of_telegraph_noise_has_it_too() -> None:
         check_switching(seen[0], seen[1 + i], lag)
 
 
-def test_a_device_has_two_states_and_others_one() -> None:
+def test_switching_devices_have_two_levels_and_the_others_one() -> None:
     device = replace(ideal_device(), telegraph=SWITCHING)
     state = DeviceState(torch.full((1000,), 25e-6), torch.zeros(1000))
     seen = trace(device, state, torch.arange(2000, dtype=torch.float64), SEED) / 25e-6 - 1.0

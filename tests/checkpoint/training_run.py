@@ -1,4 +1,4 @@
-"""A training run in a process of its own, which may be killed at a moment that is chosen beforehand."""
+"""A training run in a separate process, which may be killed at a moment chosen in advance."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from phasegrad.checkpoint import archive
 STEPS, EVERY = 200, 3
 
 
-class Death(NamedTuple):
-    """When a life ends."""
+class Kill(NamedTuple):
+    """The moment at which a process is killed."""
 
     steps: int
-    """Steps after it began."""
+    """Steps after the process started."""
     seconds: float
-    """Later than that."""
+    """Delay after that step [s]; unused if ``bytes`` is set."""
     bytes: int | None
-    """Of a checkpoint that is being written then, if it is."""
+    """Size of the partial checkpoint after which the process is killed; ``None`` to kill it after the delay."""
 
 
-def death(number: int) -> Death:
-    """One of many, half of them within a checkpoint. No life comes further than 9 steps."""
+def draw_kill(number: int) -> Kill:
+    """One of many random moments, within 9 steps; those of odd numbers are during the write of a checkpoint."""
     drawn = random.Random(number)
-    return Death(drawn.randrange(1, 9), 0.01 * drawn.random(), drawn.randrange(1, 20_000) if number % 2 else None)
+    return Kill(drawn.randrange(1, 9), 0.01 * drawn.random(), drawn.randrange(1, 20_000) if number % 2 else None)
 
 
 class Noisy(Dataset[tuple[Tensor, Tensor]]):
@@ -79,8 +79,8 @@ def in_memory() -> dict[str, Any]:
 RUNS = {"hardware-aware": hardware_aware, "in memory": in_memory}
 
 
-def live(name: str, path: Path, ends: Death | None) -> None:
-    """The command of the user: the same at every start."""
+def train(name: str, path: Path, kill: Kill | None) -> None:
+    """Train, resuming from the newest checkpoint, as a user's script that is started repeatedly does."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
@@ -90,7 +90,7 @@ def live(name: str, path: Path, ends: Death | None) -> None:
     folder = pg.checkpoint.Folder(path)
     found = folder.resume(loader=loader, **parts) or {"step": 0, "losses": []}
     step, losses = found["step"], found["losses"]
-    last = step + ends.steps if ends else None
+    last = step + kill.steps if kill else None
     while step < STEPS:
         for x, y in loader:
             parts["optimizer"].zero_grad()
@@ -100,34 +100,35 @@ def live(name: str, path: Path, ends: Death | None) -> None:
             parts["scheduler"].step()
             step, losses = step + 1, [*losses, float(loss.detach())]
             if step == last:
-                die(ends)
+                schedule(kill)
             if step % EVERY == 0 or step == STEPS:
                 folder.save(step, loader=loader, losses=losses, **parts)
             if step == STEPS:
                 break
 
 
-def die(ends: Death | None) -> None:
-    assert ends is not None
-    if ends.bytes is None:
-        threading.Thread(target=lambda: (time.sleep(ends.seconds), kill())).start()
+def schedule(kill: Kill | None) -> None:
+    assert kill is not None
+    if kill.bytes is None:
+        threading.Thread(target=lambda: (time.sleep(kill.seconds), kill_this_process())).start()
         return
-    write, limit = archive.Sink.write, ends.bytes
+    write, limit = archive.Sink.write, kill.bytes
 
-    def write_and_die(sink: archive.Sink, data: Any) -> int:
+    def write_until_limit(sink: archive.Sink, data: Any) -> int:
         written = write(sink, data)
         if sink.size >= limit:
-            kill()
+            kill_this_process()
         return written
 
-    archive.Sink.write = write_and_die  # type: ignore[method-assign]
+    archive.Sink.write = write_until_limit  # type: ignore[method-assign]
 
 
-def kill() -> None:
+def kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def killed(process: BaseProcess) -> bool:
+def run_process(process: BaseProcess) -> bool:
+    """Run a process to its end; return whether it was killed."""
     process.start()
     process.join(60.0)
     assert process.exitcode in (0, -signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The states of all global random streams: torch's on every device in use, numpy's, Python's."""
+"""States of all global random streams: those of torch on every device in use, of numpy and of Python."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 _logger = logging.getLogger("phasegrad")
 
 
-def streams() -> dict[str, Any]:
-    """Their states now, as plain data."""
-    _, key, position, has_normal, normal = np.random.get_state()  # noqa: NPY002 -- the global stream is what is meant
+def states() -> dict[str, Any]:
+    """The present states as plain data."""
+    _, key, position, has_normal, normal = np.random.get_state()  # noqa: NPY002 -- the global stream is intended
     numpy = [torch.from_numpy(np.asarray(key).astype(np.int64)), int(position), int(has_normal), float(normal)]
     found: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -25,7 +25,7 @@ def streams() -> dict[str, Any]:
 
 
 def restore(found: dict[str, Any]) -> None:
-    """Put them back where they were."""
+    """Restore the states of :func:`states`."""
     torch.set_rng_state(found["torch"])
     key, *rest = found["numpy"]
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
@@ -41,7 +41,7 @@ def _restore_cuda(states: list[torch.Tensor]) -> None:
     count = torch.cuda.device_count()
     if count != len(states):
         _logger.warning(
-            "the checkpoint has the random streams of %d CUDA devices, and here are %d: draws there will differ",
+            "the checkpoint has random streams for %d CUDA devices, but this machine has %d: their draws will differ",
             len(states), count,
         )  # fmt: skip
     for index, state in enumerate(states[:count]):

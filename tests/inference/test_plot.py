@@ -1,4 +1,4 @@
-"""The picture of accuracy over time shows what the reports hold."""
+"""The figure of accuracy over time shows the values of the reports."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_curve_and_band_are_mean_and_percentiles_over_chips() -> None:
     curve = axes.lines[0]
     np.testing.assert_allclose(curve.get_ydata(), 100 * REPORT.mean())
     np.testing.assert_allclose(curve.get_xdata()[1:], TIMES[1:])
-    assert curve.get_xdata()[0] > 0  # a logarithmic axis has no place for zero
+    assert curve.get_xdata()[0] > 0  # a logarithmic axis cannot show zero
     heights = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert heights.max() == pytest.approx(100 * REPORT.quantile(0.95).max())
     assert heights.min() == pytest.approx(100 * REPORT.quantile(0.05).min())
 
 
-def test_several_reports_share_a_picture_with_labels_and_units() -> None:
+def test_several_reports_share_a_figure_with_labels_and_units() -> None:
     reports = {"one": REPORT, "other": OTHER}
     axes = pg.plot.over_time(reports, reference=0.5, reference_label="before", ylabel="score", percent=False).axes[0]
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
@@ -46,7 +46,7 @@ def test_several_reports_share_a_picture_with_labels_and_units() -> None:
     np.testing.assert_allclose(axes.lines[1].get_ydata(), 0.25)
 
 
-def test_a_picture_is_drawn_into_axes_that_exist() -> None:
+def test_a_figure_is_drawn_into_existing_axes() -> None:
     figure = matplotlib.figure.Figure()
     axes = figure.subplots()
     assert REPORT.plot(ax=axes) is figure

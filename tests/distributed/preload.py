@@ -1,4 +1,4 @@
-"""What the process that others are forked from imports: torch loads much of itself at its first training step."""
+"""Import of the process from which others are forked: a training step, at which torch loads many of its modules."""
 
 import torch
 from tests.distributed import replicas

@@ -1,4 +1,4 @@
-"""Chips whose noise remembers, and whose temperature changes."""
+"""Chips with correlated noise and changing temperature."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from phasegrad.devices import PCM, CorrelatedNoise, Curve, Power, Telegraph, The
 from phasegrad.inference.programming import advance
 from phasegrad.stores import AnalogWeight
 
-MEMORY = CorrelatedNoise(modes_per_decade=1)
-SWITCHES = Telegraph(fraction=0.3, amplitude=0.1, rates=(1e-3, 1e3))
-DEVICE = dataclasses.replace(joshi_2020(), correlated_noise=MEMORY, telegraph=SWITCHES, thermal=Thermal())
+CORRELATED = CorrelatedNoise(modes_per_decade=1)
+TELEGRAPH = Telegraph(fraction=0.3, amplitude=0.1, rates=(1e-3, 1e3))
+DEVICE = dataclasses.replace(joshi_2020(), correlated_noise=CORRELATED, telegraph=TELEGRAPH, thermal=Thermal())
 READ = torch.tensor([5])
 
 
@@ -42,7 +42,7 @@ def noise(chip: nn.Module) -> torch.Tensor:
     return found
 
 
-def test_a_forward_pass_changes_nothing_and_reads_at_one_time_agree() -> None:
+def test_a_forward_pass_changes_no_state_and_reads_at_one_time_agree() -> None:
     chip = pg.inference.age(chip_of(DEVICE), 60.0)
     before = {name: t.clone() for name, t in chip.state_dict().items()}
     x = torch.randn(3, 32)
@@ -51,22 +51,22 @@ def test_a_forward_pass_changes_nothing_and_reads_at_one_time_agree() -> None:
     assert all(same_bits(t, before[name]) for name, t in chip.state_dict().items())
 
 
-def test_what_is_redrawn_at_each_read_is_the_fast_part() -> None:
+def test_only_the_fast_part_is_redrawn_at_each_read() -> None:
     device = dataclasses.replace(joshi_2020(), correlated_noise=CorrelatedNoise(modes_per_decade=1, shortest=1.0))
     chip = chip_of(device)
     first, second = (devices(chip).read_weight(READ + i) for i in range(2))
     assert not torch.equal(first, second)
     again = pg.inference.age(chip, 1e-3)
-    assert not same_bits(noise(again)[1], noise(chip)[1])  # the clock alone moves what is remembered
+    assert not same_bits(noise(again)[1], noise(chip)[1])  # only the clock advances the correlated part
 
 
-def test_such_a_chip_is_vectorised() -> None:
+def test_vmap_of_a_chip_equals_the_chip() -> None:
     chip = pg.inference.age(chip_of(DEVICE), 60.0, temperature=330.0)
     x = torch.randn(3, 1, 32)
     torch.testing.assert_close(torch.vmap(chip, randomness="same")(x), chip(x), rtol=1e-5, atol=1e-6)
 
 
-def test_reference_columns_live_on_too() -> None:
+def test_reference_columns_age_too() -> None:
     cell = OffsetSlices(device=DEVICE, bits=8, slices=2)
     chip = pg.inference.program(pg.convert(nn.Sequential(nn.Linear(32, 16)), pg.Hardware(cell=cell)), seed=0)
     old = pg.inference.age(chip, 60.0, temperature=330.0)
@@ -77,7 +77,7 @@ def test_reference_columns_live_on_too() -> None:
     torch.testing.assert_close(after.heat, devices(old).heat)
 
 
-def test_age_leaves_the_chip_and_draws_nothing() -> None:
+def test_age_does_not_modify_the_chip_and_draws_nothing() -> None:
     chip = chip_of(DEVICE)
     before, generator = noise(chip).clone(), torch.get_rng_state()
     old = pg.inference.age(chip, 60.0)
@@ -87,16 +87,16 @@ def test_age_leaves_the_chip_and_draws_nothing() -> None:
     assert not torch.equal(noise(old)[0], noise(pg.inference.age(chip, 61.0))[0])
 
 
-def test_each_chip_has_noise_of_its_own() -> None:
-    """A second is long for the fastest mode, which has nothing of what it was left then."""
+def test_chips_have_independent_noise() -> None:
+    """After a second, the fastest mode is independent of its initial value."""
     one, other = (noise(pg.inference.age(chip_of(DEVICE, seed=s), 1.0))[1] for s in (0, 1))
     correlation = torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1]
     assert abs(correlation.item()) < 5.0 / math.sqrt(one.numel())
 
 
 @pytest.mark.parametrize("stops", [(), (3600.0,), (1e-6, 1.0, 1800.0, 3600.0)])
-def test_a_chip_has_the_published_variance_however_it_was_aged(stops: tuple[float, ...]) -> None:
-    """At equal conductances Q is the same everywhere; a pair reads 25 uS beside nothing, which is noiseless."""
+def test_a_chip_has_the_published_variance_for_any_sequence_of_ages(stops: tuple[float, ...]) -> None:
+    """Equal conductances have equal Q; each pair is one device at 25 µS and one at 0, which is noiseless."""
     q = Power(factor=0.01, exponent=0.5)
     device = dataclasses.replace(
         ideal_device(), read_noise=q, correlated_noise=CorrelatedNoise(), t0=20.0, nu_mean=Curve(polynomial=(0.05,))
@@ -127,7 +127,7 @@ def test_bits_do_not_depend_on_threads() -> None:
         torch.set_num_threads(many)
 
 
-def test_state_travels_and_is_never_rounded() -> None:
+def test_state_is_saved_copied_and_never_rounded() -> None:
     chip = pg.inference.age(chip_of(DEVICE), 60.0, temperature=330.0)
     file = io.BytesIO()
     torch.save(chip.state_dict(), file)
@@ -142,18 +142,18 @@ def test_state_travels_and_is_never_rounded() -> None:
         assert same_bits(devices(late).read_weight(READ), devices(wanted).read_weight(READ))
 
 
-def test_compensation_reads_the_noise_of_the_moment() -> None:
-    """Without other noise a gain mends what the mean read differs by, slow noise included."""
-    device = dataclasses.replace(joshi_2020(), correlated_noise=MEMORY)
+def test_compensation_reads_the_present_noise() -> None:
+    """Without other noise, the gain restores the mean read, slow noise included."""
+    device = dataclasses.replace(joshi_2020(), correlated_noise=CORRELATED)
     chip = chip_of(device)
     before = devices(chip).read_weight(READ).abs().sum()
     old = pg.inference.age(chip, 3.15e7)
-    better = pg.inference.compensate(old, compensation="layer", seed=0)
-    after = devices(better).read_weight(READ).abs().sum()
+    compensated = pg.inference.compensate(old, compensation="layer", seed=0)
+    after = devices(compensated).read_weight(READ).abs().sum()
     torch.testing.assert_close(after, before, rtol=1e-5, atol=0.0)
 
 
-def test_accuracy_over_time_takes_such_a_chip() -> None:
+def test_accuracy_over_time_ages_correlated_noise() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(8, 4)), pg.Hardware(cell=DifferentialPair(device=DEVICE)))
     x = torch.randn(10, 8)
 
@@ -170,15 +170,12 @@ def test_accuracy_over_time_takes_such_a_chip() -> None:
 
 
 @pytest.mark.parametrize("field", ["correlated_noise", "telegraph", "thermal"])
-def test_training_in_the_memory_refuses_what_it_does_not_do(field: str) -> None:
+def test_in_memory_training_refuses_devices_that_it_cannot_simulate(field: str) -> None:
     trained = pg.presets.pcm_capacitor_training()
-    value = {"correlated_noise": MEMORY, "telegraph": SWITCHES, "thermal": Thermal()}[field]
+    value = {"correlated_noise": CORRELATED, "telegraph": TELEGRAPH, "thermal": Thermal()}[field]
     device = dataclasses.replace(trained.cell.device, **{"read_noise": Curve(polynomial=(0.01,)), field: value})
     with pytest.raises(ValueError, match=f"Hardware: pulses are given, but the cell's device has {field}, which only"):
         dataclasses.replace(trained, cell=dataclasses.replace(trained.cell, device=device))
-
-
-# --- temperature ------------------------------------------------------------------------------------------------
 
 
 def exact(energy: Curve) -> PCM:
@@ -187,31 +184,31 @@ def exact(energy: Curve) -> PCM:
     )
 
 
-def test_a_chip_is_read_where_it_is() -> None:
+def test_a_chip_is_read_at_its_present_temperature() -> None:
     chip = chip_of(exact(Curve(polynomial=(0.1,))))
     factor = math.exp(0.1 * Thermal().inverse(350.0))
     hot = pg.inference.age(chip, 0.0, temperature=350.0)
     for see in (lambda c: c[0].weight, lambda c: devices(c).read_weight(READ)):
         torch.testing.assert_close(see(hot), see(chip) * factor, rtol=1e-5, atol=1e-7)
-    later = pg.inference.age(hot, 1e5)  # and stays there
+    later = pg.inference.age(hot, 1e5)  # at 350 K
     left = ((1e5 + 20.0) / 20.0) ** (-0.05 * math.exp(0.026 * Thermal().inverse(350.0)))
     torch.testing.assert_close(later[0].weight, hot[0].weight * left, rtol=2e-5, atol=1e-7)
     back = pg.inference.age(later, 0.0, temperature=300.0)
     torch.testing.assert_close(back[0].weight, chip[0].weight * left, rtol=2e-5, atol=1e-7)
 
 
-def test_one_gain_mends_what_heat_does_to_all_alike_and_not_the_rest() -> None:
+def test_one_gain_compensates_only_a_uniform_effect_of_temperature() -> None:
     left = []
     for energy in (Curve(polynomial=(0.1,)), Curve(polynomial=(0.2, -0.18))):
         chip = chip_of(exact(energy))
         hot = pg.inference.age(chip, 86_400.0, temperature=350.0)
-        mended = pg.inference.compensate(hot, compensation="layer", seed=0)
-        left.append((mended[0].weight - chip[0].weight).norm() / chip[0].weight.norm())
+        compensated = pg.inference.compensate(hot, compensation="layer", seed=0)
+        left.append((compensated[0].weight - chip[0].weight).norm() / chip[0].weight.norm())
     assert left[0] < 1e-5
     assert left[1] > 0.05
 
 
-def test_a_temperature_that_devices_have_no_law_for_is_refused_and_changes_nothing() -> None:
+def test_a_temperature_outside_the_laws_is_refused_and_changes_nothing() -> None:
     chip = chip_of(DEVICE)
     before = {name: t.clone() for name, t in chip.state_dict().items()}
     with pytest.raises(ValueError, match=r"age: 0: temperature = 85.0 K; it must be in \[200, 400\] K"):
