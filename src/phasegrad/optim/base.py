@@ -40,9 +40,19 @@ class PulsedOptimizer(torch.optim.Optimizer):
         super().__init__(params, {**defaults, "replicated": True})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, and copy the devices of rank 0 if it is replicated."""
+        """Add a group if its hardware suits the optimizer, and copy the devices of rank 0 if it is replicated."""
         super().add_param_group(param_group)
+        try:
+            for parameter in self.param_groups[-1]["params"]:
+                if isinstance(parameter, InMemoryWeight):
+                    self._check_hardware(parameter)
+        except ValueError:
+            self.param_groups.pop()
+            raise
         broadcast_devices(self._replicas(self.param_groups[-1:]))
+
+    def _check_hardware(self, weight: InMemoryWeight) -> None:
+        """Raise ``ValueError`` if the optimizer cannot train the hardware of a weight."""
 
     @abstractmethod
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:

@@ -77,13 +77,6 @@ class FastArrayOptimizer(PulsedOptimizer):
             warn_renamed("lines of a parameter group", "rows")
             param_group["rows"] = param_group.pop("lines")
         super().add_param_group(param_group)
-        try:
-            for parameter in self.param_groups[-1]["params"]:
-                if isinstance(parameter, InMemoryWeight):
-                    self._check_hardware(parameter)
-        except ValueError:
-            self.param_groups.pop()
-            raise
 
     def _check_hardware(self, weight: InMemoryWeight) -> None:
         fast, name = weight.devices.hardware.fast, type(self).__name__
