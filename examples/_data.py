@@ -1,6 +1,6 @@
-"""The data sets of the examples: where they come from, and how they are read.
+"""Data sets of the examples: their sources and readers.
 
-To fill the cache ahead of time::
+To fill the cache in advance::
 
     python examples/_data.py --fetch mnist cifar10
 """
@@ -59,7 +59,7 @@ MNIST = DataSet(
 
 
 def _cifar_batch(folder: Path, name: str) -> bytes:
-    """A file of CIFAR-10's binary version from a picture of 10,000 rows, an image a row, and a list of labels."""
+    """Create a file of CIFAR-10's binary version from a PNG of 10,000 rows, one image per row, and a list of labels."""
     from PIL import Image
 
     train = name.startswith("data")
@@ -72,7 +72,7 @@ def _cifar_batch(folder: Path, name: str) -> bytes:
     return records.tobytes()
 
 
-_CIFAR_LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # the package spells it so
+_CIFAR_LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt like this in the package
 
 CIFAR10 = DataSet(
     name="cifar10",
@@ -156,13 +156,13 @@ def mnist(folder: str | Path | None = None) -> Mnist:
     """The MNIST digits: 60,000 training and 10,000 test images.
 
     Args:
-        folder: folder that holds the four unpacked IDX files; the cache and the sources otherwise.
+        folder: folder with the four unpacked IDX files; ``None`` for the cache, or else the sources.
 
     Returns:
         The images and labels of both parts.
 
     Raises:
-        DataUnavailableError: if no source has the files.
+        DataUnavailableError: no source has the files.
     """
     found = locate(MNIST, folder)
     arrays = [read_idx(found / name) for name in MNIST.sha256]
@@ -183,13 +183,13 @@ def cifar10(folder: str | Path | None = None) -> Cifar10:
     """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images.
 
     Args:
-        folder: folder that holds the six files of the binary version; the cache and the sources otherwise.
+        folder: folder with the six files of the binary version; ``None`` for the cache, or else the sources.
 
     Returns:
         The images and labels of both parts.
 
     Raises:
-        DataUnavailableError: if no source has the files.
+        DataUnavailableError: no source has the files.
     """
     found = locate(CIFAR10, folder)
     batches = [np.fromfile(found / name, np.uint8).reshape(-1, 1 + 3072) for name in CIFAR10.sha256]
@@ -202,22 +202,22 @@ def moby_dick(folder: str | Path | None = None) -> str:
     """Herman Melville's Moby-Dick, 1.2 million characters.
 
     Args:
-        folder: folder that holds ``data.txt``; the cache and the sources otherwise.
+        folder: folder with ``data.txt``; ``None`` for the cache, or else the sources.
 
     Raises:
-        DataUnavailableError: if no source has the file.
+        DataUnavailableError: no source has the file.
     """
     return (locate(MOBY_DICK, folder) / "data.txt").read_text(encoding="utf-8")
 
 
 def minilm(folder: str | Path | None = None) -> Path:
-    """The folder with the weights, the configuration and the tokenizer of all-MiniLM-L6-v2 (Apache-2.0).
+    """Folder with the weights, configuration and tokenizer of all-MiniLM-L6-v2 (Apache-2.0).
 
     Args:
-        folder: folder to look in first; the cache and the sources otherwise.
+        folder: folder with the files; ``None`` for the cache, or else the sources.
 
     Raises:
-        DataUnavailableError: if no source has the files.
+        DataUnavailableError: no source has the files.
     """
     return locate(MINILM, folder)
 
@@ -235,28 +235,28 @@ def read_idx(path: Path) -> np.ndarray:
         A writable uint8 array of the shape in the header.
 
     Raises:
-        ValueError: if the header is not that of an IDX file of bytes, or the size does not fit it.
+        ValueError: the header is not that of an IDX file of bytes, or the size of the file differs from it.
     """
     content = path.read_bytes()
     if len(content) < 4 or content[:3] != b"\0\0\x08" or content[3] == 0:
         raise ValueError(
-            f"{path}: starts with {content[:4].hex(' ') or 'nothing'}, an IDX file of bytes with "
-            "00 00 08 and its number of axes: is it still compressed?"
+            f"{path}: starts with {content[:4].hex(' ') or 'nothing'}, but an IDX file of bytes starts with 00 00 08 "
+            "and its number of axes; unpack it if it is still compressed"
         )
     start = 4 + 4 * content[3]
     if len(content) < start:
         raise ValueError(f"{path}: {len(content)} bytes, shorter than its header of {start}")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", content[3], offset=4))
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"{path}: {len(content)} bytes, shape {shape} needs {start + math.prod(shape)}")
+        raise ValueError(f"{path}: {len(content)} bytes, but shape {shape} needs {start + math.prod(shape)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch data sets into the cache."""
     parser = argparse.ArgumentParser(description="Fetch data sets of the examples into the cache and verify them.")
-    parser.add_argument("--fetch", choices=sorted(DATA_SETS), required=True, nargs="+", help="what to fetch")
-    parser.add_argument("--data", metavar="FOLDER", help="folder to look in first")
+    parser.add_argument("--fetch", choices=sorted(DATA_SETS), required=True, nargs="+", help="data sets to fetch")
+    parser.add_argument("--data", metavar="FOLDER", help="folder to search first")
     options = parser.parse_args(arguments)
     try:
         for name in options.fetch:

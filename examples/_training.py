@@ -1,10 +1,12 @@
-"""One training loop for the examples, which goes on where it was stopped."""
+"""Training loop of the examples, which resumes after an interruption."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,27 @@ from phasegrad.progress import track
 
 
 def batches(size: int, batch: int, seed: int, make: Callable[[Tensor], Any]) -> pg.checkpoint.ResumableLoader:
-    """A loader that knows where it is.
+    """Create a resumable loader.
 
     Args:
-        size: samples of the data set.
-        batch: samples a step; those left over wait for the next epoch.
-        seed: of their order.
-        make: ``(numbers of samples [batch]) -> batch``; what it draws, it draws from torch's generator.
+        size: number of samples in the data set.
+        batch: samples per step; an incomplete last batch is dropped.
+        seed: seed of the order.
+        make: ``(indices of samples [batch]) -> batch``, which must draw only from torch's generator.
     """
     return pg.checkpoint.ResumableLoader(
         range(size), batch, seed=seed, drop_last=True, collate_fn=lambda picked: make(torch.tensor(picked))
     )
 
 
+def checkpoint_folder(runs: Path, name: str, settings: Mapping[str, Any]) -> Path:
+    """Folder for the checkpoints of a training, unique for its settings."""
+    key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return runs / f"{name}-{key}"
+
+
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int, rise: float) -> torch.optim.lr_scheduler.LRScheduler:
-    """Learning rates that rise linearly over a part of the steps and fall to nothing as a half cosine."""
+    """Create a learning-rate schedule: a linear rise over a fraction of the steps, then a half cosine to zero."""
     up = max(1, round(rise * steps))
 
     def factor(step: int) -> float:
@@ -55,27 +63,27 @@ def fit(
     every: float = 60.0,
     norm: float | None = None,
 ) -> float:
-    """Train a network in place; started again with the same arguments, it goes on from its last checkpoint.
+    """Train a network in place; when called again with the same arguments, resume from the last checkpoint.
 
     Args:
         net: network to train; left in evaluation mode.
         loader: the data.
         loss: ``(net, batch) -> scalar``.
-        optimizer: its optimizer.
-        schedule: stepped after each batch.
+        optimizer: optimizer of the network.
+        schedule: learning-rate schedule, stepped after each batch.
         epochs: passes over the data.
-        folder: where checkpoints are kept.
-        label: text in front of the progress.
-        progress: whether to show it.
+        folder: folder for checkpoints.
+        label: label of the progress.
+        progress: whether to show progress.
         every: seconds between checkpoints.
-        norm: largest norm of the gradient, which is scaled down to it; ``None`` for any.
+        norm: gradient norm to clip to; ``None`` for no clipping.
 
     Returns:
-        Seconds of training, those before an interruption included.
+        Training time [s], including time before an interruption.
     """
-    kept = pg.checkpoint.Folder(folder, keep=2)
+    checkpoints = pg.checkpoint.Folder(folder, keep=2)
     parts = {"net": net, "optimizer": optimizer, "schedule": schedule, "loader": loader}
-    values = kept.resume(**parts) or {"step": 0, "seconds": 0.0}
+    values = checkpoints.resume(**parts) or {"step": 0, "seconds": 0.0}
     step, before, steps = values["step"], values["seconds"], epochs * len(loader)
     started = saved = time.perf_counter()
     net.train()
@@ -95,7 +103,7 @@ def fit(
                     bar.values(loss=f"{float(value.detach()):.4f}")
                 now = time.perf_counter()
                 if now - saved >= every or step == steps:
-                    kept.save(step, **parts, seconds=before + now - started)
+                    checkpoints.save(step, **parts, seconds=before + now - started)
                     saved = now
     net.eval()
     return before + time.perf_counter() - started

@@ -1,16 +1,14 @@
-"""What does a recurrent network remember of its language after a year on phase-change memory? A whole novel.
+"""How well does a recurrent network predict text after a year on phase-change memory? On a whole novel.
 
-Trains an LSTM to predict the next character of Moby-Dick in float, converts it to crossbar tiles, and fine-tunes it for
-the hardware, with one pair of devices a weight and with more. Programs all on chips, lets these age, and prints the
-perplexity of the last twentieth of the book, which no training has seen. Writes report.json, report.csv and report.png.
-A training that was stopped goes on from its last checkpoint when the same command is run again.
+Trains an LSTM in float to predict the next character of Moby-Dick, converts it to crossbar tiles, and fine-tunes it for
+the hardware, with one device pair per weight and with more. Programs all networks on chips, ages the chips, and prints
+the perplexity of the last twentieth of the book, which is not used for training. Writes report.json, report.csv and
+report.png. When the same command is run again, an interrupted training resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
 import sys
 from pathlib import Path
@@ -21,7 +19,7 @@ import torch.nn.functional as F
 from _data import moby_dick
 from _fetch import DataUnavailableError, cache_folder
 from _report import Clock, add_evaluation, at_least, counted, parsed, standard_tile, table, write
-from _training import batches, fit, one_cycle
+from _training import batches, checkpoint_folder, fit, one_cycle
 from torch import Tensor, nn
 
 import phasegrad as pg
@@ -31,13 +29,13 @@ State = tuple[Tensor, Tensor]
 
 
 class CharLSTM(nn.Module):
-    """Characters to scores of the character that comes next.
+    """An LSTM that predicts the next character.
 
     Args:
-        characters: how many there are.
-        embedding: numbers that stand for a character.
-        hidden: units of each layer.
-        layers: of the LSTM.
+        characters: number of different characters.
+        embedding: size of the embedding of a character.
+        hidden: units per layer.
+        layers: layers of the LSTM.
     """
 
     def __init__(self, characters: int, embedding: int = 64, hidden: int = 256, layers: int = 1) -> None:
@@ -47,17 +45,17 @@ class CharLSTM(nn.Module):
         self.head = nn.Linear(hidden, characters)
 
     def forward(self, text: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Scores ``[n, length, characters]`` of texts ``[n, length]``, and the state that they leave."""
+        """Scores ``[n, length, characters]`` of texts ``[n, length]``, and the final state."""
         y, state = self.lstm(self.embedding(text), state)
         return self.head(y), state
 
 
 class Book:
-    """A text as numbers of its characters, most of it to learn from and its end to be tested on.
+    """A text as indices of its characters, split into a training part and a test part at the end.
 
     Args:
         text: the text.
-        tested: part of it at the end.
+        tested: fraction of the text in the test part.
     """
 
     def __init__(self, text: str, tested: float = 0.05) -> None:
@@ -70,16 +68,16 @@ class Book:
 
 @torch.inference_mode()
 def perplexity(net: nn.Module, text: Tensor, streams: int = 64, length: int = 128) -> float:
-    """Of the next character, when a text is read in streams side by side from beginning to end.
+    """Perplexity of the next character, with the text read as several parallel streams.
 
     Args:
-        net: a :class:`CharLSTM` or its analog counterpart, in the mode that it is in.
-        text: numbers of characters ``[n]``.
-        streams: how many parts of the text are read at once.
-        length: characters a pass; the state goes on from pass to pass.
+        net: a :class:`CharLSTM` or its analog counterpart, in its present mode.
+        text: indices of characters ``[n]``.
+        streams: number of parallel parts of the text.
+        length: characters per forward pass; the state is carried over from pass to pass.
 
     Returns:
-        ``exp`` of the mean cross-entropy [nat a character].
+        ``exp`` of the mean cross-entropy [nat per character].
     """
     columns = (len(text) - 1) // streams
     x, y = (text[i : i + columns * streams].view(streams, columns) for i in (0, 1))
@@ -91,7 +89,7 @@ def perplexity(net: nn.Module, text: Tensor, streams: int = 64, length: int = 12
 
 
 def main() -> None:
-    """Run the whole story."""
+    """Train, convert, fine-tune, and measure over time."""
     options = parse()
     clock = Clock()
     torch.manual_seed(options.seed)
@@ -117,27 +115,27 @@ def main() -> None:
         minutes[f"hwa, {counted(pairs)}"] = seconds / 60
         if pairs == options.pairs[0]:
             print(f"\n{pg.summary(tuned)}\n")
-        clock.say(f"fine-tuned for {counted(pairs)} a weight in {seconds / 60:.1f} minutes")
+        clock.say(f"fine-tuned for {counted(pairs)} per weight in {seconds / 60:.1f} minutes")
         for name, candidate in (("converted+gdc", converted), ("hwa+gdc", tuned)):
             method = f"{name}, {counted(pairs)}"
             reports[method] = accuracy_over_time(
                 candidate, lambda chip: perplexity(chip, book.test), options.times, **shared
             )
             clock.say(f"{method}: {options.chips} chips")
-    what = "perplexity a character"
+    what = "perplexity per character"
     print(f"\n{table(exact, reports, what, factor=1.0)}\n")
     for path in write(options.out, exact, reports, more={"training_minutes": minutes}, what=what, percent=False):
         print(f"wrote {path}")
 
 
 def train(label: str, net: nn.Module, book: Book, options: argparse.Namespace, epochs: int, lr: float) -> float:
-    """Train on windows of the book, each from an empty state; the seconds that it took."""
+    """Train on windows of the book, each from a zero state; return the training time [s]."""
     length = options.length
     windows = (len(book.train) - 1) // length - 1
     at = torch.arange(length + 1)
 
     def make(picked: Tensor) -> Tensor:
-        starts = picked * length + torch.randint(length, picked.shape)  # cut elsewhere in each epoch
+        starts = picked * length + torch.randint(length, picked.shape)  # different windows in each epoch
         return book.train[starts.unsqueeze(1) + at]
 
     def loss(net: nn.Module, text: Tensor) -> Tensor:
@@ -156,17 +154,16 @@ def train(label: str, net: nn.Module, book: Book, options: argparse.Namespace, e
 
 
 def known(book: Book, options: argparse.Namespace) -> list[Tensor]:
-    """Texts ``[batch, length]`` that converters' ranges are found with, from the beginning of the book."""
+    """Texts ``[batch, length]`` from the beginning of the book for calibration."""
     texts = book.train[: len(book.train) // options.length * options.length].view(-1, options.length)
     return list(texts[: 10 * options.batch].split(options.batch))
 
 
 def checkpoints(label: str, options: argparse.Namespace) -> Path:
-    """The folder of a training's checkpoints, which other options do not share."""
+    """Folder for the checkpoints of a training, unique for its options."""
     of_float = ("hidden", "layers", "float_epochs", "float_lr", "batch", "length", "characters", "seed")
     names = of_float if label == "float" else (*of_float, "epochs", "lr", "noise", "clip")
-    described = json.dumps({name: getattr(options, name) for name in names}, sort_keys=True)
-    return options.runs / f"char-lstm-{label}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    return checkpoint_folder(options.runs, f"char-lstm-{label}", {name: getattr(options, name) for name in names})
 
 
 def parse() -> argparse.Namespace:
@@ -175,23 +172,25 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("input and output")
-    group.add_argument("--out", type=Path, default=Path("out/char_lstm"), help="folder of the reports")
+    group.add_argument("--out", type=Path, default=Path("out/char_lstm"), help="folder for the reports")
     group.add_argument("--data", type=Path, default=None, help="folder with the book's data.txt")
-    group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder of the checkpoints")
-    group.add_argument("--characters", type=at_least(1000), default=None, help="of the book to use; all if left out")
+    group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder for the checkpoints")
+    group.add_argument(
+        "--characters", type=at_least(1000), default=None, help="number of characters to use; all by default"
+    )
     group = parser.add_argument_group("float training")
-    group.add_argument("--hidden", type=at_least(1), default=256, help="units of each layer")
+    group.add_argument("--hidden", type=at_least(1), default=256, help="units per layer")
     group.add_argument("--layers", type=at_least(1), default=1, help="layers of the LSTM")
     group.add_argument("--float-epochs", type=at_least(1), default=12, help="passes over the book")
     group.add_argument("--float-lr", type=float, default=4e-3, help="peak learning rate of one cycle")
-    group.add_argument("--batch", type=at_least(1), default=64, help="windows a step")
-    group.add_argument("--length", type=at_least(2), default=96, help="characters of a window")
+    group.add_argument("--batch", type=at_least(1), default=64, help="windows per step")
+    group.add_argument("--length", type=at_least(2), default=96, help="characters per window")
     group = parser.add_argument_group("hardware and fine-tuning")
-    group.add_argument("--pairs", type=at_least(1), nargs="+", default=[1, 4], help="device pairs a weight")
-    group.add_argument("--epochs", type=at_least(0), default=4, help="passes over the book; 0: none")
+    group.add_argument("--pairs", type=at_least(1), nargs="+", default=[1, 4], help="device pairs per weight")
+    group.add_argument("--epochs", type=at_least(0), default=4, help="passes over the book; 0 for none")
     group.add_argument("--lr", type=float, default=1e-3, help="peak learning rate of one cycle")
-    group.add_argument("--noise", type=float, default=2.0, help="weight noise, times the spread of programming")
-    group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
+    group.add_argument("--noise", type=float, default=2.0, help="weight noise relative to the programming noise")
+    group.add_argument("--clip", type=float, default=2.5, help="clipping of the weights in sigma; 0 for none")
     add_evaluation(parser, chips=10)
     return parsed(parser)
 

@@ -1,16 +1,14 @@
-"""What is left of a residual network on phase-change memory after a year? Real CIFAR-10.
+"""How accurate is a residual network on phase-change memory after a year? On CIFAR-10.
 
-Trains a ResNet in float, converts it to crossbar tiles, fine-tunes it for the hardware, programs both on chips, lets
-the chips age, and prints one table: with drift compensation, and with batch-norm statistics that are estimated anew on
-each chip at each time. Writes report.json, report.csv and report.png. A training that was stopped, by whatever, goes on
-from its last checkpoint when the same command is run again.
+Trains a ResNet in float, converts it to crossbar tiles, fine-tunes a copy for the hardware, programs both on chips,
+ages the chips, and prints one table: with drift compensation, and with batch-norm statistics re-estimated on each chip
+at each time. Writes report.json, report.csv and report.png. When the same command is run again, an interrupted training
+resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +20,7 @@ from _data import Cifar10, cifar10
 from _fetch import DataUnavailableError, cache_folder
 from _report import Clock, add_evaluation, at_least, parsed, standard_tile, table, write
 from _resnet import ResNet, accuracy, augmented, normalise
-from _training import batches, fit, one_cycle
+from _training import batches, checkpoint_folder, fit, one_cycle
 from torch import Tensor, nn
 
 import phasegrad as pg
@@ -30,7 +28,7 @@ from phasegrad.inference import Report, accuracy_over_time
 
 
 def main() -> None:
-    """Run the whole story."""
+    """Train, convert, fine-tune, and measure over time."""
     options = parse()
     clock = Clock()
     torch.manual_seed(options.seed)
@@ -57,13 +55,13 @@ def main() -> None:
 
 
 def train(data: Cifar10, options: argparse.Namespace) -> tuple[ResNet, float]:
-    """The float network, and the seconds that its training took."""
+    """Train the float network; also return the training time [s]."""
     net = ResNet(options.depth, options.width)
     return net, _fit("float", net, data, options, options.float_epochs, options.float_lr, decay=5e-4, rise=0.2)
 
 
 def fine_tune(net: ResNet, data: Cifar10, options: argparse.Namespace) -> tuple[nn.Module, float]:
-    """The network fine-tuned for the hardware, and the seconds that took."""
+    """Fine-tune a copy of the network for the hardware; also return the training time [s]."""
     tuned = pg.convert(net, standard_tile())
     recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=options.noise), clip_sigma=options.clip)
     pg.hwa.calibrate(tuned, calibration(data, options), recipe=recipe, sd=options.reach)
@@ -95,17 +93,16 @@ def _fit(
 
 
 def checkpoints(label: str, options: argparse.Namespace) -> Path:
-    """The folder of a training's checkpoints, which other options do not share."""
+    """Folder for the checkpoints of a training, unique for its options."""
     of_float = ("depth", "width", "float_epochs", "float_lr", "batch", "train_images", "seed")
     names = of_float if label == "float" else (*of_float, "epochs", "lr", "decay", "noise", "clip", "reach")
-    described = json.dumps({name: getattr(options, name) for name in names}, sort_keys=True)
-    return options.runs / f"cifar10-{label}-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    return checkpoint_folder(options.runs, f"cifar10-{label}", {name: getattr(options, name) for name in names})
 
 
 def calibration(data: Cifar10, options: argparse.Namespace) -> list[Tensor]:
-    """The images that ranges and statistics are found with: 20 batches of 128, as the network saw them in training.
+    """Images for calibration and batch-norm statistics: 20 batches of 128, augmented as in training.
 
-    Training images as they are, which it knows by heart, give other statistics, at a cost of 2 points in float.
+    Training images without augmentation are memorised and give different statistics, which cost 2 points in float.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
@@ -117,7 +114,7 @@ def measure(
     converted: nn.Module, tuned: nn.Module, data: Cifar10, images: Tensor, labels: Tensor,
     options: argparse.Namespace, clock: Clock,
 ) -> dict[str, Report]:  # fmt: skip
-    """Accuracy over time of both networks, each as it ages and with what can be done about it."""
+    """Accuracy over time of both networks, without and with compensation and batch-norm re-estimation."""
     known = calibration(data, options)
 
     def plain(chip: nn.Module) -> float:
@@ -146,24 +143,24 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("input and output")
-    group.add_argument("--out", type=Path, default=Path("out/cifar10"), help="folder of the reports")
+    group.add_argument("--out", type=Path, default=Path("out/cifar10"), help="folder for the reports")
     group.add_argument("--data", type=Path, default=None, help="folder with the six files of the binary version")
-    group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder of the checkpoints")
+    group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder for the checkpoints")
     group.add_argument("--train-images", type=at_least(128), default=50_000, help="training images to use")
     group.add_argument("--test-images", type=at_least(1), default=10_000, help="test images to use")
     group = parser.add_argument_group("float training")
-    group.add_argument("--depth", type=int, default=20, help="layers: 20 for two cores, 32, 44, 56, 110")
+    group.add_argument("--depth", type=int, default=20, help="layers: 20 (suits two cores), 32, 44, 56, 110")
     group.add_argument("--width", type=at_least(1), default=16, help="channels of the first layers")
     group.add_argument("--float-epochs", type=at_least(1), default=24, help="passes over the training images")
     group.add_argument("--float-lr", type=float, default=0.2, help="peak learning rate of one cycle")
-    group.add_argument("--batch", type=at_least(2), default=128, help="images a step")
+    group.add_argument("--batch", type=at_least(2), default=128, help="images per step")
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--epochs", type=at_least(0), default=8, help="passes over the training images; 0: none")
+    group.add_argument("--epochs", type=at_least(0), default=8, help="passes over the training images; 0 for none")
     group.add_argument("--lr", type=float, default=0.02, help="peak learning rate of one cycle")
     group.add_argument("--decay", type=float, default=1e-4, help="weight decay")
-    group.add_argument("--noise", type=float, default=1.5, help="weight noise, times the spread of programming")
-    group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
-    group.add_argument("--reach", type=float, default=8.0, help="root-mean-squares that an input range covers at first")
+    group.add_argument("--noise", type=float, default=1.5, help="weight noise relative to the programming noise")
+    group.add_argument("--clip", type=float, default=2.5, help="clipping of the weights in sigma; 0 for none")
+    group.add_argument("--reach", type=float, default=8.0, help="initial input range in root mean squares")
     add_evaluation(parser, chips=10)
     return parsed(parser)
 

@@ -1,9 +1,9 @@
-"""How good must converters and wires be? Accuracy of an MNIST network over ADC bits, tile rows and wire resistance.
+"""How good must converters and wires be? Accuracy of an MNIST network against ADC bits, tile rows and wire resistance.
 
-Trains a small LeNet-5 in float (once; then from the cache), converts it to every hardware of the grid, calibrates its
-converters on training images, programs chips of PCM, and reads them a second later with the exact resistance of every
-wire. Nothing is fine-tuned: this is what the hardware does to a float network. Writes design_space.csv, a row a chip,
-and design_space.png, one heat map.
+Trains a small LeNet-5 in float (once; later runs load it from the cache), converts it to each hardware of the grid,
+calibrates its converters on training images, programs PCM chips, and reads them a second later with the exact IR drop.
+There is no fine-tuning: the result is the effect of the hardware on a float network. Writes design_space.csv, with one
+row per chip, and design_space.png, a heat map.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from phasegrad.crossbar import Adc, CalibratedRange, Wires
 
 
 class Point(NamedTuple):
-    """A hardware of the grid."""
+    """A point of the grid."""
 
     ohms: float
-    """Resistance of a wire from cell to cell, of word and bit lines."""
+    """Resistance of a segment of the word and bit lines, between neighbouring cells [ohm]."""
     rows: int
-    """Of a tile."""
+    """Rows per tile."""
     bits: int
-    """Of the ADC."""
+    """Resolution of the ADC."""
 
 
 def hardware(point: Point) -> pg.Hardware:
@@ -50,7 +50,7 @@ def hardware(point: Point) -> pg.Hardware:
 
 
 def measure(net: LeNet, data: Mnist, point: Point, options: argparse.Namespace) -> list[float]:
-    """Accuracy of every chip, a second after it was programmed."""
+    """Accuracy of every chip, one second after programming."""
     torch.manual_seed(options.seed)
     converted = pg.convert(net, hardware(point))
     pg.hwa.calibrate(converted, batches(data), batches=10, recipe=None)
@@ -69,7 +69,7 @@ def batches(data: Mnist) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def write_csv(path: Path, results: dict[Point, list[float]]) -> None:
-    """A row a chip."""
+    """Write one row per chip."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("wire_ohm", "tile_rows", "adc_bits", "chip", "accuracy"))
@@ -77,7 +77,7 @@ def write_csv(path: Path, results: dict[Point, list[float]]) -> None:
 
 
 def draw(path: Path, results: dict[Point, list[float]], exact: float) -> Any:
-    """Tile rows against ADC bits, a panel for each resistance, one scale of colours for all."""
+    """Draw tile rows against ADC bits, with one panel per resistance and a common colour scale."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -94,13 +94,13 @@ def draw(path: Path, results: dict[Point, list[float]], exact: float) -> Any:
             axes.set_xticks(range(len(bits)), bits)
             axes.set_yticks(range(len(rows)), rows)
             axes.tick_params(length=0)
-            axes.set_title(f"{ohm:g} Ω a cell" if ohm else "ideal wires", fontsize=9)
-            axes.set_xlabel("bits of the ADC")
+            axes.set_title(f"{ohm:g} Ω per cell" if ohm else "ideal wires", fontsize=9)
+            axes.set_xlabel("ADC bits")
             for (i, line), j in itertools.product(enumerate(values), range(len(bits))):
                 dark = line[j] < 0.5 * (min(means.values()) + 100.0 * exact)
                 axes.text(j, i, f"{line[j]:.0f}", ha="center", va="center", fontsize=6.5,
                           color="white" if dark else "black")  # fmt: skip
-        panels[0].set_ylabel("rows of a tile")
+        panels[0].set_ylabel("rows per tile")
         assert image is not None
         figure.colorbar(image, ax=panels, label=f"accuracy (%), float {100.0 * exact:.1f}", pad=0.01)
         figure.savefig(path)
@@ -108,7 +108,7 @@ def draw(path: Path, results: dict[Point, list[float]], exact: float) -> Any:
 
 
 def main() -> None:
-    """Every point of the grid."""
+    """Measure every point of the grid."""
     options = parse()
     started = time.perf_counter()
     try:
@@ -122,12 +122,12 @@ def main() -> None:
         results[point] = measure(net, data, point, options)
         if not options.quiet:
             mean = statistics.mean(results[point])
-            print(f"[{time.perf_counter() - started:5.0f} s] {point}: {mean:.2%}", flush=True)
+            print(f"[{time.perf_counter() - started:5.0f} s] {point}: mean accuracy {mean:.2%}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     table, picture = options.out / "design_space.csv", options.out / "design_space.png"
     write_csv(table, results)
     draw(picture, results, exact)
-    print(f"float: {exact:.2%}\nwrote {table}\nwrote {picture}")
+    print(f"float accuracy: {exact:.2%}\nwrote {table}\nwrote {picture}")
 
 
 def parse() -> argparse.Namespace:
@@ -135,17 +135,21 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 5, 6, 8], help="of the ADC")
-    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64, 128, 256], help="of a tile")
+    parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 5, 6, 8], help="bits of the ADC")
+    parser.add_argument("--rows", type=int, nargs="+", default=[32, 64, 128, 256], help="rows per tile")
     parser.add_argument(
-        "--ohms", type=float, nargs="+", default=[0.0, 5.0, 20.0, 50.0], help="of a wire from cell to cell; 0: ideal"
+        "--ohms",
+        type=float,
+        nargs="+",
+        default=[0.0, 5.0, 20.0, 50.0],
+        help="resistance of a wire segment between cells; 0 for ideal wires",
     )
-    parser.add_argument("--chips", type=int, default=3, help="chips at each point")
+    parser.add_argument("--chips", type=int, default=3, help="chips per point")
     parser.add_argument("--test-images", type=int, default=2000, help="test images to use")
     parser.add_argument("--seed", type=int, default=0, help="seed of training, chips and noise")
-    parser.add_argument("--out", type=Path, default=Path("out/design_space"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("out/design_space"), help="folder for the results")
     parser.add_argument("--data", type=Path, default=None, help="folder with the four MNIST files")
-    parser.add_argument("--quiet", action="store_true", help="no progress")
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
     return parser.parse_args()
 
 

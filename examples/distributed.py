@@ -1,9 +1,10 @@
-"""Train an MNIST network by several processes, hardware-aware or in the memory; killed, it goes on where it was.
+"""Train an MNIST network with several processes, hardware-aware or in memory; resume after an interruption.
 
     torchrun --nproc-per-node=2 examples/distributed.py --store in-memory
 
-Every process has a share of each batch. Hardware-aware, each draws noise of its own, and DistributedDataParallel
-averages the gradients; in the memory all send their devices the same pulses, and stay the same to the bit.
+Every process computes a share of each batch. In hardware-aware training, each draws independent noise, and
+DistributedDataParallel averages the gradients. In in-memory training, all replicas receive the same pulses, and remain
+equal to the bit.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import phasegrad as pg
 
 
 def main() -> None:
-    """Train, and say how well."""
+    """Train, and print the test accuracy."""
     options = parse()
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     try:
@@ -44,7 +45,7 @@ def main() -> None:
         pg.hwa.calibrate(net, loader, batches=20)
     replica = DistributedDataParallel(net) if ranks > 1 else net
     optimizer = optimizer_of(options.store, replica)
-    # Every process has random streams of its own, and keeps them in a folder of its own.
+    # Every process has its own random streams, which it saves in its own folder.
     folder = pg.checkpoint.Folder(options.out / f"rank{rank}-of-{ranks}")
     train(replica, optimizer, loader, folder, options)
     accuracy = evaluate(net, scaled(data.test_images[: options.images]), data.test_labels[: options.images])
@@ -56,18 +57,18 @@ def main() -> None:
 
 
 def scaled(images: Tensor) -> Tensor:
-    """Pixels from 0 to 1, in rows."""
+    """Flatten images and scale their pixels to [0, 1]."""
     return images.flatten(1).float() / 255.0
 
 
 def network(store: str) -> nn.Module:
-    """The network, its weights digital or in the memory."""
+    """Create the network with digital or in-memory weights."""
     hardware = pg.presets.pcm_inference() if store == "hardware-aware" else pg.presets.constant_step_training()
     return pg.convert(nn.Sequential(nn.Linear(784, 128), nn.Sigmoid(), nn.Linear(128, 10)), hardware)
 
 
 def optimizer_of(store: str, net: nn.Module) -> torch.optim.Optimizer:
-    """Additions, or pulses."""
+    """Create an optimizer for digital or in-memory weights."""
     if store == "hardware-aware":
         return torch.optim.Adam(net.parameters(), lr=2e-3)
     return pg.optim.AnalogSGD(net.parameters(), lr=0.1)
@@ -77,7 +78,7 @@ def train(
     net: nn.Module, optimizer: torch.optim.Optimizer, loader: pg.checkpoint.ResumableLoader,
     folder: pg.checkpoint.Folder, options: argparse.Namespace,
 ) -> None:  # fmt: skip
-    """Train from where the last checkpoint was."""
+    """Train from the last checkpoint, if there is one."""
     parts = {"net": net, "optimizer": optimizer, "loader": loader}
     step = (folder.resume(**parts) or {"step": 0})["step"]
     while loader.epoch < options.epochs:
@@ -92,7 +93,7 @@ def train(
 
 @torch.no_grad()
 def evaluate(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The part of the images that is classified right."""
+    """Fraction of images that the net classifies correctly."""
     return float((net.eval()(images).argmax(1) == labels).float().mean())
 
 
@@ -101,12 +102,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", choices=["hardware-aware", "in-memory"], default="hardware-aware")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=32, help="of all processes together")
-    parser.add_argument("--images", type=int, default=60_000, help="of training, and at most so many of testing")
-    parser.add_argument("--every", type=int, default=500, help="steps from one checkpoint to the next")
+    parser.add_argument("--batch", type=int, default=32, help="images per step of all processes together")
+    parser.add_argument("--images", type=int, default=60_000, help="training images, and maximum number of test images")
+    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, help="folder of the unpacked IDX files")
-    parser.add_argument("--out", type=Path, default=Path("out/distributed"), help="checkpoints")
+    parser.add_argument("--data", type=Path, help="folder with the unpacked IDX files")
+    parser.add_argument("--out", type=Path, default=Path("out/distributed"), help="folder for checkpoints")
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""What is left of an MNIST network on phase-change memory after a second, a day, a year?
+"""How accurate is an MNIST network on phase-change memory after a second, a day, a year?
 
-Trains a small LeNet-5 in float (once; then from the cache), converts it to crossbar tiles, fine-tunes it for the
-hardware, programs both on many chips, lets the chips age, and prints one table. Writes report.json, report.csv and
-report.png.
+Trains a small LeNet-5 in float (once; later runs load it from the cache), converts it to crossbar tiles, fine-tunes a
+copy for the hardware, programs both on many chips, ages the chips, and prints one table. Writes report.json, report.csv
+and report.png.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PRESETS = {
 
 
 class Batches:
-    """Shuffled training batches, normalised; a new order, from torch's generator, at each pass."""
+    """Normalised training batches in a new order, drawn from torch's generator, for each pass."""
 
     def __init__(self, images: Tensor, labels: Tensor, size: int) -> None:
         self.images, self.labels, self.size = images, labels, size
@@ -44,7 +44,7 @@ class Batches:
 
 
 def main() -> None:
-    """Run the whole story."""
+    """Train, convert, fine-tune, and measure accuracy over time."""
     options = parse()
     clock = Clock()
     torch.manual_seed(options.seed)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def prepare(net: LeNet, data: Mnist, options: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
-    """The net converted with calibrated converters, and the same fine-tuned."""
+    """Convert the net and calibrate its converters; also fine-tune a copy."""
     hardware = PRESETS[options.hardware]()
     batches = Batches(data.train_images, data.train_labels, options.batch)
     converted = pg.convert(net, hardware)
@@ -115,19 +115,21 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("input and output")
-    group.add_argument("--out", type=Path, default=Path("out/mnist"), help="folder of the reports")
+    group.add_argument("--out", type=Path, default=Path("out/mnist"), help="folder for the reports")
     group.add_argument("--data", type=Path, default=None, help="folder with the four MNIST files")
     group = parser.add_argument_group("hardware")
     group.add_argument("--hardware", choices=sorted(PRESETS), default="pcm", help="preset")
-    group.add_argument("--compensation", choices=("tile", "column", "layer"), default="tile", help="what shares a gain")
+    group.add_argument(
+        "--compensation", choices=("tile", "column", "layer"), default="tile", help="columns that share a gain"
+    )
     group = parser.add_argument_group("fine-tuning")
-    group.add_argument("--epochs", type=at_least(0), default=2, help="passes over the training images; 0: none")
-    group.add_argument("--batch", type=at_least(1), default=128, help="images a step")
-    group.add_argument("--lr", type=float, default=0.02, help="learning rate at the start; falls as a half cosine")
-    group.add_argument("--noise", type=float, default=3.0, help="weight noise, times the spread of programming")
-    group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
+    group.add_argument("--epochs", type=at_least(0), default=2, help="passes over the training images; 0 for none")
+    group.add_argument("--batch", type=at_least(1), default=128, help="images per step")
+    group.add_argument("--lr", type=float, default=0.02, help="initial learning rate of a half cosine")
+    group.add_argument("--noise", type=float, default=3.0, help="weight noise relative to the programming noise")
+    group.add_argument("--clip", type=float, default=2.5, help="clipping of the weights in sigma; 0 for none")
     group.add_argument("--drop-connect", type=float, default=0.0, help="probability that a weight reads as zero")
-    group.add_argument("--distil", action="store_true", help="learn from the float network too")
+    group.add_argument("--distil", action="store_true", help="also distil from the float network")
     parser.add_argument("--test-images", type=at_least(1), default=10_000, help="test images to use")
     add_evaluation(parser, chips=25)
     return parsed(parser)

@@ -1,7 +1,7 @@
-"""Train an MNIST network inside the memory: its weights are device conductances, and pulses move them.
+"""Train an MNIST network in memory: its weights are device conductances, which pulses update.
 
-Trains the same network twice, from the same start and with the same batches: in float, and on devices. Prints the test
-accuracy after every epoch, and writes report.json.
+Trains the same network twice, in float and on devices, from the same initial weights and with the same batches. Prints
+the test accuracy after every epoch, and writes report.json.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     start = network(options.layers)
     results = {}
-    analog = pg.convert(start, PRESETS[options.device]())  # a copy, so that both start from the same weights
+    analog = pg.convert(start, PRESETS[options.device]())  # a copy, so that both have the same initial weights
     if not options.no_float:
         results["float"] = train(start, data, options, torch.optim.SGD)
     print(pg.summary(analog))
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def network(sizes: list[int]) -> nn.Sequential:
-    """A multi-layer perceptron with sigmoid units between its layers."""
+    """A multi-layer perceptron with sigmoids between its layers."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.Sigmoid()]
@@ -74,7 +74,7 @@ def network(sizes: list[int]) -> nn.Sequential:
 def train(
     net: nn.Module, data: Mnist, options: argparse.Namespace, optimiser: Callable[..., torch.optim.Optimizer]
 ) -> list[float]:
-    """Train a net in place; test accuracy after each epoch."""
+    """Train a net in place; return the test accuracy after each epoch."""
     step = optimiser(net.parameters(), lr=options.lr)
     schedule = torch.optim.lr_scheduler.ExponentialLR(step, options.decay)
     images, labels = prepare(data.train_images[: options.train_images]), data.train_labels[: options.train_images]
@@ -91,45 +91,47 @@ def train(
         schedule.step()
         accuracies.append(accuracy(net, prepare(data.test_images), data.test_labels))
         print(
-            f"{name}, epoch {epoch + 1}/{options.epochs}: {accuracies[-1]:.2%} of the test images, "
-            f"{1e6 * seconds / steps:.0f} us a step of {options.batch}",
+            f"{name}, epoch {epoch + 1}/{options.epochs}: test accuracy {accuracies[-1]:.2%}, "
+            f"{1e6 * seconds / steps:.0f} µs per step of {options.batch} images",
             flush=True,
         )
     return accuracies
 
 
 def prepare(images: Tensor) -> Tensor:
-    """Pixels in [0, 1]."""
+    """Scale pixels to [0, 1]."""
     return images.float() / 255.0
 
 
 @torch.no_grad()
 def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Part of the images that the net names rightly."""
-    right = sum(int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(1000), labels.split(1000), strict=True))
-    return right / len(images)
+    """Fraction of images that the net classifies correctly."""
+    correct = sum(
+        int((net(x).argmax(1) == y).sum()) for x, y in zip(images.split(1000), labels.split(1000), strict=True)
+    )
+    return correct / len(images)
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--device", choices=list(PRESETS), default="constant", help="what the weights live on")
+    parser.add_argument("--device", choices=list(PRESETS), default="constant", help="device preset")
     parser.add_argument(
         "--algorithm",
         choices=list(OPTIMISERS),
         default="sgd",
-        help="how pulses are decided on; from tiki-taka on, on two-arrays alone",
+        help="update algorithm; tiki-taka, ttv2, c-ttv2 and agad require --device two-arrays",
     )
     parser.add_argument("--layers", type=int, nargs="+", default=[784, 256, 128, 10], help="sizes of the layers")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=10, help="images a step")
-    parser.add_argument("--lr", type=float, default=0.1, help="learning rate of the mean loss of a batch")
+    parser.add_argument("--batch", type=int, default=10, help="images per step")
+    parser.add_argument("--lr", type=float, default=0.1, help="learning rate for the mean loss of a batch")
     parser.add_argument("--decay", type=float, default=0.9, help="factor of the learning rate after each epoch")
     parser.add_argument("--train-images", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-float", action="store_true", help="leave the float training out")
-    parser.add_argument("--data", type=Path, default=None, help="folder with the MNIST files; fetched if left out")
-    parser.add_argument("--out", type=Path, default=Path("out/mnist_in_memory"), help="folder of the report")
+    parser.add_argument("--no-float", action="store_true", help="skip the float training")
+    parser.add_argument("--data", type=Path, default=None, help="folder with the MNIST files; fetched by default")
+    parser.add_argument("--out", type=Path, default=Path("out/mnist_in_memory"), help="folder for the report")
     return parser.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""Published results of training in the memory, on real MNIST: each beside a float net of the same start and schedule.
+"""Reproduce published results of in-memory training on MNIST, each with a float net as its baseline.
 
-Writes FOLDER/EXPERIMENT/result.json and result.png. Nothing is chosen on the test images: each experiment's module in
-``reproductions`` says what was chosen, and on which images. To choose, ``--hold-out N --lr RATE`` lets the last N
-training images stand in for the test images, and keeps what it finds elsewhere.
+The float net has the same initial weights and schedule. Writes FOLDER/EXPERIMENT/result.json and result.png. No setting
+is chosen on the test images: each module in ``reproductions`` documents its choices and the images they were made on.
+To choose settings, ``--hold-out N --lr RATE`` tests on the last N training images and writes to another folder.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reproductions.running import run
 
 
 def main() -> None:
-    """Run the experiments that were asked for."""
+    """Run the selected experiments."""
     options = parse()
     try:
         data = mnist(options.data)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def held_out(data: Mnist, n: int) -> Mnist:
-    """The last ``n`` training images in place of the test images."""
+    """Replace the test images by the last ``n`` training images."""
     return Mnist(data.train_images[:-n], data.train_labels[:-n], data.train_images[-n:], data.train_labels[-n:])
 
 
@@ -45,21 +45,25 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     names = ", ".join(EXPERIMENTS)
-    parser.add_argument("experiment", nargs="*", help=f"any of {names}; all of them if left out")
-    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="the experiment's own if left out")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process with one thread")
-    parser.add_argument("--hold-out", type=int, default=0, help="training images that stand in for the test images")
-    parser.add_argument("--lr", type=float, default=None, help="with --hold-out: the rate of all methods but float")
-    parser.add_argument("--data", type=Path, default=None, help="folder with the MNIST files; fetched if left out")
-    parser.add_argument("--out", type=Path, default=None, help="folder of the results: docs/results, or out/held_out")
+    parser.add_argument("experiment", nargs="*", help=f"any of {names}; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None, help="seeds; those of the experiment by default")
+    parser.add_argument("--jobs", type=int, default=1, help="parallel runs, each in a process with one thread")
+    parser.add_argument("--hold-out", type=int, default=0, help="number of training images to test on")
+    parser.add_argument(
+        "--lr", type=float, default=None, help="with --hold-out: learning rate of all methods except float"
+    )
+    parser.add_argument("--data", type=Path, default=None, help="folder with the MNIST files; fetched by default")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder for the results; docs/results or out/held_out by default"
+    )
     options = parser.parse_args()
     unknown = [name for name in options.experiment if name not in EXPERIMENTS]
     if unknown:
-        parser.error(f"there is no experiment {', '.join(unknown)}; there are {names}")
+        parser.error(f"there is no experiment {', '.join(unknown)}; choose from {names}")
     if options.jobs < 1:
-        parser.error(f"--jobs {options.jobs}: one at least")
+        parser.error(f"--jobs {options.jobs}: it must be at least 1")
     if options.lr and not options.hold_out:
-        parser.error(f"--lr {options.lr}: settings are tried with --hold-out, not on the test images")
+        parser.error(f"--lr {options.lr}: choose settings with --hold-out, not on the test images")
     return options
 
 

@@ -1,17 +1,15 @@
-"""Do sentences keep their meaning when a transformer has been on phase-change memory for a year? Pretrained MiniLM.
+"""How accurate are sentence embeddings after a year on phase-change memory? With the pretrained MiniLM.
 
-Takes the sentence encoder all-MiniLM-L6-v2 (22.7 million parameters), converts its linear layers to crossbar tiles, and
-fine-tunes it against its own float embeddings of sentences from Moby-Dick, with one pair of devices a weight and with
-more. Programs each on chips, lets these age, and prints how well the similarities of all pairs of unseen sentences are
-ordered as in the float model: Spearman's rank correlation. Writes report.json, report.csv and report.png. A training
-that was stopped goes on from its last checkpoint when the same command is run again.
+Converts the linear layers of the sentence encoder all-MiniLM-L6-v2 (22.7 million parameters) to crossbar tiles, and
+fine-tunes it on its float embeddings of sentences from Moby-Dick, with one device pair per weight and with more.
+Programs each network on chips, ages the chips, and compares the similarities of all pairs of unseen sentences with
+those of the float model by Spearman's rank correlation. Writes report.json, report.csv and report.png. When the same
+command is run again, an interrupted training resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import re
 import sys
 from pathlib import Path
@@ -22,7 +20,7 @@ import torch.nn.functional as F
 from _data import minilm, moby_dick
 from _fetch import DataUnavailableError, cache_folder
 from _report import Clock, add_evaluation, at_least, counted, parsed, standard_tile, table, write
-from _training import batches, fit, one_cycle
+from _training import batches, checkpoint_folder, fit, one_cycle
 from torch import Tensor, nn
 
 import phasegrad as pg
@@ -33,14 +31,14 @@ try:
     from transformers import BertModel
     from transformers.utils import logging
 except ImportError as error:
-    sys.exit(f"{error.name} is not installed: pip install 'phasegrad[integrations]', or transformers")
+    sys.exit(f"{error.name} is not installed: pip install 'phasegrad[integrations]'")
 
 Batch = tuple[Tensor, Tensor]
-"""Tokens and mask, each ``[n, length]``."""
+"""Tokens and attention mask, each ``[n, length]``."""
 
 
 class Encoder(nn.Module):
-    """Sentences to embeddings of length 1: the mean over a sentence's tokens.
+    """Sentence encoder: normalised mean of the hidden states of a sentence's tokens.
 
     Args:
         bert: the transformer.
@@ -59,7 +57,7 @@ class Encoder(nn.Module):
 
 
 def load(folder: Path) -> tuple[Encoder, Tokenizer]:
-    """The pretrained encoder, in evaluation mode, and its tokenizer."""
+    """Load the pretrained encoder, in evaluation mode, and its tokenizer."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     bert = BertModel.from_pretrained(folder, local_files_only=True, add_pooling_layer=False)
@@ -70,27 +68,27 @@ def load(folder: Path) -> tuple[Encoder, Tokenizer]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of the novel in its order, headings and fragments left out."""
+    """The sentences of the novel in order, without headings and fragments."""
     start = max(text.find("Call me Ishmael"), 0)
     parts = (" ".join(part.split()) for part in re.split(r"(?<=[.!?])[\"”]?\s+", text[start:]))
     return [part for part in parts if 20 < len(part) < 400]
 
 
 def encoded(tokenizer: Tokenizer, some: list[str]) -> Batch:
-    """Sentences as a batch, as long as the longest."""
+    """Tokenize sentences as a batch, padded to the longest."""
     rows = tokenizer.encode_batch(some)
     return torch.tensor([row.ids for row in rows]), torch.tensor([row.attention_mask for row in rows])
 
 
 def by_length(tokenizer: Tokenizer, some: list[str], size: int) -> list[Batch]:
-    """Batches of sentences of like length, which leave little to be padded."""
+    """Batches of sentences of similar length, which need little padding."""
     ordered = sorted(some, key=len)
     return [encoded(tokenizer, ordered[i : i + size]) for i in range(0, len(ordered) - size + 1, size)]
 
 
 @torch.inference_mode()
 def similarities(net: nn.Module, known: list[Batch]) -> Tensor:
-    """The cosine of every pair of sentences ``[pairs]``."""
+    """Cosine similarities of all pairs of sentences ``[pairs]``."""
     embeddings = torch.cat([net(batch) for batch in known])
     rows, columns = torch.triu_indices(len(embeddings), len(embeddings), 1)
     return (embeddings @ embeddings.t())[rows, columns]
@@ -103,7 +101,7 @@ def spearman(a: Tensor, b: Tensor) -> float:
 
 
 def main() -> None:
-    """Run the whole story."""
+    """Convert, fine-tune, and measure over time."""
     options = parse()
     clock = Clock()
     torch.manual_seed(options.seed)
@@ -115,7 +113,7 @@ def main() -> None:
     unseen = by_length(tokenizer, found[-options.test_sentences :], 50)
     train = by_length(tokenizer, found[: -options.test_sentences][: options.train_sentences], options.batch)
     exact = similarities(float_net, unseen)
-    clock.say(f"{len(exact):,} pairs of unseen sentences; {len(train)} batches of {options.batch} to learn from")
+    clock.say(f"{len(exact):,} pairs of unseen sentences; {len(train)} training batches of {options.batch}")
 
     reports: dict[str, Report] = {}
     minutes: dict[str, float] = {}
@@ -141,7 +139,7 @@ def main() -> None:
 
 
 def calibrate(net: nn.Module, train: list[Batch], options: argparse.Namespace, recipe: pg.hwa.Recipe | None) -> None:
-    """Find converters' ranges. A transformer's activations have outliers that carry meaning: ranges reach far."""
+    """Calibrate the converters, with wide ranges because outliers in a transformer's activations carry information."""
     pg.hwa.calibrate(net, train[:: max(1, len(train) // 10)], recipe=recipe, sd=options.reach, forward=_forward)
 
 
@@ -150,21 +148,21 @@ def _forward(net: nn.Module, batch: Batch) -> Tensor:
 
 
 def fine_tune(net: nn.Module, teacher: Encoder, train: list[Batch], pairs: int, options: argparse.Namespace) -> float:
-    """Train the encoder, in place, to give its own float embeddings; the seconds that it took."""
+    """Train the encoder, in place, to reproduce the float embeddings; return the training time [s]."""
     recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=options.noise), clip_sigma=options.clip)
     calibrate(net, train, options, recipe)
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_("embeddings" not in name)  # digital, and exact as they are
+        parameter.requires_grad_("embeddings" not in name)  # embeddings are digital and exact
     for module in net.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # the hardware is noisy enough
+            module.p = 0.0  # the noise of the hardware regularises
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad():
             wanted = teacher(batch)
-        given = net(batch)
-        apart = 1.0 - (given * wanted).sum(1).mean()
-        return apart + 5.0 * F.mse_loss(given @ given.t(), wanted @ wanted.t())
+        found = net(batch)
+        distance = 1.0 - (found * wanted).sum(1).mean()
+        return distance + 5.0 * F.mse_loss(found @ found.t(), wanted @ wanted.t())
 
     if options.epochs == 0:
         return 0.0
@@ -179,10 +177,10 @@ def fine_tune(net: nn.Module, teacher: Encoder, train: list[Batch], pairs: int, 
 
 
 def checkpoints(pairs: int, options: argparse.Namespace) -> Path:
-    """The folder of a training's checkpoints, which other options do not share."""
+    """Folder for the checkpoints of a training, unique for its options."""
     names = ("train_sentences", "test_sentences", "batch", "epochs", "lr", "noise", "clip", "reach", "seed")
-    described = json.dumps({"pairs": pairs, **{name: getattr(options, name) for name in names}}, sort_keys=True)
-    return options.runs / f"minilm-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+    settings = {"pairs": pairs, **{name: getattr(options, name) for name in names}}
+    return checkpoint_folder(options.runs, "minilm", settings)
 
 
 def parse() -> argparse.Namespace:
@@ -191,22 +189,22 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
     group = parser.add_argument_group("input and output")
-    group.add_argument("--out", type=Path, default=Path("out/sentence_encoder"), help="folder of the reports")
+    group.add_argument("--out", type=Path, default=Path("out/sentence_encoder"), help="folder for the reports")
     group.add_argument("--model", type=Path, default=None, help="folder with the model's files")
     group.add_argument("--data", type=Path, default=None, help="folder with the book's data.txt")
-    group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder of the checkpoints")
-    group.add_argument("--train-sentences", type=at_least(32), default=None, help="to learn from; all if left out")
-    group.add_argument("--test-sentences", type=at_least(50), default=400, help="at the book's end, to test with")
-    group = parser.add_argument_group("hardware and fine-tuning")
-    group.add_argument("--pairs", type=at_least(1), nargs="+", default=[1, 4], help="device pairs a weight")
-    group.add_argument("--epochs", type=at_least(0), default=4, help="passes over the sentences; 0: none")
-    group.add_argument("--batch", type=at_least(2), default=32, help="sentences a step")
-    group.add_argument("--lr", type=float, default=2e-4, help="peak learning rate of one cycle")
-    group.add_argument("--noise", type=float, default=2.0, help="weight noise, times the spread of programming")
-    group.add_argument("--clip", type=float, default=2.5, help="weights clipped at this many sigma; 0: not")
+    group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder for the checkpoints")
+    group.add_argument("--train-sentences", type=at_least(32), default=None, help="training sentences; all by default")
     group.add_argument(
-        "--reach", type=float, default=10.0, help="root-mean-squares that an input range covers at first"
+        "--test-sentences", type=at_least(50), default=400, help="test sentences, at the end of the book"
     )
+    group = parser.add_argument_group("hardware and fine-tuning")
+    group.add_argument("--pairs", type=at_least(1), nargs="+", default=[1, 4], help="device pairs per weight")
+    group.add_argument("--epochs", type=at_least(0), default=4, help="passes over the sentences; 0 for none")
+    group.add_argument("--batch", type=at_least(2), default=32, help="sentences per step")
+    group.add_argument("--lr", type=float, default=2e-4, help="peak learning rate of one cycle")
+    group.add_argument("--noise", type=float, default=2.0, help="weight noise relative to the programming noise")
+    group.add_argument("--clip", type=float, default=2.5, help="clipping of the weights in sigma; 0 for none")
+    group.add_argument("--reach", type=float, default=10.0, help="initial input range in root mean squares")
     add_evaluation(parser, chips=5)
     return parsed(parser)
 

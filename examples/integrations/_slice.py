@@ -1,4 +1,4 @@
-"""What the examples beside this file share: a slice of MNIST, a small network, and a chip a year later."""
+"""Shared parts of the integration examples: a subset of MNIST, a small network, and its accuracy after a year."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _pixels(images: Tensor) -> Tensor:
 
 
 def network() -> nn.Module:
-    """A small network for analog hardware."""
+    """A small network, converted to analog hardware."""
     return pg.convert(nn.Sequential(nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10)), pg.presets.pcm_inference())
 
 
 @torch.no_grad()
 def a_year_later(net: nn.Module, number: int = 2000) -> float:
-    """Test accuracy of a chip, a year after it was programmed, drift compensated."""
+    """Test accuracy of a drift-compensated chip, a year after programming."""
     data = mnist()
     old = pg.inference.compensate(pg.inference.age(pg.inference.program(net, seed=0), seconds=YEAR), seed=0)
     return float((old(_pixels(data.test_images[:number])).argmax(1) == data.test_labels[:number]).float().mean())

@@ -1,7 +1,7 @@
-"""Training in the memory under Accelerate: accelerate launch examples/integrations/accelerate_mnist.py.
+"""In-memory training with Accelerate: accelerate launch examples/integrations/accelerate_mnist.py.
 
 With several processes (``--num_processes 2``) Accelerate wraps the net in DistributedDataParallel, and all replicas
-take the same pulses.
+receive the same pulses.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import phasegrad as pg
 
 
 def main(images: int = 10_000, epochs: int = 2) -> float:
-    """Train, and give the accuracy on the images of training."""
+    """Train; return the accuracy on the training images."""
     accelerator = Accelerator(cpu=True)
     set_seed(0)
     data = training_images(images)
     model = nn.Sequential(nn.Linear(784, 64), nn.Sigmoid(), nn.Linear(64, 10))
     net = pg.convert(model, pg.presets.constant_step_training())
-    optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)  # after Accelerator, which makes the process group
+    optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)  # after Accelerator, which creates the process group
     net, optimizer, loader = accelerator.prepare(net, optimizer, DataLoader(data, 16, shuffle=True))
     for _ in range(epochs):
         for x, y in loader:
@@ -34,7 +34,7 @@ def main(images: int = 10_000, epochs: int = 2) -> float:
     x, y = data.tensors
     with torch.no_grad():
         accuracy = float((net.eval()(x).argmax(1) == y).float().mean())
-    accelerator.print(f"accuracy on the images of training: {100 * accuracy:.2f} %")
+    accelerator.print(f"training accuracy: {100 * accuracy:.2f} %")
     return accuracy
 
 

@@ -1,8 +1,8 @@
-"""Hardware-aware training of a small transformer by the Hugging Face Trainer, on MNIST.
+"""Hardware-aware training of a small transformer on MNIST with the Hugging Face Trainer.
 
     python examples/integrations/huggingface_trainer.py
 
-The transformer (ViT) is made from its configuration: nothing is fetched from a hub.
+The transformer (ViT) is created from its configuration; nothing is downloaded from a hub.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import phasegrad as pg
 
 
 class Images(Dataset[dict[str, Tensor]]):
-    """Samples by the names of the model's arguments."""
+    """Samples with the names of the model's arguments."""
 
     def __init__(self, number: int) -> None:
         x, self.labels = training_images(number).tensors
@@ -33,7 +33,7 @@ class Images(Dataset[dict[str, Tensor]]):
 
 
 def transformer() -> ViTForImageClassification:
-    """Two layers of four heads, on patches of 7 x 7 pixels."""
+    """A vision transformer with two layers of four heads, on patches of 7 x 7 pixels."""
     return ViTForImageClassification(
         ViTConfig(
             image_size=28, patch_size=7, num_channels=1, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -43,7 +43,7 @@ def transformer() -> ViTForImageClassification:
 
 
 def main(images: int = 10_000, epochs: float = 2.0) -> tuple[float, float]:
-    """Train a converted transformer, program it; the first and the last loss."""
+    """Train a converted transformer and program it; return the first and last loss."""
     torch.manual_seed(0)
     net = pg.convert(transformer(), pg.presets.pcm_inference())
     print(pg.summary(net))
@@ -58,8 +58,8 @@ def main(images: int = 10_000, epochs: float = 2.0) -> tuple[float, float]:
     chip = pg.inference.program(net, seed=0)
     batch = Images(200)
     with torch.no_grad():
-        right = chip(pixel_values=batch.pixels).logits.argmax(1) == batch.labels
-    print(f"loss {losses[0]:.3f} to {losses[-1]:.3f}; accuracy of a chip: {100 * float(right.float().mean()):.1f} %")
+        correct = chip(pixel_values=batch.pixels).logits.argmax(1) == batch.labels
+    print(f"loss: {losses[0]:.3f} to {losses[-1]:.3f}; chip accuracy: {100 * float(correct.float().mean()):.1f} %")
     return float(losses[0]), float(losses[-1])
 
 

@@ -1,4 +1,4 @@
-"""Hardware-aware training under Lightning: python examples/integrations/lightning_mnist.py."""
+"""Hardware-aware training with Lightning: python examples/integrations/lightning_mnist.py."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import phasegrad as pg
 
 
 class Analog(lightning.LightningModule):
-    """An analog net is a module like any other: its noise belongs to its layers."""
+    """A Lightning module with an analog net, whose layers add their noise themselves."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = network()
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """The loss of a batch."""
+        """Compute the loss of a batch."""
         x, y = batch
         return F.cross_entropy(self.net(x), y)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Any of torch's; for weights in the memory ``pg.optim.AnalogSGD``."""
+        """Create the optimizer: any of torch, or ``pg.optim.AnalogSGD`` for in-memory training."""
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
 def main(images: int = 10_000, epochs: int = 2) -> float:
-    """Train, program, and see what is left after a year."""
+    """Train and program the net; return its test accuracy after a year."""
     lightning.seed_everything(0, verbose=False)
     loader = DataLoader(training_images(images), 64, shuffle=True)
     module = Analog()
@@ -41,7 +41,7 @@ def main(images: int = 10_000, epochs: int = 2) -> float:
     )  # fmt: skip
     trainer.fit(module, loader)
     accuracy = a_year_later(module.net)
-    print(f"test accuracy after a year on a chip: {100 * accuracy:.2f} %")
+    print(f"test accuracy of a chip after a year: {100 * accuracy:.2f} %")
     return accuracy
 
 

@@ -1,4 +1,4 @@
-"""Published results of training in the memory; a module each, which says what is run and nothing of how."""
+"""Published results of in-memory training, with one module per result that configures its experiment."""
 
 from reproductions import ambrogio_2018, boybat_2018, burr_2015, gokmen_vlasov_2016, nandakumar_2020, rasch_2024
 

@@ -1,4 +1,4 @@
-"""Several PCM pairs a weight, pulsed in turn."""
+"""Several PCM pairs per weight, pulsed in turn."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from reproductions.experiment import Experiment, Method
 
 
 def multi_memristive(pairs: int, lr: float) -> Method:
-    """N pairs a weight."""
+    """Weights of N pairs."""
     preset = functools.partial(pg.presets.multi_memristive_training, pairs=pairs)
     return Method(f"N = {pairs}", preset, lr=lr)
 
 
 EXPERIMENT = Experiment(
     published="Boybat et al., Nat. Commun. 9:2514 (2018): the accuracy of a network of multi-memristive synapses rises "
-    "with the number N of PCM devices a weight",
-    chosen="the learning rate of each N, of 0.003, 0.006, 0.012 and 0.025, by the accuracy on the last 10,000 training "
-    "images, which are not trained on, after 5 epochs of seed 0; from N = 4 on the four are within a point",
+    "with the number N of PCM devices per weight",
+    chosen="the learning rate for each N, among 0.003, 0.006, 0.012 and 0.025, by the accuracy on the last 10,000 "
+    "training images, excluded from training, after 5 epochs with seed 0; for N = 4 and more, the four are within a "
+    "point",
     layers=(784, 250, 10),
     methods=(
         multi_memristive(1, lr=0.006),

@@ -1,4 +1,4 @@
-"""The picture of an experiment."""
+"""Figure of an experiment."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from reproductions.experiment import Curves
 
-# Okabe and Ito's colours, which all eyes tell apart; the first is the float net's.
+# Okabe and Ito's colours are distinguishable with any colour vision; the first is for the float net.
 COLOURS = ("#404040", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 _LETTERS = 50
-"""Of labels in a row of the legend."""
+"""Letters of labels per row of the legend."""
 
 
 def draw(runs: dict[str, list[Curves]], path: Path) -> None:
-    """Accuracy by epoch, mean over the seeds and their range; and every seed after the last epoch.
+    """Draw the mean and range of the accuracy over seeds for each epoch, and every seed after the last epoch.
 
     Args:
-        runs: of each method, every seed's curves; the float net's first.
-        path: of the picture.
+        runs: curves of every seed by method, the float net first.
+        path: path of the image file.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -35,7 +35,7 @@ def draw(runs: dict[str, list[Curves]], path: Path) -> None:
             _by_epoch(axes, of)
             axes.set(xlabel="epoch", ylabel=f"accuracy on {title} (%)")
         _last(last, {m: [(c.train or c.test)[-1] for c in curves] for m, curves in runs.items()})
-        last.set(xlabel="last epoch, seed by seed", ylabel=by_epoch[0].get_ylabel())
+        last.set(xlabel="last epoch, each seed", ylabel=by_epoch[0].get_ylabel())
         handles, labels = by_epoch[0].get_legend_handles_labels()
         rows = 1 + sum(map(len, labels)) // _LETTERS
         columns = -(-len(labels) // rows)
@@ -57,6 +57,6 @@ def _last(axes: Any, runs: dict[str, list[float]]) -> None:
         values = [100.0 * a for a in seeds]
         axes.plot([i] * len(values), values, "o", ms=4, mfc="none", color=colour)
         axes.plot([i - 0.3, i + 0.3], [statistics.mean(values)] * 2, "-", color=colour)
-    axes.set_xticks([])  # colours tell the methods apart, as in the other pictures
+    axes.set_xticks([])  # colours identify the methods, as in the other panels
     axes.set_xlim(-0.6, len(runs) - 0.4)
     axes.grid(axis="y", color="0.9")

@@ -1,4 +1,4 @@
-"""What an experiment is, and one run of it: a method, a seed."""
+"""An experiment, and one run of it with one method and seed."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ import phasegrad as pg
 
 @dataclass(frozen=True)
 class Method:
-    """How the network is trained."""
+    """A device and an algorithm to train the network with."""
 
     name: str
     preset: Callable[[], pg.Hardware] | None
-    """What the weights live on; ``None`` for float."""
+    """Hardware of the weights; ``None`` for float."""
     optimiser: Callable[..., torch.optim.Optimizer] = pg.optim.AnalogSGD
     lr: float | None = None
-    """Learning rate of the mean loss of a batch; ``None`` for the experiment's."""
+    """Learning rate for the mean loss of a batch; ``None`` for that of the experiment."""
     last: Callable[[], pg.Hardware] | None = None
-    """What the last layer's weights live on; ``None`` for the same as the others'."""
+    """Hardware of the last layer; ``None`` for the same as the others."""
 
     def convert(self, net: nn.Sequential) -> nn.Sequential:
-        """The net that is trained."""
+        """Convert a float net for training."""
         if self.preset is None:
             return net
         *layers, last = net
@@ -44,18 +44,18 @@ FLOAT = Method("float", None, torch.optim.SGD)
 
 @dataclass(frozen=True)
 class Experiment:
-    """A published result, and how it is run here; everything is picklable, for processes of its own."""
+    """A published result and its settings here; all fields can be pickled for worker processes."""
 
     published: str
     chosen: str
-    """On which data what was chosen, and how."""
+    """The settings that were chosen, and the data and criterion."""
     layers: tuple[int, ...]
     methods: tuple[Method, ...]
-    """A float net of the same start and schedule is run beside them."""
+    """Methods to compare with a float net that has the same initial weights and schedule."""
     activation: Callable[[], nn.Module] = nn.Sigmoid
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     crop: tuple[int, int] = (28, 28)
-    """Rows and columns in the middle of an image."""
+    """Rows and columns of the centre of an image to use."""
     images: int = 60_000
     epochs: int = 10
     batch: int = 10
@@ -64,7 +64,7 @@ class Experiment:
     """Factor of the learning rate after each epoch."""
     seeds: tuple[int, ...] = (0, 1, 2)
     on_training: bool = False
-    """Whether the accuracy on the training images is reported too."""
+    """Whether to report the accuracy on the training images too."""
 
     @property
     def all_methods(self) -> tuple[Method, ...]:
@@ -77,7 +77,7 @@ class Experiment:
         return nn.Sequential(*layers[:-1])
 
     def pixels(self, images: Tensor) -> Tensor:
-        """In [0, 1], the middle of each image."""
+        """Crop images to their centre and scale them to [0, 1]."""
         rows, columns = self.crop
         top, left = (images.shape[-2] - rows) // 2, (images.shape[-1] - columns) // 2
         return prepare(images[..., top : top + rows, left : left + columns])
@@ -88,11 +88,11 @@ class Curves(NamedTuple):
 
     test: list[float]
     train: list[float]
-    """Empty where it is not asked for."""
+    """Empty unless ``on_training``."""
 
 
 def train(experiment: Experiment, method: Method, seed: int, data: Mnist) -> Curves:
-    """One run. All methods of a seed start from the same weights and see the same batches."""
+    """Run one method; all methods of a seed have the same initial weights and batches."""
     torch.manual_seed(seed)
     net = method.convert(experiment.network())
     images, labels = experiment.pixels(data.train_images[: experiment.images]), data.train_labels[: experiment.images]
@@ -111,11 +111,11 @@ def train(experiment: Experiment, method: Method, seed: int, data: Mnist) -> Cur
         curves.test.append(accuracy(net, test_images, data.test_labels))
         if experiment.on_training:
             curves.train.append(accuracy(net, images, labels))
-        _tell(method, seed, curves, seconds)
+        _print_epoch(method, seed, curves, seconds)
     return curves
 
 
-def _tell(method: Method, seed: int, curves: Curves, seconds: float) -> None:
-    of_training = f", {curves.train[-1]:.2%} of the training images" if curves.train else ""
-    epoch = len(curves.test)
-    print(f"{method.name}, seed {seed}, epoch {epoch}: {curves.test[-1]:.2%}{of_training}, {seconds:.1f} s", flush=True)
+def _print_epoch(method: Method, seed: int, curves: Curves, seconds: float) -> None:
+    training = f", training accuracy {curves.train[-1]:.2%}" if curves.train else ""
+    accuracies = f"test accuracy {curves.test[-1]:.2%}{training}"
+    print(f"{method.name}, seed {seed}, epoch {len(curves.test)}: {accuracies}, {seconds:.1f} s", flush=True)

@@ -1,4 +1,4 @@
-"""Every method and seed of an experiment, in processes of their own if asked for, and what is kept of them."""
+"""Runs of all methods and seeds of an experiment, optionally in parallel, and their result files."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from reproductions.drawing import draw
 from reproductions.experiment import Curves, Experiment, Method, train
 
 Runs = dict[str, list[Curves]]
-"""Of each method, every seed's."""
+"""Curves of every seed, by method."""
 
 
 def run(
     name: str, experiment: Experiment, data: Mnist, seeds: list[int], folder: Path, jobs: int = 1, trial: str = ""
 ) -> None:
-    """Train every method and seed; keep figures and picture. ``trial`` is what the command says beside the seeds."""
+    """Train every method and seed; write the results and a figure. ``trial`` is the rest of the command line."""
     print(name, flush=True)
     tasks = [(method, seed) for seed in seeds for method in experiment.all_methods]
     finished = _train_all(experiment, tasks, data, jobs)
@@ -39,14 +39,15 @@ def run(
     draw(runs, folder / "result.png")
     for row in result["rows"]:
         print(
-            f"{row['method']}: {_told(row)}" + (f", on training data {_told(row['train'])}" if "train" in row else "")
+            f"{row['method']}: {_mean_and_sd(row)}"
+            + (f", on the training images {_mean_and_sd(row['train'])}" if "train" in row else "")
         )
 
 
 def _train_all(experiment: Experiment, tasks: list[tuple[Method, int]], data: Mnist, jobs: int) -> list[Curves]:
     if jobs == 1:
         return [train(experiment, method, seed, data) for method, seed in tasks]
-    # "spawn": a child that is forked from a process whose threads hold locks may wait for them for ever.
+    # A forked child could deadlock on locks that threads of its parent hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(train, experiment, method, seed, data) for method, seed in tasks]
@@ -54,7 +55,7 @@ def _train_all(experiment: Experiment, tasks: list[tuple[Method, int]], data: Mn
 
 
 def summary(name: str, experiment: Experiment, seeds: list[int], runs: Runs) -> dict[str, Any]:
-    """What ``result.json`` holds, but for the command."""
+    """Content of ``result.json``, except the command."""
     rows = []
     for method, curves in runs.items():
         row = {"method": method, **_moments([c.test[-1] for c in curves])}
@@ -79,7 +80,7 @@ def summary(name: str, experiment: Experiment, seeds: list[int], runs: Runs) -> 
 
 
 def _compact(text: str) -> str:
-    """Innermost lists on one line."""
+    """Put innermost lists on one line."""
     return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found[0].split()), text)
 
 
@@ -89,5 +90,5 @@ def _moments(last: list[float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _told(row: dict[str, Any]) -> str:
+def _mean_and_sd(row: dict[str, Any]) -> str:
     return f"{row['mean']:.2%}" + ("" if row["sd"] is None else f" ± {row['sd']:.2%}")

@@ -1,4 +1,4 @@
-"""The examples' data: reading, verifying, falling back from source to source. No network."""
+"""Data of the examples: reading, verification, and fallback from source to source, without a network."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_read_idx_returns_what_was_written(tmp_path: Path, shape: tuple[int, ...
         (lambda good: good[:2] + b"\x0d" + good[3:], "00 00 0d"),
         (lambda good: good[:3] + b"\0" + good[4:], "number of axes"),
         (lambda good: good[:9], "shorter than its header of 12"),
-        (lambda good: good[:-1], r"17 bytes, shape \(2, 3\) needs 18"),
-        (lambda good: good + b"\0", r"19 bytes, shape \(2, 3\) needs 18"),
+        (lambda good: good[:-1], r"17 bytes, but shape \(2, 3\) needs 18"),
+        (lambda good: good + b"\0", r"19 bytes, but shape \(2, 3\) needs 18"),
     ],
     ids=["empty", "gzip", "float", "no-axes", "half-header", "truncated", "too-long"],
 )
@@ -109,7 +109,7 @@ def test_check_sha256(tmp_path: Path):
         _fetch.check_sha256(tmp_path / "b", sha256(CONTENT["b"]))
 
 
-def test_named_folder_comes_first(cache: Path, tmp_path: Path):
+def test_the_given_folder_is_searched_first(cache: Path, tmp_path: Path):
     for name, content in CONTENT.items():
         (tmp_path / name).write_bytes(content)
     source = FakeSource()
@@ -118,10 +118,12 @@ def test_named_folder_comes_first(cache: Path, tmp_path: Path):
     assert not cache.exists()
 
 
-def test_incomplete_named_folder_is_passed_over_aloud(cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_an_incomplete_folder_is_skipped_with_a_message(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     (tmp_path / "a").write_bytes(CONTENT["a"])
     assert _fetch.locate(toy(FakeSource()), tmp_path) == cache
-    assert "b is missing; looking elsewhere" in capsys.readouterr().err
+    assert "b is missing; searching elsewhere" in capsys.readouterr().err
 
 
 def test_cache_is_filled_once(cache: Path):
@@ -152,7 +154,7 @@ def test_damaged_cache_file_alone_is_fetched_again(cache: Path, damaged: bytes):
     ],
     ids=["closed-network", "time-out", "file-missing", "wrong-hash"],
 )
-def test_next_source_takes_over(cache: Path, first: FakeSource):
+def test_the_next_source_is_used_after_a_failure(cache: Path, first: FakeSource):
     second = FakeSource()
     assert _fetch.locate(toy(first, second)) == cache
     assert (len(first.asked), len(second.asked)) == (1, 1)
@@ -172,16 +174,16 @@ def test_interruption_leaves_nothing_behind(cache: Path):
     assert [path.name for path in cache.parent.iterdir()] == ["toy"]
 
 
-def test_error_says_what_was_tried_and_what_to_do(cache: Path, tmp_path: Path):
+def test_error_lists_what_was_tried_and_names_the_fix(cache: Path, tmp_path: Path):
     sources = FakeSource(error=ConnectionError("no route")), FakeSource(content={})
     cache.mkdir(parents=True)
     with pytest.raises(_fetch.DataUnavailableError) as raised:
         _fetch.locate(toy(*sources), tmp_path / "mine")
-    told = str(raised.value)
-    assert f"folder {tmp_path / 'mine'}: no such folder" in told
-    assert f"cache {cache}: a is missing; b is missing" in told
-    assert "fake source: no route" in told
-    assert "Put a, b (unpacked) in a folder and name it with --data FOLDER" in told
+    message = str(raised.value)
+    assert f"folder {tmp_path / 'mine'}: no such folder" in message
+    assert f"cache {cache}: a is missing; b is missing" in message
+    assert "fake source: no route" in message
+    assert "Put a, b (unpacked) in a folder and pass it as --data FOLDER" in message
 
 
 def test_cache_that_cannot_be_written_is_a_clear_error(cache: Path):
@@ -229,7 +231,7 @@ def npm(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     return source
 
 
-def test_package_gives_the_named_files_only(cache: Path, npm: Callable[..., object]):
+def test_only_the_named_files_of_a_package_are_extracted(cache: Path, npm: Callable[..., object]):
     members = {f"package/{name}": content for name, content in CONTENT.items()}
     source = npm(packed({**members, "package/../../evil": b"outside", "package/c": b"not asked for"}))
     assert _fetch.locate(toy(source)) == cache
@@ -278,7 +280,7 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     return source
 
 
-def test_wheel_gives_the_named_files_only(cache: Path, pip: Callable[..., object]):
+def test_only_the_named_files_of_a_wheel_are_extracted(cache: Path, pip: Callable[..., object]):
     members = {f"toy/{name}": content for name, content in CONTENT.items()}
     assert _fetch.locate(toy(pip(zipped({**members, "toy/c": b"not asked for"})))) == cache
     assert files(cache.parent) == CONTENT
@@ -338,7 +340,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 def serve_gzipped(root: Path) -> dict[str, str]:
-    """Put the toy files on the web, gzipped; returns their MD5."""
+    """Put the gzipped toy files on the web; return their MD5."""
     for name, content in CONTENT.items():
         (root / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
     return {name: hashlib.md5((root / f"{name}.gz").read_bytes()).hexdigest() for name in CONTENT}
@@ -376,7 +378,7 @@ def test_archive_from_the_web(cache: Path, web: tuple[str, Path]):
     assert files(cache.parent) == CONTENT
 
 
-def test_mirror_with_a_truncated_file_is_passed_over(cache: Path, web: tuple[str, Path]):
+def test_mirror_with_a_truncated_file_is_skipped(cache: Path, web: tuple[str, Path]):
     url, root = web
     mirror = _fetch.Mirror(url, serve_gzipped(root))
     (root / "b.gz").write_bytes((root / "b.gz").read_bytes()[:-4])
@@ -386,11 +388,11 @@ def test_mirror_with_a_truncated_file_is_passed_over(cache: Path, web: tuple[str
 
 
 def test_mirror_without_the_file(cache: Path, web: tuple[str, Path]):
-    with pytest.raises(_fetch.DataUnavailableError, match="the server answers, but not with the file"):
+    with pytest.raises(_fetch.DataUnavailableError, match="the server does not have the file"):
         _fetch.locate(toy(_fetch.Mirror(web[0], {})))
 
 
-def test_silent_mirror_is_given_up_soon(cache: Path, monkeypatch: pytest.MonkeyPatch):
+def test_silent_mirror_times_out_soon(cache: Path, monkeypatch: pytest.MonkeyPatch):
     hang = _fetch.threading.Event()
     monkeypatch.setattr(_fetch, "CONNECT_SECONDS", 0.05)
     monkeypatch.setattr(_fetch.pooch.HTTPDownloader, "__call__", lambda *_, **__: hang.wait())
@@ -444,8 +446,8 @@ def test_moby_dick():
     assert len(set(text)) == 83
 
 
-def test_pixels_of_a_picture_become_records(tmp_path: Path):
-    """An image is a row of the picture, its pixels' colours side by side; a record is a label and three planes."""
+def test_pixels_of_an_image_file_become_records(tmp_path: Path):
+    """A row of the PNG is one image with interleaved colours; a record is a label and three colour planes."""
     image = pytest.importorskip("PIL.Image")
     pixels = np.random.default_rng(0).integers(0, 256, (10_000, 1024, 3), dtype=np.uint8)
     image.fromarray(pixels).save(tmp_path / "data_batch_2.png", compress_level=0)

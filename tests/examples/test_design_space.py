@@ -1,4 +1,4 @@
-"""The example of a design space, on images that are made up. No network."""
+"""The design-space example on synthetic images, without a network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _data, _lenet, design_space = (importlib.import_module(m) for m in ("_data", "_l
 
 
 def made_up(n: int = 400):
-    """Ten patterns under noise, as MNIST's files hold images."""
+    """Ten noisy patterns in the format of MNIST."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % 10
     patterns = torch.rand(10, 28, 28, generator=generator)
@@ -26,7 +26,7 @@ def made_up(n: int = 400):
 
 
 def trained(data: object, **_: object) -> nn.Module:
-    """A net that tells the patterns apart."""
+    """A net trained on the patterns."""
     torch.manual_seed(0)
     net = _lenet.LeNet()
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)

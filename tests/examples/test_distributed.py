@@ -1,4 +1,4 @@
-"""The example of several processes, on a slice of real data, by torchrun."""
+"""The distributed example on a subset of real data, run by torchrun."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _data, _fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
 
 
 @pytest.mark.parametrize("store", ["hardware-aware", "in-memory"])
-def test_two_processes_learn_and_leave_checkpoints(store: str, tmp_path: Path) -> None:
+def test_two_processes_learn_and_save_checkpoints(store: str, tmp_path: Path) -> None:
     if _fetch.faults(_data.MNIST, _fetch.cache_folder() / _data.MNIST.name):
         pytest.skip("MNIST is not in the cache: python examples/_data.py --fetch mnist")
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

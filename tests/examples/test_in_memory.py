@@ -1,4 +1,4 @@
-"""The examples of training in the memory, on images that are made up. No network."""
+"""The examples of in-memory training on synthetic images, without a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _data, mnist_in_memory, reproduce, experiment = (
 
 
 def made_up(n: int = 300):
-    """Ten patterns under noise, as MNIST's files hold images."""
+    """Ten noisy patterns in the format of MNIST."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand(10, 28, 28, generator=generator)
     labels = torch.arange(n) % 10
@@ -29,7 +29,7 @@ def made_up(n: int = 300):
 
 
 @pytest.mark.parametrize("algorithm", ["sgd", "mixed-precision"])
-def test_trains_beside_float(
+def test_trains_in_memory_and_in_float(
     algorithm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(mnist_in_memory, "mnist", lambda folder: made_up())
@@ -42,7 +42,7 @@ def test_trains_beside_float(
 
 
 @pytest.mark.parametrize("name", reproduce.EXPERIMENTS)
-def test_a_reproduction_keeps_figures_and_picture(name: str, tmp_path: Path) -> None:
+def test_a_reproduction_writes_results_and_figure(name: str, tmp_path: Path) -> None:
     whole = reproduce.EXPERIMENTS[name]
     experiment = replace(whole, layers=(whole.layers[0], 16, 10), epochs=2)
     reproduce.run(name, experiment, made_up(), [0, 1], tmp_path)
@@ -59,7 +59,7 @@ def small(**fields: object):
     return replace(reproduce.EXPERIMENTS["gokmen-vlasov-2016"], layers=(784, 16, 10), epochs=2, **fields)
 
 
-def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
+def test_parallel_runs_equal_sequential_runs(tmp_path: Path) -> None:
     with threads(1):
         for jobs in (1, 2):
             reproduce.run("x", small(), made_up(), [0, 1], tmp_path / str(jobs), jobs)
@@ -67,13 +67,13 @@ def test_processes_give_what_one_process_gives(tmp_path: Path) -> None:
     assert one == two
 
 
-def test_a_crop_is_the_middle_of_an_image() -> None:
+def test_a_crop_is_the_centre_of_an_image() -> None:
     images = torch.arange(28 * 28).view(1, 28, 28).remainder(256).to(torch.uint8)
     pixels = small(crop=(24, 22)).pixels(images) * 255.0
     torch.testing.assert_close(pixels, images[:, 2:26, 3:25].float())
 
 
-def test_each_method_has_its_own_rate_and_the_images_are_the_first() -> None:
+def test_each_method_has_its_own_rate_and_uses_the_first_images() -> None:
     seen = []
 
     def optimiser(parameters: object, lr: float) -> torch.optim.Optimizer:
@@ -82,10 +82,10 @@ def test_each_method_has_its_own_rate_and_the_images_are_the_first() -> None:
 
     method = replace(experiment.FLOAT, optimiser=optimiser)
     data = made_up()
-    spoilt = data._replace(train_images=torch.cat((data.train_images[:100], 255 - data.train_images[100:])))
+    changed = data._replace(train_images=torch.cat((data.train_images[:100], 255 - data.train_images[100:])))
     runs = [
         experiment.train(small(images=100, on_training=True), m, 0, d)
-        for m, d in ((method, data), (method, spoilt), (replace(method, lr=0.7), data))
+        for m, d in ((method, data), (method, changed), (replace(method, lr=0.7), data))
     ]
     assert seen == [0.1, 0.1, 0.7]
     assert runs[0] == runs[1] != runs[2]
@@ -98,7 +98,7 @@ def test_held_out_images_are_the_last_of_the_training_images() -> None:
     assert torch.equal(held.train_labels, data.train_labels[:250])
 
 
-def test_a_trial_is_kept_apart_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_is_written_to_another_folder_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce, "mnist", lambda folder: made_up())
     monkeypatch.setattr(reproduce, "EXPERIMENTS", {"small": small()})
@@ -114,7 +114,7 @@ def test_a_trial_is_kept_apart_and_says_so(tmp_path: Path, monkeypatch: pytest.M
     ("line", "message"),
     [
         ("x no-such", "no experiment no-such"),
-        ("x --jobs 0", "--jobs 0: one at least"),
+        ("x --jobs 0", "--jobs 0: it must be at least 1"),
         ("x --lr 0.1", "not on the test images"),
     ],
 )

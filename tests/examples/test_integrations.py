@@ -1,4 +1,4 @@
-"""The examples that run under other frameworks, on a slice of real data; skipped where one of the two is missing."""
+"""The examples with other frameworks, on a subset of real data; skipped if the framework or the data is missing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-# What these frameworks warn of is theirs.
+# These frameworks raise their own warnings.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
 def example(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import an example, if its framework and the data are there."""
+    """Import an example if its framework and the data are available."""
     for folder in (EXAMPLES, EXAMPLES / "integrations"):
         monkeypatch.syspath_prepend(str(folder))
     data, fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
-    # Not fetched here: .ci/run does that.
+    # .ci/run fetches the data.
     if fetch.faults(data.MNIST, fetch.cache_folder() / data.MNIST.name):
         pytest.skip("MNIST is not in the cache: python examples/_data.py --fetch mnist")
 

@@ -1,4 +1,4 @@
-"""Every example, as its command runs it, on a small slice of its real data from the cache."""
+"""Every example, run like its command on a small subset of its real data from the cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _data, _fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
 
 
 in_memory = pytest.mark.skipif(
-    not pg.backends()["cpu"].startswith("native"), reason="training in the memory takes minutes on the torch reference"
+    not pg.backends()["cpu"].startswith("native"), reason="in-memory training takes minutes on the torch reference"
 )
 
 
@@ -30,18 +30,18 @@ def cached(data: object) -> None:
 
 
 def sliced(data: tuple, train: int, test: int):
-    """The first images of a data set's two parts."""
+    """The first images of both parts of a data set."""
     return type(data)(data[0][:train], data[1][:train], data[2][:test], data[3][:test])
 
 
 def run(example: ModuleType, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ``python examples/EXAMPLE.py LINE`` does."""
+    """Run an example as ``python examples/EXAMPLE.py LINE`` does."""
     monkeypatch.setattr(sys, "argv", [f"{example.__name__}.py", *line.split()])
     example.main()
 
 
 def report(folder: Path) -> dict:
-    """The report that an example wrote, its table and picture being there too."""
+    """The report of an example, after a check of its table and figure."""
     content = json.loads((folder / "report.json").read_text())
     with (folder / "report.csv").open() as file:
         values = list(csv.DictReader(file))
@@ -63,10 +63,10 @@ def test_mnist(mnist: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     example = importlib.import_module("mnist")
     monkeypatch.setattr(example, "mnist", lambda folder: mnist)
     run(example, f"--epochs 1 --chips 2 --times 1 3e7 --quiet --out {tmp_path}", monkeypatch)
-    told = report(tmp_path)
-    assert told["float"] > 0.6
-    after = {row["method"]: row["mean"] for row in told["rows"] if row["time_s"] > 1e7}
-    assert after["hwa+gdc"] > told["float"] - 0.15
+    result = report(tmp_path)
+    assert result["float"] > 0.6
+    after = {row["method"]: row["mean"] for row in result["rows"] if row["time_s"] > 1e7}
+    assert after["hwa+gdc"] > result["float"] - 0.15
 
 
 @in_memory
@@ -74,8 +74,8 @@ def test_mnist_in_memory(mnist: object, tmp_path: Path, monkeypatch: pytest.Monk
     example = importlib.import_module("mnist_in_memory")
     monkeypatch.setattr(example, "mnist", lambda folder: mnist)
     run(example, f"--layers 784 32 10 --epochs 2 --batch 5 --lr 0.2 --out {tmp_path}", monkeypatch)
-    told = json.loads((tmp_path / "report.json").read_text())["accuracy"]
-    assert min(told["float"][-1], told["constant"][-1]) > 0.5
+    result = json.loads((tmp_path / "report.json").read_text())["accuracy"]
+    assert min(result["float"][-1], result["constant"][-1]) > 0.5
 
 
 def test_design_space(mnist: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +92,8 @@ def test_reproduce(mnist: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     example = importlib.import_module("reproduce")
     monkeypatch.setattr(example, "mnist", lambda folder: mnist)
     run(example, f"boybat-2018 --seeds 0 --out {tmp_path}", monkeypatch)
-    told = json.loads((tmp_path / "boybat-2018" / "result.json").read_text())
-    assert told["float"] > 0.6
+    result = json.loads((tmp_path / "boybat-2018" / "result.json").read_text())
+    assert result["float"] > 0.6
 
 
 def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,13 +103,13 @@ def test_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     monkeypatch.setattr(example, "cifar10", lambda folder: data)
     line = "--depth 8 --width 8 --float-epochs 4 --epochs 1 --batch 64 --chips 1 --times 1 3e7 --quiet"
     run(example, f"{line} --runs {tmp_path / 'runs'} --out {tmp_path}", monkeypatch)
-    told = report(tmp_path)
-    assert told["float"] > 0.2
-    assert {row["method"] for row in told["rows"]} >= {"converted", "hwa+gdc+bn"}
-    assert told["fine_tuning_minutes"] > 0
+    result = report(tmp_path)
+    assert result["float"] > 0.2
+    assert {row["method"] for row in result["rows"]} >= {"converted", "hwa+gdc+bn"}
+    assert result["fine_tuning_minutes"] > 0
     first = capsys.readouterr().out
     run(example, f"{line} --runs {tmp_path / 'runs'} --out {tmp_path / 'again'}", monkeypatch)
-    assert report(tmp_path / "again")["rows"] == told["rows"]  # trainings that are finished are not run again
+    assert report(tmp_path / "again")["rows"] == result["rows"]  # finished trainings are not repeated
     assert "fine-tuned for the hardware in" in first
 
 
@@ -118,10 +118,10 @@ def test_char_lstm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     example = importlib.import_module("char_lstm")
     line = "--characters 60000 --hidden 48 --float-epochs 2 --epochs 1 --batch 16 --pairs 1 --chips 1 --times 1 3e7"
     run(example, f"{line} --quiet --runs {tmp_path / 'runs'} --out {tmp_path}", monkeypatch)
-    told = report(tmp_path)
-    assert told["float"] < 30.0  # of 83 characters, or fewer in this part
-    after = {row["method"]: row["mean"] for row in told["rows"] if row["time_s"] > 1e7}
-    assert after["hwa+gdc, 1 pair"] < 1.5 * told["float"]
+    result = report(tmp_path)
+    assert result["float"] < 30.0  # of at most 83 characters
+    after = {row["method"]: row["mean"] for row in result["rows"] if row["time_s"] > 1e7}
+    assert after["hwa+gdc, 1 pair"] < 1.5 * result["float"]
 
 
 def test_sentence_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The examples' training loop: stopped anywhere, it ends where it would have."""
+"""The training loop of the examples resumes after any step with the same result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _training = importlib.import_module("_training")
 
 
 def trained(folder: Path, stop_at: int | None = None, every: float = 60.0) -> nn.Module:
-    """A small net, trained for three epochs of eight steps, with draws in its data and in its layers."""
+    """A small net, trained for three epochs of eight steps with random data and layers."""
     torch.manual_seed(0)
     x = torch.randn(70, 8)
     y = (x.sum(1) > 0).long()
@@ -44,12 +44,12 @@ def trained(folder: Path, stop_at: int | None = None, every: float = 60.0) -> nn
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 7, 8, 13, 23])
-def test_goes_on_where_it_was_stopped(tmp_path: Path, stop_at: int) -> None:
+def test_resumes_after_an_interruption(tmp_path: Path, stop_at: int) -> None:
     whole = trained(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "cut", stop_at, every=0.0)
-    ended = trained(tmp_path / "cut", every=0.0)
-    for (name, a), b in zip(whole.state_dict().items(), ended.state_dict().values(), strict=True):
+    resumed = trained(tmp_path / "cut", every=0.0)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
 
 
