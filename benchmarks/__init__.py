@@ -1,1 +1,1 @@
-"""Benchmarks: each figure a ratio to a named baseline that was measured in the same run."""
+"""Benchmarks, most of whose figures are ratios to a named baseline measured in the same run."""

@@ -1,4 +1,4 @@
-"""``python -m benchmarks NAME --json FILE``; without a name, all of them."""
+"""Run benchmarks: ``python -m benchmarks NAME --json FILE``, or all without a name."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Run benchmarks, print their figures, keep them as JSON."""
+    """Run benchmarks, print their figures, and write them as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", nargs="?", choices=NAMES, help="one benchmark; all without it")
-    parser.add_argument("--json", type=Path, help="where to write (default: benchmarks/results/NAME.json)")
-    parser.add_argument("--list", action="store_true", help="print the names and stop")
+    parser.add_argument("name", nargs="?", choices=NAMES, help="benchmark to run; all by default")
+    parser.add_argument("--json", type=Path, help="output file (default: benchmarks/results/NAME.json)")
+    parser.add_argument("--list", action="store_true", help="print the names and exit")
     options = parser.parse_args()
     if options.list:
         print("\n".join(NAMES))
         return
     if options.json and not options.name:
-        parser.error("--json needs the name of one benchmark")
+        parser.error("--json requires the name of one benchmark")
     for name in [options.name] if options.name else NAMES:
         run(name, options.json or RESULTS / f"{name}.json")
 

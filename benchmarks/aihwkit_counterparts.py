@@ -1,7 +1,7 @@
-"""The same work in IBM's aihwkit, which the benchmarks time beside phasegrad wherever it can be imported.
+"""Equivalent operations of IBM's aihwkit, which the benchmarks time as a baseline if it is installed.
 
-Devices have the same nominal step, range and spreads where both libraries have the same law: soft bounds, exponential
-and constant steps. aihwkit's PCM pair is its preset, a one-sided exponential device with refresh after every update.
+If both libraries have the law (soft bounds, exponential and constant steps), devices have the same nominal step, range
+and variability. The PCM pair of aihwkit is its preset, a one-sided exponential device with refresh after every update.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ STEP = 0.001
 """Nominal step of aihwkit's single devices, over weights of -0.6 to 0.6, as in phasegrad's presets."""
 PAIRS = ("pair with refresh", "pcm-pair")
 PAIR_STEP = 0.01
-"""The same of a device of its PCM pair, over 0 to 2."""
+"""Nominal step of a device of its PCM pair, over weights of 0 to 2."""
 
 
 def configuration(law: str) -> Any:
-    """Without periphery: ``"soft-bounds"``, ``"constant"``, ``"exponential"``, or a pair of its PCM preset."""
+    """Configuration without periphery: ``"soft-bounds"``, ``"constant"``, ``"exponential"``, or one of ``PAIRS``."""
     if law in PAIRS:
         made = UnitCellRPUConfig(device=PCMPresetUnitCell())
     else:
@@ -53,7 +53,7 @@ def configuration(law: str) -> Any:
 
 
 def update(law: str, x: Tensor, d: Tensor, load: float) -> Callable[[], object]:
-    """A pulsed update of a square matrix whose weights get so many pulses from a sample on average."""
+    """A pulsed update of a square matrix with a mean of ``load`` pulses per weight and sample."""
     tile = AnalogTile(d.shape[1], x.shape[1], configuration(law))
     tile.set_weights(0.02 * torch.randn(d.shape[1], x.shape[1]))
     step = PAIR_STEP if law in PAIRS else STEP
@@ -62,7 +62,7 @@ def update(law: str, x: Tensor, d: Tensor, load: float) -> Callable[[], object]:
 
 
 def step(law: str, network: nn.Module, x: Tensor, y: Tensor, lr: float) -> Callable[[], object]:
-    """A training step in the memory of a converted network."""
+    """An in-memory training step of a converted network."""
     analog = convert_to_analog(network, configuration(law))
     optimizer = AnalogSGD(analog.parameters(), lr=lr)
     optimizer.regroup_param_groups(analog)

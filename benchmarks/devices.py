@@ -11,7 +11,7 @@ COUNT = 10_000_000
 
 
 def figures() -> list[Figure]:
-    """Measure each step alone, and the three together."""
+    """Measure each operation alone, and all three together."""
     device, seed = joshi_2020(), torch.tensor([0])
     target = torch.rand(COUNT) * device.g_max
     day = torch.tensor(86_400.0, dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""A fine-tuning step of a sentence encoder of MiniLM's size, hardware-aware against float: time and memory.
+"""A fine-tuning step of a sentence encoder of the size of MiniLM, hardware-aware against float: time and memory.
 
-Both: 32 sentences of 32 tokens, forward, distance to embeddings that are given, backward, AdamW; the token embeddings
-are frozen. The analog encoder has the preset's tiles with PCM-like weight noise, clipping, and learned input ranges.
-Weights are drawn: neither figure depends on what they are.
+Both run 32 sentences of 32 tokens: forward, distance to given embeddings, backward, AdamW; the token embeddings are
+frozen. The analog encoder has the preset's tiles with PCM-like weight noise, clipping, and learned input ranges.
+Weights are random, because neither figure depends on them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BATCH, LENGTH, ROUNDS = 32, 32, 15
 
 def encoder() -> nn.Module:
     """Six layers of 384 with twelve heads: transformers' ``BertModel`` in the configuration of all-MiniLM-L6-v2."""
-    from transformers import BertConfig, BertModel  # large, and used here alone
+    from transformers import BertConfig, BertModel  # imported here because it is slow to import
 
     torch.manual_seed(0)
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -58,31 +58,31 @@ def step(analog: bool) -> Callable[[], None]:
 
 
 def peak(analog: bool) -> float:
-    """Memory that training takes in a process of its own, beyond what the process has before [MB]."""
+    """Memory that training adds in a separate process [MB]."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (analog, torch.get_num_threads()))
 
 
 def _peak(analog: bool, threads: int) -> float:
     torch.set_num_threads(threads)
-    import transformers.models.bert.modeling_bert  # noqa: F401 -- loaded before the count begins
+    import transformers.models.bert.modeling_bert  # noqa: F401 -- imported before the measurement
 
-    before = _most_so_far()
+    before = _peak_memory()
     run = step(analog)
     for _ in range(5):
         run()
-    return _most_so_far() - before
+    return _peak_memory() - before
 
 
-def _most_so_far() -> float:
-    """The most memory that this process has had so far [MB], as Linux counts it."""
+def _peak_memory() -> float:
+    """Peak resident memory of this process so far [MB], from Linux."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found is not None
     return int(found[1]) / 1024.0
 
 
 def figures() -> list[Figure]:
-    """Time and memory of a step."""
+    """Measure time and memory of a step."""
     a, b, ratio = side_by_side(step(True), step(False), ROUNDS)
     more, less = (statistics.median(peak(analog) for _ in range(3)) for analog in (True, False))
     name, target = f"MiniLM encoder hwa step B{BATCH}x{LENGTH}", "at most 1.5"

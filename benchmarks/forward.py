@@ -1,7 +1,7 @@
-"""The forward pass of a layer in evaluation against ``nn.Linear``: the standard inference settings, without wires.
+"""The forward pass of a layer in evaluation mode against ``nn.Linear``: standard inference preset, without wires.
 
-8-bit DAC with a calibrated range, read noise referred to the output, output noise, 8-bit ADC, a scale a column. The
-weights are digital, as while a network is evaluated for its hardware, and programmed, as on a chip.
+It has an 8-bit DAC with a calibrated range, output-referred read noise, output noise, an 8-bit ADC, and one scale per
+column. Weights are digital, as in hardware-aware evaluation, or programmed, as on a chip.
 """
 
 from __future__ import annotations

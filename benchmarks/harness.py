@@ -1,4 +1,4 @@
-"""Side-by-side timing, and the form in which figures are kept."""
+"""Side-by-side timing, and the format of figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import phasegrad
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure: ``value`` in ``unit``, its baseline's value, their ratio, and what was aimed at."""
+    """One figure: ``value`` in ``unit``, the value of its baseline, their ratio, and the target."""
 
     name: str
     value: float
@@ -34,16 +34,16 @@ class Figure:
 
 
 def side_by_side(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float, float]:
-    """Run two functions in turn.
+    """Time two functions alternately.
 
     Args:
-        first: what is measured.
+        first: function to measure.
         second: its baseline.
-        rounds: how many pairs, after three that are not counted.
+        rounds: number of pairs of runs, after three warm-up pairs.
 
     Returns:
-        Median times of both [s], and the median of the ratios pair by pair, which a machine whose speed drifts
-        does not distort.
+        Median times of both [s], and the median ratio of the pairs, which is robust to slow changes in the speed of the
+        machine.
     """
     for _ in range(3):
         first(), second()
@@ -53,7 +53,7 @@ def side_by_side(first: Callable[[], object], second: Callable[[], object], roun
 
 
 def median_time(function: Callable[[], object], rounds: int) -> float:
-    """Median time of a function [s], after one run that is not counted."""
+    """Median time of a function [s], after one warm-up run."""
     function()
     return statistics.median(_time(function) for _ in range(rounds))
 
@@ -65,7 +65,7 @@ def _time(function: Callable[[], object]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine and software of the measurement."""
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
@@ -85,5 +85,5 @@ def _processor() -> str:
 
 
 def as_dict(name: str, figures: list[Figure]) -> dict[str, Any]:
-    """A benchmark's result as it is kept."""
+    """The result of a benchmark, for JSON."""
     return {"name": name, "machine": machine(), "figures": [asdict(f) for f in figures]}

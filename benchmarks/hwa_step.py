@@ -1,7 +1,7 @@
 """A hardware-aware training step against the same step of ``nn.Linear``.
 
-Both: forward, backward (input and weight gradients), SGD. The analog layer adds PCM-like weight noise, clipping, 8-bit
-DAC with learned range, output noise, and 8-bit ADC.
+Both run forward, backward (input and weight gradients) and SGD. The analog layer adds PCM-like weight noise,
+clipping, an 8-bit DAC with a learned range, output noise, and an 8-bit ADC.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CASES = ((1024, 64, 200, "at most 1.5"), (2048, 512, 20, "at most 1.2"))
 
 
 def step(layer: nn.Module, x: torch.Tensor, upstream: torch.Tensor) -> Callable[[], None]:
-    """A training step on a fixed batch; ``upstream`` stands for the gradient that a loss would send."""
+    """A training step on a fixed batch; ``upstream`` replaces the gradient of a loss."""
     optimizer = torch.optim.SGD(layer.parameters(), lr=1e-6)
 
     def run() -> None:
@@ -32,7 +32,7 @@ def step(layer: nn.Module, x: torch.Tensor, upstream: torch.Tensor) -> Callable[
 
 
 def hardware() -> pg.Hardware:
-    """The preset without output-referred weight read noise, which this figure does not include."""
+    """The preset without output-referred read noise, which this figure excludes."""
     return dataclasses.replace(pg.presets.pcm_inference(), read_noise=0.0)
 
 

@@ -1,4 +1,4 @@
-"""A training step in the memory against float SGD's, and aihwkit's: 784-256-128-10, batch 10, sparse inputs."""
+"""An in-memory training step against float SGD and aihwkit: 784-256-128-10, batches of 10, sparse inputs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ ALGORITHMS = {
     "c-TTv2": pg.optim.ChoppedTikiTakaV2,
     "AGAD": pg.optim.AGAD,
 }
-TWINS = ("constant", "pcm-pair")
-# A line a sample, in both.
-TRANSFERS = {"": {}, " 40 lines at a time": {"transfer_every": 40, "lines": 40}}
+IN_AIHWKIT = ("constant", "pcm-pair")
+# Both transfer one row per sample on average.
+TRANSFERS = {"": {}, " 40 rows at a time": {"transfer_every": 40, "rows": 40}}
 
 
 def network() -> nn.Sequential:
@@ -51,7 +51,7 @@ def step(net: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: t
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Ten images and their classes. A fifth of the pixels is not zero, as in MNIST."""
+    """Ten images and their classes; a fifth of the pixels are not zero, as in MNIST."""
     return torch.rand(10, 784) * (torch.rand(10, 784) < 0.2), torch.randint(0, 10, (10,))
 
 
@@ -65,13 +65,13 @@ def figures() -> list[Figure]:
         for name, algorithm in ALGORITHMS.items()
     ]
     mixed = figure("mixed precision", pg.presets.pcm_pair_training(), pg.optim.MixedPrecision, 0.1, "at most 4")
-    return [*plain, mixed, *family, *(map(counterpart, TWINS) if aihwkit_counterparts.AVAILABLE else ())]
+    return [*plain, mixed, *family, *(map(counterpart, IN_AIHWKIT) if aihwkit_counterparts.AVAILABLE else ())]
 
 
 def figure(
     name: str, hardware: pg.Hardware, optimiser: Callable[..., torch.optim.Optimizer], lr: float, target: str
 ) -> Figure:
-    """One network beside its float counterpart."""
+    """Measure one network against its float counterpart."""
     torch.manual_seed(0)
     x, y = batch()
     digital = network()
@@ -83,11 +83,11 @@ def figure(
 
 
 def counterpart(name: str) -> Figure:
-    """One network beside the same in aihwkit, at the same learning rate."""
+    """Measure one network against the same in aihwkit, at the same learning rate."""
     torch.manual_seed(0)
     x, y = batch()
     digital = network()
     analog = pg.convert(digital, DEVICES[name][0]())
     ours = step(analog, pg.optim.AnalogSGD(analog.parameters(), lr=0.1), x, y)
     a, b, ratio = side_by_side(ours, aihwkit_counterparts.step(name, digital, x, y, 0.1), 50)
-    return Figure(f"in-memory step {name}, beside aihwkit", a * 1e6, "us", "aihwkit", b * 1e6, ratio, "below 1")
+    return Figure(f"in-memory step {name}, against aihwkit", a * 1e6, "us", "aihwkit", b * 1e6, ratio, "below 1")

@@ -1,7 +1,7 @@
 """A hardware-aware training step of a convolution with batch norm, and of an LSTM, against the same step in float.
 
-Both: forward, backward, SGD. The analog layers have the preset's tiles with PCM-like weight noise and clipping. In
-float the LSTM is torch's own, which runs all steps of a sequence in one call; in tiles it is a loop over the steps.
+Both run forward, backward and SGD. The analog layers have the preset's tiles with PCM-like weight noise and clipping.
+The float LSTM is that of torch, which runs all steps of a sequence in one call; the analog LSTM loops over the steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def convolutions() -> tuple[nn.Module, torch.Tensor]:
 
 
 def lstm() -> tuple[nn.Module, torch.Tensor]:
-    """A layer of 256 units, 64 sequences of 96 steps."""
+    """A layer of 256 units, and 64 sequences of 96 steps."""
     return nn.LSTM(64, 256, batch_first=True), torch.randn(64, 96, 64)
 
 

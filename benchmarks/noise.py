@@ -1,4 +1,4 @@
-"""Noise that remembers: a million reads of one device, and the ageing of a million devices."""
+"""Correlated noise: a million reads of one device, and the ageing of a million devices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEVICES = 1_000_000
 
 
 def figures() -> list[Figure]:
-    """Traces of evenly and unevenly spaced reads; then a clock that moves, and a read, beside noise without memory."""
+    """Measure traces of evenly and unevenly spaced reads, and ageing and reads against uncorrelated noise."""
     plain, seed = joshi_2020(), torch.tensor([0])
     device = replace(plain, correlated_noise=CorrelatedNoise())
     both = replace(device, telegraph=Telegraph(fraction=0.5, amplitude=0.05, rates=(1e-2, 1e4)))
@@ -34,4 +34,4 @@ def figures() -> list[Figure]:
     a, b, ratio = side_by_side(
         lambda: device.read(state, day, seed, 2), lambda: plain.read(state, day, seed, 2), rounds=15
     )
-    return [*parts, Figure("read 1M devices", a * 1e3, "ms", "noise without memory", b * 1e3, ratio, "at most 1.5x")]
+    return [*parts, Figure("read 1M devices", a * 1e3, "ms", "uncorrelated noise", b * 1e3, ratio, "at most 1.5x")]

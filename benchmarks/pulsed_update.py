@@ -1,6 +1,6 @@
-"""The pulsed update against torch's dense outer product and aihwkit's update, and its growth with samples and weights.
+"""The pulsed update against torch's dense outer product and aihwkit's update, and its scaling with samples and weights.
 
-A figure's load is the mean number of pulses that a weight gets from a sample: ``lr E|x| E|d| / dw_min``.
+The load of a figure is the mean number of pulses per weight and sample: ``lr E|x| E|d| / dw_min``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from phasegrad.stores import AnalogWeight, pulsed_weight
 
 
 def exponential() -> pg.Hardware:
-    """The preset of soft bounds with exponential steps in their place, 0.001 of weights of -0.6 to 0.6."""
+    """The soft-bounds preset with exponential steps instead, of 0.001 over weights of -0.6 to 0.6."""
     law = ExponentialSteps(size=25e-6 / 1200, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     preset = pg.presets.soft_bounds_training()
     device = ideal_device(g_max=25e-6, steps=law)
@@ -28,7 +28,7 @@ def exponential() -> pg.Hardware:
 
 
 def exponential_pair() -> pg.Hardware:
-    """The PCM preset of aihwkit: pairs of exponential devices, 200 nominal steps each, looked at after every update."""
+    """The PCM preset of aihwkit: pairs of exponential devices with 200 nominal steps, refreshed after every update."""
     law = ExponentialSteps(
         size=12e-6 / 200, a_up=-27.235, a_down=-2.235, gamma_up=2.5, gamma_down=2.5, scale=-1.0, shift=-1.0,
         c2c=0.6, d2d=0.2, imbalance=0.05, bounds_d2d=0.1,
@@ -42,8 +42,8 @@ LAWS = {
     "constant": pg.presets.constant_step_training,
     "pcm-pair": pg.presets.pcm_pair_training,
 }
-# What both libraries have, and how much faster phasegrad is meant to be.
-TWINS = {
+# Hardware that both libraries have, and the target speed-up of phasegrad.
+IN_AIHWKIT = {
     "soft-bounds": (pg.presets.soft_bounds_training, 10),
     "exponential": (exponential, 10),
     "pair with refresh": (exponential_pair, 20),
@@ -53,7 +53,7 @@ SIZES = ((256, 64), (1024, 1), (1024, 16), (1024, 64), (1024, 256), (2048, 64), 
 
 
 def devices(hardware: pg.Hardware, size: int) -> AnalogWeight:
-    """Programmed to small weights."""
+    """Devices programmed to small weights."""
     made = AnalogWeight(hardware, size, size, hardware.columns)
     scale = torch.full_like(made.scale, float(hardware.scale))
     made.program_weight(0.02 * torch.randn(size, size), scale, torch.ones(1), torch.zeros(1, dtype=torch.int64))
@@ -61,14 +61,14 @@ def devices(hardware: pg.Hardware, size: int) -> AnalogWeight:
 
 
 def figure(law: str, size: int, batch: int, load: float, target: str = "-") -> Figure:
-    """Time an update; nanoseconds a weight and sample."""
+    """Time an update in nanoseconds per weight and sample."""
     torch.manual_seed(0)
     x, d = samples(size, batch)
     dense = torch.zeros(size, size)
     pulsed, outer, ratio = side_by_side(update(LAWS[law](), x, d, load), lambda: dense.addmm_(d.t(), x, alpha=-1e-3), 9)
     per = 1e9 / (size * size * batch)
     name = f"{law} {size}x{size} B{batch}, {load:g} pulses"
-    return Figure(name, pulsed * per, "ns a weight and sample", "dense outer product", outer * per, ratio, target)
+    return Figure(name, pulsed * per, "ns per weight and sample", "dense outer product", outer * per, ratio, target)
 
 
 def samples(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,7 +77,7 @@ def samples(size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def update(hardware: pg.Hardware, x: torch.Tensor, d: torch.Tensor, load: float) -> Callable[[], object]:
-    """A pulsed update whose weights get so many pulses from a sample on average."""
+    """A pulsed update with a mean of ``load`` pulses per weight and sample."""
     made = devices(hardware, x.shape[1])
     lr = load * made.dw_min / float(x.abs().mean() * d.abs().mean())
     seed, weight = torch.zeros(1, dtype=torch.int64), made.logical_weight()
@@ -85,23 +85,23 @@ def update(hardware: pg.Hardware, x: torch.Tensor, d: torch.Tensor, load: float)
 
 
 def counterpart(law: str, load: float) -> Figure:
-    """Time an update of 1024 x 1024 weights by 64 samples beside aihwkit's."""
+    """Time an update of 1024 x 1024 weights with 64 samples against aihwkit."""
     torch.manual_seed(0)
-    make, times = TWINS[law]
+    make, times = IN_AIHWKIT[law]
     x, d = samples(1024, 64)
     theirs = aihwkit_counterparts.update(law, x, d, load)
     pulsed, other, ratio = side_by_side(update(make(), x, d, load), theirs, 9)
     per = 1e9 / (1024 * 1024 * 64)
-    name = f"{law} 1024x1024 B64, {load:g} pulses, beside aihwkit"
+    name = f"{law} 1024x1024 B64, {load:g} pulses, against aihwkit"
     target = f"at most 1/{times}"
-    return Figure(name, pulsed * per, "ns a weight and sample", "aihwkit's", other * per, ratio, target)
+    return Figure(name, pulsed * per, "ns per weight and sample", "aihwkit", other * per, ratio, target)
 
 
 def figures() -> list[Figure]:
-    """Measure laws and loads at one size, then sizes under one law."""
+    """Measure laws and loads at one size, then sizes with one law."""
     target = {("soft-bounds", 0.04): "at most 0.2 ns"}
     result = [figure(law, 1024, 64, load, target.get((law, load), "-")) for law in LAWS for load in LOADS]
     result += [figure("soft-bounds", size, batch, 0.04) for size, batch in SIZES if (size, batch) != (1024, 64)]
     if aihwkit_counterparts.AVAILABLE:
-        result += [counterpart(law, load) for law in TWINS for load in LOADS]
+        result += [counterpart(law, load) for law in IN_AIHWKIT for load in LOADS]
     return result

@@ -1,6 +1,7 @@
-"""Tiles with wires: the effective matrix of 256 x 256 cells, its adjoint, and products afterwards.
+"""Tiles with wires: the effective matrix of 256 x 256 cells, its adjoint, and products with it.
 
-A published fixed-point solver needs 0.04 s for one vector at 1 ohm and 8.3 s at 5 ohm; a sparse LU of all nodes 1.0 s.
+A published fixed-point solver takes 0.04 s for one vector at 1 ohm and 8.3 s at 5 ohm; a sparse LU of all nodes takes
+1.0 s.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SIZE, BATCH = 256, 512
 
 
 def figures() -> list[Figure]:
-    """Measure solving at several resistances, and products with and without wires."""
+    """Measure solutions at several resistances, and products with and without wires."""
     torch.manual_seed(0)
     g = torch.rand(SIZE, SIZE, dtype=torch.float64) * 25e-6
     solving = [_solving(g, ohm) for ohm in (0.0, 1.0, 5.0, 100.0)]
@@ -32,7 +33,7 @@ def _solving(g: torch.Tensor, ohm: float) -> Figure:
 
 
 def _training(g: torch.Tensor) -> list[Figure]:
-    """Forward and backward of one plane, float32 as in training."""
+    """Measure forward and backward of one plane, in float32 as in training."""
     result, exact = [], 0.0
     cells = g.float().requires_grad_()
     for solve in ("exact", "first-order"):
@@ -45,7 +46,7 @@ def _training(g: torch.Tensor) -> list[Figure]:
 
 
 def _products(devices: str) -> Figure:
-    """A batch through a programmed layer with wires and without."""
+    """Measure products of a programmed layer with and without wires."""
     hardware = replace(pg.presets.pcm_inference(), rows=SIZE, columns=SIZE)
     if devices == "ideal":
         hardware = replace(hardware, cell=pg.cells.DifferentialPair(device=pg.devices.ideal_device()))
