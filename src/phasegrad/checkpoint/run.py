@@ -123,10 +123,8 @@ def load_content(content: dict[str, Any], path: Path, parts: dict[str, Any], str
         _check(content, path, name, part)
     states = content["states"]
     _load_others({p: states[n] for n, p in parts.items() if not isinstance(p, (nn.Module, torch.optim.Optimizer))})
-    for kind in (
-        nn.Module,
-        torch.optim.Optimizer,
-    ):  # an optimizer casts its state to the dtype and device of its parameters
+    # Nets first, because an optimizer casts its state to the dtype and device of its parameters.
+    for kind in (nn.Module, torch.optim.Optimizer):
         for name, part in parts.items():
             if isinstance(part, kind):
                 part.load_state_dict(states[name])
