@@ -74,7 +74,7 @@ class Configuration(metaclass=_RenamedFields):
 
 
 def from_json(text: str) -> Configuration:
-    """Create a configuration from the JSON of :meth:`Configuration.to_json`.
+    """Create a configuration from the JSON of ``Configuration.to_json``.
 
     Raises:
         ValueError: the JSON has another version, or names an unknown type of configuration.

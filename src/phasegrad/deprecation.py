@@ -18,7 +18,7 @@ def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
     Args:
         old: the name that was used.
         new: the name to use instead.
-        stacklevel: frames between this function and the user's call, as for :func:`warnings.warn`.
+        stacklevel: frames between this function and the user's call, as for ``warnings.warn``.
     """
     message = f"{old} was renamed to {new} in phasegrad 0.2.0; the old name is removed in 0.3.0"
     warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)

@@ -65,7 +65,7 @@ class Cell(Configuration, ABC):
         return self.weight(conductance).unsqueeze(0)
 
     def slice_targets(self, digits: Tensor) -> Tensor:
-        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]`` from :meth:`bit_slice`."""
+        """Target conductances ``[devices, *shape]`` [S] of slices ``[slices, *shape]`` from ``bit_slice``."""
         return self.targets(digits[0])
 
     @property

@@ -27,7 +27,7 @@ class MultiMemristive(Cell):
         device: kind of all devices.
         pairs: number of pairs N, at most 64.
         refresh: updates from one search for saturated pairs to the next; 0 for no search.
-        reach: as for :class:`DifferentialPair` [S].
+        reach: as for [`DifferentialPair`][phasegrad.cells.DifferentialPair] [S].
 
     References:
         Boybat, I. et al. Neuromorphic computing with multi-memristive synapses. Nat. Commun. 9, 2514 (2018).

@@ -114,18 +114,18 @@ def _sync_directory(folder: Path) -> None:
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write an archive; see :func:`replace_atomically`."""
+    """Write an archive; see ``replace_atomically``."""
     with replace_atomically(path) as sink:
         torch.save(content, sink)  # type: ignore[arg-type]
         sink.seal()
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Verify and read the content of an archive of :func:`write`, with all tensors on the CPU.
+    """Verify and read the content of an archive of ``write``, with all tensors on the CPU.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        DamagedError: the file is not an archive of :func:`write`, or was changed.
+        DamagedError: the file is not an archive of ``write``, or was changed.
     """
     _check_seal(path)
     try:

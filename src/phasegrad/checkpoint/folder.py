@@ -22,7 +22,7 @@ class Folder:
     """Keeps the last checkpoints of a run, and resumes from the newest that is not damaged.
 
     Args:
-        path: the folder, created by the first :meth:`save`.
+        path: the folder, created by the first [`save`][phasegrad.checkpoint.save].
         keep: number of checkpoints to keep; 2 or more provide a fallback if the last one is damaged.
 
     Raises:
@@ -51,14 +51,14 @@ class Folder:
         return sorted((file for file in found if _NAME.fullmatch(file.name)), key=_step, reverse=True)
 
     def save(self, step: int, **parts: Any) -> Path:
-        """Write a checkpoint with :func:`phasegrad.checkpoint.save`, ``step`` among its values; then delete old ones.
+        """Write a checkpoint with [`save`][phasegrad.checkpoint.save], ``step`` among its values; then delete old ones.
 
         Returns:
             The path of the checkpoint.
 
         Raises:
             ValueError: ``step`` is negative, or the folder has later checkpoints and was not resumed from.
-            TypeError, OSError: as for :func:`phasegrad.checkpoint.save`; no old checkpoint was deleted.
+            TypeError, OSError: as for [`save`][phasegrad.checkpoint.save]; no old checkpoint was deleted.
         """
         if step < 0:
             raise ValueError(f"Folder: step = {step}; it must not be negative")
@@ -82,14 +82,14 @@ class Folder:
         With a process group, all processes must call this; they load the newest step that is intact in all folders.
 
         Args:
-            parts: as for :func:`phasegrad.checkpoint.load`.
+            parts: as for [`load`][phasegrad.checkpoint.load].
 
         Returns:
             The plain values, ``step`` among them, or ``None`` if there is no checkpoint.
 
         Raises:
             DamagedError: all checkpoints are damaged, or the processes have no intact checkpoint of the same step.
-            ValueError, TypeError: as for :func:`phasegrad.checkpoint.load`.
+            ValueError, TypeError: as for [`load`][phasegrad.checkpoint.load].
         """
         self._resumed = True
         damaged: list[str] = []

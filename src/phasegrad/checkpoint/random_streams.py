@@ -25,7 +25,7 @@ def states() -> dict[str, Any]:
 
 
 def restore(found: dict[str, Any]) -> None:
-    """Restore the states of :func:`states`."""
+    """Restore the states of ``states``."""
     torch.set_rng_state(found["torch"])
     key, *rest = found["numpy"]
     np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))  # noqa: NPY002

@@ -45,7 +45,7 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
     Args:
         path: path of the file; an existing file is replaced once the new one is on the disk.
         parts: parts by names of your choice: objects with ``state_dict`` and ``load_state_dict`` (a net, programmed or
-            not, an optimizer, a scheduler, a :class:`ResumableLoader`), and plain values (a step, a history), which are
+            not, an optimizer, a scheduler, a ``ResumableLoader``), and plain values (a step, a history), which are
             numbers, strings, tensors, and lists and dictionaries of them.
 
     Raises:
@@ -76,7 +76,7 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
 
 
 def load(path: str | os.PathLike[str], *, streams: bool = True, **parts: Any) -> dict[str, Any]:
-    """Load a run from a file of :func:`save`.
+    """Load a run from a file of [`save`][phasegrad.checkpoint.save].
 
     All parts are checked before any is changed. No code in the file is run (``weights_only=True``).
 
@@ -118,7 +118,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def load_content(content: dict[str, Any], path: Path, parts: dict[str, Any], streams: bool) -> dict[str, Any]:
-    """Check the content of a file against all parts, and then load it; see :func:`load`."""
+    """Check the content of a file against all parts, and then load it; see [`load`][phasegrad.checkpoint.load]."""
     for name, part in parts.items():
         _check(content, path, name, part)
     states = content["states"]

@@ -45,7 +45,7 @@ def import_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         net: a net with the same layers and hardware. A net that is not programmed becomes a chip if the file has one.
-        path: path of a file of :func:`export_safetensors`, or of any file with the keys of the digital net.
+        path: path of a file of ``export_safetensors``, or of any file with the keys of the digital net.
 
     Raises:
         ImportError: safetensors is not installed.

@@ -69,7 +69,7 @@ def bypasses(net: nn.Module, *inputs: Any, **named: Any) -> dict[str, str]:
 
 @contextmanager
 def watching_bypasses(net: nn.Module) -> Iterator[dict[str, str]]:
-    """Collect the products that bypass the tiles within the context; see :func:`bypasses`."""
+    """Collect the products that bypass the tiles within the context; see ``bypasses``."""
     detector = _BypassDetector(net)
     with ExitStack() as stack:
         for layer in detector.layers:

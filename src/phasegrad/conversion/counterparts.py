@@ -60,10 +60,10 @@ _REGISTERED: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 
 
 def register_counterpart(module_type: type[nn.Module], make: Make) -> RemovableHandle:
-    """Register or replace the function with which :func:`phasegrad.convert` converts a module type.
+    """Register or replace the function with which [`convert`][phasegrad.convert] converts a module type.
 
     The type must match exactly, because a subclass may compute something else. ``make`` converts the module including
-    its submodules. :func:`phasegrad.to_digital` calls the counterpart's ``to_digital()`` if it has that method, and
+    its submodules. ``phasegrad.to_digital`` calls the counterpart's ``to_digital()`` if it has that method, and
     otherwise converts each analog layer inside it back separately.
 
     Args:

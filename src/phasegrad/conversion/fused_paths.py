@@ -24,7 +24,7 @@ def close_fused_paths(net: nn.Module) -> None:
 
 
 def open_fused_paths(net: nn.Module) -> None:
-    """Restore the fused paths that :func:`close_fused_paths` disabled."""
+    """Restore the fused paths that ``close_fused_paths`` disabled."""
     for module in net.modules():
         name = _SWITCHES.get(type(module))
         if name is not None and _SAVED in vars(module):

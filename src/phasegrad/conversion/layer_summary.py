@@ -29,7 +29,7 @@ class LayerSummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of :func:`summary`, which prints as a table."""
+    """The result of [`summary`][phasegrad.summary], which prints as a table."""
 
     layers: tuple[LayerSummary, ...]
     digital: dict[str, str]
@@ -78,7 +78,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
     Args:
         net: a converted net.
         inputs: positional inputs of the net. If they are passed, the net is run once to list the products that bypass
-            the tiles, as :func:`phasegrad.conversion.bypasses` finds them.
+            the tiles, as [`bypasses`][phasegrad.conversion.bypasses] finds them.
         named: keyword inputs of the net.
 
     Examples:

@@ -71,8 +71,8 @@ def convert(
     """Copy a model and replace its layers by analog counterparts, which are computed in crossbar tiles.
 
     Linear, convolutional, attention and recurrent layers are converted, and the types that were registered with
-    :func:`phasegrad.conversion.register_counterpart`. A module that occurs in several places stays one module, and
-    shared parameters stay shared. :func:`left_digital` and :func:`phasegrad.summary` report which modules stay digital,
+    ``phasegrad.conversion.register_counterpart``. A module that occurs in several places stays one module, and
+    shared parameters stay shared. ``left_digital`` and ``phasegrad.summary`` report which modules stay digital,
     and why.
 
     Args:
@@ -89,7 +89,7 @@ def convert(
     Raises:
         ValueError: the model is already converted, the model has no module of a given name, or no module is left to
             convert.
-        TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a :class:`Hardware`.
+        TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a [`Hardware`][phasegrad.Hardware].
 
     Examples:
         >>> import phasegrad as pg

@@ -127,7 +127,7 @@ def _charges(
 def _converted_unfused(
     outputs: TileOutputs, weights: TileWeights, conversion: Conversion, adc: OutputConverter
 ) -> Tensor:
-    """Convert as :func:`converted` does, tile by tile, with a converter that the fused kernels do not implement."""
+    """Convert as ``converted`` does, tile by tile, with a converter that the fused kernels do not implement."""
     errors = conversion.errors
     if errors is None:
         errors = weights.scale.new_zeros(len(adc.errors), len(outputs.values), 1, dtype=torch.float32)

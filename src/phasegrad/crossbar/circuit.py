@@ -69,7 +69,7 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
     Newton's method starts from linear cells; each step solves the array of linearised cells exactly. Because the
     tangent of a steep law overshoots, a cell whose voltage magnitude increases is linearised next at its current, which
     the wires bound. Each vector of voltages is solved with its own slopes of the cells and stops when it has converged.
-    For linear cells use :meth:`Wires.effective`, which is differentiable. This function is not: detach its inputs.
+    For linear cells use ``Wires.effective``, which is differentiable. This function is not: detach its inputs.
 
     Args:
         conductance: conductances at small voltages ``[rows, columns]`` [S].

@@ -234,5 +234,5 @@ def to_tensor(configuration: Configuration) -> Tensor:
 
 
 def from_tensor(tensor: Tensor) -> Configuration:
-    """Decode a tensor from :func:`to_tensor`."""
+    """Decode a tensor from ``to_tensor``."""
     return from_json(bytes(tensor.cpu().tolist()).decode())

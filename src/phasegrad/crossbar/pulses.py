@@ -56,5 +56,5 @@ class Pulses(Configuration):
 
     @property
     def code(self) -> int:
-        """Constant of the kind in :mod:`phasegrad.ops.trains`."""
+        """Constant of the kind in ``phasegrad.ops.trains``."""
         return _KINDS[self.kind]

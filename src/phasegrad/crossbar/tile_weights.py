@@ -13,7 +13,7 @@ from phasegrad.ops.direct import call
 
 
 class WeightPerturbation(NamedTuple):
-    """Clipping and training noise of digital weights; see :func:`phasegrad.ops.reference.noisy_weights`."""
+    """Clipping and training noise of digital weights; see ``phasegrad.ops.reference.noisy_weights``."""
 
     clip: Tensor
     """``[out]``: the largest absolute weight of each output."""

@@ -38,7 +38,7 @@ class Tiling(ABC):
 
     @abstractmethod
     def partial_products(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
-        """The exact product of each row tile; :meth:`product` is their sum."""
+        """The exact product of each row tile; ``product`` is their sum."""
 
     def charges(self, integrator: Integrator, x: Tensor, w: Tensor, ticks: int | None) -> Sequence[Tensor]:
         """The charge of the columns of each row tile at the end of a window of pulse durations ``x`` in [-1, 1]."""
@@ -190,7 +190,7 @@ class LookUp(Tiling):
     Attributes:
         rows: inputs per tile, whose lines are sensed.
         padding_idx: a token without gradient, or ``None``.
-        scale_grad_by_freq: argument of :func:`torch.nn.functional.embedding`.
+        scale_grad_by_freq: argument of ``torch.nn.functional.embedding``.
     """
 
     rows: int

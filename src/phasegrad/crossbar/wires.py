@@ -102,7 +102,7 @@ class Wires(Configuration):
         return self.effective_unchecked(conductance)
 
     def effective_unchecked(self, conductance: Tensor) -> Tensor:
-        """Compute :meth:`effective` without checks; NaN propagates."""
+        """Compute ``effective`` without checks; NaN propagates."""
         if self.solve == "first-order":
             return conductance * self.reached(conductance)
         return self._from_the_last(conductance, lambda g: call("wired_conductance", g, *self.resistances))
@@ -129,7 +129,7 @@ class DurationCodedDrop(Configuration):
     ``j = 0`` at the sensed end: with ``a_i = (n / R) sum_j |w_ij| |x_j|`` and ``c = a (0.05 a^2 - 0.2 a + 0.5)``,
     output ``i`` decreases by ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)``. This is ``ir_drop`` of the simulator cited
     below at strength 1. It accounts for the lines driven at the same time in a read with pulses of different durations,
-    and does not approximate :class:`Wires`, whose inputs are amplitudes. The decrease depends on the inputs and is
+    and does not approximate ``Wires``, whose inputs are amplitudes. The decrease depends on the inputs and is
     computed in every product, which takes two further products per tile.
 
     Args:

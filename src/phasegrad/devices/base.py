@@ -67,7 +67,7 @@ class Device(Configuration, ABC):
         return 0
 
     def heat(self) -> Tensor | None:
-        """Heat of a new device, see :class:`DeviceState`; ``None`` for a device independent of temperature."""
+        """Heat of a new device, see ``DeviceState``; ``None`` for a device independent of temperature."""
         return None
 
     def check_temperature(self, temperature: float) -> None:

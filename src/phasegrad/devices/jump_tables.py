@@ -163,7 +163,7 @@ class JumpTable(Steps):
             seed: seed of the simulation.
 
         Raises:
-            ValueError: ``trains`` or ``length`` is below 1, or for the reasons listed in :meth:`from_pulses`.
+            ValueError: ``trains`` or ``length`` is below 1, or for the reasons listed in ``from_pulses``.
 
         Examples:
             >>> from phasegrad.devices import nandakumar_2018

@@ -29,7 +29,7 @@ class Law(Configuration, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class _Branch(Law):
-    """A law with one formula over its whole domain; :class:`Piecewise` joins two of them."""
+    """A law with one formula over its whole domain; [`Piecewise`][phasegrad.devices.Piecewise] joins two of them."""
 
     @abstractmethod
     def branch(self) -> tuple[float, ...]:

@@ -30,7 +30,7 @@ class PCM(Device):
     ``G(t) read_noise(G / g_max) sqrt(ln((t + t0 + t_read) / (2 t_read)))``, which is 1/f noise integrated over the
     bandwidth of a read at that age, then ``read_sd(G(t)) xi``, and is clipped at 0. By default each read redraws all
     noise. With ``correlated_noise``, 1/f noise is a process in time: reads at the same age find the same deviation,
-    and :meth:`advance` advances it.
+    and ``advance`` advances it.
 
     Args:
         g_max: conductance of the largest weight [S].

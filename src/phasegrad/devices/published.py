@@ -68,7 +68,7 @@ def hermes_two() -> PCM:
     """Two HERMES devices in parallel, modelled as one device of twice the conductance with one drift exponent.
 
     Conductances are those 300 s after programming; a read takes 512 ns. The coefficients have the same source as those
-    of :func:`hermes_one`. The programming error is that of the pair programmed by the method of Vasilopoulos et al.,
+    of ``hermes_one``. The programming error is that of the pair programmed by the method of Vasilopoulos et al.,
     IEEE Trans. Electron Devices (2023), in which at most one device has an intermediate conductance. Drift is that of
     two devices of the same conductance, which overestimates the drift measured with that method.
 

@@ -3,7 +3,7 @@
 Sizes are in siemens. Variation from device to device (``d2d``, ``imbalance``, ``bounds_d2d``, ``stuck``) is drawn once
 per device, variation from cycle to cycle (``c2c``) at every pulse. Laws with both directions suit cells of one device
 and a reference; in a pair, each device receives only pulses that raise its conductance. Jump tables are in
-:mod:`phasegrad.devices.jump_tables`.
+``phasegrad.devices.jump_tables``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from phasegrad.deprecation import renamed_arguments
 from phasegrad.ops import pulses
 
 STREAMS = 5
-"""Streams that :meth:`Steps.draw` uses."""
+"""Streams that ``Steps.draw`` uses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Steps(Configuration, ABC):
 
     @property
     def family(self) -> int:
-        """Number of the law in :mod:`phasegrad.ops.pulses`."""
+        """Number of the law in ``phasegrad.ops.pulses``."""
         return pulses.LINEAR
 
     @property
@@ -79,7 +79,7 @@ class Steps(Configuration, ABC):
 
     @abstractmethod
     def coefficients(self, g_max: float) -> tuple[float, ...]:
-        """Coefficients of the law, in the order that :func:`phasegrad.ops.pulses.pulsed_update` expects."""
+        """Coefficients of the law, in the order that ``phasegrad.ops.pulses.pulsed_update`` expects."""
 
     def draw(self, shape: tuple[int, ...], g_max: float, two_sided: bool, seed: Tensor, offset: int) -> Tensor:
         """Draw the fixed parameters of each device: step up, step down, lowest and highest conductance [S].

@@ -47,7 +47,7 @@ class Thermal(Configuration):
 
     Raises:
         ValueError: a number is out of its range.
-        TypeError: ``conductance_energy`` is not a :class:`Law`.
+        TypeError: ``conductance_energy`` is not a [`Law`][phasegrad.devices.Law].
 
     Examples:
         >>> thermal = Thermal()
@@ -83,7 +83,7 @@ class Thermal(Configuration):
         return (1.0 / self.reference - 1.0 / temperature) / BOLTZMANN
 
     def at_rest(self) -> Tensor:
-        """Heat of a device that has always been at the reference temperature; see :class:`DeviceState`."""
+        """Heat of a device that has always been at the reference temperature; see ``DeviceState``."""
         return torch.tensor([self.reference, 0.0], dtype=torch.float64)
 
     def spend(self, heat: Tensor, efolds: float) -> None:

@@ -53,7 +53,7 @@ def calibrate(
         The net.
 
     Warns:
-        BypassWarning: products with parameters of the net bypass its tiles; see :func:`phasegrad.conversion.bypasses`.
+        BypassWarning: products with parameters of the net bypass its tiles; see ``phasegrad.conversion.bypasses``.
             Modules that ``only`` or ``skip`` kept digital are not reported.
 
     Raises:

@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Checkpoints(Protocol):
-    """A store of checkpoints: :class:`phasegrad.checkpoint.Folder` or a class with the same methods."""
+    """A store of checkpoints: [`Folder`][phasegrad.checkpoint.Folder] or a class with the same methods."""
 
     def save(self, step: int, **parts: Any) -> Any:
         """Save the states of parts, and plain values."""
@@ -42,7 +42,7 @@ class _Resumable(Protocol):
 
 @dataclass
 class History:
-    """Figures of :func:`fine_tune`, one per epoch."""
+    """Figures of [`fine_tune`][phasegrad.hwa.fine_tune], one per epoch."""
 
     loss: list[float] = field(default_factory=list)
     """Mean training loss."""
@@ -73,26 +73,26 @@ def fine_tune(
     """Train a converted net, in place, to preserve its accuracy on the hardware.
 
     Calibrates converter ranges, applies the recipe's noise and clipping to the layers, and trains. Your own loop after
-    :func:`calibrate` is equivalent, because the layers add the noise.
+    [`calibrate`][phasegrad.hwa.calibrate] is equivalent, because the layers add the noise.
 
     Args:
         net: a converted net that is not programmed.
         loader: batches ``(input, target)``.
         loss: ``(output, target) -> scalar``.
         epochs: passes over the loader.
-        recipe: the recipe; ``None`` for :class:`Recipe`'s defaults.
+        recipe: the recipe; ``None`` for [`Recipe`][phasegrad.hwa.Recipe]'s defaults.
         optimizer: any torch optimizer over the net's parameters; ``None`` for SGD with momentum 0.9 and a learning
             rate that decays from 0.01 along a half cosine.
         scheduler: learning-rate scheduler, stepped after each batch; ``None`` for a constant rate with your own
             ``optimizer``.
         teacher: model to distil from; ``None`` for a digital, exact copy of the net before training.
         evaluate: function that is called with the net, in evaluation mode, after each epoch.
-        calibration_batches: batches for :func:`calibrate`; 0 to skip it.
+        calibration_batches: batches for [`calibrate`][phasegrad.hwa.calibrate]; 0 to skip it.
         checkpoints: store of checkpoints, such as ``pg.checkpoint.Folder("run")``, or ``None``. When called again
             with the same arguments, an interrupted training resumes and produces the same bits, unless the loader
             draws its order from its own generator, whose state is in no ``state_dict``.
         every: steps between checkpoints if the loader has a ``state_dict``, as
-            :class:`phasegrad.checkpoint.ResumableLoader` does. With any loader, each epoch ends with a checkpoint.
+            ``phasegrad.checkpoint.ResumableLoader`` does. With any loader, each epoch ends with a checkpoint.
         progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:

@@ -206,7 +206,7 @@ class Recipe(Configuration):
 def set_noise_level(net: nn.Module, level: float) -> None:
     """Set the factor of every layer's training noise, in place; 1 is the recipe's strength.
 
-    :func:`fine_tune` calls this at each step to ramp the noise.
+    [`fine_tune`][phasegrad.hwa.fine_tune] calls this at each step to ramp the noise.
 
     Raises:
         ValueError: the level is negative or not finite.

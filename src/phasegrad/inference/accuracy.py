@@ -37,7 +37,7 @@ def format_time(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class Report:
-    """Measurements of :func:`accuracy_over_time`.
+    """Measurements of [`accuracy_over_time`][phasegrad.inference.accuracy_over_time].
 
     Attributes:
         times: times since programming [s].
@@ -96,7 +96,7 @@ class Report:
                 writer.writerows((time, chip, float(value)) for chip, value in enumerate(chips))
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, label: str = "analog", **options: Any) -> Any:
-        """Draw the mean and the 5th to 95th percentile over time; options as for :func:`phasegrad.plot.over_time`."""
+        """Draw the mean and the 5th to 95th percentile over time; options as for ``phasegrad.plot.over_time``."""
         from phasegrad.plot import over_time  # plot is the layer above, so it is imported only to draw
 
         return over_time({label: self}, path, **options)
@@ -128,7 +128,7 @@ def accuracy_over_time(
         progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:
-        A :class:`Report`: ``print`` it, ``.plot(path)`` it, ``.to_csv(path)``.
+        A [`Report`][phasegrad.inference.Report]: ``print`` it, ``.plot(path)`` it, ``.to_csv(path)``.
 
     Raises:
         ValueError: the net has no analog layer or a non-finite weight, ``times`` are negative or not in increasing

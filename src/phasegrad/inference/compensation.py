@@ -43,7 +43,7 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
 
 
 def apply_compensation(chip: nn.Module, compensation: str, seeds: Seeds) -> None:
-    """Compensate a chip in place; see :func:`compensate`."""
+    """Compensate a chip in place; see [`compensate`][phasegrad.inference.compensate]."""
     done: set[int] = set()
     for layer in analog_layers(chip).values():
         if layer.devices is not None and id(layer.devices) not in done:

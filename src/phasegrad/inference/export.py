@@ -52,7 +52,7 @@ def noiseless(net: nn.Module) -> nn.Module:
 
 
 def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> torch.export.ExportedProgram:
-    """Export the :func:`noiseless` net as a graph of torch's own operations, which runs without phasegrad.
+    """Export the ``noiseless`` net as a graph of torch's own operations, which runs without phasegrad.
 
     Args:
         net: a converted net, programmed or not.
@@ -81,7 +81,7 @@ def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> tor
 
 
 def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike[str], **options: Any) -> None:
-    """Write the :func:`noiseless` net as an ONNX model.
+    """Write the [`noiseless`][phasegrad.inference.noiseless] net as an ONNX model.
 
     Needs onnx and onnxscript: ``pip install phasegrad[integrations]``.
 
@@ -93,7 +93,7 @@ def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: as for :func:`export_graph`.
+        ValueError: as for [`export_graph`][phasegrad.inference.export_graph].
     """
     plain = export_graph(net, inputs, **options)
     try:

@@ -75,7 +75,7 @@ def age(
         seconds: time that passes [s]; pass either this or ``until``.
         until: new time since the chip was first programmed [s].
         temperature: temperature of the chip during this time and afterwards [K]; ``None`` for its present temperature.
-            The devices must be :class:`phasegrad.devices.Thermal`, which have laws of temperature.
+            The devices must be [`Thermal`][phasegrad.devices.Thermal], which have laws of temperature.
 
     Returns:
         A copy whose devices have drifted, each with its own exponent.
@@ -107,7 +107,7 @@ def now(chip: nn.Module) -> float:
 
 
 def advance(chip: nn.Module, until: float, temperature: float | None = None) -> None:
-    """Move a chip's clock in place; see :func:`age`."""
+    """Move a chip's clock in place; see [`age`][phasegrad.inference.age]."""
     _check_time("age", "until", until)
     present = now(chip)
     if until < present:

@@ -41,7 +41,7 @@ class AnalogMultiheadAttention(AnalogComposite):
         hardware: the hardware to run on.
 
     Raises:
-        TypeError: ``hardware`` is not a :class:`Hardware`.
+        TypeError: ``hardware`` is not a [`Hardware`][phasegrad.Hardware].
         AssertionError: ``embed_dim`` is not divisible by ``num_heads``; torch raises it.
 
     Examples:

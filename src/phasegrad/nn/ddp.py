@@ -16,7 +16,7 @@ def ignore_in_ddp(module: nn.Module) -> nn.Module:
     """Exclude in-memory weights and their devices from the synchronisation of ``DistributedDataParallel``.
 
     In-memory weights have no gradient to average, and they stay equal because all processes apply the same pulses.
-    :func:`phasegrad.convert` calls this function on the net that it returns. Call it yourself if DDP wraps a module
+    ``phasegrad.convert`` calls this function on the net that it returns. Call it yourself if DDP wraps a module
     that contains such a net. Without it training computes the same, but DDP sends zeros and devices at every step.
 
     Args:
@@ -32,7 +32,7 @@ def ignore_in_ddp(module: nn.Module) -> nn.Module:
 
 
 def undo_ignore_in_ddp(module: nn.Module) -> None:
-    """Undo :func:`ignore_in_ddp` for a net whose weights are about to become digital."""
+    """Undo [`ignore_in_ddp`][phasegrad.nn.ignore_in_ddp] for a net whose weights are about to become digital."""
     if hasattr(module, _IGNORED):
         left = set(getattr(module, _IGNORED)) - _in_memory_names(module)
         setattr(module, _IGNORED, sorted(left))

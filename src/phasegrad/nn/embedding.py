@@ -26,7 +26,7 @@ class AnalogEmbedding(AnalogLayer):
     DAC is needed, and each converter digitises the current of one device. The converter range is therefore that of one
     device; a learned range starts at this value.
 
-    :func:`phasegrad.convert` keeps embeddings digital, because a digital look-up reads only one row of memory. To
+    [`convert`][phasegrad.convert] keeps embeddings digital, because a digital look-up reads only one row of memory. To
     convert them, call ``register_counterpart(nn.Embedding, AnalogEmbedding.from_digital)``.
 
     Args:
@@ -108,7 +108,7 @@ class AnalogEmbedding(AnalogLayer):
 
         Args:
             input: tokens ``[...]`` of an integer dtype.
-            weights: the result of :meth:`read`, to share one read between look-ups; ``None`` to read now.
+            weights: the result of ``read``, to share one read between look-ups; ``None`` to read now.
         """
         seed = self.store.draw_seed()
         weights = self.store.matrix(seed) if weights is None else weights

@@ -207,7 +207,7 @@ class AnalogLayer(nn.Module, ABC):
 
         Args:
             input: input of the shape that the digital counterpart accepts.
-            weights: the result of :meth:`read`, to share one read between products; ``None`` to read now.
+            weights: the result of ``read``, to share one read between products; ``None`` to read now.
             outputs: the outputs to compute; ``None`` for all.
 
         Raises:
@@ -217,7 +217,7 @@ class AnalogLayer(nn.Module, ABC):
         return self._from_rows(y, input)
 
     def read(self) -> TileWeights | None:
-        """Read the weights once, to share the read between several calls of :meth:`forward`.
+        """Read the weights once, to share the read between several calls of ``forward``.
 
         Training noise and device noise are drawn in this read; converter and output noise are drawn in each product.
 

@@ -45,7 +45,7 @@ class _MatrixProduct(AnalogLayer, ABC):
         return y if x.dim() == 2 else y.view(*x.shape[:-1], y.shape[1])
 
     def extra_repr(self) -> str:
-        """The sizes of the layer, followed by the fields of :class:`AnalogLayer`."""
+        """The sizes of the layer, followed by the fields of [`AnalogLayer`][phasegrad.nn.AnalogLayer]."""
         sizes = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{sizes}{super().extra_repr()}"
 
@@ -63,7 +63,7 @@ class AnalogLinear(_MatrixProduct):
         hardware: the hardware to run on.
 
     Raises:
-        TypeError: ``hardware`` is not a :class:`Hardware`.
+        TypeError: ``hardware`` is not a [`Hardware`][phasegrad.Hardware].
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -124,7 +124,7 @@ class AnalogTransposedLinear(_MatrixProduct):
 
 
 class TransposedLinear(nn.Module):
-    """The digital counterpart of an :class:`AnalogTransposedLinear` that its constructor created.
+    """The digital counterpart of an ``AnalogTransposedLinear`` that its constructor created.
 
     Args:
         nf: size of each output.

@@ -65,7 +65,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         Args:
             input: ``[batch, in_channels, ...]`` or ``[in_channels, ...]``.
             output_size: sizes of the spatial dimensions, as in torch, if a stride leaves them open.
-            weights: the result of :meth:`read`, to share one read between products; ``None`` to read now.
+            weights: the result of ``read``, to share one read between products; ``None`` to read now.
 
         Raises:
             ValueError: the shape of the input is wrong, or ``output_size`` is not possible.

@@ -1,7 +1,7 @@
 """Arguments of the pulsed ops that belong together, and the flat lists that torch's schemas need.
 
-The reference, the kernels, the checks and the callers pass these tuples. Only :mod:`phasegrad.ops.schema` and
-:func:`flatten` know the order of the flat arguments.
+The reference, the kernels, the checks and the callers pass these tuples. Only ``phasegrad.ops.schema`` and
+``flatten`` know the order of the flat arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class PulsedState(NamedTuple):
 
 
 class TrackedWeight(NamedTuple):
-    """A weight that an op keeps equal to :func:`phasegrad.ops.reference.weighted_sum` of the devices."""
+    """A weight that an op keeps equal to ``phasegrad.ops.reference.weighted_sum`` of the devices."""
 
     weight: Tensor | None
     """``[out, in]``, float32; ``None`` if no weight is tracked."""

@@ -1,11 +1,11 @@
 """Bypass the dispatcher when nothing intercepts the call.
 
 The dispatcher passes a call to a kernel in Python through boxed arguments: 10 to 40 us per op, several times per
-training step, which is more than the kernels of a small layer take. :func:`call` first checks whether anything could
+training step, which is more than the kernels of a small layer take. ``call`` first checks whether anything could
 intercept the call: a compiler, a mode (fake tensors, tracing), a ``torch.func`` transform, autocast, a tensor that is
 not a plain CPU tensor. If so, and for all other devices, it calls the dispatcher.
 
-Some of these checks read private state of torch. :func:`mistrusted` tries them when this module is imported; if one
+Some of these checks read private state of torch. ``mistrusted`` tries them when this module is imported; if one
 does not behave as assumed, every call goes through the dispatcher.
 """
 
@@ -78,7 +78,7 @@ def _wrong_assumption() -> str | None:
 
 
 def mistrusted() -> str | None:
-    """Why the private functions of torch that :func:`call` relies on cannot be trusted, or ``None``."""
+    """Why the private functions of torch that ``call`` relies on cannot be trusted, or ``None``."""
     try:
         return _wrong_assumption()
     except Exception as error:  # whatever another version of torch may raise

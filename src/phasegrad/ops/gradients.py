@@ -97,9 +97,9 @@ class _NoisyWeights(torch.autograd.Function):
 
 
 class _TileLinear(torch.autograd.Function):
-    """The product's gradient is exact; the converters' are those of :class:`_Dac` and :class:`_Adc`.
+    """The product's gradient is exact; the converters' are those of ``_Dac`` and ``_Adc``.
 
-    The gradient through noisy weights is that of :class:`_NoisyWeights`. Inputs are saved unconverted, because the
+    The gradient through noisy weights is that of ``_NoisyWeights``. Inputs are saved unconverted, because the
     layer before keeps them anyway, and converted again in the backward pass: in a deep net, converted copies would
     need as much memory as all activations.
     """
@@ -141,7 +141,7 @@ class _TileLinear(torch.autograd.Function):
 
 
 class _WiredAdjoint(torch.autograd.Function):
-    """A separate node that refuses second derivatives: :func:`once_differentiable` looks only at the gradient.
+    """A separate node that refuses second derivatives: ``once_differentiable`` looks only at the gradient.
 
     If the gradient is a constant, as that of a sum is, a gradient penalty would silently lose its part through the
     wires.

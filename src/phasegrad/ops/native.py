@@ -5,7 +5,7 @@ The library is plain C behind ctypes, so one build serves every Python and torch
 - ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (never use it), or unset;
 - ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, for a narrower instruction set than the processor has;
 - ``PHASEGRAD_DISPATCH``: ``always`` (every call of an op goes through torch's dispatcher), or unset;
-  :mod:`phasegrad.ops.direct` reads it.
+  ``phasegrad.ops.direct`` reads it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ This file is the definition. The C++ kernel gives the same coincidences to the b
 rounding.
 
 Samples act one after another, and so do the pulses of one sample: every pulse sees the state that the one before it
-left. The trains are those of :mod:`phasegrad.ops.trains`, the step laws those of :mod:`phasegrad.devices`.
+left. The trains are those of ``phasegrad.ops.trains``, the step laws those of ``phasegrad.devices``.
 
 References:
     Gokmen and Vlasov, "Acceleration of deep neural network training with resistive cross-point devices: design
@@ -86,7 +86,7 @@ def pulse_counts(
     """Send every weight its own number of pulses, in place: programming by counted pulses.
 
     ``counts`` is int32 ``[out, in]``: above 0 the weight grows, below it shrinks. ``offset`` is that of the one stream
-    that the op uses; the other arguments are those of :func:`pulsed_update`.
+    that the op uses; the other arguments are those of ``pulsed_update``.
     """
     check_tables(law)
     step = _Stepper(state, parameters, law)

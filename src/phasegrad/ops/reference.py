@@ -1,6 +1,6 @@
 """Every op in plain torch: the definition that kernels are tested against, for any device and floating-point dtype.
 
-Arguments and results are described where the ops are declared, in :mod:`phasegrad.ops.schema`.
+Arguments and results are described where the ops are declared, in ``phasegrad.ops.schema``.
 """
 
 from __future__ import annotations
@@ -207,10 +207,10 @@ def tile_linear(
     mode: int,
     adc_max_code: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The product of each row-tile of a matrix: inputs through :func:`dac`, outputs through :func:`adc`.
+    """The product of each row-tile of a matrix: inputs through ``dac``, outputs through ``adc``.
 
     With ``dac_max_code = 0`` the inputs are on the word lines already, and are multiplied unconverted. The matrix is
-    read by :func:`noisy_weights`; without ``clip`` and ``level`` it is read unchanged, and the third result, otherwise
+    read by ``noisy_weights``; without ``clip`` and ``level`` it is read unchanged, and the third result, otherwise
     the matrix as read, is empty.
     """
     if dac_max_code > 0:
@@ -238,7 +238,7 @@ def tile_linear_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of input and matrix, each tile's from the outputs that its ADC did not clip.
 
-    ``w`` and ``clip`` are given if the matrix was read by :func:`noisy_weights`, whose gradient rule then applies. A
+    ``w`` and ``clip`` are given if the matrix was read by ``noisy_weights``, whose gradient rule then applies. A
     gradient that is not wanted is empty.
     """
     grad_x, grad_w = [], []

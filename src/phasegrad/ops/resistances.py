@@ -55,7 +55,7 @@ class Rows(NamedTuple):
     conductance: Tensor
     """``[batch, m, n]`` [S]."""
     impedance: tuple[Tensor, Tensor] | None
-    """Of :func:`line_impedance`; ``None`` for word lines without resistance."""
+    """Of ``line_impedance``; ``None`` for word lines without resistance."""
 
     def drops(self, i: int) -> Tensor:
         """``Q`` ``[batch, n, n]``: 1 V at bit-line node ``j`` alone leaves ``-Q[l, j]`` over cell ``l``."""
@@ -97,7 +97,7 @@ def reached(conductance: Tensor, word_line: float, bit_line: float, driver: floa
     times the currents of its cells; all currents are those without wires: ``1 / (1 + G R_w + R_b G)``. The quotient has
     the same first order as the difference, is exact for a single cell, and never changes sign.
 
-    Conductances ``[..., rows, columns]`` [S]; arguments as for :func:`phasegrad.ops.wires.wired_conductance`.
+    Conductances ``[..., rows, columns]`` [S]; arguments as for ``phasegrad.ops.wires.wired_conductance``.
 
     Returns:
         ``[..., rows, columns]``, in (0, 1].
@@ -115,7 +115,7 @@ def sensitivity(
     With ``p`` the fraction of the voltages that reaches a cell, and ``R`` the resistance of the wires in series with
     it, the derivative is ``p (1 - p G R)``: exactly ``(1 + G R)^-2`` for a single cell, and ``p`` for an open one.
 
-    Arguments as for :func:`reached`.
+    Arguments as for ``reached``.
 
     Returns:
         ``[..., rows, columns]``, in (0, 1].

@@ -5,7 +5,7 @@ line starts at its driver, the other end is open or driven too; a bit line ends 
 
 A row of cells, seen from its bit-line nodes, is ``f = K v - A b``: the cells' currents for the driver's voltage ``v``
 and the node voltages ``b``, with ``K = A 1``, because a shift of all voltages drives no current. ``A`` has a closed
-form (:class:`phasegrad.ops.resistances.Rows`). Down the bit lines, all rows above a level are ``c = J v - Y b``. A row
+form (``phasegrad.ops.resistances.Rows``). Down the bit lines, all rows above a level are ``c = J v - Y b``. A row
 adds its own ``K`` and ``A``; a segment of resistance ``r`` turns ``J`` and ``Y`` into ``X J`` and ``X Y`` with
 ``X = (1 + r Y)^-1``. Nothing is divided by a resistance or a conductance that may be zero, and only shorts make
 ``1 + r Y`` badly conditioned. ``m`` inverses of ``n x n`` matrices cost as much as one block elimination.

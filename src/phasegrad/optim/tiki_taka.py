@@ -27,7 +27,7 @@ class TikiTaka(FastArrayOptimizer):
     Every sample pulses A: ``A -= fast_lr d^T x``. Every ``transfer_every`` samples the next row of A is read and pulses
     the same row of C: ``C[:, row] += (lr / fast_lr) read(A[:, row])``. Rows that are due within a step are read at its
     end, after all samples of the batch, each at most once. The weight is ``C + gamma A``, where ``gamma`` is the
-    ``gain`` of the hardware's :class:`~phasegrad.crossbar.Fast`.
+    ``gain`` of the hardware's [`Fast`][phasegrad.crossbar.Fast].
 
     The symmetric point of A must be 0: C learns any offset as if it were a gradient.
 
@@ -82,16 +82,16 @@ class TikiTakaV2(FastArrayOptimizer):
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: learning rate of the digital parameters and of the slow arrays; see :class:`TikiTaka`.
+        lr: learning rate of the digital parameters and of the slow arrays; see [`TikiTaka`][phasegrad.optim.TikiTaka].
         momentum: momentum of the digital parameters.
-        fast_lr: learning rate of the fast arrays, or ``None``; see :class:`TikiTaka`.
+        fast_lr: learning rate of the fast arrays, or ``None``; see [`TikiTaka`][phasegrad.optim.TikiTaka].
         pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
         rows: rows (inputs) per transfer; ``None`` for the whole array.
         threshold: assumed change of the weight per pulse; ``None`` for the nominal step of each layer's slow devices.
 
     Raises:
-        ValueError: as for :class:`TikiTaka`, or ``threshold`` is not finite and above 0.
+        ValueError: as for [`TikiTaka`][phasegrad.optim.TikiTaka], or ``threshold`` is not finite and above 0.
 
     References:
         Gokmen, T. Enabling training of neural networks on noisy hardware. Front. Artif. Intell. 4, 699148 (2021).
@@ -128,17 +128,17 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: learning rate of the digital parameters and of the slow arrays; see :class:`TikiTaka`.
+        lr: learning rate of the digital parameters and of the slow arrays; see [`TikiTaka`][phasegrad.optim.TikiTaka].
         momentum: momentum of the digital parameters.
-        fast_lr: learning rate of the fast arrays, or ``None``; see :class:`TikiTaka`.
+        fast_lr: learning rate of the fast arrays, or ``None``; see [`TikiTaka`][phasegrad.optim.TikiTaka].
         pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
         rows: rows (inputs) per transfer; ``None`` for the whole array.
-        threshold: assumed change of the weight per pulse; see :class:`TikiTakaV2`.
+        threshold: assumed change of the weight per pulse; see [`TikiTakaV2`][phasegrad.optim.TikiTakaV2].
         probability: probability of a flip after a read.
 
     Raises:
-        ValueError: as for :class:`TikiTakaV2`, or ``probability`` is not in [0, 1], or the fast array of the hardware
+        ValueError: as for ``TikiTakaV2``, or ``probability`` is not in [0, 1], or the fast array of the hardware
             contributes to the weight.
 
     References:
@@ -179,26 +179,26 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
 class AGAD(FastArrayOptimizer):
     """AGAD, analog gradient accumulation with dynamic reference (Rasch et al., 2024).
 
-    It differs from :class:`ChoppedTikiTakaV2` in two ways. Choppers flip after a fixed number of reads, and a reference
+    It differs from ``ChoppedTikiTakaV2`` in two ways. Choppers flip after a fixed number of reads, and a reference
     ``R``, the running mean of the reads of A at the last flip, is subtracted from each read:
     ``H[:, row] += (lr / fast_lr) c[row] (read(A[:, row]) - R[:, row])``. H thus accumulates only the change of A since
     the flip, so the symmetric point of A may have any value and may drift.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
-        lr: learning rate of the digital parameters and of the slow arrays; see :class:`TikiTaka`.
+        lr: learning rate of the digital parameters and of the slow arrays; see [`TikiTaka`][phasegrad.optim.TikiTaka].
         momentum: momentum of the digital parameters.
-        fast_lr: learning rate of the fast arrays, or ``None``; see :class:`TikiTaka`.
+        fast_lr: learning rate of the fast arrays, or ``None``; see [`TikiTaka`][phasegrad.optim.TikiTaka].
         pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
         rows: rows (inputs) per transfer; ``None`` for the whole array.
-        threshold: assumed change of the weight per pulse; see :class:`TikiTakaV2`.
+        threshold: assumed change of the weight per pulse; see [`TikiTakaV2`][phasegrad.optim.TikiTakaV2].
         period: number of reads of a row between two flips of its chopper.
         averaged: weight of a new read in the running mean for the reference: 1 for the last read alone, less for noisy
             reads.
 
     Raises:
-        ValueError: as for :class:`TikiTakaV2`, or ``period`` is below 1, or ``averaged`` is not in (0, 1], or the fast
+        ValueError: as for ``TikiTakaV2``, or ``period`` is below 1, or ``averaged`` is not in (0, 1], or the fast
             array of the hardware contributes to the weight.
 
     References:

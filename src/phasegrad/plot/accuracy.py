@@ -22,7 +22,7 @@ _TICKS = ((1.0, "1 s"), (60.0, "1 min"), (3600.0, "1 h"), (86_400.0, "1 d"), (2.
 
 
 class Curve(Protocol):
-    """Values of many chips at several times, such as :class:`phasegrad.inference.Report`."""
+    """Values of many chips at several times, such as [`Report`][phasegrad.inference.Report]."""
 
     @property
     def times(self) -> tuple[float, ...]:

@@ -43,7 +43,7 @@ def pcm_inference(*, g_max: float = 25e-6) -> Hardware:
 def hermes_inference(*, devices: int = 1) -> Hardware:
     """Tiles of 256 x 256 with 14 nm PCM devices, the size and devices of IBM's HERMES core.
 
-    The periphery is that of :func:`pcm_inference`, not that of the chip. :func:`phasegrad.devices.hermes_one` states
+    The periphery is that of ``pcm_inference``, not that of the chip. ``phasegrad.devices.hermes_one`` states
     the source of the device statistics.
 
     Args:

@@ -41,7 +41,7 @@ def constant_step_training(*, weight_max: float = 0.6, steps: int = 1200) -> Har
 
 
 def soft_bounds_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardware:
-    """Devices whose steps decrease towards the bounds, otherwise as :func:`constant_step_training`.
+    """Devices whose steps decrease towards the bounds, otherwise as ``constant_step_training``.
 
     Args:
         weight_max: weight at the upper bound.
@@ -84,7 +84,7 @@ def pcm_pair_training(*, weight_max: float = 0.3, refresh: int = 100) -> Hardwar
 def multi_memristive_training(*, pairs: int = 4, weight_max: float = 0.3, refresh: int = 100) -> Hardware:
     """Several pairs of PCM devices per weight, pulsed in turn.
 
-    Devices and periphery are those of :func:`pcm_pair_training`, which is the case of one pair. A pulse changes the
+    Devices and periphery are those of ``pcm_pair_training``, which is the case of one pair. A pulse changes the
     weight by ``1 / pairs`` of the step of a pair.
 
     Args:

@@ -113,7 +113,7 @@ class AnalogWeight(DeviceArray):
         self.baseline.copy_(calibration_read(weights, self.hardware, output_range, read_seed, errors))
 
     def advance_clock(self, until: float, temperature: float | None = None) -> None:
-        """Advance the clock to a time [s], at a temperature [K] or the present one; see :meth:`advance`."""
+        """Advance the clock to a time [s], at a temperature [K] or the present one; see ``advance``."""
         self.advance(self.clock, until, temperature)
         if self.reference is not None:
             self.reference.advance(self.clock, until, temperature)

@@ -22,7 +22,7 @@ from phasegrad.stores.layout import Layout
 
 
 class StoredLayer(Protocol):
-    """The part of a layer that a weight store uses; :class:`phasegrad.nn.AnalogLayer` describes the attributes."""
+    """The part of a layer that a weight store uses; ``phasegrad.nn.AnalogLayer`` describes the attributes."""
 
     hardware: Hardware
     perturbation: Perturbation | None
@@ -71,7 +71,7 @@ class StoredLayer(Protocol):
         ...
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Register a parameter, as :class:`torch.nn.Module` does."""
+        """Register a parameter, as ``torch.nn.Module`` does."""
         ...
 
 
@@ -86,7 +86,7 @@ class WeightStore(ABC):
     """
 
     name: ClassVar[str]
-    """Name in :func:`phasegrad.summary`."""
+    """Name in [`summary`][phasegrad.summary]."""
     one_read_per_sequence: ClassVar[bool] = False
     """Whether all steps of a sequence share one read of a recurrent matrix, as they do for training noise."""
     why_not_digital: ClassVar[str | None] = None

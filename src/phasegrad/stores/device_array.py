@@ -1,6 +1,6 @@
 """An array of devices of one kind for one matrix: state, reads, time, and programming.
 
-:mod:`phasegrad.stores.pulsed_array` sends pulses to it.
+``phasegrad.stores.pulsed_array`` sends pulses to it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DeviceArray(nn.Module):
         updates: number of updates so far, or ``None``.
         noise: ``[planes, devices, out, in]``, state of correlated noise, or ``None``.
         noise_seed: seed of the correlated noise, int64 ``[1]``, or ``None``.
-        heat: temperature and its past effect on drift, see :class:`phasegrad.devices.DeviceState`, or ``None``.
+        heat: temperature and its past effect on drift, see [`DeviceState`][phasegrad.devices.DeviceState], or ``None``.
     """
 
     conductance = Registered[Tensor]()

@@ -102,7 +102,7 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
     """Slice digital weights ``[out, in]``, if the cell of the hardware has slices.
 
     Weights are clipped before they are sliced. Training noise is drawn for every slice separately, because each slice
-    is stored on its own devices. Gradients follow :func:`phasegrad.crossbar.straight_through.bit_slice`.
+    is stored on its own devices. Gradients follow ``phasegrad.crossbar.straight_through.bit_slice``.
     """
     factors = hardware.slice_factors
     if factors is None:
@@ -124,7 +124,7 @@ def wired_weights(weights: TileWeights, seed: Tensor, hardware: Hardware, column
     """Digital weights as read through the wires, after the devices' noise; differentiable.
 
     Args:
-        weights: result of :func:`digital_weights` or :func:`sliced_weights`.
+        weights: result of ``digital_weights`` or ``sliced_weights``.
         seed: seed of the read.
         hardware: the hardware.
         columns: outputs per tile.

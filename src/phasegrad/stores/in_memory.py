@@ -19,7 +19,7 @@ from phasegrad.stores.sharing import exchanged
 
 @final
 class InMemory(WeightStore):
-    """Conductances that pulses change; the parameter is an :class:`phasegrad.nn.InMemoryWeight`."""
+    """Conductances that pulses change; the parameter is an [`InMemoryWeight`][phasegrad.nn.InMemoryWeight]."""
 
     name = "in memory"
     why_not_digital = "is programmed, so its weights cannot be trained; use the net the chip was programmed from"

@@ -1,7 +1,7 @@
 """A weight that is stored on devices and trained in memory.
 
 The parameter that a layer registers is a copy of the devices' weight. It never has a dense gradient: the backward pass
-stages inputs and output gradients, which :class:`phasegrad.optim.AnalogSGD` converts to pulses.
+stages inputs and output gradients, which [`AnalogSGD`][phasegrad.optim.AnalogSGD] converts to pulses.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class InMemoryWeight(nn.Parameter):
         self._staged = None
 
     def stage(self, x: Tensor, d: Tensor, patches: Patches | None = None) -> None:
-        """Stage the samples of a backward pass for the next update; see :class:`Samples`."""
+        """Stage the samples of a backward pass for the next update; see ``Samples``."""
         if self._staged is None:
             self._staged = Staged()
         self._staged.samples.append(Samples(x, d, patches))
@@ -184,7 +184,7 @@ class InMemoryWeight(nn.Parameter):
         """Send pulses to the devices and update the value of this parameter.
 
         Args:
-            pulses: a function of :mod:`phasegrad.stores.pulsed_weight`.
+            pulses: a function of ``phasegrad.stores.pulsed_weight``.
             arguments: its arguments between the first, the devices, and the last, the value ``[out, in]``.
         """
         value = self.matrix_layout.matrix(self.data)

@@ -39,7 +39,7 @@ class Layout:
         return matrix.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1).contiguous()
 
     def weight(self, matrix: Tensor, shape: Sequence[int]) -> Tensor:
-        """The inverse of :meth:`matrix`: a matrix ``[out, in]`` as a weight with this shape."""
+        """The inverse of ``matrix``: a matrix ``[out, in]`` as a weight with this shape."""
         if not self.inputs_first:
             return matrix.view(shape)
         return matrix.unflatten(0, (self.groups, -1)).transpose(1, 2).reshape(shape)

@@ -1,7 +1,7 @@
 """Pulses on the devices of a weight: updates on the fast or only devices, transfers to the slow ones.
 
 Every function accepts the devices first and the copy of the weight ``[out, in]``, which it updates, last, as
-:meth:`phasegrad.nn.InMemoryWeight.apply_pulses` calls it.
+``phasegrad.nn.InMemoryWeight.apply_pulses`` calls it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _count_samples(devices: AnalogWeight, count: int) -> bool:
 @profiled(sized("transfer"))
 @torch.no_grad()
 def transfer(devices: AnalogWeight, seed: Tensor) -> None:
-    """Transfer the content of the fast devices to the slow ones now; see :class:`phasegrad.crossbar.Transfer`."""
+    """Transfer the content of the fast devices to the slow ones now; see [`Transfer`][phasegrad.crossbar.Transfer]."""
     fast = devices.hardware.fast
     assert fast is not None
     assert fast.transfer is not None

@@ -105,7 +105,7 @@ class OutputConverter(Configuration, ABC):
 
         Args:
             v: inputs after gain and offset [steps]; may exceed the range.
-            own: drawn :attr:`own_errors` of the converters, each broadcastable to ``v``.
+            own: drawn ``own_errors`` of the converters, each broadcastable to ``v``.
             noise: standard normals by the number of the decision.
         """
 
@@ -115,7 +115,7 @@ class OutputConverter(Configuration, ABC):
         Args:
             y: inputs.
             full: end of the range in the units of ``y``, broadcastable to ``y``; 0 for no range.
-            errors: drawn :attr:`errors` of the converters, each broadcastable to ``y``.
+            errors: drawn ``errors`` of the converters, each broadcastable to ``y``.
             noise: standard normals by the number of the decision.
 
         Returns:

@@ -163,7 +163,7 @@ class BitSerialDac(InputConverter):
       weight of the bit.
 
     Devices are read once: their noise does not change during a product. Gradients through the bits follow
-    :func:`phasegrad.crossbar.straight_through.bit_slice`.
+    ``phasegrad.crossbar.straight_through.bit_slice``.
 
     Args:
         accumulation: ``"digital"`` or ``"analog"``.

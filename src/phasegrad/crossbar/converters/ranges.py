@@ -71,7 +71,7 @@ class FullScaleRange(Configuration):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CalibratedRange(Configuration):
-    """A range set from data by :func:`phasegrad.hwa.calibrate`, then fixed.
+    """A range set from data by [`calibrate`][phasegrad.hwa.calibrate], then fixed.
 
     Args:
         percentile: percentage of the calibration outputs within the range [%].

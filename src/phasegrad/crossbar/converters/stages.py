@@ -83,7 +83,7 @@ class PipelineAdc(_StageErrors):
 class CyclicAdc(_StageErrors):
     """One stage of 1.5 bits that converts its own residue in ``bits - 1`` cycles, and a last comparison.
 
-    Every cycle uses the same stage with the same errors, which are those of a stage of :class:`PipelineAdc`. Without
+    Every cycle uses the same stage with the same errors, which are those of a stage of ``PipelineAdc``. Without
     errors the converter is the ideal one (end-point).
 
     Args:
