@@ -16,10 +16,10 @@ def names(act: object) -> set[str]:
     return {event.key for event in profiled.key_averages() if event.key.startswith("phasegrad::")}
 
 
-def test_layers_and_their_refresh_are_named() -> None:
+def test_layers_and_their_synchronisation_are_named() -> None:
     net = pg.convert(nn.Sequential(nn.Linear(6, 4)), pg.presets.pcm_inference())
     shown = names(lambda: (net(torch.randn(2, 6)), pg.inference.program(net, seed=0)))
-    assert {"phasegrad::AnalogLinear [4, 6] forward", "phasegrad::AnalogLinear [4, 6] refresh"} <= shown
+    assert {"phasegrad::AnalogLinear [4, 6] forward", "phasegrad::AnalogLinear [4, 6] sync"} <= shown
 
 
 # On the reference a profile of pulses has some hundred thousand events.
