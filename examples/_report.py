@@ -104,8 +104,17 @@ def write(folder: Path, exact: float, reports: Mapping[str, Report], *, more: Ma
         for name, report in reports.items():
             for moment, chips in zip(report.times, report.values, strict=True):
                 writer.writerows((name, moment, i, float(value)) for i, value in enumerate(chips))
-    pg.plot.over_time(reports, paths[2], reference=exact, ylabel=what, **drawing)
+    labelled = {legend(name): report for name, report in reports.items()}
+    pg.plot.over_time(labelled, paths[2], reference=exact, ylabel=what, **drawing)
     return paths
+
+
+def legend(method: str) -> str:
+    """The name of a method in a picture, without the abbreviations of tables."""
+    words = {"hwa": "fine-tuned", "+gdc": " + compensation", "+bn": " + batch norms"}
+    for short, long in words.items():
+        method = method.replace(short, long)
+    return method
 
 
 class Clock:
