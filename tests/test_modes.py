@@ -87,8 +87,8 @@ ROWS = {
         steps={"d2d": 0.3, "imbalance": 0.05, "bounds_d2d": 0.3}, trained=True
     ),
     "non-linear, asymmetric steps": Effect(steps={"law": SoftBoundsSteps}, trained=True),
-    "devices that no pulse moves": Effect(steps={"stuck": 0.5}, trained=True),
-    "time that passes in training (drift, leak)": Effect(
+    "stuck devices": Effect(steps={"stuck": 0.5}, trained=True),
+    "time that passes during training (drift, leak)": Effect(
         device=DRIFTING, pulses={"sample_time": 1.0}, trained=True, without=Effect(device=DRIFTING, trained=True)
     ),
 }
