@@ -6,7 +6,7 @@ from typing import Any
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A matplotlib figure without a screen; matplotlib is imported at the first one.
+    """A matplotlib figure, off-screen; matplotlib is imported on first use.
 
     Args:
         width: width [inch].

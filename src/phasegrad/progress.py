@@ -28,7 +28,7 @@ class Progress(ABC):
 
     @abstractmethod
     def describe(self, label: str) -> None:
-        """Set the label in front."""
+        """Set the label before the bar."""
 
     @abstractmethod
     def values(self, **values: str) -> None:
@@ -54,7 +54,7 @@ def track(total: int | None, *, unit: str, label: str = "", initial: int = 0, sh
     Args:
         total: total number of units; ``None`` if unknown.
         unit: name of the unit, in the singular.
-        label: label in front.
+        label: label before the bar.
         initial: number of units completed earlier, as in a resumed training.
         shown: whether to show anything.
     """

@@ -1,4 +1,4 @@
-"""Tiles: mapping of weights to cells, converters, product, and stores of weights."""
+"""Tiles: mapping of weights to cells, converters, wires, and the product."""
 
 from phasegrad.crossbar.circuit import Sinh, Solution, solve
 from phasegrad.crossbar.converters import (

@@ -21,7 +21,7 @@ class TileOutputs(NamedTuple):
     """The outputs of the columns of each row tile before their converters, in units of an exact product."""
 
     values: Sequence[Tensor]
-    """``[rows, columns, ...]`` of each row tile."""
+    """``[samples, columns, ...]`` of each row tile."""
     variances: Sequence[Tensor]
     """``sum_j |w_ij| x_j^2`` of each row tile, proportional to the variance of read noise; empty without read noise."""
 
@@ -30,7 +30,7 @@ class Conversion(NamedTuple):
     """Conversion of outputs to numbers: output noise, read noise, ADC."""
 
     input_range: Tensor
-    """Range of the inputs, one element, or one per row."""
+    """Range of the inputs, one element, or one per sample."""
     output_range: Tensor
     """Range of the ADC in units of ``max|w| max|x|``, one element."""
     hardware: Hardware
@@ -56,7 +56,7 @@ def tile_outputs(
     Args:
         driven: input slice on the word lines.
         weights: a single slice of weights.
-        input_range: range of the inputs, one element, or one per row.
+        input_range: range of the inputs, one element, or one per sample.
         tiling: assignment of the inputs to the rows of the tiles.
         hardware: the hardware.
         seed: seed of the read of the weights.
@@ -76,7 +76,7 @@ def tile_outputs(
 
 
 def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion) -> Tensor:
-    """The outputs ``[rows, columns, ...]`` of tiles after noise, ADC and gain, summed digitally over the row tiles."""
+    """The outputs ``[samples, columns, ...]`` of tiles after noise, ADC and gain, summed digitally over row tiles."""
     shape, (values, variances) = outputs.values[0].shape, outputs
     if len(shape) > 2:
         values, variances = [_by_position(y) for y in values], [_by_position(v) for v in variances]
@@ -158,5 +158,5 @@ class _Decisions(NamedTuple):
 
 
 def _by_position(y: Tensor) -> Tensor:
-    """``[rows, channels, ...]`` as ``[rows * positions, channels]``: the order of noise in every memory layout."""
+    """``[samples, channels, ...]`` as ``[samples * positions, channels]``: the order of noise in any memory layout."""
     return y.movedim(1, -1).reshape(-1, y.shape[1])

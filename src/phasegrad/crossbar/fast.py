@@ -15,7 +15,7 @@ class Transfer(Configuration):
     """Closed-loop transfer: at intervals, the whole weight is written to the slow devices.
 
     The whole weight is measured. The slow devices are RESET, then pulsed and read in turn until they store it. The
-    measured residual is written to the fast devices, as counted pulses from 0. Without this step, the errors of
+    measured residual is written to the fast devices, as counted pulses starting at 0. Without this step, the errors of
     successive transfers would add up to a random walk.
 
     Args:

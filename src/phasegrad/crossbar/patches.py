@@ -94,7 +94,7 @@ class Patches:
         ]
 
     def transposed(self, d: Tensor, kernel: Tensor, shape: Sequence[int]) -> Tensor:
-        """The exact gradient of images of a shape, for output gradients ``[batch, out, ...]``."""
+        """The exact gradient of inputs with shape ``shape``, for output gradients ``[batch, out, ...]``."""
         low, high = self._sides
         symmetric = low == high  # torch pads both sides equally
         padding = list(low) if symmetric else [0] * len(low)

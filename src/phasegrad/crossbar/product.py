@@ -23,10 +23,12 @@ _NO_DAC = (0.0, 0.0, 1.0)  # inputs that are converted already
 def product(
     x: Tensor, weights: TileWeights, tiling: Tiling, periphery: Periphery, hardware: Hardware, seed: Tensor
 ) -> Tensor:
-    """Multiply as the hardware does: every input slice with every weight slice, added digitally.
+    """The product of the tiles.
+
+    It is one fused op where possible, otherwise all pairs of input and weight slices, summed digitally.
 
     Args:
-        x: inputs ``[rows, in]`` or ``[rows, channels, ...]``.
+        x: inputs ``[samples, in]`` or ``[samples, channels, ...]``.
         weights: the weights of the tiles and their scales.
         tiling: assignment of the inputs to the rows of the tiles.
         periphery: ranges and errors of the converters.
@@ -34,7 +36,7 @@ def product(
         seed: seed of this call's noise.
 
     Returns:
-        ``[rows, out, ...]``, in the units of an exact product.
+        ``[samples, out, ...]``, in the units of an exact product.
     """
     exact_outputs = hardware.adc is None and hardware.output_noise == 0 and weights.read_noise == 0
     if exact_outputs and hardware.ir_drop is None and hardware.integrator is None:
@@ -61,7 +63,7 @@ def input_gradient(
     """The gradient of the inputs, which the same tiles compute when driven from their columns.
 
     Args:
-        d: gradients of the outputs ``[rows, out]`` or ``[rows, channels, ...]``.
+        d: gradients of the outputs ``[samples, out]`` or ``[samples, channels, ...]``.
         weight: the weight ``[out, in]`` as one read sees it.
         shape: shape of the inputs.
         tiling: assignment of the inputs to the rows of the tiles.

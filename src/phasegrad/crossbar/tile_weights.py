@@ -41,7 +41,7 @@ class TileWeights(NamedTuple):
     read_noise: float
     """Output-referred read noise of the weights, which the product adds."""
     perturbation: WeightPerturbation | None = None
-    """Perturbation that each read draws; ``None`` if ``weight`` is final."""
+    """Perturbation that each read draws; ``None`` if nothing remains to be drawn."""
     slice_factors: tuple[float, ...] | None = None
     """Digital significance of each slice; ``None`` for weights without slices."""
     stream: int = streams.WEIGHTS
@@ -79,7 +79,7 @@ class TileWeights(NamedTuple):
         return self._replace(weight=weight, perturbation=None)
 
     def outputs(self, chosen: slice) -> TileWeights:
-        """The weights of a slice of the outputs."""
+        """The weights of a range of outputs."""
         gain = None if self.gain is None else self.gain[:, chosen]
         perturbation = self.perturbation
         if perturbation is not None:

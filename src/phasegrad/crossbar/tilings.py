@@ -34,7 +34,7 @@ class Tiling(ABC):
 
     @abstractmethod
     def product(self, x: Tensor, w: Tensor) -> Tensor:
-        """The exact product ``[rows, channels, ...]``."""
+        """The exact product ``[samples, channels, ...]``."""
 
     @abstractmethod
     def partial_products(self, x: Tensor, w: Tensor) -> Sequence[Tensor]:
@@ -50,11 +50,11 @@ class Tiling(ABC):
         return None
 
     def input_gradient(self, d: Tensor, w: Tensor, shape: torch.Size) -> Tensor:
-        """The exact gradient of inputs of a shape, from output gradients ``d``."""
+        """The exact gradient of inputs with shape ``shape``, from output gradients ``d``."""
         raise NotImplementedError(f"{type(self).__name__}: the gradient of the inputs is not implemented")
 
     def tiled_input_gradient(self, d: Tensor, w: Tensor, shape: torch.Size, column_driven: ColumnDriven) -> Tensor:
-        """The gradient of inputs of a shape, from products of tiles that are driven from their columns."""
+        """The gradient of inputs with shape ``shape``, from products of tiles that are driven from their columns."""
         raise NotImplementedError(f"{type(self).__name__}: the gradient of the inputs is not implemented")
 
 

@@ -128,9 +128,9 @@ class DurationCodedDrop(Configuration):
     Word lines and drivers are ideal. For normalised weights and inputs, ``R = 1 / (segment g_max)``, ``n`` rows and row
     ``j = 0`` at the sensed end: with ``a_i = (n / R) sum_j |w_ij| |x_j|`` and ``c = a (0.05 a^2 - 0.2 a + 0.5)``,
     output ``i`` decreases by ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)``. This is ``ir_drop`` of the simulator cited
-    below at strength 1. It accounts for the lines driven at the same time in a read with pulses of different durations,
-    and does not approximate ``Wires``, whose inputs are amplitudes. The decrease depends on the inputs and is
-    computed in every product, which takes two further products per tile.
+    below at strength 1. It accounts for overlapping pulses of different durations, and does not approximate ``Wires``,
+    whose inputs are amplitudes. The decrease depends on the inputs and is computed in every product, which takes two
+    further products per tile.
 
     Args:
         segment: resistance of a bit line from cell to cell [ohm].

@@ -17,7 +17,7 @@ class Periphery(NamedTuple):
     """The tensors of a layer's converters."""
 
     input_range: Tensor | None
-    """Range of the DAC, one element; ``None`` for the largest absolute input of each row."""
+    """Range of the DAC, one element; ``None`` for the largest absolute input of each sample."""
     output_range: Tensor
     """Range of the ADC in units of ``max|w| max|x|``, one element."""
     output_errors: Tensor | None = None
@@ -26,13 +26,13 @@ class Periphery(NamedTuple):
     """``[errors, rows]``: errors of the DACs of the word lines, or ``None``."""
 
     def outputs(self, chosen: slice) -> Periphery:
-        """The converters of a slice of the outputs."""
+        """The converters of a range of outputs."""
         errors = self.output_errors
         return self if errors is None else self._replace(output_errors=errors[:, :, chosen])
 
 
 def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) -> tuple[Tensor, Tensor]:
-    """Convert inputs with ideal DACs; return them with their range, one element or one per row."""
+    """Convert inputs with ideal DACs; return them with their range, one element or one per sample."""
     integrator = hardware.integrator
     if integrator is not None and integrator.full_input is not None:
         return x, x.new_full((1,), integrator.full_input)
@@ -43,7 +43,7 @@ def convert_inputs(x: Tensor, input_range: Tensor | None, hardware: Hardware) ->
 
 
 def dac_range(x: Tensor) -> Tensor:
-    """The range of DACs that take it from the inputs: the largest absolute input of each row."""
+    """The range of DACs whose range follows the input: the largest absolute input of each sample."""
     return x.detach().abs().flatten(1).amax(1)
 
 

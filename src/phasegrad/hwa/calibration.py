@@ -44,8 +44,8 @@ def calibrate(
         net: a converted net that is not programmed.
         loader: batches; the first element of a tuple or list is the input.
         batches: maximum number of batches.
-        recipe: noise and clipping to apply to the layers; ``None`` leaves the layers unchanged, as a net that will
-            not be trained needs.
+        recipe: noise and clipping to apply to the layers; ``None`` leaves the layers unchanged, for a net that
+            will not be trained.
         sd: input range in root mean squares of the input.
         forward: ``(net, batch) -> anything``, which runs the net on batches of another form.
 

@@ -153,7 +153,7 @@ class Recipe(Configuration):
         clip_sigma: clipping threshold in root mean squares of the weights (standard deviations about zero); 0 for no
             clipping. Clipping narrows the distribution, which reduces the effect of programming errors, because they
             scale with the largest weight.
-        clip_per: group of weights of one threshold: ``"layer"`` or ``"channel"``.
+        clip_per: group of weights that share a threshold: ``"layer"`` or ``"channel"``.
         distillation: distillation from a teacher, or ``None``.
 
     References:

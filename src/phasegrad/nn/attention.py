@@ -205,7 +205,7 @@ class AnalogMultiheadAttention(AnalogComposite):
         return padding if mask is None else mask + padding
 
     def _append_extra_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Append the keys and values of ``add_bias_kv`` and ``add_zero_attn``, which no mask hides."""
+        """Append the keys and values of ``add_bias_kv`` and ``add_zero_attn``, which are never masked."""
         extra = []
         if self.bias_k is not None and self.bias_v is not None:
             extra.append((self.bias_k, self.bias_v))

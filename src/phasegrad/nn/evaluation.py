@@ -1,4 +1,4 @@
-"""Evaluation mode for a while, and batches as data loaders yield them."""
+"""Temporary evaluation mode, and batches as data loaders yield them."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def evaluation_mode(net: nn.Module) -> Iterator[None]:
 
 
 def forward_batch(net: nn.Module, batch: Any) -> Any:
-    """Run a net on a batch, of which a tuple's or list's first element is the input."""
+    """Run a net on a batch; the first element of a tuple or list is the input."""
     return net(batch[0] if isinstance(batch, (tuple, list)) else batch)

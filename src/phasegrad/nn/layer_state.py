@@ -64,7 +64,7 @@ def check_state_dict(layer: StoredLayer, state_dict: dict[str, Any], prefix: str
 
 
 def _check_values(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """Raise if a conductance or converter error is not finite, or, with wires, if a conductance is negative."""
+    """Raise if a conductance or converter error is not finite and, with wires, if a conductance is negative."""
     for key, value in state_dict.items():
         name = key.removeprefix(prefix)
         is_conductance = name in _CONDUCTANCES

@@ -64,7 +64,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
 
         Args:
             input: ``[batch, in_channels, ...]`` or ``[in_channels, ...]``.
-            output_size: sizes of the spatial dimensions, as in torch, if a stride leaves them open.
+            output_size: sizes of the spatial dimensions, as in torch, if the stride makes them ambiguous.
             weights: the result of ``read``, to share one read between products; ``None`` to read now.
 
         Raises:

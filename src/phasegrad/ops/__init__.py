@@ -1,4 +1,4 @@
-"""Kernels: tensors in, tensors out. An op knows no configuration and no tile."""
+"""Kernels: tensors in, tensors out. Ops take tensors and numbers, never configurations."""
 
 from phasegrad.ops import schema as schema  # registers the ops
 from phasegrad.ops.native import backends

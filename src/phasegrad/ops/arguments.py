@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 class PulsedState(NamedTuple):
-    """What pulses change in place, ``[planes, out, in]`` each."""
+    """Device state that pulses change in place, ``[planes, out, in]`` each."""
 
     conductance: Tensor
     """float32, any unit."""
     history: Tensor | None
-    """What a device whose steps depend on its past remembers, float32."""
+    """History variable of devices whose steps depend on past pulses, float32."""
     pulsed_at: Tensor | None
     """Time of each device's last pulse, float64."""
 
@@ -40,7 +40,7 @@ class TrainRule(NamedTuple):
     lr: float
     """Learning rate."""
     dw_min: float
-    """Change of the weight that one pulse stands for."""
+    """Nominal change of the weight per pulse."""
     length: int
     """Slots of a train, at most 31."""
     bl_management: bool

@@ -78,7 +78,7 @@ def _wrong_assumption() -> str | None:
 
 
 def mistrusted() -> str | None:
-    """Why the private functions of torch that ``call`` relies on cannot be trusted, or ``None``."""
+    """Reason why torch's private functions cannot be relied on, or ``None``."""
     try:
         return _wrong_assumption()
     except Exception as error:  # whatever another version of torch may raise
@@ -106,7 +106,7 @@ _PLAIN_KEYS = _keys(torch.empty(0, device="cpu")) if _TRUSTED else 0
 
 
 def readable(tensor: Tensor) -> bool:
-    """Whether a check may read values: the tensor has some, and no compiler, transform or tracer intercepts."""
+    """Whether values can be inspected: not a fake or meta tensor, and nothing traces the call."""
     watched = not _TRUSTED or torch.compiler.is_compiling() or _transform_level() is not None
     return (
         not watched
@@ -155,8 +155,8 @@ def _check_below_autograd() -> None:
         y = x + 1.0
     if y.requires_grad or not (x + 1.0).requires_grad:
         raise ImportError(
-            f"torch {torch.__version__} records gradients below its Autograd key, so phasegrad's ops would call "
-            "themselves without end; install a version of torch that phasegrad supports"
+            f"torch {torch.__version__} records gradients below its Autograd key, so phasegrad's ops would recurse "
+            "endlessly; install a version of torch that phasegrad supports"
         )
 
 
@@ -164,7 +164,7 @@ _check_below_autograd()
 
 
 def dispatched(name: str) -> Callable[..., Any]:
-    """The function at an op's Autograd key: its gradient, around the kernel that the dispatcher finds below the key."""
+    """Implementation for the Autograd key: applies the op's gradient and redispatches below the key."""
 
     def below(*arguments: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():

@@ -22,7 +22,7 @@ def _recorded(*tensors: Tensor) -> bool:
 
 
 class _Dac(torch.autograd.Function):
-    """Inside the range the gradient passes; where inputs are clipped, it belongs to the range."""
+    """Inside the range the gradient passes; where inputs are clipped, it goes to the range."""
 
     @staticmethod
     def forward(ctx: Any, run: Kernel, x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) -> Tensor:
@@ -41,7 +41,7 @@ class _Dac(torch.autograd.Function):
 def _bound_gradient(
     grad: Tensor, code: Tensor, scale: Tensor, gain: Tensor | None, input_range: Tensor, bound: Tensor
 ) -> Tensor:
-    """A clipped output is the bound times its unit, so its gradient belongs to the bound."""
+    """A clipped output equals range x unit; its gradient goes to the range."""
     columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
     unit = (scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
     unit = unit if gain is None else unit * gain.view(columns)
@@ -49,7 +49,7 @@ def _bound_gradient(
 
 
 class _Adc(torch.autograd.Function):
-    """A clipped output passes no gradient to its tile; its gradient belongs to the bound."""
+    """A clipped output passes no gradient to its tile; its gradient goes to the bound."""
 
     @staticmethod
     def forward(ctx: Any, run: Kernel, settings: tuple[Any, ...], bound: Tensor, *y: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class _TileLinear(torch.autograd.Function):
     """The product's gradient is exact; the converters' are those of ``_Dac`` and ``_Adc``.
 
     The gradient through noisy weights is that of ``_NoisyWeights``. Inputs are saved unconverted, because the
-    layer before keeps them anyway, and converted again in the backward pass: in a deep net, converted copies would
+    preceding layer stores them anyway, and converted again in the backward pass: in a deep net, converted copies would
     need as much memory as all activations.
     """
 
@@ -141,10 +141,10 @@ class _TileLinear(torch.autograd.Function):
 
 
 class _WiredAdjoint(torch.autograd.Function):
-    """A separate node that refuses second derivatives: ``once_differentiable`` looks only at the gradient.
+    """Separate node that raises on second derivatives, because ``once_differentiable`` checks only the gradient.
 
-    If the gradient is a constant, as that of a sum is, a gradient penalty would silently lose its part through the
-    wires.
+    If the gradient is a constant, as that of a sum is, a gradient penalty would silently omit the contribution of
+    the wires.
     """
 
     @staticmethod

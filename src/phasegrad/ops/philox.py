@@ -81,7 +81,7 @@ def box_muller(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal(seed: int, offset: int, count: int, device: torch.device) -> Tensor:
-    """The first ``count`` standard normals of a stream, float32 ``[count]``; none exceeds 6.66 in size."""
+    """The first ``count`` standard normals of a stream, float32 ``[count]``; none exceeds 6.66 in magnitude."""
     w0, w1, w2, w3 = _groups(seed, offset, count, device)
     values = torch.stack((*box_muller(w0, w1), *box_muller(w2, w3)), dim=1)
     return values.reshape(-1)[:count]

@@ -13,7 +13,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def profiled(name: Callable[[Any], str]) -> Callable[[Method], Method]:
-    """Show a method as ``phasegrad::`` and a name of its object while a profiler runs.
+    """Profile a method under the name ``phasegrad::<name>``; ``name`` returns the name from the method's object.
 
     Without a profiler, ``record_function`` still costs microseconds, more than checking whether a profiler runs.
     Compilers see only the method.

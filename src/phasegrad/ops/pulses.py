@@ -83,7 +83,7 @@ def pulse_counts(
     seed: Tensor,
     offset: int,
 ) -> None:
-    """Send every weight its own number of pulses, in place: programming by counted pulses.
+    """Apply a given number of pulses per weight, in place.
 
     ``counts`` is int32 ``[out, in]``: above 0 the weight grows, below it shrinks. ``offset`` is that of the one stream
     that the op uses; the other arguments are those of ``pulsed_update``.
@@ -112,7 +112,7 @@ def blocks(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, 
 
 
 def check_tables(law: StepLaw) -> None:
-    """Refuse tables whose stated size is not their own: a kernel would read beyond them."""
+    """Raise if a table is shorter than its header states; a kernel would read past its end."""
     _, family, coefficients = law
     if family not in (PIECEWISE, TABLE):
         return

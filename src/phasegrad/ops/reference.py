@@ -59,7 +59,7 @@ def dac(x: Tensor, range: Tensor, max_code: float, decay: float, keep: float) ->
 
 
 def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: float) -> tuple[Tensor, Tensor]:
-    """Straight through inside the range; outside, the gradient belongs to the range."""
+    """Straight-through gradient inside the range; outside, the gradient goes to the range."""
     r = _per_row(range, x).to(x.dtype)
     inside = x.abs() <= r.abs()
     beyond = torch.where(inside, torch.zeros_like(x), torch.where(x.isnan(), x, torch.sign(x)))
@@ -178,7 +178,7 @@ def noisy_weights(
 
 
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
-    """Straight through, except where a step down the gradient would push a clipped weight further out."""
+    """Straight-through gradient, except where a step down the gradient would push a clipped weight further out."""
     bound = clip.unsqueeze(1)
     outward = ((w > bound) & (grad < 0)) | ((w < -bound) & (grad > 0))
     return torch.where(outward, torch.zeros_like(grad), grad)
@@ -209,9 +209,8 @@ def tile_linear(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The product of each row-tile of a matrix: inputs through ``dac``, outputs through ``adc``.
 
-    With ``dac_max_code = 0`` the inputs are on the word lines already, and are multiplied unconverted. The matrix is
-    read by ``noisy_weights``; without ``clip`` and ``level`` it is read unchanged, and the third result, otherwise
-    the matrix as read, is empty.
+    With ``dac_max_code = 0`` the inputs are already converted. The matrix is read by ``noisy_weights``; without
+    ``clip`` and ``level`` it is read unchanged, and the third result, otherwise the matrix as read, is empty.
     """
     if dac_max_code > 0:
         x = dac(x, input_range, dac_max_code, decay, keep)
@@ -239,7 +238,7 @@ def tile_linear_backward(
     """Gradients of input and matrix, each tile's from the outputs that its ADC did not clip.
 
     ``w`` and ``clip`` are given if the matrix was read by ``noisy_weights``, whose gradient rule then applies. A
-    gradient that is not wanted is empty.
+    gradient that is not requested is empty.
     """
     grad_x, grad_w = [], []
     for tile, (a, b) in enumerate(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True)):

@@ -1,4 +1,4 @@
-"""Resistances of the wires of an array: how voltages spread along a line, and the first-order drop on it."""
+"""Resistances of the wires of an array: voltage propagation along a line, and the first-order drop on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Resistances(NamedTuple):
 
 
 def line_impedance(conductance: Tensor, resistances: Resistances) -> tuple[Tensor, Tensor]:
-    """How voltages spread along word lines ``[..., n]`` of cells to ground.
+    """Voltage propagation along word lines ``[..., n]`` of cells to ground.
 
     Returns:
         ``a`` and ``l``, both ``[..., n]``: a current into node ``k`` raises node ``j`` by
@@ -50,7 +50,7 @@ def line_impedance(conductance: Tensor, resistances: Resistances) -> tuple[Tenso
 
 
 class Rows(NamedTuple):
-    """The rows of arrays, and how voltages spread along them."""
+    """The rows of arrays, and the voltage propagation along them."""
 
     conductance: Tensor
     """``[batch, m, n]`` [S]."""
@@ -80,7 +80,7 @@ def rows_of(conductance: Tensor, resistances: Resistances) -> Rows:
 
 
 def line_drop(current: Tensor, segment: float, end: float, both: bool) -> Tensor:
-    """Voltage lost on the way from an end of lines ``[..., n]`` to each node, for currents that leave at the nodes."""
+    """Voltage drop from the end of lines ``[..., n]`` to each node, for currents that leave at the nodes."""
     behind = current.flip(-1).cumsum(-1).flip(-1)  # what a segment carries if the far end is open
     way = segment * torch.arange(1, current.shape[-1] + 1, dtype=current.dtype, device=current.device) + end
     drop = segment * behind.cumsum(-1) + end * behind[..., :1]
@@ -126,7 +126,7 @@ def sensitivity(
 
 
 def _own_way(m: int, n: int, resistances: Resistances, like: Tensor) -> Tensor:
-    """Resistance of the wires from drivers to sense by each crossing ``[m, n]`` [ohm]."""
+    """Resistance of the wires from drivers to sense via each crossing ``[m, n]`` [ohm]."""
     along, down = (torch.arange(1, size + 1, dtype=like.dtype, device=like.device) for size in (n, m))
     word = resistances.word_line * along + resistances.driver
     if resistances.both:

@@ -1,8 +1,8 @@
-"""The ops: schema, checks, fake, gradient, autocast, vmap. Kernels are registered here and live elsewhere.
+"""The ops: schema, checks, fake, gradient, autocast, vmap.
 
-Every op is pure, except those that pulse or relax devices in place, as their schemas say. Randomness is
-``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset`` the stream. Under autocast every op computes
-in float32. Under ``vmap`` an op runs once for each element of the batch.
+Kernels are registered here and are defined in other modules. Every op is pure, except those that pulse or relax devices
+in place, as their schemas say. Randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset``
+the stream. Under autocast every op computes in float32. Under ``vmap`` an op runs once for each element of the batch.
 """
 
 from __future__ import annotations

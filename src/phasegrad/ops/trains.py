@@ -2,7 +2,7 @@
 
 A line's train is a 32-bit word: bit ``t`` (0 to 30) says whether the line fires in slot ``t``, bit 31 is the sign of
 its value. A device is pulsed in the slots in which both of its lines fire; the pulse's sign is ``-sign(x d)``, so that
-the weight descends.
+the update descends the gradient.
 
 References:
     Gokmen and Vlasov, "Acceleration of deep neural network training with resistive cross-point devices: design
@@ -37,7 +37,7 @@ _SIGN = 1 << 31
 
 
 class _Firing(NamedTuple):
-    """How the lines of one side fire, ``[batch, lines]``."""
+    """Firing probabilities and signs of the lines on one side, ``[batch, lines]``."""
 
     p: Tensor
     """Probability of firing in a slot, float64."""
@@ -86,7 +86,7 @@ def pulse_trains(
 
 
 def check_finite(x: Tensor, d: Tensor) -> None:
-    """Refuse what cannot become pulses, before any device is touched."""
+    """Raise if an input or gradient is not finite."""
     if not bool(torch.isfinite(x).all()) or not bool(torch.isfinite(d).all()):
         raise ValueError(
             "pulsed_update: x or d is not finite; no device was pulsed. Look for a diverged loss or a learning rate "
@@ -114,7 +114,7 @@ def _evenly(n: Tensor, slots: Tensor) -> Tensor:
 
 
 def _fire(p: Tensor, slots: Tensor, seed: int, offset: int) -> Tensor:
-    """Words whose bits are set with probability ``p``, to 31 bits: a uniform number of 31 bits lies below ``p``.
+    """Words in which each bit is set with probability ``p`` (31-bit resolution): a uniform number lies below ``p``.
 
     Trains of at most ``SHORT`` slots draw a random word for each slot. In longer ones the numbers of all slots are
     compared at once, bit by bit from the top; the random word for bit ``b`` holds that bit of every slot's number.

@@ -50,7 +50,7 @@ def leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight)
     Args:
         conductance: ``[planes, out, in]``, float32.
         level: conductance that the devices relax to.
-        lost: fraction of the way, 0 to 1.
+        lost: fraction of the distance to ``level``, 0 to 1.
         tracked: the weight that the devices represent, updated with them.
     """
     conductance.add_((level - conductance) * lost)

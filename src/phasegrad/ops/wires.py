@@ -1,12 +1,12 @@
 """The effective conductances of arrays whose word and bit lines have resistance.
 
-An array has ``m`` word lines and ``n`` bit lines; each crossing is a node on either, with a cell between them. A word
+An array has ``m`` word lines and ``n`` bit lines; each crossing is a node on each, with a cell between them. A word
 line starts at its driver, the other end is open or driven too; a bit line ends at its sense, the other end is open.
 
 A row of cells, seen from its bit-line nodes, is ``f = K v - A b``: the cells' currents for the driver's voltage ``v``
-and the node voltages ``b``, with ``K = A 1``, because a shift of all voltages drives no current. ``A`` has a closed
-form (``phasegrad.ops.resistances.Rows``). Down the bit lines, all rows above a level are ``c = J v - Y b``. A row
-adds its own ``K`` and ``A``; a segment of resistance ``r`` turns ``J`` and ``Y`` into ``X J`` and ``X Y`` with
+and the node voltages ``b``, with ``K = A 1``, because a common shift of all voltages drives no current. ``A`` has a
+closed form (``phasegrad.ops.resistances.Rows``). Down the bit lines, all rows above a level are ``c = J v - Y b``. A
+row adds its own ``K`` and ``A``; a segment of resistance ``r`` turns ``J`` and ``Y`` into ``X J`` and ``X Y`` with
 ``X = (1 + r Y)^-1``. Nothing is divided by a resistance or a conductance that may be zero, and only shorts make
 ``1 + r Y`` badly conditioned. ``m`` inverses of ``n x n`` matrices cost as much as one block elimination.
 """
@@ -35,7 +35,10 @@ class _Level(NamedTuple):
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Invert symmetric positive definite matrices by halves: most of the work is matrix products, which are fast."""
+    """Invert symmetric positive definite matrices by recursive 2x2 blocks.
+
+    Most of the work is matrix products, which are fast.
+    """
     n = matrix.shape[-1]
     if n <= _LEAF:
         return torch.cholesky_inverse(torch.linalg.cholesky_ex(matrix)[0])
@@ -68,7 +71,7 @@ def pass_segment(admittance: Tensor, resistance: float, resistances: Resistances
 
 
 def _descend(level: _Level, own: Tensor, resistance: float, resistances: Resistances) -> tuple[_Level, Tensor]:
-    """Add a row and the segment below it; return the level there, and ``X``."""
+    """Add a row and the segment below it; return the new level and ``X``."""
     below, through = pass_segment(level.admittance + own, resistance, resistances)
     transfer = torch.cat((level.transfer, own.sum(-1).unsqueeze(-2)), -2)
     return _Level(below, transfer @ through if resistance else transfer), through
@@ -132,7 +135,10 @@ def _turned(conductance: Tensor) -> Tensor:
 
 
 def _batched(conductance: Tensor, resistances: Resistances) -> tuple[list[Tensor], Resistances, bool]:
-    """Arrays in float64, in batches, the shorter side as the size of the levels' matrices; and whether turned."""
+    """Arrays in float64, in batches, and whether they were transposed.
+
+    The shorter side is the size of the levels' matrices.
+    """
     m, n = conductance.shape[-2:]
     turned = n > m and not resistances.both
     if turned:
@@ -150,8 +156,8 @@ def wired_conductance(
     """The effective conductances of arrays with wires: each bit line's current for 1 V on a single word line.
 
     Args:
-        conductance: cells ``[..., rows, columns]`` [S], at least 0; word lines are rows. Drivers stand before column
-            0, grounds behind the last row, each a further segment away; the other ends are open.
+        conductance: cells ``[..., rows, columns]`` [S], at least 0; word lines are rows. Drivers are connected
+            before column 0, grounds behind the last row, each a further segment away; the other ends are open.
         word_line: resistance of a segment of a word line [ohm].
         bit_line: resistance of a segment of a bit line.
         driver: resistance of the driver, in series with its segment.
@@ -159,7 +165,7 @@ def wired_conductance(
         both: whether word lines are driven behind the last column too.
 
     Returns:
-        ``[..., rows, columns]`` [S], solved in float64 and cast last.
+        ``[..., rows, columns]`` [S], solved in float64, then cast to the input dtype.
     """
     if conductance.numel() == 0:
         return conductance.clone()

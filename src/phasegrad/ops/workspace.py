@@ -2,9 +2,9 @@
 
 A noisy copy of a weight is as large as the weight, and is needed from the forward to the backward pass. If it is
 allocated at each step, it and the weight's gradient make the C library's heap grow and shrink in turn, and the fresh
-pages cost as much time as all converters. So a weight that trains keeps the memory of its last read, as an optimiser
-keeps its momentum, and releases it when the weight is freed. Buffers that an op needs only while it runs are kept for
-the thread's next call.
+pages cost as much time as all converters. So the buffer of a trained weight's last read is reused, as an optimizer
+keeps its momentum, and released when the weight is freed. Buffers that an op needs only while it runs are kept for the
+thread's next call.
 """
 
 from __future__ import annotations
@@ -62,7 +62,10 @@ _FREE = _free()
 
 
 def for_read(weight: Tensor) -> Tensor:
-    """Memory for a noisy copy of a weight. If a graph still references the last one (a layer used twice), allocate."""
+    """Memory for a noisy copy of a weight.
+
+    It allocates new memory if a graph still references the last buffer (a layer used twice).
+    """
     if type(weight) is not nn.Parameter or _FREE is None:
         return weight.detach().new_empty(weight.shape)
     with _lock:

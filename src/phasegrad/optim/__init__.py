@@ -1,4 +1,4 @@
-"""Optimizers for in-memory training: they send pulses to devices and update digital parameters as SGD."""
+"""Optimizers for in-memory training: they send pulses to devices and update digital parameters with SGD."""
 
 from phasegrad.optim.analog_sgd import AnalogSGD
 from phasegrad.optim.mixed_precision import MixedPrecision

@@ -28,7 +28,7 @@ class DueRows(NamedTuple):
     """Rows (inputs) of one weight that are due for a transfer."""
 
     rows: Tensor
-    """Numbers of the rows ``[rows]``."""
+    """Indices of the rows ``[rows]``."""
     reads: Tensor
     """Number of earlier reads of each row ``[rows]``."""
     read: Tensor
@@ -132,7 +132,7 @@ class FastArrayOptimizer(PulsedOptimizer):
         return group["pulses"] * weight.devices.pulse_size / (state["strength"] or 1.0)
 
     def _due(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Numbers of the rows to read after this step, and the number of earlier reads of each.
+        """Indices of the rows to read after this step, and the number of earlier reads of each.
 
         All rows that are due within a step are read at its end, each at most once.
         """

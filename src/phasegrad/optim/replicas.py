@@ -46,7 +46,9 @@ def common_generator(device: torch.device) -> torch.Generator:
 
 @contextmanager
 def gathered(weights: Sequence[InMemoryWeight]) -> Iterator[None]:
-    """In this context, stage the samples of all processes in each weight, rank by rank; restore its own afterwards.
+    """Within this context, each weight stages the samples of all processes, rank by rank.
+
+    Afterwards the local samples are restored.
 
     Output gradients are divided by the number of processes, as DDP averages the gradients of digital parameters.
     """

@@ -123,8 +123,8 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
 
     Each row has a chopper ``c``, 1 or -1, which multiplies its input at the update and its read before the sum:
     ``A -= fast_lr d^T (c x)`` and ``H[:, row] += (lr / fast_lr) c[row] read(A[:, row])``. After a read, the chopper
-    flips with a probability. Gradients are multiplied by the chopper twice, which leaves them unchanged; offsets of A,
-    such as its symmetric point, are multiplied once and average out.
+    flips with probability ``probability``. Gradients are multiplied by the chopper twice, which leaves them unchanged;
+    offsets of A, such as its symmetric point, are multiplied once and average out.
 
     Args:
         params: parameters or groups, as for any torch optimizer.
@@ -194,8 +194,8 @@ class AGAD(FastArrayOptimizer):
         rows: rows (inputs) per transfer; ``None`` for the whole array.
         threshold: assumed change of the weight per pulse; see [`TikiTakaV2`][phasegrad.optim.TikiTakaV2].
         period: number of reads of a row between two flips of its chopper.
-        averaged: weight of a new read in the running mean for the reference: 1 for the last read alone, less for noisy
-            reads.
+        averaged: weight of a new read in the running mean for the reference: 1 uses only the last read, less
+            suits noisy reads.
 
     Raises:
         ValueError: as for ``TikiTakaV2``, or ``period`` is below 1, or ``averaged`` is not in (0, 1], or the fast

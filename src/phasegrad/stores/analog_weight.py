@@ -129,7 +129,10 @@ class AnalogWeight(DeviceArray):
         return UNTRACKED if self.leaks_in_training else self.tracked_now(weight)
 
     def tracked_now(self, weight: Tensor) -> TrackedWeight:
-        """The weight for an op to track; ``UNTRACKED`` unless it is float32, without gain, and on undrifted devices."""
+        """The weight for an op to track.
+
+        ``UNTRACKED`` if the weight is not float32 or contiguous, has a gain, or the devices have drifted.
+        """
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
         drifted = not self.leaks_in_training and (self.fast or self).drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):

@@ -97,7 +97,9 @@ class WeightStore(ABC):
 
     @abstractmethod
     def matrix(self, seed: Tensor) -> TileWeights:
-        """The weights that the tiles multiply with now, as one read sees them.
+        """The weights of the tiles, as one read sees them.
+
+        Training noise may still be drawn at the product, see ``TileWeights.perturbation``.
 
         Args:
             seed: seed of the read.
@@ -126,7 +128,7 @@ class WeightStore(ABC):
         """The product of the layer's tiles plus its digital bias.
 
         Args:
-            x: inputs ``[rows, in]`` or ``[rows, channels, ...]``.
+            x: inputs ``[samples, in]`` or ``[samples, channels, ...]``.
             bias: ``[out]``, or ``None``.
             weights: an earlier read of the weights; ``None`` to read them now.
             outputs: the outputs to compute; ``None`` for all.
@@ -148,7 +150,7 @@ class WeightStore(ABC):
 
 
 def along_channels(bias: Tensor, y: Tensor) -> Tensor:
-    """A bias ``[channels]`` that broadcasts over ``[rows, channels, ...]``."""
+    """A bias ``[channels]`` that broadcasts over ``[samples, channels, ...]``."""
     return bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2))
 
 

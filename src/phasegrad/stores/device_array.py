@@ -110,7 +110,7 @@ class DeviceArray(nn.Module):
         return self.cell.device.read(self.state, self.drift_time(now), seed, offset)
 
     def read_rows(self, rows: Tensor, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
-        """Weights ``[out, rows]`` of the rows (inputs) with these numbers, as one read sees them.
+        """Weights ``[out, rows]`` of the rows (inputs) with these indices, as one read sees them.
 
         The cost is proportional to the number of rows, not to the size of the array.
         """

@@ -74,8 +74,8 @@ def digital_weights(
         columns: outputs per tile; ``None`` for the hardware's columns.
 
     Returns:
-        The weights, with the scales of the clipped weights. The gradient of a read passes unchanged through noise and
-        dropped weights, and through clipping unless gradient descent would move a clipped weight further out.
+        The weights, with the scales of the clipped weights. The gradient of a read treats noise and drop-connect
+        as constants, and passes through clipping unless gradient descent would move a clipped weight further out.
     """
     p = perturbation or Perturbation()
     if not isinstance(hardware.scale, str):
@@ -121,7 +121,7 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
 
 
 def wired_weights(weights: TileWeights, seed: Tensor, hardware: Hardware, columns: int) -> TileWeights:
-    """Digital weights as read through the wires, after the devices' noise; differentiable.
+    """Training noise, then the effect of wire resistance, applied to digital weights; differentiable.
 
     Args:
         weights: result of ``digital_weights`` or ``sliced_weights``.

@@ -29,7 +29,7 @@ class InMemoryTiles(NamedTuple):
     hardware: Hardware
 
     def product(self, x: Tensor) -> Tensor:
-        """The product of the tiles with inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
+        """The product of the tiles with inputs ``[samples, in]`` or ``[samples, channels, ...]``."""
         weight, hardware = self.weight, self.hardware
         if hardware.exact:  # draw a seed only if reads of the devices are noisy
             return self.tiling.product(x, weight.read())
@@ -41,7 +41,7 @@ class InMemoryTiles(NamedTuple):
 
     @profiled(lambda tiles: f"{tiles.layer} {list(tiles.weight.matrix_size)} backward")
     def input_gradient(self, d: Tensor, shape: torch.Size) -> Tensor:
-        """The gradient of inputs of a shape, which the same tiles compute when driven from their columns."""
+        """The gradient of inputs with shape ``shape``, which the same tiles compute when driven from their columns."""
         seed = None if self.hardware.exact else draw_seed(d.device)
         weight, output_range = self.weight.read(seed), self.periphery.output_range
         return input_gradient(d, weight, shape, self.tiling, output_range, self.hardware, seed)

@@ -184,12 +184,12 @@ class InMemoryWeight(nn.Parameter):
         """Send pulses to the devices and update the value of this parameter.
 
         Args:
-            pulses: a function of ``phasegrad.stores.pulsed_weight``.
-            arguments: its arguments between the first, the devices, and the last, the value ``[out, in]``.
+            pulses: a function of ``phasegrad.stores.pulsed_weight``, called as ``pulses(devices, *arguments, value)``.
+            arguments: its arguments between the devices and the value ``[out, in]``.
         """
         value = self.matrix_layout.matrix(self.data)
         pulses(self.devices, *arguments, value)
-        if value.data_ptr() != self.data_ptr():  # the parameter has no view as a matrix
+        if value.data_ptr() != self.data_ptr():  # the matrix is a copy: write it back
             self.copy_(self.matrix_layout.weight(value, self.shape))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:

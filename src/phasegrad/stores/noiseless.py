@@ -55,11 +55,11 @@ class Noiseless(WeightStore):
         return self.matrix(self.no_seed())
 
     def draw_seed(self) -> Tensor:
-        """A constant, because nothing is drawn."""
+        """A constant seed; nothing is drawn."""
         return self.no_seed()
 
     def to_parameter(self) -> nn.Parameter:
-        """The parameter that the original store returns."""
+        """The parameter of the original store's weight."""
         return self._weights.origin(self.layer).to_parameter()
 
 

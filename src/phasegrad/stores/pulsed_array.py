@@ -54,12 +54,12 @@ def send_counts(
     array: DeviceArray, counts: Tensor, now: Tensor, seed: Tensor, offset: int = streams.UPDATE,
     tracked: TrackedWeight = UNTRACKED,
 ) -> None:  # fmt: skip
-    """Send every cell its own number of pulses, int32 ``[out, in]``; a positive count increases the weight."""
+    """Send a given number of pulses per cell, int32 ``[out, in]``; a positive count increases the weight."""
     call("pulse_counts", *_pulsed(array, tracked), counts, float(now), _step_law(array), seed, offset)
 
 
 def send_counts_to_rows(array: DeviceArray, counts: Tensor, rows: Tensor, now: Tensor, seed: Tensor) -> None:
-    """Send the cells of some rows their own numbers of pulses, int32 ``[out, rows]``; positive counts increase."""
+    """Send a given number of pulses per cell to the rows with these indices, int32 ``[out, rows]``; positive: up."""
     state, parameters = _select_rows(array, rows)
     call("pulse_counts", state, UNTRACKED, parameters, counts, float(now), _step_law(array), seed, streams.UPDATE)
     _store_rows(array, rows, state)

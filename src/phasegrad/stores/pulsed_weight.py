@@ -1,7 +1,8 @@
-"""Pulses on the devices of a weight: updates on the fast or only devices, transfers to the slow ones.
+"""Pulses on the devices of a weight.
 
-Every function accepts the devices first and the copy of the weight ``[out, in]``, which it updates, last, as
-``phasegrad.nn.InMemoryWeight.apply_pulses`` calls it.
+These are updates of the fast devices (or of the only array), and transfers to the slow ones. Functions passed to
+``phasegrad.nn.InMemoryWeight.apply_pulses`` accept the devices first and the weight ``[out, in]`` that follows them
+last.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def update(
 
 @profiled(sized("update pulses"))
 def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
-    """Send every cell its own number of pulses, as one sample.
+    """Send a given number of pulses per cell, as one sample.
 
     Args:
         devices: the devices; if there are fast ones, they receive the pulses.
@@ -66,11 +67,11 @@ def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Ten
 
 @profiled(sized("read fast array"))
 def read_fast(devices: AnalogWeight, rows: Tensor, seed: Tensor) -> Tensor:
-    """Read some rows of the fast devices once ``[out, rows]``, before gain and polarity.
+    """Read the rows with these indices on the fast devices once ``[out, rows]``, before gain and polarity.
 
     Args:
         devices: the devices.
-        rows: numbers of the rows (inputs).
+        rows: indices of the rows (inputs).
         seed: seed of the read.
     """
     assert devices.fast is not None
@@ -80,7 +81,7 @@ def read_fast(devices: AnalogWeight, rows: Tensor, seed: Tensor) -> Tensor:
 @profiled(sized("pulse slow array"))
 @torch.no_grad()
 def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
-    """Send the slow cells of some rows their own numbers of pulses, int32 ``[out, rows]``."""
+    """Send a given number of pulses per slow cell to some rows, int32 ``[out, rows]``."""
     pulsed_array.apply_leak(devices, devices.clock)
     pulsed_array.send_counts_to_rows(devices, counts, rows, devices.clock, seed)
     _finish_slow(devices, rows, seed, weight)

@@ -18,7 +18,7 @@ def write_and_verify(array: DeviceArray, relative: Tensor, rule: Transfer, now: 
     """RESET all cells, then read and pulse them in turn until they store weights in [-1, 1].
 
     A device beyond its target that cannot be pulsed back is RESET and written again, except in the last third of the
-    attempts, because a RESET needs pulses after it.
+    attempts, because pulses must follow a RESET.
     """
     steps, parameters = array.cell.device.steps, array.step_parameters
     assert steps is not None

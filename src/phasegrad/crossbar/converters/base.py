@@ -85,7 +85,7 @@ class OutputConverter(Configuration, ABC):
 
     @property
     def mode(self) -> int:
-        """Number of this converter in the fused kernels; 0 for a converter outside of them."""
+        """Number of this converter in the fused kernels; 0 if the fused kernels do not implement it."""
         return reference.NO_CONVERTER
 
     @property

@@ -24,7 +24,7 @@ class InputSlice(NamedTuple):
     """Inputs of the word lines in one step of a product, and the factor of its result."""
 
     x: Tensor
-    """Inputs ``[rows, in]`` or ``[rows, channels, ...]``."""
+    """Inputs ``[samples, in]`` or ``[samples, channels, ...]``."""
     factor: float = 1.0
     """Digital factor of the converted result."""
     square: Tensor | None = None
@@ -90,7 +90,7 @@ class InputConverter(Configuration, ABC):
         """Split a product into steps with the signals on the lines in each.
 
         Args:
-            driven: outputs of ideal converters ``[rows, in]`` or ``[rows, channels, ...]``.
+            driven: outputs of ideal converters ``[samples, in]`` or ``[samples, channels, ...]``.
             input_range: range of the inputs, one element or one per row.
             errors: drawn errors ``[errors, converters]`` of the physical converters, or ``None``.
 
@@ -135,7 +135,7 @@ class Dac(InputConverter):
 
     @property
     def fused(self) -> bool:
-        """Whether the kernels implement this converter: they have no errors."""
+        """Whether the kernels implement this converter, which has no errors then: the kernels model none."""
         return self.trains_in_memory
 
     def input_slices(self, driven: Tensor, input_range: Tensor, errors: Tensor | None) -> tuple[InputSlice, ...]:
@@ -229,5 +229,5 @@ def _fraction(driven: Tensor, input_range: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _by_line(errors: Tensor, driven: Tensor) -> tuple[Tensor, ...]:
-    """The errors, each broadcastable to inputs ``[rows, in, ...]``."""
+    """The errors, each broadcastable to inputs ``[samples, in, ...]``."""
     return errors.view(len(errors), -1, *[1] * (driven.dim() - 2)).unbind()

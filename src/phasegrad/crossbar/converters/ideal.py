@@ -27,7 +27,7 @@ class Adc(OutputConverter):
     Args:
         convention: ``"end-point"``: ``2**bits - 1`` levels that include 0 and both ends;
             ``"mid-rise"``: ``2**bits`` levels, the innermost half a step from 0;
-            ``"sign-magnitude"``: a sign and ``bits - 1`` bits of the magnitude, rounded down as by a counter, with
+            ``"sign-magnitude"``: a sign and ``bits - 1`` bits of the magnitude, truncated, as by a counter, with
             ``2**bits - 1`` levels; the level 0 is two steps wide, the largest level one step below the range.
     """
 

@@ -111,8 +111,8 @@ def tile_linear(
 class _Variance:
     """The variance that read noise adds to a product: ``sum_j |w_j| x_j^2`` of each tile.
 
-    Exact for small matrices. For large ones, magnitudes have 7 bits and are rounded up with a frequency equal to their
-    fraction: for a thousand word lines the noise's standard deviation is 0.2 % off, in an eighth of the time.
+    Exact for small matrices. For large ones, magnitudes are stochastically rounded to 7 bits; the standard deviation is
+    then within 0.2 % for 1,000 rows, at an eighth of the cost.
     """
 
     def __init__(self, x: Tensor, w: Tensor, rows: int) -> None:

@@ -549,7 +549,7 @@ static void update_rows(const Update& u, const Batch& batch, int threads) {
   }
 }
 
-// Every weight receives its own number of pulses.
+// Each weight receives a given number of pulses.
 template <int FAMILY, bool PAIR>
 static void count_rows(const Update& u, const int32_t* counts, int threads) {
 #pragma omp parallel for num_threads(threads_for(u.out* u.in, threads)) schedule(static)
