@@ -471,3 +471,29 @@ def test_non_finite_samples_pulse_no_device(algorithm: Any) -> None:
         optimizer.step()
     assert same(state(module), before)
     torch.testing.assert_close(optimizer.state_dict(), saved, rtol=0.0, atol=0.0)
+
+
+@family
+def test_every_row_of_a_weight_with_the_inputs_first_is_read(algorithm: Any) -> None:
+    made = pg.nn.AnalogTransposedLinear(4, 20, hardware=pg.presets.tiki_taka_training())
+    optimizer = algorithm(made.parameters(), lr=0.5, fast_lr=0.5, rows=20)
+    before = made.devices.conductance.clone()
+    for _ in range(5):
+        optimizer.zero_grad()
+        made(torch.randn(9, 20)).square().sum().backward()
+        optimizer.step()
+    assert (made.devices.conductance != before)[0].any(0).all()
+
+
+def test_an_old_name_in_a_group_counts_with_a_warning() -> None:
+    made = layer(pg.presets.tiki_taka_training(), 4, 3)
+    optimizer = pg.optim.TikiTaka(made.parameters(), lr=0.1, rows=2)
+    optimizer.param_groups[0]["lines"] = 4
+    push(made, torch.ones(1, 4), torch.ones(1, 3))
+    with pytest.warns(DeprecationWarning, match="lines of a parameter group was renamed to rows"):
+        optimizer.step()
+    assert optimizer.param_groups[0]["rows"] == 4
+    with pytest.raises(TypeError, match="give rows alone"):
+        pg.optim.TikiTaka([{"params": list(made.parameters()), "lines": 2, "rows": 1}], lr=0.1)
+    with pytest.raises(TypeError, match="give rows= alone"):
+        pg.optim.TikiTaka(made.parameters(), lr=0.1, lines=2, rows=1)  # pyright: ignore[reportCallIssue]

@@ -73,9 +73,9 @@ class FastArrayOptimizer(PulsedOptimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group, after a check that its weights have fast arrays without their own transfer."""
-        if "lines" in param_group:
-            warn_renamed("lines of a parameter group", "rows")
-            param_group["rows"] = param_group.pop("lines")
+        if {"lines", "rows"} <= param_group.keys():
+            raise TypeError(f"{type(self).__name__}: lines and rows of a group are one option; give rows alone")
+        _rename_lines(param_group)
         super().add_param_group(param_group)
 
     def _check_hardware(self, weight: InMemoryWeight) -> None:
@@ -106,6 +106,7 @@ class FastArrayOptimizer(PulsedOptimizer):
         """Update the slow array from a read of the fast one."""
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        _rename_lines(group)
         state = self.state[weight]
         if not state:
             state.update({"samples": 0, "reads": 0, "strength": 0.0}, **self._initial_state(weight))
@@ -137,7 +138,7 @@ class FastArrayOptimizer(PulsedOptimizer):
         All rows that are due within a step are read at its end, each at most once.
         """
         assert weight.grad is not None
-        total, every = weight.numel() // len(weight), group["transfer_every"]
+        total, every = weight.matrix_size[1], group["transfer_every"]
         before = state["samples"]
         state["samples"] = before + sum(s.number for s in weight.grad.samples)
         transfers = state["samples"] // every - before // every
@@ -169,6 +170,12 @@ class FastArrayOptimizer(PulsedOptimizer):
 def hidden_matrix(weight: InMemoryWeight) -> Tensor:
     """A hidden matrix of zeros for a weight, float32 ``[out, in]``."""
     return torch.zeros_like(weight.devices.conductance[0])
+
+
+def _rename_lines(group: dict[str, Any]) -> None:
+    if "lines" in group:
+        warn_renamed("lines of a parameter group", "rows")
+        group["rows"] = group.pop("lines")
 
 
 def _largest(values: Tensor) -> Tensor:
