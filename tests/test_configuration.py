@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
+import inspect
 import json
 import math
+import pickle
 from typing import Any, ClassVar
 
 import pytest
@@ -20,8 +24,9 @@ from phasegrad.configuration import (
     from_json,
 )
 from phasegrad.crossbar import Dac as PhasegradDac
-from phasegrad.crossbar import InputConverter
+from phasegrad.crossbar import Hardware, InputConverter
 from phasegrad.devices import Curve, hermes_one, ideal_device, joshi_2020
+from phasegrad.presets import soft_bounds_training
 from phasegrad.testing import ConfigurationContract
 
 
@@ -144,9 +149,13 @@ def test_a_users_type_written_by_0_1_0_under_its_bare_name_is_found() -> None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Renamed(Configuration):
-    _renamed: ClassVar = {"old": "new"}
+    _renamed: ClassVar = {"old": "new", "older_level": "level"}
     _former_names = ("Former",)
     new: float = 1.0
+
+    @property
+    def level(self) -> float:
+        return 10.0
 
 
 def test_an_old_field_name_works_with_a_warning_and_loads_without() -> None:
@@ -154,9 +163,109 @@ def test_an_old_field_name_works_with_a_warning_and_loads_without() -> None:
         made = Renamed(old=2.0)  # pyright: ignore[reportCallIssue]
     assert made == Renamed(new=2.0)
     with pytest.warns(DeprecationWarning, match=r"Renamed.old was renamed to new"):
-        assert made.old == 2.0
+        assert old(made) == 2.0
     with pytest.warns(DeprecationWarning, match="old"):
         assert dataclasses.replace(made, old=3.0).new == 3.0
     assert from_json('{"version": 1, "configuration": {"type": "Former", "old": 4.0}}') == Renamed(new=4.0)
-    with pytest.raises(AttributeError, match="no attribute 'older'"):
-        made.older  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'oldest'"):
+        old(made, "oldest")
+
+
+def old(made: object, name: str = "old") -> Any:
+    """Read an attribute that type checkers do not know."""
+    return getattr(made, name)
+
+
+def test_the_warning_of_an_old_name_is_at_the_users_line() -> None:
+    with pytest.warns(DeprecationWarning, match="old") as caught:
+        dataclasses.replace(Renamed(), old=3.0)
+    assert [w.filename for w in caught] == [__file__]
+
+
+class Mixin:
+    @property
+    def older_level(self) -> float:
+        return 3.0
+
+
+def subclasses_written_for_the_old_names() -> list[tuple[type[Renamed], float, float]]:
+    """Classes with the value of ``new`` that they make by default, and their level."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Property(Renamed):
+        @property
+        def older_level(self) -> float:
+            return old(super(), "older_level") + 1.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Inherited(Property):
+        @property
+        def older_level(self) -> float:
+            return super().older_level + 1.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Cached(Renamed):
+        @functools.cached_property
+        def older_level(self) -> float:
+            return 4.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Mixed(Mixin, Renamed):
+        pass
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class MemberAsField(Renamed):
+        older_level: float = 5.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Field(Renamed):
+        old: float = 2.0
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Constant(Renamed):
+        older_level = 6.0
+
+    return [
+        (Property, 1.0, 11.0), (Inherited, 1.0, 12.0), (Cached, 1.0, 4.0), (Mixed, 1.0, 3.0),
+        (MemberAsField, 1.0, 5.0), (Field, 2.0, 10.0), (Constant, 1.0, 6.0),
+    ]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:.*was renamed to:DeprecationWarning")
+def test_a_subclass_written_for_old_names_serves_the_new_ones() -> None:
+    with pytest.warns(DeprecationWarning, match="older_level was renamed to level"):
+        kinds = subclasses_written_for_the_old_names()
+    for kind, new, level in kinds:
+        made = kind()
+        assert (made.new, old(made), made.level, old(made, "older_level")) == (new, new, level, level), kind.__name__
+        assert old(kind(old=7.0)) == 7.0, kind.__name__  # pyright: ignore[reportCallIssue]
+
+
+def test_signature_is_that_of_the_fields() -> None:
+    assert list(inspect.signature(Renamed).parameters) == ["new"]
+    assert "pulses" in inspect.signature(Hardware).parameters
+
+
+def test_pickles_hold_the_fields_alone_and_those_of_0_1_0_are_restored() -> None:
+    hardware = soft_bounds_training()
+    assert pickle.loads(pickle.dumps(hardware)) == copy.deepcopy(hardware) == hardware
+    assert set(hardware.__reduce__()[1][1]) == {f.name for f in dataclasses.fields(hardware)}
+    state = {f.name: getattr(hardware, f.name) for f in dataclasses.fields(hardware)}
+    restored = Hardware.__new__(Hardware)
+    restored.__setstate__({"update" if name == "pulses" else name: value for name, value in state.items()})
+    assert restored == hardware
+    assert restored.exact == hardware.exact
+
+
+def test_a_scripts_type_is_found_where_the_script_is_imported() -> None:
+    content = json.dumps({"version": 1, "configuration": {"type": "__main__.OwnOfScript"}})
+    with pytest.raises(ValueError, match=r"'__main__\.OwnOfScript' is unknown"):
+        from_json(content)
+
+    class OwnOfScript(Configuration):
+        pass
+
+    Configuration._types[f"{__name__}.OwnOfScript"] = OwnOfScript
+    assert type(from_json(content)) is OwnOfScript
+    with pytest.raises(ValueError, match=r"'other\.OwnOfScript' is unknown"):
+        from_json(content.replace("__main__", "other"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 from abc import ABCMeta
-from types import FunctionType
+from dataclasses import MISSING
 from typing import Any, ClassVar, TypeVar
 
 from phasegrad.deprecation import warn_renamed
@@ -27,6 +28,30 @@ class _RenamedFields(ABCMeta):
             fields[renamed[old]] = fields.pop(old)
         return super().__call__(*arguments, **fields)  # type: ignore[misc]
 
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """The signature of ``__init__``, which ``help`` and editors show."""
+        initial = inspect.signature(cls.__init__)  # type: ignore[misc]
+        return initial.replace(parameters=list(initial.parameters.values())[1:])
+
+
+class _Renamed:
+    """The old name of a member of a class, which resolves to the new one with a warning."""
+
+    def __init__(self, old: str, new: str) -> None:
+        self.old, self.new = old, new
+
+    def __get__(self, instance: Any, kind: type[Configuration]) -> Any:
+        warn_renamed(f"{kind.__name__}.{self.old}", self.new)
+        if instance is None:
+            return getattr(kind, self.new)
+        if self.new not in kind._adopted:
+            return getattr(instance, self.new)
+        # super() in a method of a user's class that has the old name and now also serves the new one
+        bases = [vars(base) for base in kind.__mro__ if self.new in vars(base)]
+        member = next(base[self.new] for base in bases if self.new not in base.get("_adopted", ()))
+        return member.__get__(instance, kind)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configuration(metaclass=_RenamedFields):
@@ -39,30 +64,61 @@ class Configuration(metaclass=_RenamedFields):
 
     _types: ClassVar[dict[str, type[Configuration]]] = {}
     _renamed: ClassVar[dict[str, str]] = {}
-    """New names of renamed fields by their old names; a subclass lists its own."""
+    """New names of renamed fields and members by their old names; a subclass lists its own."""
+    _adopted: ClassVar[tuple[str, ...]] = ()
+    """New names of the members that a subclass defines under their old names."""
     _former_names: ClassVar[tuple[str, ...]] = ()
-    """Names of the class in earlier releases, which checkpoints contain."""
+    """Names of the class, with its module, in earlier releases of its code, which checkpoints contain."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         for name in (type_name(cls), *vars(cls).get("_former_names", ())):
             Configuration._types[name] = cls
-        for old, new in cls.all_renamed().items():  # members of a subclass written for an earlier release
-            if isinstance(vars(cls).get(old), (property, FunctionType)) and new not in vars(cls):
-                warn_renamed(f"{cls.__name__}.{old}", new)
-                setattr(cls, new, vars(cls)[old])
+        for old, new in vars(cls).get("_renamed", {}).items():
+            setattr(cls, old, _Renamed(old, new))
+        adopted = tuple(new for old, new in cls.all_renamed().items() if cls._adopt(old, new))
+        if adopted:
+            cls._adopted = (*cls._adopted, *adopted)
+
+    @classmethod
+    def _adopt(cls, old: str, new: str) -> bool:
+        """Take over what a subclass, written for an earlier release, or its mixin defines under an old name.
+
+        Returns:
+            Whether it is a method or property, which stays under the old name and also gets the new one. A field or
+            a constant moves to the new name.
+        """
+        annotations = vars(cls).get("__annotations__", {})
+        provider = next((vars(base) for base in cls.__mro__ if old in vars(base) or new in vars(base)), {})
+        member = MISSING if new in provider else provider.get(old, MISSING)
+        defined = member is not MISSING and not isinstance(member, _Renamed)
+        if not defined and old not in annotations:
+            return False
+        warn_renamed(f"{cls.__name__}.{old}", new)
+        if defined:
+            setattr(cls, new, member)
+        if old in annotations:
+            cls.__annotations__ = {new if name == old else name: kind for name, kind in annotations.items()}
+        if defined and hasattr(member, "__get__"):
+            return True
+        if old in vars(cls):
+            delattr(cls, old)
+        return False
 
     @classmethod
     def all_renamed(cls) -> dict[str, str]:
         """New names of all renamed fields, inherited ones included, by their old names."""
         return {old: new for kind in cls.__mro__ for old, new in vars(kind).get("_renamed", {}).items()}
 
-    def __getattr__(self, name: str) -> Any:
-        new = type(self).all_renamed().get(name)
-        if new is None:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        warn_renamed(f"{type(self).__name__}.{name}", new)
-        return getattr(self, new)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the fields alone, so that a later release derives everything else itself."""
+        return _create, (type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle of release 0.1.0, which held everything under its old names."""
+        renamed, names = type(self).all_renamed(), {f.name for f in dataclasses.fields(self) if f.init}
+        fields = {renamed.get(name, name): value for name, value in state.items()}
+        type(self).__init__(self, **{name: value for name, value in fields.items() if name in names})
 
     def to_json(self) -> str:
         """This configuration as versioned JSON."""
@@ -86,6 +142,10 @@ def from_json(text: str) -> Configuration:
             "it with the phasegrad that wrote it"
         )
     return _decode(content["configuration"])
+
+
+def _create(kind: type[Configuration], fields: dict[str, Any]) -> Configuration:
+    return kind(**fields)
 
 
 def type_name(kind: type) -> str:
@@ -115,10 +175,16 @@ def _decode(value: Any) -> Any:
 
 
 def _find_type(name: str, types: dict[str, type[Configuration]]) -> type[Configuration]:
-    """Find a type by its name; release 0.1.0 wrote the bare names of users' types too."""
+    """Find a type by its name; release 0.1.0 wrote the bare names of users' types too.
+
+    A script's own types are in ``__main__`` where it runs, and in the script's module where it is imported.
+    """
     if name in types:
         return types[name]
-    found = [kind for known, kind in types.items() if known.endswith(f".{name}")] if "." not in name else []
+    module, _, bare = name.rpartition(".")
+    owners = {known: known.rpartition(".") for known in types if "." in known}
+    alike = {known: owner for known, (owner, _, other) in owners.items() if other == bare}
+    found = list({types[known] for known, owner in alike.items() if not module or "__main__" in (module, owner)})
     if len(found) > 1:
         names = ", ".join(sorted(type_name(kind) for kind in found))
         raise ValueError(

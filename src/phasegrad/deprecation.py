@@ -11,17 +11,22 @@ from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_NOT_THE_USERS = frozenset({"abc", "dataclasses", "functools", "phasegrad", "torch"})
+"""Packages between the user's code and a warning."""
 
-def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn that a name was renamed.
+
+def warn_renamed(old: str, new: str) -> None:
+    """Warn that a name was renamed, at the line of the user's code that led here.
 
     Args:
         old: the name that was used.
         new: the name to use instead.
-        stacklevel: frames between this function and the user's call, as for ``warnings.warn``.
     """
     message = f"{old} was renamed to {new} in phasegrad 0.2.0; the old name is removed in 0.3.0"
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USERS:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, DeprecationWarning, stacklevel=level)
 
 
 def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], Any]:
@@ -72,6 +77,8 @@ def renamed_arguments(**names: str) -> Callable[[F], F]:
             for old, new in names.items():
                 if old in keywords:
                     name = function.__qualname__.removesuffix(".__init__")
+                    if new in keywords:
+                        raise TypeError(f"{name}: {old}= and {new}= are one argument; give {new}= alone")
                     warn_renamed(f"{name}({old}=)", f"{new}=")
                     keywords[new] = keywords.pop(old)
             return function(*arguments, **keywords)
