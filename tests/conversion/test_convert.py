@@ -185,6 +185,19 @@ def test_a_filter_with_the_argument_order_of_0_1_0_warns(choose: Any) -> None:
     assert set(kinds(net)) == {"0"}
 
 
+def test_a_filter_that_excludes_keeps_the_argument_order_of_0_1_0() -> None:
+    with pytest.warns(DeprecationWarning, match="filter"):
+        net = pg.convert(model(), IDEAL, only=lambda name, m: name != "0")  # pyright: ignore[reportArgumentType]
+    assert set(kinds(net)) == set(kinds(pg.convert(model(), IDEAL))) - {"0"}
+    with pytest.raises(ValueError, match=r"only is a filter whose parameters are \(module, name\) since"):
+        pg.convert(model(), IDEAL, only=lambda a, b: a != "0")
+
+
+def test_an_error_of_a_filter_reaches_the_user() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'missing'"):
+        pg.convert(model(), IDEAL, only=lambda a, b: a.missing)
+
+
 def test_a_filter_that_selects_nothing_is_allowed() -> None:
     assert set(kinds(pg.convert(model(), IDEAL, skip=lambda m, name: False))) == set(kinds(pg.convert(model(), IDEAL)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
@@ -16,6 +17,10 @@ Filter: TypeAlias = Callable[[nn.Module, str], bool]
 """A predicate of a module and its fully qualified name."""
 Selection: TypeAlias = str | Iterable[str] | Filter
 """Names of modules (each with its submodules), a regular expression that full names must match, or a filter."""
+
+# Names of a filter's first parameter that tell its order, see _filter.
+_MODULE_FIRST = frozenset({"module", "mod", "m", "layer", "submodule"})
+_NAME_FIRST = frozenset({"name", "n", "fqn", "path", "key"})
 
 REASONS = "_phasegrad_left_digital"
 """Attribute of a converted net that stores why modules stayed digital, by name."""
@@ -65,25 +70,44 @@ def selected(model: nn.Module, selection: Selection, argument: str) -> list[tupl
 
 
 def _filter(modules: list[tuple[str, nn.Module]], choose: Filter, argument: str) -> list[tuple[str, nn.Module]]:
-    try:
-        found = [(n, m) for n, m in modules if choose(m, n)]
-    except (AttributeError, TypeError):
-        found = []
-        if not (swapped := _select_name_first(modules, choose)):
-            raise
-    else:
-        swapped = [] if found else _select_name_first(modules, choose)
-    if swapped:  # release 0.1.0 called filters with the name first
-        warn_renamed(f"convert({argument}=) with a filter (name, module)", "(module, name)", stacklevel=6)
+    """Apply a filter, also one with the order of release 0.1.0, ``(name, module)``.
+
+    The names of its parameters tell the order. Otherwise both orders are tried: one that fails or selects nothing is
+    not the order that was meant.
+    """
+    first = _first_parameter(choose)
+    if first in _MODULE_FIRST:
+        return [(n, m) for n, m in modules if choose(m, n)]
+    found, error = _try(lambda n, m: choose(m, n), modules) if first not in _NAME_FIRST else ([], None)
+    swapped, _ = _try(choose, modules)
+    if swapped and found and swapped != found:
+        raise ValueError(
+            f"convert: {argument} is a filter whose parameters are (module, name) since phasegrad 0.2.0; with "
+            f"(name, module) it selects other modules, so call its first parameter module to say which is meant"
+        )
+    if swapped and not found:
+        warn_renamed(f"convert({argument}=) with a filter (name, module)", "(module, name)")
         return swapped
+    if error is not None:
+        raise error
     return found
 
 
-def _select_name_first(modules: list[tuple[str, nn.Module]], choose: Filter) -> list[tuple[str, nn.Module]]:
+def _first_parameter(choose: Filter) -> str:
     try:
-        return [(n, m) for n, m in modules if choose(n, m)]  # type: ignore[arg-type]
-    except Exception:
-        return []
+        return next(iter(inspect.signature(choose).parameters), "")
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return ""
+
+
+def _try(
+    choose: Callable[..., bool], modules: list[tuple[str, nn.Module]]
+) -> tuple[list[tuple[str, nn.Module]], Exception | None]:
+    """The modules that a filter ``(name, module)`` selects, or none and the error that it raised."""
+    try:
+        return [(n, m) for n, m in modules if choose(n, m)], None
+    except Exception as error:
+        return [], error
 
 
 def _has_weights(module: nn.Module) -> bool:
