@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,33 @@ def test_nothing_is_written_if_progress_is_off(stream: io.StringIO, monkeypatch:
         bar.values(loss="1")
         bar.update(10)
     assert stream.getvalue() == ""
+
+
+class WithoutTerminal:
+    """A stream that forwards to a logger, as libraries install."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+class Closed(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [WithoutTerminal(), Closed(), None])
+def test_a_stream_that_cannot_show_progress_does_not_end_the_loop(stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    with track(10, unit="batch") as bar:
+        bar.update(10)
+    if isinstance(stream, WithoutTerminal):
+        assert stream.text.startswith("10/10 batch (100%)")
 
 
 def test_only_the_progress_module_imports_tqdm() -> None:

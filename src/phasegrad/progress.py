@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -16,7 +17,8 @@ SECONDS_PER_LINE = 30.0
 
 def interactive(stream: TextIO) -> bool:
     """Whether a stream is a terminal or a notebook, which can redraw a bar."""
-    return stream.isatty() or type(stream).__module__.startswith("ipykernel")
+    isatty = getattr(stream, "isatty", None)  # a stream that forwards to a logger may have none
+    return (isatty is not None and isatty()) or type(stream).__module__.startswith("ipykernel")
 
 
 class Progress(ABC):
@@ -58,7 +60,7 @@ def track(total: int | None, *, unit: str, label: str = "", initial: int = 0, sh
         initial: number of units completed earlier, as in a resumed training.
         shown: whether to show anything.
     """
-    if not shown:
+    if not shown or sys.stderr is None:
         return _Silent()
     if interactive(sys.stderr):
         return _Bar(tqdm(total=total, initial=initial, desc=label or None, unit=unit, leave=False))
@@ -133,4 +135,5 @@ class _Lines(Progress):
             if self._total is not None and self._total > self._count:
                 parts.append(f"{tqdm.format_interval((self._total - self._count) * elapsed / done)} left")
         parts += [f"{name}={value}" for name, value in self._values.items()]
-        print(f"{self._label}: " if self._label else "", ", ".join(parts), sep="", file=self._stream, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a closed pipe or file must not end the loop
+            print(f"{self._label}: " if self._label else "", ", ".join(parts), sep="", file=self._stream, flush=True)
