@@ -140,3 +140,19 @@ def test_hardware_with_pulses_stores_weights_in_memory() -> None:
     layer = pg.nn.AnalogLinear(4, 3, hardware=hardware)
     assert type(layer.store) is InMemory
     assert layer.read() is None
+
+
+def test_a_store_compares_with_the_string_of_0_1_0_and_warns() -> None:
+    layer = pg.nn.AnalogLinear(3, 2, hardware=pg.presets.ideal_inference())
+    with pytest.warns(DeprecationWarning, match=r"layer\.store\.name"):
+        assert layer.store == "digital"
+    assert layer.store == layer.store
+    assert layer.store != pg.nn.AnalogLinear(3, 2, hardware=pg.presets.ideal_inference()).store
+    assert repr(layer.store) == "<Digital weight of AnalogLinear>"
+
+
+def test_a_chip_without_its_devices_says_so() -> None:
+    chip = pg.inference.program(pg.nn.AnalogLinear(3, 2, hardware=pg.presets.ideal_inference()), seed=1)
+    chip.devices = None
+    with pytest.raises(RuntimeError, match=r"AnalogLinear is programmed, but its devices were removed"):
+        chip(torch.ones(1, 3))

@@ -17,6 +17,7 @@ from phasegrad.crossbar.streams import draw_seed
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
+from phasegrad.deprecation import warn_renamed
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.layout import Layout
 
@@ -112,6 +113,18 @@ class WeightStore(ABC):
     @abstractmethod
     def to_parameter(self) -> nn.Parameter:
         """The present weight of the layer, as a parameter of its digital counterpart."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} weight of {type(self.layer).__name__}>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):  # release 0.1.0 had the name here
+            warn_renamed("the string layer.store", "layer.store.name")
+            return self.name == other
+        return type(other) is type(self) and other.layer is self.layer
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self.layer)))
 
     def draw_seed(self) -> Tensor:
         """The seed of one call of the layer."""

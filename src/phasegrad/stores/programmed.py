@@ -26,7 +26,11 @@ class Programmed(WeightStore):
     def devices(self) -> AnalogWeight:
         """The devices."""
         devices = self.layer.devices
-        assert devices is not None
+        if devices is None:
+            raise RuntimeError(
+                f"{type(self.layer).__name__} is programmed, but its devices were removed; use phasegrad.to_digital "
+                "for a digital copy"
+            )
         return devices
 
     def matrix(self, seed: Tensor) -> TileWeights:

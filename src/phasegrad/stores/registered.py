@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, overload
 
 from torch import nn
 
@@ -22,7 +22,13 @@ class Registered(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __get__(self, module: nn.Module, owner: type | None = None) -> T:
+    @overload
+    def __get__(self, module: None, owner: type) -> Registered[T]: ...
+    @overload
+    def __get__(self, module: nn.Module, owner: type | None = None) -> T: ...
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> T | Registered[T]:
+        if module is None:
+            return self
         try:
             return module.__dict__[self.registry][self.name]
         except KeyError:  # not registered yet
