@@ -92,5 +92,5 @@ def test_impossible_slices_raise(kind: Any, options: dict[str, int], message: st
 @pytest.mark.parametrize("kind", KINDS)
 def test_pulses_cannot_train_slices(kind: Any) -> None:
     training = pg.presets.soft_bounds_training()
-    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with an update by pulses.*or pulses=None"):
+    with pytest.raises(ValueError, match=f"cell = {kind.__name__} with pulses.*or pulses=None"):
         pg.Hardware(cell=kind(device=training.cell.device), scale=1.0, pulses=training.pulses)

@@ -319,8 +319,8 @@ def test_calibration_uses_a_percentile_of_the_converter_inputs(dac: Any) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adc": RampAdc()}, "adc = RampAdc with an update by pulses"),
-        ({"adc": Adc(gain_mismatch=0.1)}, "adc = Adc with an update by pulses"),
+        ({"adc": RampAdc()}, "adc = RampAdc with pulses"),
+        ({"adc": Adc(gain_mismatch=0.1)}, "adc = Adc with pulses"),
         ({"dac": BitSerialDac()}, "dac = BitSerialDac with errors, or bit by bit"),
         ({"dac": Dac(offset=1.0)}, "dac = Dac with errors"),
     ],

@@ -181,13 +181,13 @@ class Hardware(Configuration):
     def _check_training(self) -> None:
         if isinstance(self.scale, str):
             raise ValueError(
-                f"Hardware: scale = {self.scale!r} with an update by pulses; give a number, the weight of a cell at "
+                f"Hardware: scale = {self.scale!r} with pulses; give a number, the weight of a cell at "
                 "its maximum, because trained weights can exceed a scale derived from their initial values"
             )
         check_number(self, "scale", 0.0, above=True)
         if self.wires is not None:
             raise ValueError(
-                f"Hardware: wires = {self.wires} with an update by pulses; training in the memory requires ideal "
+                f"Hardware: wires = {self.wires} with pulses; training in the memory requires ideal "
                 "wires. Train with wires=None, then evaluate the effect of wires on the trained weights with "
                 "pg.convert(pg.to_digital(net), hardware), where hardware has wires and pulses=None"
             )
@@ -195,12 +195,12 @@ class Hardware(Configuration):
             _check_pulsed(cell)
         if self.adc is not None and self.adc.mode == reference.NO_CONVERTER:
             raise ValueError(
-                f"Hardware: adc = {type(self.adc).__name__} with an update by pulses; gradients in the memory pass "
+                f"Hardware: adc = {type(self.adc).__name__} with pulses; gradients in the memory pass "
                 "through converters without stored errors: use an Adc without errors, or pulses=None"
             )
         if self.dac is not None and not self.dac.trains_in_memory:
             raise ValueError(
-                f"Hardware: dac = {type(self.dac).__name__} with errors, or bit by bit, and an update by pulses; "
+                f"Hardware: dac = {type(self.dac).__name__} with errors, or bit by bit, and pulses; "
                 "gradients in the memory pass through the same converters: use a Dac without errors, or pulses=None"
             )
 
@@ -208,7 +208,7 @@ class Hardware(Configuration):
 def _check_pulsed(cell: Cell) -> None:
     if cell.slice_factors is not None:
         raise ValueError(
-            f"Hardware: cell = {type(cell).__name__} with an update by pulses; pulses cannot train slices, because "
+            f"Hardware: cell = {type(cell).__name__} with pulses; pulses cannot train slices, because "
             "they cannot carry from one slice to the next: use a DifferentialPair, or pulses=None"
         )
     steps = cell.device.steps

@@ -129,7 +129,7 @@ def _adjoint(grad: Tensor, conductance: Tensor, resistances: Resistances) -> Ten
     return out
 
 
-def _turned(conductance: Tensor) -> Tensor:
+def _transposed(conductance: Tensor) -> Tensor:
     """The array with its bit lines driven instead: by reciprocity, the effective conductances are the same."""
     return conductance.flip(-1, -2).mT
 
@@ -140,14 +140,14 @@ def _batched(conductance: Tensor, resistances: Resistances) -> tuple[list[Tensor
     The shorter side is the size of the levels' matrices.
     """
     m, n = conductance.shape[-2:]
-    turned = n > m and not resistances.both
-    if turned:
-        conductance = _turned(conductance)
+    transposed = n > m and not resistances.both
+    if transposed:
+        conductance = _transposed(conductance)
         resistances = Resistances(
             resistances.bit_line, resistances.word_line, resistances.sense, resistances.driver, False
         )
     some = max(1, _MAX_SOLVED // (min(m, n) * max(m, n)))
-    return list(conductance.double().reshape(-1, *conductance.shape[-2:]).split(some)), resistances, turned
+    return list(conductance.double().reshape(-1, *conductance.shape[-2:]).split(some)), resistances, transposed
 
 
 def wired_conductance(
@@ -170,11 +170,11 @@ def wired_conductance(
     if conductance.numel() == 0:
         return conductance.clone()
     resistances = Resistances(word_line, bit_line, driver, sense, both)
-    arrays, resistances, turned = _batched(conductance, resistances)
+    arrays, resistances, transposed = _batched(conductance, resistances)
     solved = torch.cat([_solved(some, resistances) for some in arrays])
-    shape = conductance.mT.shape if turned else conductance.shape
+    shape = conductance.mT.shape if transposed else conductance.shape
     solved = solved.view(shape)
-    return (_turned(solved) if turned else solved).to(conductance.dtype).contiguous()
+    return (_transposed(solved) if transposed else solved).to(conductance.dtype).contiguous()
 
 
 def wired_conductance_backward(
@@ -184,8 +184,8 @@ def wired_conductance_backward(
     if conductance.numel() == 0:
         return conductance.clone()
     resistances = Resistances(word_line, bit_line, driver, sense, both)
-    arrays, turned_lines, turned = _batched(conductance, resistances)
+    arrays, own_resistances, transposed = _batched(conductance, resistances)
     grads, _, _ = _batched(grad.expand(conductance.shape), resistances)
-    found = torch.cat([_adjoint(g, some, turned_lines) for g, some in zip(grads, arrays, strict=True)])
-    found = found.view(conductance.mT.shape if turned else conductance.shape)
-    return (_turned(found) if turned else found).to(conductance.dtype).contiguous()
+    found = torch.cat([_adjoint(g, some, own_resistances) for g, some in zip(grads, arrays, strict=True)])
+    found = found.view(conductance.mT.shape if transposed else conductance.shape)
+    return (_transposed(found) if transposed else found).to(conductance.dtype).contiguous()
