@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import Device, DeviceState
-from phasegrad.devices.laws import Curve, Law
+from phasegrad.devices.curves import Curve, Law
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.steps import Steps
 from phasegrad.devices.thermal import Thermal
