@@ -67,13 +67,17 @@ ROWS = {
     "1/f read noise, correlated in time": Effect(device={"read_noise": FLICKER, "correlated_noise": CorrelatedNoise()}),
     "telegraph noise": Effect(device={"telegraph": Telegraph(fraction=0.5, amplitude=0.2, rates=(1.0, 1e4))}),
     "temperature": Effect(device={"thermal": Thermal()}),
-    "projection liner (smaller window)": Effect(device={"programming_sd": (1e-6,)}, liner=1e-6),
+    "projection liner (smaller window)": Effect(
+        device={"programming_sd": (1e-6,)}, liner=1e-6, without=Effect(device={"programming_sd": (1e-6,)})
+    ),
     "output noise": Effect(hardware={"output_noise": 0.05}),
     "ideal DAC and ADC": Effect(hardware={"dac": Dac(bits=4), "adc": Adc(bits=4, range=FixedRange(value=4.0))}),
     "converter errors (SAR, ramp, pipeline, ...)": Effect(
         hardware={"adc": SarAdc(bits=6, range=FixedRange(value=4.0), capacitor_mismatch=0.05)}
     ),
-    "bit-serial inputs": Effect(hardware={"dac": BitSerialDac(bits=4), "adc": Adc(bits=4)}),
+    "bit-serial inputs": Effect(
+        hardware={"dac": BitSerialDac(bits=4), "adc": Adc(bits=4)}, without=Effect(hardware={"adc": Adc(bits=4)})
+    ),
     "pulse-duration encoding": Effect(
         hardware={"dac": Dac(bits=4, range=FixedRange(value=3.0)), "integrator": Integrator(window=1e-7, tau=1e-7)}
     ),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import phasegrad as pg
-from phasegrad.crossbar.mapping import expand_scale, row_tiles, sum_over_tiles, tile_count
+from phasegrad.crossbar.mapping import expand_scale, row_tiles, tile_count
 from phasegrad.stores.digital import digital_weights
 
 ROWS, COLUMNS = 4, 3
@@ -72,14 +72,3 @@ def test_expand_scale_assigns_each_scale_to_its_weights() -> None:
     for _, outputs, inputs in blocks(7, 10):
         expected = w[outputs, inputs].abs().amax(1, keepdim=True).expand(-1, full[outputs, inputs].shape[1])
         assert torch.equal(full[outputs, inputs], expected)
-
-
-@pytest.mark.parametrize("per", ["column", "tile", "layer"])
-def test_sum_over_tiles_adds_columns_that_share_a_gain(per: str) -> None:
-    values = matrix(3, 7).abs()  # [row tiles, out]
-    found = sum_over_tiles(values, HARDWARE.columns, per)
-    expected = {"column": values, "layer": values.sum().expand(3, 7)}.get(per)
-    if expected is None:
-        sums = [values[:, a : a + COLUMNS].sum(1, keepdim=True).expand(3, min(COLUMNS, 7 - a)) for a in (0, 3, 6)]
-        expected = torch.cat(sums, 1)
-    torch.testing.assert_close(found, expected)

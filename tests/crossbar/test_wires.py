@@ -138,9 +138,6 @@ def test_a_gradient_is_refused_with_the_way_out(name: str, iv: Sinh | None) -> N
     assert not any(part.requires_grad for part in found)
 
 
-# --- cells that are not linear --------------------------------------------------------------------------------
-
-
 def test_one_bent_cell_behind_its_wires() -> None:
     """``I = G v0 sinh((V - R I) / v0)``, found by bisection."""
     g, v0, v, r = 0.1, 0.25, 1.0, 1.0 + 2.0 + 3.0 + 4.0
@@ -218,9 +215,6 @@ def test_a_law_that_overflows_is_refused() -> None:
     v = torch.stack((torch.ones(3), torch.full((3,), 1e4)))
     with pytest.raises(ValueError, match=r"solve: .* in vector 1 of 2, .* 1e\+04 V: lower the voltages, or raise v0"):
         solve(cells(3, 2), v, Wires(word_line=0.0, bit_line=0.0), Sinh(v0=0.1))
-
-
-# --- tiles and the formula ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(11, 19), (10, 14), (3, 4), (5, 20)], ids=str)

@@ -162,7 +162,7 @@ def test_an_impossible_least_conductance_is_refused(g_min: float) -> None:
         dataclasses.replace(joshi_2020(), g_min=g_min)
 
 
-# --- cells of devices that never stop conducting -----------------------------------------------------------------
+# Cells of devices with ``g_min`` above 0, which never stop conducting.
 
 RAISED = dataclasses.replace(ideal_device(), g_min=5e-6)
 CELLS = [

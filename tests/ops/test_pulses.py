@@ -159,9 +159,6 @@ def test_opcheck() -> None:
     torch.library.opcheck(torch.ops.phasegrad.pulse_trains.default, train_arguments(call))
 
 
-# --- what trains mean -----------------------------------------------------------------------------------------
-
-
 def coincidences(call: dict[str, Any]) -> Tensor:
     """Pulses of every weight for every sample, ``[batch, out, in]``."""
     words_x, words_d = torch.ops.phasegrad.pulse_trains(*train_arguments(call))
@@ -220,9 +217,6 @@ def test_update_descends_by_learning_rate_times_outer_product(kind: int) -> None
         total += run(call)[0][0]
     mean = 0.01 * d[0].double().outer(x[0].double())
     assert ((total / n + mean).abs() < 5.0 * (mean.abs() * STEP / n).sqrt()).all()
-
-
-# --- what a pulse does ----------------------------------------------------------------------------------------
 
 
 def one_pulse(n: int, g: float, **changes: Any) -> Tensor:
@@ -337,9 +331,6 @@ def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> N
     # A step of sd 0.3 x 1.33e-3 each way against a pull of 5e-3 a pair of pulses.
     sd = (2 * (0.3 * 1.333 * STEP) ** 2 / (1.0 - (1.0 - 5.0 * STEP) ** 2)) ** 0.5
     assert abs(found.mean().item() + 0.2) < 5.0 * sd / n**0.5 + STEP
-
-
-# --- what is refused ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

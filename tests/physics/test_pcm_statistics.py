@@ -113,7 +113,7 @@ def test_reads_follow_the_law(name: str, seconds: float) -> None:
         assert max(map(abs, read_scores(*DEVICES[name], g, seconds))) < BOUND, f"g = {g}"
 
 
-# --- the same law, value by value: what sampling cannot resolve -----------------------------------------------
+# The same law value by value, which finds deviations that sampling cannot resolve.
 
 GRID = np.linspace(0.002, 1.0, 4001)
 ROUNDING = 2e-6
@@ -158,7 +158,7 @@ def test_draws_follow_the_law_to_rounding(name: str) -> None:
     assert max(errors.values()) < ROUNDING, errors
 
 
-# --- the power of these tests: every coefficient in turn is 5 % off -------------------------------------------
+# The power of these tests: every coefficient in turn is 5 % off.
 
 
 def off_by(value: Any, factor: float) -> Iterator[tuple[str, Any]]:
@@ -214,7 +214,7 @@ def test_draws_show_a_coefficient_that_is_off(mutant: str) -> None:
     assert max(errors_of_draws(*MUTANTS[mutant]).values()) > 100.0 * ROUNDING
 
 
-# --- what existing simulators got wrong -----------------------------------------------------------------------
+# Errors of existing simulators.
 
 
 @pytest.mark.parametrize("name", DEVICES)

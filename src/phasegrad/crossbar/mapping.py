@@ -23,6 +23,11 @@ def tile_count(out_features: int, in_features: int, hardware: Hardware) -> int:
     return row_tiles(in_features, hardware) * -(-out_features // hardware.columns)
 
 
+def fixed_scale(weight: Tensor, hardware: Hardware) -> Tensor:
+    """The scales ``[row tiles, out]`` of a matrix ``[out, in]`` if ``hardware.scale`` is a number."""
+    return weight.new_full((row_tiles(weight.shape[1], hardware), len(weight)), float(hardware.scale))
+
+
 def expand_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
     """Expand one number per tile and column, ``[row tiles, out]``, to a matrix ``[out, in]``."""
     return scale.t().repeat_interleave(hardware.rows, dim=1)[:, :in_features]  # keeps the memory layout of a weight
@@ -31,19 +36,3 @@ def expand_scale(scale: Tensor, in_features: int, hardware: Hardware) -> Tensor:
 def nonzero(scale: Tensor) -> Tensor:
     """Replace scales of 0, which columns of zeros have, with 1, so that they can be divisors."""
     return torch.where(scale > 0, scale, torch.ones_like(scale))
-
-
-def sum_over_tiles(values: Tensor, columns: int, per: str) -> Tensor:
-    """Sum values over the columns of a tile or over the layer, and expand the sums to the original shape.
-
-    Args:
-        values: one number per tile and column, ``[row tiles, out]``.
-        columns: columns per tile.
-        per: ``"column"`` (no sum), ``"tile"``, or ``"layer"``.
-    """
-    if per == "column":
-        return values
-    if per == "layer":
-        return values.sum().expand_as(values)
-    blocks = [b.sum(1, keepdim=True).expand_as(b) for b in values.split(columns, dim=1)]
-    return torch.cat(blocks, dim=1)

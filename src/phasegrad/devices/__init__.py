@@ -2,8 +2,8 @@
 
 from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.capacitor import Capacitor
+from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.jump_tables import JumpTable
-from phasegrad.devices.laws import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.pcm import PCM

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from phasegrad.devices.laws import Law, Table
+from phasegrad.devices.curves import Law, Table
 from phasegrad.devices.pcm import PCM
 
 _POINTS = 49

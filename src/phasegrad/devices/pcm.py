@@ -11,7 +11,7 @@ from torch import Tensor
 
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import Device, DeviceState
-from phasegrad.devices.laws import Curve, Law
+from phasegrad.devices.curves import Curve, Law
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.steps import Steps
 from phasegrad.devices.thermal import Thermal
@@ -158,8 +158,6 @@ class PCM(Device):
         alone = self.read_noise is None and self.telegraph is None
         return self.read_sd if alone and len(self.read_sd) <= 3 else None
 
-    # --- time -------------------------------------------------------------------------------------------------
-
     def _since(self, age: float) -> float:
         """Time since programming or the last pulse in the laws of drift and noise, at an age [s]."""
         return age + self.t0 if self.t_min is None else max(age, self.t_min)
@@ -218,8 +216,6 @@ class PCM(Device):
             deviation.mul_(self.read_noise(state.conductance / self.g_max))
         if self.telegraph is not None:
             deviation.add_(held[-1] * self.telegraph.amplitude)
-
-    # --- programming and reading ------------------------------------------------------------------------------
 
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices to targets [S]; draws from streams ``offset``, ``offset + 1``, and later ones for noise."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from phasegrad.deprecation import renamed_arguments
-from phasegrad.devices.laws import Curve, Piecewise, Power
+from phasegrad.devices.curves import Curve, Piecewise, Power
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.steps import Steps, nandakumar_2018
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_number, check_type
-from phasegrad.devices.laws import Curve, Law
+from phasegrad.devices.curves import Curve, Law
 
 Scalar = TypeVar("Scalar", float, Tensor)
 

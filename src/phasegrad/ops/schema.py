@@ -63,9 +63,6 @@ _SCHEMAS = {
 }
 
 
-# --- fakes: the shapes and dtypes of the results --------------------------------------------------------------
-
-
 def _fake_random(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
     return torch.empty(tuple(size), dtype=torch.float32, device=seed.device)
 
@@ -127,9 +124,6 @@ _FAKES: dict[str, Callable[..., Any]] = {
 }
 
 
-# --- vmap -----------------------------------------------------------------------------------------------------
-
-
 def _pick(argument: Any, dim: Any, i: int) -> Any:
     if isinstance(argument, Tensor):
         return argument if dim is None else argument.select(dim, i)
@@ -150,9 +144,6 @@ def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
         return parts, tuple(0 for _ in parts)
 
     return rule
-
-
-# --- registration ---------------------------------------------------------------------------------------------
 
 
 def _register(name: str, schema: str) -> None:

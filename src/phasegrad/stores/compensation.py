@@ -12,7 +12,6 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.bit_lines import Conversion, converted, tile_outputs
 from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import sum_over_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import SingleRows
 
@@ -67,3 +66,19 @@ def drift_gain(baseline: Tensor, present: Tensor, columns: int, per: str) -> Ten
     """
     before, now = (sum_over_tiles(read, columns, per) for read in (baseline, present))
     return torch.where((before > 0) & (now > 0), before / now, torch.ones_like(now))
+
+
+def sum_over_tiles(values: Tensor, columns: int, per: str) -> Tensor:
+    """Sum values over the columns of a tile or over the layer, and expand the sums to the original shape.
+
+    Args:
+        values: one number per tile and column, ``[row tiles, out]``.
+        columns: columns per tile.
+        per: ``"column"`` (no sum), ``"tile"``, or ``"layer"``.
+    """
+    if per == "column":
+        return values
+    if per == "layer":
+        return values.sum().expand_as(values)
+    blocks = [b.sum(1, keepdim=True).expand_as(b) for b in values.split(columns, dim=1)]
+    return torch.cat(blocks, dim=1)

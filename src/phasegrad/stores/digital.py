@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
+from phasegrad.crossbar.mapping import expand_scale, fixed_scale, nonzero
 from phasegrad.crossbar.perturbation import Perturbation
 from phasegrad.crossbar.straight_through import bit_slice
 from phasegrad.crossbar.tile_weights import TileWeights, WeightPerturbation
@@ -79,8 +79,7 @@ def digital_weights(
     """
     p = perturbation or Perturbation()
     if not isinstance(hardware.scale, str):
-        tiles = row_tiles(weight.shape[1], hardware)
-        return TileWeights(weight, weight.new_full((tiles, len(weight)), hardware.scale), None, hardware.read_noise)
+        return TileWeights(weight, fixed_scale(weight, hardware), None, hardware.read_noise)
     scale, clip = call(
         "weight_scale",
         weight.detach(),

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import fixed_scale
 from phasegrad.crossbar.product import input_gradient, product
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.crossbar.tile_weights import TileWeights
@@ -35,8 +36,7 @@ class InMemoryTiles(NamedTuple):
             return self.tiling.product(x, weight.read())
         seed = draw_seed(weight.device)
         matrix = weight.read(seed)
-        scale = matrix.new_full((-(-matrix.shape[1] // hardware.rows), len(matrix)), float(hardware.scale))
-        weights = TileWeights(matrix, scale, None, hardware.read_noise)
+        weights = TileWeights(matrix, fixed_scale(matrix, hardware), None, hardware.read_noise)
         return product(x, weights, self.tiling, self.periphery, hardware, seed)
 
     @profiled(lambda tiles: f"{tiles.layer} {list(tiles.weight.matrix_size)} backward")

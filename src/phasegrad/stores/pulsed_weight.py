@@ -17,7 +17,7 @@ from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.profiling import profiled, sized
 from phasegrad.stores import pulsed_array
 from phasegrad.stores.analog_weight import AnalogWeight
-from phasegrad.stores.transfer import closed_loop_transfer
+from phasegrad.stores.closed_loop_transfer import closed_loop_transfer
 
 
 @profiled(sized("update pulses"))

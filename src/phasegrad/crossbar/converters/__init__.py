@@ -1,9 +1,9 @@
 """Converters between digital numbers and the analog signals of a tile, and their ranges."""
 
+from phasegrad.crossbar.converters.adc import Adc
 from phasegrad.crossbar.converters.base import OutputConverter
 from phasegrad.crossbar.converters.code_density import Linearity, linearity
 from phasegrad.crossbar.converters.dac import BitSerialDac, Dac, InputConverter, InputSlice
-from phasegrad.crossbar.converters.ideal import Adc
 from phasegrad.crossbar.converters.oscillator import OscillatorAdc
 from phasegrad.crossbar.converters.ramp import RampAdc
 from phasegrad.crossbar.converters.ranges import (

@@ -5,7 +5,7 @@
 namespace pg {
 namespace PG_ISA {
 
-// A scalar law of the normalised conductance g, as devices/laws.py encodes it:
+// A scalar law of the normalised conductance g, as devices/curves.py encodes it:
 //   0, threshold, then for g < threshold and for the rest: a, b, exponential, c1, c2, c3, low, high
 //      value = clip((exponential ? exp(a ln g + b) : a ln g + b) + c1 g + c2 g^2 + c3 g^3, low, high)
 //   1, n, g_0 .. g_n-1, value_0 .. value_n-1: linear between the points, constant beyond them

@@ -28,8 +28,6 @@ static PG_INLINE vf load_part(const float* p, int64_t count) {
 
 static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
-// --- trains ---------------------------------------------------------------------------------------------------------
-
 struct Line {   // of one sample: how a value becomes a train
   double a, b;  // firing probability divided by the value's magnitude, on output and on input lines
   int slots;
@@ -167,8 +165,6 @@ void pulse_trains(int32_t* words_x, int32_t* words_d, const float* x, const floa
   delete[] samples;
 }
 
-// --- noise ----------------------------------------------------------------------------------------------------------
-
 static inline vu mix(vu x) {
   x ^= x >> 16;
   x *= usplat(0x21f0aaadu);
@@ -201,8 +197,6 @@ struct Stream {  // splitmix64 of seed and offset
 };
 
 static inline vf uniform(vu word) { return to_float((vi)(word >> 8)) * splat(0x1p-24f); }
-
-// --- devices --------------------------------------------------------------------------------------------------------
 
 // The state of W devices before the next pulse of each.
 struct Lanes {
