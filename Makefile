@@ -37,7 +37,7 @@ COMPILER := $(firstword $(foreach name,$(COMPILERS),$(shell command -v $(name) 2
 # Installs with and without a compiler have different stamps, so that adding or disabling one reinstalls.
 RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
 
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # Every test runs on the compiled kernels, and tests/ops compares each kernel with the torch reference there. The
 # second, slower pass of `make test` covers what only a run on the reference shows: that the ops, the tiles and the
 # layers work without kernels, and one path through each way of training and inference. Tests marked `slow` are left

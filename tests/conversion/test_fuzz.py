@@ -230,7 +230,7 @@ def run(net: nn.Module, x: Tensor) -> Tensor:
 def test_random_stacks_convert_train_program_and_load(part: int) -> None:
     parametrized = given(case=models(), rows=st.sampled_from([3, 512]), scale=st.sampled_from(["column", "tile"]))
     configured = settings(
-        max_examples=(REQUESTED or 500) // PARTS,
+        max_examples=(REQUESTED or 200) // PARTS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

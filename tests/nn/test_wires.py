@@ -127,7 +127,7 @@ def test_read_noise_is_attenuated_by_the_wires_in_both_directions() -> None:
 def test_in_memory_training_with_wires_raises_and_names_the_fix() -> None:
     training = pg.presets.soft_bounds_training()
     for wires in (WIRES, DurationCodedDrop()):
-        with pytest.raises(ValueError, match=r"Hardware: wires = .* update by pulses.*wires=None.*to_digital"):
+        with pytest.raises(ValueError, match=r"Hardware: wires = .* with pulses.*wires=None.*to_digital"):
             replace(training, wires=wires)
     with pytest.raises(ValueError, match="Hardware: wires"):
         replace(WIRED, pulses=Pulses(), scale=1.0)

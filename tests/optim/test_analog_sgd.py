@@ -450,7 +450,7 @@ def test_invalid_learning_rates_are_refused(lr: float) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"scale": "column"}, "scale = 'column' with an update"),
+        ({"scale": "column"}, "scale = 'column' with pulses"),
         ({"scale": 0.0}, "scale = 0.0"),
         ({"cell": DifferentialPair(device=ideal_device())}, r"device\.steps = None"),
         ({"cell": ReferencedDevice(device=ideal_device(steps=nandakumar_2018()))}, "only raises"),
