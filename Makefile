@@ -38,7 +38,7 @@ COMPILER := $(firstword $(foreach name,$(COMPILERS),$(shell command -v $(name) 2
 RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
 
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-# Every test runs on the compiled kernels, and tests/ops compares each kernel with the torch reference there. The
+# Every test but whole examples (marked `example`) runs on the compiled kernels, and tests/ops compares each kernel with the torch reference there. The
 # second, slower pass of `make test` covers what only a run on the reference shows: that the ops, the tiles and the
 # layers work without kernels, and one path through each way of training and inference. Tests marked `slow` are left
 # out of it. `.ci/run` runs every test in both passes.
@@ -46,15 +46,15 @@ REFERENCE_TESTS := tests/ops tests/crossbar tests/nn tests/cells tests/optim/tes
   tests/inference/test_program.py tests/hwa/test_calibrate.py
 MATHJAX := $(if $(shell command -v npm 2>/dev/null),build/mathjax/node_modules/mathjax/es5/tex-svg.js)
 
-.PHONY: help demo test test-native test-reference test-reference-all test-dispatch lint format docs bench reproduce \
-  install develop integrations neighbours packages release-check clean
+.PHONY: help demo test test-native test-most test-reference test-reference-all test-dispatch lint format docs bench \
+  reproduce install develop integrations neighbours packages release-check clean
 .DEFAULT_GOAL := help
 # Each step uses all cores.
 .NOTPARALLEL:
 
 help:
 	@echo "make demo       train, convert, program and age a network (examples/mnist.py); pictures in out/demo"
-	@echo "make test       every test with the compiled kernels, then those that matter on the torch reference"
+	@echo "make test       all tests but whole examples, then those that matter on the torch reference"
 	@echo "make lint       ruff, pyright, import-linter, clang-format; make format fixes what it can"
 	@echo "make docs       the documentation, in site/"
 	@echo "make bench      the benchmarks, into benchmarks/results/"
@@ -71,12 +71,15 @@ ifeq ($(COMPILER),)
 test: test-reference-all
 	@echo "no C++ compiler, or PHASEGRAD_NATIVE is off: the compiled kernels were not tested"
 else
-test: test-native test-reference
+test: test-most test-reference
 endif
 
 # 'native' makes a missing library an error, so that this run cannot pass on the reference.
 test-native: .venv/.stamp-dev
 	PHASEGRAD_BACKEND=native $(PYTEST) $(ARGS)
+
+test-most: .venv/.stamp-dev
+	PHASEGRAD_BACKEND=native $(PYTEST) -m 'not example' $(ARGS)
 
 test-reference: .venv/.stamp-dev
 	PHASEGRAD_BACKEND=reference $(PYTEST) -m 'not slow' $(REFERENCE_TESTS) $(ARGS)

@@ -14,6 +14,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 _data, _fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
 
+pytestmark = pytest.mark.example
+
 
 @pytest.mark.parametrize("store", ["hardware-aware", "in-memory"])
 def test_two_processes_learn_and_save_checkpoints(store: str, tmp_path: Path) -> None:

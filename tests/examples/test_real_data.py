@@ -16,6 +16,8 @@ import phasegrad as pg
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 _data, _fetch = (importlib.import_module(m) for m in ("_data", "_fetch"))
 
+pytestmark = pytest.mark.example
+
 
 in_memory = pytest.mark.skipif(
     not pg.backends()["cpu"].startswith("native"), reason="in-memory training takes minutes on the torch reference"
