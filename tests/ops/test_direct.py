@@ -17,7 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import phasegrad as pg
 from phasegrad.ops import direct
 
-pytestmark = pytest.mark.skipif(not direct.KERNELS, reason="the reference runs only through the dispatcher")
+pytestmark = [
+    pytest.mark.skipif(not direct.KERNELS, reason="the reference runs only through the dispatcher"),
+    pytest.mark.skipif(not direct._wants_bypass(), reason="PHASEGRAD_DISPATCH=always turns the bypass off"),
+]
 
 
 class Noting(TorchDispatchMode):
