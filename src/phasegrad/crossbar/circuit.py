@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor
 
+from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_number
 from phasegrad.crossbar.wires import Wires, check_conductances
 from phasegrad.ops.circuit import Circuit, circuit
@@ -92,6 +93,9 @@ def solve(conductance: Tensor, voltages: Tensor, wires: Wires, iv: Sinh | None =
         (tensor([1.0000], dtype=torch.float64), tensor([[2.0000]], dtype=torch.float64))
     """
     _check(conductance, voltages)
+    checks.instance("solve", "wires", wires, Wires)
+    if iv is not None:
+        checks.instance("solve", "iv", iv, Sinh)
     check_conductances("solve", conductance, wires)
     with torch.no_grad():
         return _solve(conductance.double(), voltages.double(), wires, iv)
@@ -146,6 +150,9 @@ def _largest(values: Tensor) -> Tensor:
 
 def _check(conductance: Tensor, voltages: Tensor) -> None:
     for name, tensor in (("conductance", conductance), ("voltages", voltages)):
+        checks.tensor("solve", name, tensor, "of real numbers")
+        if tensor.is_complex() or tensor.is_meta or tensor.layout is not torch.strided:
+            raise TypeError(f"solve: {name} = {checks.shown(tensor)}; it must be a dense tensor of real numbers")
         if tensor.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(
                 f"solve: {name}.requires_grad = True; node voltages have no gradients. Detach it, or use "

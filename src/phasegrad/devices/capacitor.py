@@ -49,6 +49,7 @@ class Capacitor(Device):
     def __post_init__(self) -> None:
         check_number(self, "g_max", 0.0, above=True)
         check_number(self, "rest", 0.0, 1.0)
+        check_type(self, "tau", (int, float))
         if not self.tau > 0.0:
             raise ValueError(f"Capacitor: tau = {self.tau} s; it must be above 0; give math.inf for no leak")
         check_type(self, "steps", (Steps, type(None)))

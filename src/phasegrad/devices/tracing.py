@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from phasegrad import argument_checks as checks
 from phasegrad.devices.base import Device, DeviceState
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.pcm import PCM
@@ -48,6 +49,10 @@ def trace(device: Device, state: DeviceState, ages: Tensor, seed: Tensor, offset
         >>> trace(device, state, torch.arange(1000, dtype=torch.float64) * 1e-6, seed).shape
         torch.Size([1000, 3])
     """
+    checks.instance("trace", "device", device, Device)
+    checks.instance("trace", "state", state, DeviceState, of="the DeviceState that device.program returned")
+    checks.tensor("trace", "seed", seed, "[1] of dtype int64")
+    offset = checks.integer("trace", "offset", offset, 0, 2**62)
     _check(ages)
     shape = state.conductance.shape
     if not len(ages) or not shape.numel():
@@ -64,7 +69,7 @@ def trace(device: Device, state: DeviceState, ages: Tensor, seed: Tensor, offset
 def _check(ages: Tensor) -> None:
     if not isinstance(ages, Tensor):
         raise TypeError(f"trace: ages has type {type(ages).__name__}; give a float64 tensor [reads]")
-    if ages.dim() != 1 or ages.dtype != torch.float64:
+    if ages.is_meta or ages.dim() != 1 or ages.dtype != torch.float64:
         raise ValueError(
             f"trace: ages has shape {list(ages.shape)} and dtype {ages.dtype}; give a float64 tensor [reads]"
         )

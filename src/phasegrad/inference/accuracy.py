@@ -6,7 +6,7 @@ import csv
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.inference.compensation import apply_compensation, check_compensation
 from phasegrad.inference.programming import Seeds, advance, program
+from phasegrad.nn.layer import require_analog_layers
 from phasegrad.progress import track
 
 _UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def format_time(seconds: float) -> str:
-    """A duration in its largest unit, rounded to two digits.
+    """A duration [s] in its largest unit, rounded to two digits.
 
     Examples:
         >>> [format_time(t) for t in (0.0, 1.0, 90.0, 3600.0, 86_400.0, 2.6e6, 3.15e7)]
         ['0 s', '1 s', '1.5 min', '1 h', '1 day', '1 month', '1 year']
     """
+    seconds = checks.number("format_time", "seconds", seconds, unit="s")
     size, unit = next((u for u in _UNITS if seconds >= u[0]), (1.0, "s"))
     amount = f"{seconds / size:.2g}" if seconds / size < 9.95 else f"{seconds / size:.0f}"
     plural = "s" if amount != "1" and unit in ("year", "month", "day") else ""
@@ -50,6 +53,18 @@ class Report:
     values: np.ndarray
     seed: int
     compensation: str | None
+
+    def __post_init__(self) -> None:
+        try:
+            values = np.asarray(self.values)
+        except (TypeError, ValueError, RuntimeError):  # tensors that numpy cannot read, ragged lists
+            values = np.empty(0)
+        if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != len(_check_times(self.times)):
+            raise ValueError(
+                f"Report: values = {checks.shown(self.values)}; they must be numbers [times, chips], one row for each "
+                f"of the times = {self.times}"
+            )
+        object.__setattr__(self, "values", values)
 
     @property
     def chips(self) -> int:
@@ -134,8 +149,13 @@ def accuracy_over_time(
         ValueError: the net has no analog layer or a non-finite weight, ``times`` are negative or not in increasing
             order, ``chips`` is below 1, or ``evaluate`` returns a value that is not finite.
     """
-    times = tuple(float(t) for t in times)
-    _check(times, chips, compensation)
+    times, chips = _check_times(times), checks.integer("accuracy_over_time", "chips", chips, 1)
+    seed = checks.seed("accuracy_over_time", seed)
+    checks.function("accuracy_over_time", "evaluate", evaluate, "chip -> number")
+    checks.flag("accuracy_over_time", "progress", progress)
+    if compensation is not None:
+        check_compensation("accuracy_over_time", compensation)
+    require_analog_layers(net, "accuracy_over_time")
     values = np.empty((len(times), chips))
     with torch.random.fork_rng(), track(values.size, unit="read", shown=progress) as bar:
         for i in range(chips):
@@ -145,29 +165,35 @@ def accuracy_over_time(
             for j, time in enumerate(times):
                 bar.describe(f"chip {i + 1}/{chips}, {format_time(time)}")
                 advance(chip, time, temperature)
-                if compensation:
+                if compensation is not None:
                     apply_compensation(chip, compensation, seeds)
                 values[j, i] = _value(evaluate(chip), i, time)
                 bar.update()
     return Report(times, values, seed, compensation)
 
 
-def _check(times: tuple[float, ...], chips: int, compensation: str | None) -> None:
-    if chips < 1:
-        raise ValueError(f"accuracy_over_time: chips = {chips}; it must be at least 1")
-    if not times or any(not (math.isfinite(t) and t >= 0) for t in times):
-        raise ValueError(f"accuracy_over_time: times = {times}; pass at least one time, all finite and not negative")
-    if any(b < a for a, b in itertools.pairwise(times)):
-        raise ValueError(f"accuracy_over_time: times = {times}; they must not decrease, because a chip only ages")
-    if compensation is not None:
-        check_compensation("accuracy_over_time", compensation)
+def _check_times(times: object) -> tuple[float, ...]:
+    caller, rule = "accuracy_over_time", "pass at least one time [s], such as times = (1.0, 3600.0)"
+    scalar = isinstance(times, torch.Tensor) and times.dim() == 0
+    if not isinstance(times, Iterable) or scalar or isinstance(times, (str, bytes, Mapping)):
+        raise TypeError(f"{caller}: times = {checks.shown(times)}; {rule}")
+    found: list[Any] = [t.item() if isinstance(t, torch.Tensor) and t.dim() == 0 else t for t in times]
+    numbers = tuple(checks.number(caller, f"times[{i}]", t, 0.0, unit="s") for i, t in enumerate(found))
+    if not numbers:
+        raise ValueError(f"{caller}: times is empty; {rule}")
+    if any(b < a for a, b in itertools.pairwise(numbers)):
+        raise ValueError(f"{caller}: times = {numbers}; they must not decrease, because a chip only ages")
+    return numbers
 
 
-def _value(value: float, chip: int, time: float) -> float:
-    number = float(value)
+def _value(value: object, chip: int, time: float) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        number = math.nan
     if not math.isfinite(number):
         raise ValueError(
-            f"accuracy_over_time: evaluate returned {number} for chip {chip} at {format_time(time)}; it must return "
-            "a finite number"
+            f"accuracy_over_time: evaluate returned {checks.shown(value)} for chip {chip} at {format_time(time)}; it "
+            "must return a finite number"
         )
     return number

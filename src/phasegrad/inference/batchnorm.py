@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from phasegrad import argument_checks as checks
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 
 
@@ -51,6 +52,11 @@ def reestimate_batchnorm(
         >>> reestimate_batchnorm(chip, [torch.randn(64, 8)])[1].running_mean.shape
         torch.Size([4])
     """
+    checks.module("reestimate_batchnorm", "chip", chip)
+    checks.loader("reestimate_batchnorm", "loader", loader)
+    batches = checks.integer("reestimate_batchnorm", "batches", batches, 1)
+    if forward is not None:
+        checks.function("reestimate_batchnorm", "forward", forward, "(net, batch) -> anything")
     adapted = copy.deepcopy(chip)
     norms = [m for m in adapted.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:

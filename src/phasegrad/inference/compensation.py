@@ -6,6 +6,7 @@ import copy
 
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.deprecation import renamed_arguments
 from phasegrad.inference.programming import Seeds, check_programmed
 from phasegrad.nn import analog_layers
@@ -36,6 +37,7 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
         11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
     """
     check_compensation("compensate", compensation)
+    seed = None if seed is None else checks.seed("compensate", seed)
     check_programmed(chip, "compensate")
     corrected = copy.deepcopy(chip)
     apply_compensation(corrected, compensation, Seeds(seed))
@@ -54,6 +56,5 @@ def apply_compensation(chip: nn.Module, compensation: str, seeds: Seeds) -> None
 
 
 def check_compensation(caller: str, compensation: str) -> None:
-    """Raise ``ValueError`` unless ``compensation`` is valid."""
-    if compensation not in ("tile", "column", "layer"):
-        raise ValueError(f"{caller}: compensation = {compensation!r}; it must be 'tile', 'column' or 'layer'")
+    """Raise ``ValueError`` or ``TypeError`` unless ``compensation`` is valid."""
+    checks.choice(caller, "compensation", compensation, ("tile", "column", "layer"))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from phasegrad.argument_checks import path as checked_path
+from phasegrad.argument_checks import shown
 from phasegrad.nn import analog_layers
 from phasegrad.nn.layer import require_analog_layers
 from phasegrad.ops import reference
@@ -65,6 +66,11 @@ def export_graph(net: nn.Module, inputs: tuple[Any, ...], **options: Any) -> tor
     Raises:
         ValueError: the net has no analog layer, or the graph still contains an op of phasegrad (the message names it).
     """
+    if not isinstance(inputs, tuple):
+        raise TypeError(
+            f"export_graph: inputs = {shown(inputs)}; it must be the tuple of the arguments of the net's forward, such "
+            "as (x,)"
+        )
     with torch.no_grad():
         exported = torch.export.export(noiseless(net), inputs, **options)
     table = torch.export.default_decompositions()
@@ -95,10 +101,11 @@ def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike
         ImportError: onnx or onnxscript is not installed.
         ValueError: as for [`export_graph`][phasegrad.inference.export_graph].
     """
+    path = checked_path("export_onnx", "path", path)
     plain = export_graph(net, inputs, **options)
     try:
         program = torch.onnx.export(plain, dynamo=True, verbose=False)
     except ModuleNotFoundError as error:
         raise ImportError("ONNX models need onnx and onnxscript: pip install phasegrad[integrations]") from error
     assert program is not None
-    program.save(Path(path))
+    program.save(path)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import torch
 from torch import Tensor, nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
@@ -42,6 +42,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         >>> chip[0].devices.conductance.shape
         torch.Size([2, 4, 16])
     """
+    seed = None if seed is None else checks.seed("program", seed)
     layers = _require_not_noiseless(net, "program")
     for name, layer in layers.items():
         if layer.devices is not None:
@@ -95,24 +96,32 @@ def age(
     if (seconds is None) == (until is None):
         raise ValueError(f"age: seconds = {seconds} and until = {until}; pass exactly one of them")
     if seconds is not None:
-        _check_time("age", "seconds", seconds)
+        seconds = _check_time("age", "seconds", seconds)
+    else:
+        _check_time("age", "until", until)
     older = copy.deepcopy(chip)
     advance(older, now(chip) + seconds if seconds is not None else until, temperature)  # type: ignore[arg-type]
     return older
 
 
 def now(chip: nn.Module) -> float:
-    """The chip's present time since it was first programmed [s]."""
+    """The chip's present time since it was first programmed [s].
+
+    Raises:
+        ValueError: the chip was never programmed.
+    """
+    check_programmed(chip, "now")
     return max(float(d.clock) for d in _devices(chip))
 
 
 def advance(chip: nn.Module, until: float, temperature: float | None = None) -> None:
     """Move a chip's clock in place; see [`age`][phasegrad.inference.age]."""
-    _check_time("age", "until", until)
+    until = _check_time("age", "until", until)
     present = now(chip)
     if until < present:
         raise ValueError(f"age: until = {until:g} s is before the chip's present time of {present:g} s")
     if temperature is not None:
+        temperature = checks.number("age", "temperature", temperature, 0.0, above=True, unit="K")
         _check_temperature(chip, temperature)
     for devices in _devices(chip):
         devices.advance_clock(until, temperature)
@@ -173,7 +182,5 @@ def _check_temperature(chip: nn.Module, temperature: float) -> None:
             raise ValueError(f"age: {name or 'the net'}: {error}") from error
 
 
-def _check_time(caller: str, name: str, seconds: float) -> None:
-    number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)  # numpy's doubles are floats
-    if not (number and math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{caller}: {name} = {seconds!r} s; it must be a number, finite and not negative")
+def _check_time(caller: str, name: str, seconds: object) -> float:
+    return checks.number(caller, name, seconds, 0.0, unit="s")

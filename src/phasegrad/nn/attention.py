@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
 from phasegrad.nn.composite import AnalogComposite
+from phasegrad.nn.construction import counterpart
+from phasegrad.nn.inputs import check_input
 from phasegrad.nn.linear import AnalogLinear
 
 
@@ -42,7 +44,7 @@ class AnalogMultiheadAttention(AnalogComposite):
 
     Raises:
         TypeError: ``hardware`` is not a [`Hardware`][phasegrad.Hardware].
-        AssertionError: ``embed_dim`` is not divisible by ``num_heads``; torch raises it.
+        ValueError: ``embed_dim`` is not divisible by ``num_heads``, or a size is out of range.
 
     Examples:
         >>> import torch, phasegrad as pg
@@ -77,8 +79,12 @@ class AnalogMultiheadAttention(AnalogComposite):
         add_zero_attn: bool = False, kdim: int | None = None, vdim: int | None = None, batch_first: bool = False,
         device: Any = None, dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        options = (dropout, bias, add_bias_kv, add_zero_attn, kdim, vdim, batch_first, device, dtype)
-        self._init_from_digital(nn.MultiheadAttention(embed_dim, num_heads, *options), hardware)
+        digital = counterpart(
+            self, nn.MultiheadAttention, hardware, embed_dim=embed_dim, num_heads=num_heads, dropout=dropout, bias=bias,
+            add_bias_kv=add_bias_kv, add_zero_attn=add_zero_attn, kdim=kdim, vdim=vdim, batch_first=batch_first,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _make_layers(self, digital: nn.Module) -> None:
         for name in ("in_proj", "q_proj", "k_proj", "v_proj"):
@@ -112,6 +118,8 @@ class AnalogMultiheadAttention(AnalogComposite):
             ValueError: an input is a nested tensor, ``is_causal`` is set without ``attn_mask``, or the shapes of inputs
                 and masks do not match.
         """
+        for given in (query, key, value):
+            check_input(self, given, self.out_proj.weight, "of three dimensions, or of two without a batch")
         if query.is_nested or key.is_nested or value.is_nested:
             raise ValueError(
                 "AnalogMultiheadAttention: nested tensors are not supported; pad the inputs and pass key_padding_mask"
@@ -120,9 +128,7 @@ class AnalogMultiheadAttention(AnalogComposite):
             raise ValueError(
                 "AnalogMultiheadAttention: is_causal = True is only a hint about attn_mask; pass attn_mask as well"
             )
-        batched: bool = F._mha_shape_check(  # type: ignore[attr-defined]
-            query, key, value, key_padding_mask, attn_mask, self.num_heads
-        )
+        batched = self._check_dimensions(query, key, value, key_padding_mask, attn_mask)
         self._check_shapes(batched, query, key, value, key_padding_mask, attn_mask)
         q, k, v = self._split_heads(batched, *self._project(query, key, value))
         if not batched and key_padding_mask is not None:
@@ -136,6 +142,13 @@ class AnalogMultiheadAttention(AnalogComposite):
             return y, None
         weights = weights.mean(dim=1) if average_attn_weights else weights
         return y, weights if batched else weights.squeeze(0)
+
+    def _check_dimensions(self, *inputs: Tensor | None) -> bool:
+        """Whether the inputs have a batch; raise if torch refuses their numbers of dimensions."""
+        try:
+            return F._mha_shape_check(*inputs, self.num_heads)  # type: ignore[attr-defined]
+        except AssertionError as error:
+            raise ValueError(f"AnalogMultiheadAttention: {error}") from error
 
     def _check_shapes(
         self, batched: bool, query: Tensor, key: Tensor, value: Tensor, padding: Tensor | None, mask: Tensor | None
@@ -151,10 +164,10 @@ class AnalogMultiheadAttention(AnalogComposite):
             ("key_padding_mask", padding, [[batch, keys] if batched else [keys]]),
             ("attn_mask", mask, [[queries, keys], [batch * self.num_heads, queries, keys]]),
         ]
-        for name, tensor, allowed in shapes:
-            if tensor is not None and list(tensor.shape) not in allowed:
+        for name, given, allowed in shapes:
+            if given is not None and list(given.shape) not in allowed:
                 raise ValueError(
-                    f"AnalogMultiheadAttention: {name} has shape {list(tensor.shape)}; with a query of shape "
+                    f"AnalogMultiheadAttention: {name} has shape {list(given.shape)}; with a query of shape "
                     f"{list(query.shape)} it must be {' or '.join(map(str, allowed))}"
                 )
 

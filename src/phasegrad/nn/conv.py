@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import tile_count
 from phasegrad.crossbar.tilings import ConvolutionTiling
+from phasegrad.nn.construction import counterpart
+from phasegrad.nn.inputs import check_input
 from phasegrad.nn.layer import AnalogLayer
 
 
@@ -39,8 +41,12 @@ class _AnalogConv(AnalogLayer, ABC):
         dilation: int | tuple[int, ...] = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros",
         device: Any = None, dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        options = (kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
-        self._init_from_digital(self._counterpart(in_channels, out_channels, *options), hardware)  # type: ignore[arg-type]
+        digital = counterpart(
+            self, self._counterpart, hardware, in_channels=in_channels, out_channels=out_channels,
+            kernel_size=kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias,
+            padding_mode=padding_mode, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         super()._init_from_digital(digital, hardware)
@@ -83,6 +89,7 @@ class _AnalogConv(AnalogLayer, ABC):
             ValueError: the number of dimensions or of channels is wrong.
         """
         space = len(self.kernel_size)
+        check_input(self, x, self.weight, "[batch, in_channels, ...]")
         if x.dim() not in (space + 1, space + 2) or x.shape[-space - 1] != self.in_channels:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(x.shape)}; it must be [batch, {self.in_channels}, "

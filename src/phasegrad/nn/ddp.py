@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.stores import InMemory, InMemoryWeight
 
@@ -25,6 +26,7 @@ def ignore_in_ddp(module: nn.Module) -> nn.Module:
     Returns:
         The same module.
     """
+    checks.module("ignore_in_ddp", "module", module)
     names = set(getattr(module, _IGNORED, ())) | _in_memory_names(module)
     if names:
         setattr(module, _IGNORED, sorted(names))

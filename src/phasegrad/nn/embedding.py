@@ -7,11 +7,13 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from phasegrad.argument_checks import shown
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.bit_lines import Conversion, TileOutputs, converted, tile_outputs
 from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LookUp
+from phasegrad.nn.construction import counterpart
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores.base import range_name
@@ -69,10 +71,12 @@ class AnalogEmbedding(AnalogLayer):
         norm_type: float = 2.0, scale_grad_by_freq: bool = False, sparse: bool = False, device: Any = None,
         dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        options = (padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse)
-        self._init_from_digital(
-            nn.Embedding(num_embeddings, embedding_dim, *options, device=device, dtype=dtype), hardware
-        )
+        digital = counterpart(
+            self, nn.Embedding, hardware, num_embeddings=num_embeddings, embedding_dim=embedding_dim,
+            padding_idx=padding_idx, max_norm=max_norm, norm_type=norm_type, scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         _check_options(digital)
@@ -109,11 +113,29 @@ class AnalogEmbedding(AnalogLayer):
         Args:
             input: tokens ``[...]`` of an integer dtype.
             weights: the result of ``read``, to share one read between look-ups; ``None`` to read now.
+
+        Raises:
+            TypeError: the tokens are not a tensor of an integer dtype.
+            IndexError: a token is not below ``num_embeddings``.
         """
+        if (
+            not isinstance(input, Tensor)
+            or input.layout is not torch.strided
+            or input.dtype not in (torch.int64, torch.int32)
+        ):
+            raise TypeError(
+                f"AnalogEmbedding: input = {shown(input)}; it must be a tensor [...] of tokens, of dtype int64 or int32"
+            )
         seed = self.store.draw_seed()
         weights = self.store.matrix(seed) if weights is None else weights
         tokens = input.flatten()
-        parts = [factor * self._look_up(tokens, w, seed, i) for i, (factor, w) in enumerate(weights.slices())]
+        try:
+            parts = [factor * self._look_up(tokens, w, seed, i) for i, (factor, w) in enumerate(weights.slices())]
+        except IndexError as error:
+            raise IndexError(
+                f"AnalogEmbedding: tokens are between {int(tokens.min())} and {int(tokens.max())}; they must be in [0, "
+                f"{self.num_embeddings}), because num_embeddings = {self.num_embeddings}"
+            ) from error
         total = parts[0]
         for part in parts[1:]:
             total = total + part

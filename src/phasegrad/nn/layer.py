@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from phasegrad.argument_checks import module
 from phasegrad.configuration import check_type
 from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.converters import (
@@ -258,13 +259,17 @@ class AnalogLayer(nn.Module, ABC):
 
 
 def analog_layers(net: nn.Module) -> dict[str, AnalogLayer]:
-    """Find the analog layers of a net by name; a layer in several places is listed once."""
-    return {name: m for name, m in net.named_modules() if isinstance(m, AnalogLayer)}
+    """Find the analog layers of a net by name; a layer in several places is listed once.
+
+    Raises:
+        TypeError: ``net`` is not a module.
+    """
+    return {name: m for name, m in module("analog_layers", "net", net).named_modules() if isinstance(m, AnalogLayer)}
 
 
 def require_analog_layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
     """The analog layers of a net by name; raise ``ValueError`` in the name of ``caller`` if there is none."""
-    layers = analog_layers(net)
+    layers = analog_layers(module(caller, "the net", net))
     if not layers:
         raise ValueError(f"{caller}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
     return layers

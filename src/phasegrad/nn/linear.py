@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.tilings import LinearTiling
+from phasegrad.nn.construction import counterpart
+from phasegrad.nn.inputs import check_input
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.stores.layout import Layout
 
@@ -34,6 +36,7 @@ class _MatrixProduct(AnalogLayer, ABC):
         Raises:
             ValueError: the last dimension of the input is not ``in_features``.
         """
+        check_input(self, x, self.weight, "[..., in_features]")
         if x.dim() == 0 or x.shape[-1] != self.in_features:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(x.shape)}; its last dimension must be in_features = "
@@ -76,7 +79,9 @@ class AnalogLinear(_MatrixProduct):
         self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._init_from_digital(nn.Linear(in_features, out_features, bias, device, dtype), hardware)
+        arguments = {"in_features": in_features, "out_features": out_features, "bias": bias}
+        digital = counterpart(self, nn.Linear, hardware, **arguments, device=device, dtype=dtype)
+        self._init_from_digital(digital, hardware)
 
     @property
     def weight_matrix(self) -> Tensor:
@@ -107,7 +112,7 @@ class AnalogTransposedLinear(_MatrixProduct):
     """
 
     def __init__(self, nf: int, nx: int, *, hardware: Hardware) -> None:
-        self._init_from_digital(TransposedLinear(nf, nx), hardware)
+        self._init_from_digital(counterpart(self, TransposedLinear, hardware, nf=nf, nx=nx), hardware)
 
     def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         self.counterpart = type(digital)

@@ -15,7 +15,10 @@ from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.nn import gates
 from phasegrad.nn.composite import AnalogComposite
+from phasegrad.nn.construction import counterpart
+from phasegrad.nn.inputs import check_input
 from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.recurrent_cells import state_tensors
 
 State: TypeAlias = tuple[Tensor, ...]
 """Hidden state ``[batch, size]``, followed by the cell state of an LSTM."""
@@ -91,6 +94,7 @@ class _Recurrent(AnalogComposite, ABC):
         """
         if isinstance(input, PackedSequence):
             return self._forward_packed(input, hx)
+        check_input(self, input, next(self.parameters()), "of three dimensions, or a PackedSequence")
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             raise ValueError(
                 f"{type(self).__name__}: input has shape {list(input.shape)}; it must be "
@@ -127,7 +131,7 @@ class _Recurrent(AnalogComposite, ABC):
         count = len(self._suffixes)
         if hx is None:
             return [like.new_zeros(count, batch, size) for size in sizes]
-        given = [hx] if isinstance(hx, Tensor) else list(hx)
+        given = state_tensors(self, hx)
         expected = [[count, batch, size] if batched else [count, size] for size in sizes]
         if [list(s.shape) for s in given] != expected:
             raise ValueError(
@@ -234,9 +238,12 @@ class AnalogRNN(_Recurrent):
         batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False, device: Any = None,
         dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        sizes = (input_size, hidden_size, num_layers)
-        options = (nonlinearity, bias, batch_first, dropout, bidirectional)
-        self._init_from_digital(nn.RNN(*sizes, *options, device=device, dtype=dtype), hardware)
+        digital = counterpart(
+            self, nn.RNN, hardware, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers,
+            nonlinearity=nonlinearity, bias=bias, batch_first=batch_first, dropout=dropout,
+            bidirectional=bidirectional, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
         return (gates.rnn(input_product, hidden_product, self.nonlinearity),)
@@ -265,9 +272,12 @@ class AnalogLSTM(_Recurrent):
         dropout: float = 0.0, bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        sizes = (input_size, hidden_size, num_layers)
-        options = (bias, batch_first, dropout, bidirectional, proj_size, device, dtype)
-        self._init_from_digital(nn.LSTM(*sizes, *options), hardware)
+        digital = counterpart(
+            self, nn.LSTM, hardware, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias,
+            batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, proj_size=proj_size, device=device,
+            dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
         return gates.lstm(input_product, hidden_product, state[1])
@@ -288,9 +298,11 @@ class AnalogGRU(_Recurrent):
         dropout: float = 0.0, bidirectional: bool = False, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        sizes = (input_size, hidden_size, num_layers)
-        options = (bias, batch_first, dropout, bidirectional)
-        self._init_from_digital(nn.GRU(*sizes, *options, device=device, dtype=dtype), hardware)
+        digital = counterpart(
+            self, nn.GRU, hardware, input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias,
+            batch_first=batch_first, dropout=dropout, bidirectional=bidirectional, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, state: State) -> State:
         return (gates.gru(input_product, hidden_product, state[0]),)

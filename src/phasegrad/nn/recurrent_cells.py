@@ -7,9 +7,12 @@ from typing import Any, ClassVar, final
 
 from torch import Tensor, nn
 
+from phasegrad.argument_checks import tensor
 from phasegrad.crossbar import Hardware
 from phasegrad.nn import gates
 from phasegrad.nn.composite import AnalogComposite
+from phasegrad.nn.construction import counterpart
+from phasegrad.nn.inputs import check_input
 from phasegrad.nn.linear import AnalogLinear
 
 
@@ -62,6 +65,7 @@ class _RecurrentCell(AnalogComposite, ABC):
         return following[0] if self._state_count == 1 else following
 
     def _initial_states(self, input: Tensor, hx: Any) -> list[Tensor]:
+        check_input(self, input, self.ih.weight, "[batch, input_size]")
         expected = [*input.shape[:-1], self.hidden_size]
         if input.dim() not in (1, 2) or input.shape[-1] != self.input_size:
             raise ValueError(
@@ -70,7 +74,7 @@ class _RecurrentCell(AnalogComposite, ABC):
             )
         if hx is None:
             return [input.new_zeros(expected)] * self._state_count
-        given = [hx] if isinstance(hx, Tensor) else list(hx)
+        given = state_tensors(self, hx)
         if len(given) != self._state_count or any(list(s.shape) != expected for s in given):
             raise ValueError(
                 f"{type(self).__name__}: hx has shape {', '.join(str(list(s.shape)) for s in given)}; it must be "
@@ -81,6 +85,14 @@ class _RecurrentCell(AnalogComposite, ABC):
     @abstractmethod
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
         """The next state, from the products of the input and of the hidden state."""
+
+
+def state_tensors(owner: nn.Module, hx: Any) -> list[Tensor]:
+    """The tensors of a state that a user passed: one, or a tuple or list of them."""
+    given = list(hx) if isinstance(hx, (tuple, list)) else [hx]
+    for state in given:
+        tensor(type(owner).__name__, "hx", state, "or a tuple of tensors")
+    return given
 
 
 @final
@@ -99,7 +111,11 @@ class AnalogRNNCell(_RecurrentCell):
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", device: Any = None,
         dtype: Any = None, *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._init_from_digital(nn.RNNCell(input_size, hidden_size, bias, nonlinearity, device, dtype), hardware)
+        digital = counterpart(
+            self, nn.RNNCell, hardware, input_size=input_size, hidden_size=hidden_size, bias=bias,
+            nonlinearity=nonlinearity, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
         return (gates.rnn(input_product, hidden_product, self.nonlinearity),)
@@ -126,7 +142,8 @@ class AnalogLSTMCell(_RecurrentCell):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._init_from_digital(nn.LSTMCell(input_size, hidden_size, bias, device, dtype), hardware)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "bias": bias}
+        self._init_from_digital(counterpart(self, nn.LSTMCell, hardware, **sizes, device=device, dtype=dtype), hardware)
 
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
         return gates.lstm(input_product, hidden_product, states[1])
@@ -145,7 +162,8 @@ class AnalogGRUCell(_RecurrentCell):
         self, input_size: int, hidden_size: int, bias: bool = True, device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        self._init_from_digital(nn.GRUCell(input_size, hidden_size, bias, device, dtype), hardware)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "bias": bias}
+        self._init_from_digital(counterpart(self, nn.GRUCell, hardware, **sizes, device=device, dtype=dtype), hardware)
 
     def _next_state(self, input_product: Tensor, hidden_product: Tensor, states: list[Tensor]) -> tuple[Tensor, ...]:
         return (gates.gru(input_product, hidden_product, states[0]),)

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import ConvolutionTiling
+from phasegrad.nn.construction import counterpart
 from phasegrad.nn.conv import _AnalogConv
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores.base import range_name
@@ -38,8 +39,12 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         dilation: int | tuple[int, ...] = 1, padding_mode: str = "zeros", device: Any = None, dtype: Any = None,
         *, hardware: Hardware,
     ) -> None:  # fmt: skip
-        options = (stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype)
-        self._init_from_digital(self._counterpart(in_channels, out_channels, kernel_size, *options), hardware)
+        digital = counterpart(
+            self, self._counterpart, hardware, in_channels=in_channels, out_channels=out_channels,
+            kernel_size=kernel_size, stride=stride, padding=padding, output_padding=output_padding, groups=groups,
+            bias=bias, dilation=dilation, padding_mode=padding_mode, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._init_from_digital(digital, hardware)
 
     @property
     def layout(self) -> Layout:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.optim.options import check_options, check_rate, checked_parameters
 from phasegrad.optim.replicas import broadcast_devices, common_generator, gathered, world_size
 from phasegrad.stores import InMemoryWeight
 
@@ -33,14 +34,16 @@ class PulsedOptimizer(torch.optim.Optimizer):
     pulses_devices = True
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
-        for name in ("lr", "momentum"):
-            self._check_rate(name, defaults[name])
+        caller = type(self).__name__
+        given = checked_parameters(caller, params)
+        options = {**defaults, **check_options(caller, defaults), "replicated": True}
         self._generator: torch.Generator | None = None
         self._world_size = world_size()
-        super().__init__(params, {**defaults, "replicated": True})
+        super().__init__(given, options)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group if its hardware suits the optimizer, and copy the devices of rank 0 if it is replicated."""
+        param_group.update(check_options(type(self).__name__, param_group))
         super().add_param_group(param_group)
         try:
             for parameter in self.param_groups[-1]["params"]:
@@ -146,14 +149,10 @@ class PulsedOptimizer(torch.optim.Optimizer):
             state["velocity"].mul_(momentum).add_(gradient)
         return state["velocity"]
 
-    def _check_rate(self, name: str, value: float) -> None:
-        if not (math.isfinite(value) and value >= 0.0):
-            raise ValueError(f"{type(self).__name__}: {name} = {value}; it must be finite and not negative")
-
     def _check(self) -> None:
         """Check all rates and staged samples before any parameter is changed."""
         for group in self.param_groups:
-            self._check_rate("learning rate lr", float(group["lr"]))
+            check_rate(type(self).__name__, "learning rate lr", group["lr"])
             for parameter in group["params"]:
                 if isinstance(parameter, InMemoryWeight) and parameter.grad is not None:
                     for x, d, _ in parameter.grad.samples:

@@ -7,7 +7,6 @@ References:
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -62,12 +61,6 @@ class FastArrayOptimizer(PulsedOptimizer):
         self, params: Iterable[Any], lr: float, *, momentum: float, fast_lr: float | None, pulses: float,
         transfer_every: int, rows: int | None, **more: Any,
     ) -> None:  # fmt: skip
-        if fast_lr is not None:
-            self._check_positive("fast_lr", fast_lr)
-        self._check_positive("pulses", pulses)
-        self._check_count("transfer_every", transfer_every)
-        if rows is not None:
-            self._check_count("rows", rows)
         defaults = {"lr": lr, "momentum": momentum, "fast_lr": fast_lr, "pulses": pulses, "rows": rows}
         super().__init__(params, {**defaults, "transfer_every": transfer_every, **more})
 
@@ -157,14 +150,6 @@ class FastArrayOptimizer(PulsedOptimizer):
         state["hidden"].index_copy_(1, due.rows, hidden.sub_(steps, alpha=threshold))
         if bool(steps.any()):
             weight.apply_pulses(send_counts_to_slow, steps.to(torch.int32), due.rows, due.seed)
-
-    def _check_positive(self, name: str, value: float) -> None:
-        if not 0.0 < value < math.inf:
-            raise ValueError(f"{type(self).__name__}: {name} = {value}; it must be finite and above 0")
-
-    def _check_count(self, name: str, value: int) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{type(self).__name__}: {name} = {value}; it must be an integer of at least 1")
 
 
 def hidden_matrix(weight: InMemoryWeight) -> Tensor:

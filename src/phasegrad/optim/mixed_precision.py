@@ -43,8 +43,6 @@ class MixedPrecision(PulsedOptimizer):
     def __init__(
         self, params: Iterable[Any], lr: float, momentum: float = 0.0, epsilon: float | None = None
     ) -> None:  # fmt: skip
-        if epsilon is not None and not (0.0 < epsilon < float("inf")):
-            raise ValueError(f"MixedPrecision: epsilon = {epsilon}; it must be finite and above 0")
         super().__init__(params, {"lr": lr, "momentum": momentum, "epsilon": epsilon})
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:

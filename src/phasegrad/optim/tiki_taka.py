@@ -103,8 +103,6 @@ class TikiTakaV2(FastArrayOptimizer):
         self, params: Iterable[Any], lr: float, *, momentum: float = 0.0, fast_lr: float | None = None,
         pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1, threshold: float | None = None,
     ) -> None:  # fmt: skip
-        if threshold is not None:
-            self._check_positive("threshold", threshold)
         super().__init__(
             params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows,
             threshold=threshold,
@@ -152,10 +150,6 @@ class ChoppedTikiTakaV2(FastArrayOptimizer):
         pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1, threshold: float | None = None,
         probability: float = 0.1,
     ) -> None:  # fmt: skip
-        if threshold is not None:
-            self._check_positive("threshold", threshold)
-        if not 0.0 <= probability <= 1.0:
-            raise ValueError(f"ChoppedTikiTakaV2: probability = {probability}; it must be in [0, 1]")
         super().__init__(
             params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows,
             threshold=threshold, probability=probability,
@@ -212,11 +206,6 @@ class AGAD(FastArrayOptimizer):
         pulses: float = 1.0, transfer_every: int = 1, rows: int | None = 1, threshold: float | None = None,
         period: int = 10, averaged: float = 1.0,
     ) -> None:  # fmt: skip
-        if threshold is not None:
-            self._check_positive("threshold", threshold)
-        self._check_count("period", period)
-        if not 0.0 < averaged <= 1.0:
-            raise ValueError(f"AGAD: averaged = {averaged}; it must be above 0 and at most 1")
         super().__init__(
             params, lr, momentum=momentum, fast_lr=fast_lr, pulses=pulses, transfer_every=transfer_every, rows=rows,
             threshold=threshold, period=period, averaged=averaged,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from phasegrad.argument_checks import integer
 from phasegrad.cells import DifferentialPair, MultiMemristive, ReferencedDevice
 from phasegrad.crossbar import Fast, Hardware, Pulses, Transfer
 from phasegrad.deprecation import renamed_arguments
@@ -34,6 +35,7 @@ def constant_step_training(*, weight_max: float = 0.6, steps: int = 1200) -> Har
         considerations. Front. Neurosci. 10, 333 (2016). https://doi.org/10.3389/fnins.2016.00333
     """
     g_max = 25e-6
+    steps = integer("constant_step_training", "steps", steps, 1)
     law = ConstantSteps(size=g_max / steps, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     return Hardware(
         cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, pulses=Pulses()
@@ -52,6 +54,7 @@ def soft_bounds_training(*, weight_max: float = 0.6, steps: int = 1200) -> Hardw
         considerations. Front. Neurosci. 10, 333 (2016). https://doi.org/10.3389/fnins.2016.00333
     """
     g_max = 25e-6
+    steps = integer("soft_bounds_training", "steps", steps, 1)
     law = SoftBoundsSteps(size=g_max / steps, c2c=0.3, d2d=0.3, imbalance=0.02, bounds_d2d=0.15)
     return Hardware(
         cell=ReferencedDevice(device=ideal_device(g_max=g_max, steps=law)), scale=weight_max, pulses=Pulses()
@@ -171,6 +174,7 @@ def tiki_taka_training(
         103 (2020). https://doi.org/10.3389/fnins.2020.00103
     """
     g_max = 25e-6
+    states = integer("tiki_taka_training", "states", states, 1)
     law = SoftBoundsSteps(size=g_max / states, c2c=0.3, d2d=0.3, imbalance=imbalance, bounds_d2d=0.1)
     cell = ReferencedDevice(device=ideal_device(g_max=g_max, steps=law))
     return Hardware(cell=cell, scale=weight_max, pulses=Pulses(), fast=Fast(cell=cell, scale=weight_max, gain=gain))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from phasegrad import argument_checks as checks
 from phasegrad.crossbar.converters.base import OutputConverter
 from phasegrad.crossbar.converters.state import draw_errors
 from phasegrad.ops import reference
@@ -40,13 +41,20 @@ def linearity(adc: OutputConverter, converters: int = 1, *, seed: int = 0, overs
         seed: seed of the errors and of the noise of the conversions.
         oversampling: inputs per step.
 
+    Raises:
+        TypeError: ``adc`` is not an output converter, or a number is not an integer.
+        ValueError: a number is out of range.
+
     Examples:
         >>> from phasegrad.crossbar import PipelineAdc
         >>> measured = linearity(PipelineAdc(bits=8, residue_gain_error=-0.01))
         >>> measured.levels[measured.dnl[0].argmin()].item()  # the first digit changes at a quarter of the range
         -32.0
     """
-    key = torch.tensor([seed])
+    checks.instance("linearity", "adc", adc, OutputConverter, of="an output converter, such as SarAdc(bits=8)")
+    converters = checks.integer("linearity", "converters", converters, 1)
+    oversampling = checks.integer("linearity", "oversampling", oversampling, 1)
+    key = torch.tensor([checks.integer("linearity", "seed", seed, -(2**63), 2**63 - 1)])
     errors = draw_errors(adc.errors, (converters, 1), key, 0)
     count = int(2 * adc.max_code) * oversampling
     inputs = (torch.arange(count) + 0.5) / (0.5 * count) - 1.0

@@ -38,7 +38,7 @@ class Converters(nn.Module):
         super().__init__()
         self._tolerances = (adc.errors if adc else (), dac.errors if dac else ())
         place = _places(outputs, columns, adc.columns_per_converter if adc else 1)
-        drawn = {"outputs": (tiles, int(place[-1]) + 1), "inputs": (dac_count,)}
+        drawn = {"outputs": (tiles, int(place[-1]) + 1 if outputs else 0), "inputs": (dac_count,)}
         for (name, shape), tolerances in zip(drawn.items(), self._tolerances, strict=True):
             self.register_buffer(name, _means(tolerances, shape, device) if _any(tolerances) else None)
         self.register_buffer("_place", place.to(device), persistent=False)
