@@ -31,8 +31,15 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"a {type(value).__name__}"
 
 
-def _refuse(kind: type[Exception], caller: str, name: str, value: object, rule: str) -> Exception:
-    return kind(f"{caller}: {name} = {shown(value)}; it must be {rule}")
+def _refuse(
+    kind: type[Exception], caller: str, name: str, value: object, rule: str, unit: str = ""
+) -> Exception:  # fmt: skip
+    return kind(f"{caller}: {name} = {shown(value)}{f' {unit}' if unit else ''}; it must be {rule}")
+
+
+def _kind(value: object) -> type[Exception]:
+    """The kind of error for a value where another kind of number is wanted."""
+    return ValueError if isinstance(value, numbers.Number) else TypeError
 
 
 def module(caller: str, name: str, value: object) -> nn.Module:
@@ -60,13 +67,13 @@ def integer(caller: str, name: str, value: object, low: int, high: int | None = 
     """Raise unless a value is an integer in ``[low, high]``.
 
     Raises:
-        TypeError: the value is not an integer; a ``bool`` is none.
-        ValueError: it is out of range.
+        TypeError: the value is not a number.
+        ValueError: it is not an integer (a ``bool`` is none), or out of range.
     """
     interval = f"of at least {low}" if high is None else f"in [{low}, {high}]"
     rule = of or f"an integer {interval}"
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise _refuse(TypeError, caller, name, value, rule)
+        raise _refuse(_kind(value), caller, name, value, rule)
     number = int(value)
     if number < low or (high is not None and number > high):
         raise _refuse(ValueError, caller, name, number, rule)
@@ -85,18 +92,25 @@ def number(
     """Raise unless a value is a finite number in ``[low, high]``, or ``(low, high]`` if ``above``.
 
     Raises:
-        TypeError: the value is not a real number; a ``bool`` is none.
-        ValueError: it is not finite or out of range.
+        TypeError: the value is not a number.
+        ValueError: it is not real (a ``bool`` is not), not finite, or out of range.
     """
-    bounds = [f"{'above' if above else 'at least'} {low:g}"] if low > -math.inf else []
-    bounds += [f"at most {high:g}"] if high < math.inf else []
-    rule = f"a finite number{f' [{unit}]' if unit else ''}{' of ' if bounds and not above else ' ' if bounds else ''}"
-    rule += " and ".join(bounds)
+    low_rule = (
+        []
+        if low == -math.inf
+        else ["not negative"]
+        if (low, above) == (0.0, False)
+        else [f"{'above' if above else 'at least'} {low:g}"]
+    )
+    rule = " and ".join(["a number, finite", *low_rule, *([f"at most {high:g}"] if high < math.inf else [])])
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise _refuse(TypeError, caller, name, value, rule)
-    found = float(value)
+        raise _refuse(_kind(value), caller, name, value, rule, unit)
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
     if not math.isfinite(found) or not (found > low if above else found >= low) or found > high:
-        raise _refuse(ValueError, caller, name, found, rule)
+        raise _refuse(ValueError, caller, name, found, rule, unit)
     return found
 
 

@@ -285,7 +285,7 @@ def test_the_constructor_accepts_the_arguments_of_the_counterpart() -> None:
     layer = AnalogMultiheadAttention(8, 2, 0.1, kdim=4, batch_first=True, dtype=torch.float64, hardware=IDEAL)
     assert layer.q_proj.weight.dtype == torch.float64
     assert layer.k_proj.weight.shape == (8, 4)
-    with pytest.raises(AssertionError, match="divisible"):
+    with pytest.raises(ValueError, match="divisible"):
         AnalogMultiheadAttention(8, 3, hardware=IDEAL)
     with pytest.raises(TypeError, match="hardware"):
         AnalogMultiheadAttention(8, 2, hardware=None)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,12 +179,14 @@ def _check_times(times: object) -> tuple[float, ...]:
     if not isinstance(times, Iterable) or scalar or isinstance(times, (str, bytes, Mapping)):
         raise TypeError(f"{caller}: times = {checks.shown(times)}; {rule}")
     found: list[Any] = [t.item() if isinstance(t, torch.Tensor) and t.dim() == 0 else t for t in times]
-    numbers = tuple(checks.number(caller, f"times[{i}]", t, 0.0, unit="s") for i, t in enumerate(found))
-    if not numbers:
-        raise ValueError(f"{caller}: times is empty; {rule}")
-    if any(b < a for a, b in itertools.pairwise(numbers)):
-        raise ValueError(f"{caller}: times = {numbers}; they must not decrease, because a chip only ages")
-    return numbers
+    if not all(isinstance(t, numbers.Real) and not isinstance(t, bool) for t in found):
+        raise TypeError(f"{caller}: times = {checks.shown(times)}; they must be numbers [s]")
+    known = tuple(float(t) for t in found)
+    if not known or any(not (math.isfinite(t) and t >= 0) for t in known):
+        raise ValueError(f"{caller}: times = {known}; pass at least one time, all finite and not negative")
+    if any(b < a for a, b in itertools.pairwise(known)):
+        raise ValueError(f"{caller}: times = {known}; they must not decrease, because a chip only ages")
+    return known
 
 
 def _value(value: object, chip: int, time: float) -> float:

@@ -118,12 +118,12 @@ class AnalogMultiheadAttention(AnalogComposite):
             ValueError: an input is a nested tensor, ``is_causal`` is set without ``attn_mask``, or the shapes of inputs
                 and masks do not match.
         """
-        for given in (query, key, value):
-            check_input(self, given, self.out_proj.weight, "of three dimensions, or of two without a batch")
-        if query.is_nested or key.is_nested or value.is_nested:
+        if any(isinstance(given, Tensor) and given.is_nested for given in (query, key, value)):
             raise ValueError(
                 "AnalogMultiheadAttention: nested tensors are not supported; pad the inputs and pass key_padding_mask"
             )
+        for given in (query, key, value):
+            check_input(self, given, self.out_proj.weight, "of three dimensions, or of two without a batch")
         if is_causal and attn_mask is None:
             raise ValueError(
                 "AnalogMultiheadAttention: is_causal = True is only a hint about attn_mask; pass attn_mask as well"

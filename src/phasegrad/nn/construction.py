@@ -63,13 +63,8 @@ def _spatial(caller: str, name: str, value: Any) -> int | tuple[int, ...]:
 
 
 def _padding(caller: str, name: str, value: Any) -> str | int | tuple[int, ...]:
-    if isinstance(value, str):
-        return checks.choice(caller, name, value, ("same", "valid"))
-    return _spatial(caller, name, value)
-
-
-def _choice(*choices: str) -> Callable[[str, str, Any], Any]:
-    return lambda caller, name, value: checks.choice(caller, name, value, choices)
+    # Torch lists the strings that it knows.
+    return value if isinstance(value, str) else _spatial(caller, name, value)
 
 
 def _probability(caller: str, name: str, value: object) -> float:
@@ -106,8 +101,8 @@ _CHECKS: dict[str, Callable[[str, str, Any], Any]] = {
     **dict.fromkeys(("kernel_size", "stride", "dilation", "output_padding"), _spatial),
     "num_layers": lambda caller, name, value: checks.integer(caller, name, value, 1, 65_536),
     "padding": _padding,
-    "padding_mode": _choice("zeros", "reflect", "replicate", "circular"),
-    "nonlinearity": _choice("tanh", "relu"),
+    "padding_mode": lambda caller, name, value: checks.instance(caller, name, value, str, of="a string"),
+    "nonlinearity": lambda caller, name, value: checks.choice(caller, name, value, ("tanh", "relu")),
     "dropout": _probability,
     "padding_idx": _optional(lambda caller, name, value: checks.integer(caller, name, value, -(2**62))),
     "max_norm": _optional(checks.number),
