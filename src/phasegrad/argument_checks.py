@@ -95,14 +95,7 @@ def number(
         TypeError: the value is not a number.
         ValueError: it is not real (a ``bool`` is not), not finite, or out of range.
     """
-    low_rule = (
-        []
-        if low == -math.inf
-        else ["not negative"]
-        if (low, above) == (0.0, False)
-        else [f"{'above' if above else 'at least'} {low:g}"]
-    )
-    rule = " and ".join(["a number, finite", *low_rule, *([f"at most {high:g}"] if high < math.inf else [])])
+    rule = _interval(low, high, above)
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise _refuse(_kind(value), caller, name, value, rule, unit)
     try:
@@ -114,6 +107,17 @@ def number(
     return found
 
 
+def _interval(low: float, high: float, above: bool) -> str:
+    parts = ["a number, finite"]
+    if low == 0.0 and not above:
+        parts.append("not negative")
+    elif low > -math.inf:
+        parts.append(f"{'above' if above else 'at least'} {low:g}")
+    if high < math.inf:
+        parts.append(f"at most {high:g}")
+    return " and ".join(parts) if len(parts) < 3 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
 def flag(caller: str, name: str, value: object) -> bool:
     """Raise ``TypeError`` unless a value is ``True`` or ``False``."""
     if isinstance(value, bool):
@@ -123,7 +127,7 @@ def flag(caller: str, name: str, value: object) -> bool:
 
 def choice(caller: str, name: str, value: object, choices: tuple[str, ...]) -> str:
     """Raise ``ValueError`` unless a value is one of some strings, and ``TypeError`` unless it is a string."""
-    rule = f"{', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}" if len(choices) > 1 else repr(choices[0])
+    rule = " or ".join(filter(None, (", ".join(map(repr, choices[:-1])), repr(choices[-1]))))
     if not isinstance(value, str):
         raise _refuse(TypeError, caller, name, value, rule)
     if value not in choices:
