@@ -3,17 +3,20 @@
 Each is an autograd function registered at the op's Autograd key. ``torch.library.register_autograd`` would need less
 code, but 0.1 to 0.2 ms more per call (it flattens and rebuilds all arguments), which is more than the kernels need for
 a small layer.
+
+Gradients can be differentiated again, as gradient penalties do: what the first gradient treats as a constant (masks of
+clipping, noise, scales) is a constant in all higher ones too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from phasegrad.ops import reference
 from phasegrad.ops.direct import GRADIENTS, Kernel, call
 
 
@@ -31,7 +34,6 @@ class _Dac(torch.autograd.Function):
         return run(x, range, max_code, decay, keep)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, range = ctx.saved_tensors
         grad_x, grad_range = call("dac_backward", grad, x, range, *ctx.rule)
@@ -43,7 +45,7 @@ def _bound_gradient(
 ) -> Tensor:
     """A clipped output equals range x unit; its gradient goes to the range."""
     columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
-    unit = (scale.view(columns) * input_range.reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
+    unit = (scale.view(columns) * input_range.detach().reshape(-1, *[1] * (grad.dim() - 1))).abs() * bound.sign()
     unit = unit if gain is None else unit * gain.view(columns)
     return (grad * code * unit).sum().reshape(bound.shape).to(bound.dtype)
 
@@ -62,7 +64,6 @@ class _Adc(torch.autograd.Function):
         return out, code
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         if grad is None:
             return (None,) * (3 + ctx.tiles)
@@ -89,11 +90,23 @@ class _NoisyWeights(torch.autograd.Function):
         return run(w, scale, clip, *rest)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         w, clip = ctx.saved_tensors
         grad_w = call("noisy_weights_backward", grad, w, clip)
         return (None, grad_w, *[None] * (1 + ctx.others))
+
+
+class _AsRead(torch.autograd.Function):
+    """The weights as they were read, connected with those they were read from by the rule of ``_NoisyWeights``."""
+
+    @staticmethod
+    def forward(ctx: Any, read: Tensor, w: Tensor, clip: Tensor) -> Tensor:
+        ctx.save_for_backward(w, clip)
+        return read.view_as(read)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        return None, call("noisy_weights_backward", grad, *ctx.saved_tensors), None
 
 
 class _TileLinear(torch.autograd.Function):
@@ -121,7 +134,6 @@ class _TileLinear(torch.autograd.Function):
         return out, code, read
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         _, wants_x, wants_range, wants_w, wants_bound = ctx.needs_input_grad[:5]
         if grad is None:
@@ -130,6 +142,8 @@ class _TileLinear(torch.autograd.Function):
         max_code, *rule = ctx.dac
         converts = max_code > 0
         driven = call("dac", x, input_range, max_code, *rule) if converts else x
+        if clip is not None and _recorded(w):  # with create_graph=True
+            read = _AsRead.apply(read, w, clip)
         wanted = (wants_x or (converts and wants_range), wants_w)
         grad_x, grad_w = call("tile_linear_backward", grad, code, driven, read, w, clip, gain, ctx.rows, wanted)
         grad_range = grad_bound = None
@@ -138,6 +152,45 @@ class _TileLinear(torch.autograd.Function):
         if wants_bound and len(code):
             grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
         return None, grad_x if wants_x else None, grad_range, grad_w if wants_w else None, grad_bound, None
+
+
+class _Again(torch.autograd.Function):
+    """The kernel of a gradient, differentiated through its definition in plain torch, which is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Kernel, definition: Kernel, arguments: tuple[Any, ...], *tensors: Tensor) -> Any:
+        ctx.save_for_backward(*tensors)
+        ctx.definition, ctx.arguments = definition, arguments
+        ctx.set_materialize_grads(False)
+        return run(*_filled(arguments, tensors))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        wants = ctx.needs_input_grad[3:]
+        with torch.enable_grad():
+            tensors = [t.view_as(t) if wanted else t for t, wanted in zip(ctx.saved_tensors, wants, strict=True)]
+            results = ctx.definition(*_filled(ctx.arguments, tensors))
+        results = results if isinstance(results, tuple) else (results,)
+        pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None and r.requires_grad]
+        found: list[Tensor | None] = [None] * len(tensors)
+        if pairs:
+            wanted = [i for i, w in enumerate(wants) if w]
+            outputs, given = zip(*pairs, strict=True)
+            again = torch.is_grad_enabled()
+            gradients = torch.autograd.grad(
+                outputs, [tensors[i] for i in wanted], given, create_graph=again, allow_unused=True
+            )
+            for i, gradient in zip(wanted, gradients, strict=True):
+                found[i] = gradient
+        return None, None, None, *found
+
+
+_TENSOR = object()  # the place of a tensor among the arguments of an op
+
+
+def _filled(arguments: Sequence[Any], tensors: Sequence[Tensor]) -> list[Any]:
+    rest = iter(tensors)
+    return [next(rest) if a is _TENSOR else a for a in arguments]
 
 
 class _WiredAdjoint(torch.autograd.Function):
@@ -201,6 +254,21 @@ def _tile_linear(run: Kernel, x: Tensor, w: Tensor, *rest: Any) -> tuple[Tensor,
     return run(x, w, *rest)
 
 
+def _differentiable_again(definition: Kernel) -> Callable[..., Any]:
+    """The gradient of an op that is itself the gradient of another."""
+
+    def op(run: Kernel, *arguments: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return run(*arguments)
+        tensors = [a for a in arguments if isinstance(a, Tensor)]
+        if not _recorded(*tensors):
+            return run(*arguments)
+        places = tuple(_TENSOR if isinstance(a, Tensor) else a for a in arguments)
+        return _Again.apply(run, definition, places, *tensors)
+
+    return op
+
+
 def _wired_conductance(run: Kernel, conductance: Tensor, *resistances: Any) -> Tensor:
     if _recorded(conductance):
         return _WiredConductance.apply(run, conductance, *resistances)  # type: ignore[return-value]
@@ -210,3 +278,7 @@ def _wired_conductance(run: Kernel, conductance: Tensor, *resistances: Any) -> T
 GRADIENTS.update(
     dac=_dac, adc=_adc, noisy_weights=_noisy_weights, tile_linear=_tile_linear, wired_conductance=_wired_conductance
 )
+for _definition in (
+    reference.dac_backward, reference.adc_backward, reference.noisy_weights_backward, reference.tile_linear_backward,
+):  # fmt: skip
+    GRADIENTS[_definition.__name__] = _differentiable_again(_definition)
