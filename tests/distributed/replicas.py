@@ -143,8 +143,7 @@ def staged(rank: int) -> Any:
 
     pg.optim.AnalogSGD._pulse = record  # type: ignore[method-assign, assignment]
     optimizer.step()
-    kept = [(s.x, s.d) for s in net[0].weight.grad.samples]
-    return {"sent": sent, "seen": seen, "kept": kept, "nothing": net[1].weight.grad is None}
+    return {"sent": sent, "seen": seen, "left": [layer.weight.grad for layer in net]}
 
 
 def unreplicated(rank: int) -> Any:

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import phasegrad as pg
 from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange, tilings
 from phasegrad.ops.native import library
-from phasegrad.stores import in_memory_weight
+from phasegrad.stores import staged_gradient
 
 PAIRS = {
     1: (nn.Conv1d, pg.nn.AnalogConv1d),
@@ -128,7 +128,7 @@ def test_images_are_staged_instead_of_patches() -> None:
 def test_updates_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for size in (1, 1 << 30):
-        monkeypatch.setattr(in_memory_weight, "_MAX_UNFOLDED", size)
+        monkeypatch.setattr(staged_gradient, "_MAX_UNFOLDED", size)
         _, analog = counterparts(2, pg.presets.soft_bounds_training(), groups=2, padding=1)
         for seed in range(2):
             backward(analog, images(2, 20, seed=seed))
@@ -175,9 +175,10 @@ def test_no_buffer_stores_all_patches(fields: dict[str, Any], optimizer: Any, mo
     x = torch.randn(64, 4, 16, 16, requires_grad=True)
     with Largest() as largest:
         conv(x).square().sum().backward()
+        staged = conv.weight.grad.samples[0]
         optimizer(conv.parameters(), lr=1e-6).step()
     everything = 64 * 16 * 16 * 4 * 49 * 4
-    assert conv.weight.grad.samples[0].x.data_ptr() == x.data_ptr()
+    assert staged.x.data_ptr() == x.data_ptr()
     assert 4 * x.numel() <= largest.size < everything / 2
 
 
@@ -188,7 +189,10 @@ def pulsed(space: int, options: dict[str, Any], optimizer: type[torch.optim.Opti
     backward(digital, x)
     backward(analog, x)
     patches, d = (t.double() for t in samples(analog))
+    staged = analog.weight.grad.samples[0]
+    analog.weight.grad = None
     for update in [optimizer([analog.weight], lr=3e-4)] * steps:
+        analog.weight.stage(*staged)
         update.step()
     change = analog.weight.detach().double() - before
     sent = steps * 3.0 * d.abs().t() @ patches.abs()

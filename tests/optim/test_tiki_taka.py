@@ -387,6 +387,7 @@ def test_schedulers_change_the_rate_of_digital_parameters_and_slow_arrays() -> N
     slow, hidden = module[0].devices.conductance.clone(), optimizer.state[module[0].weight]["hidden"].clone()
     fast = module[0].devices.fast.conductance.clone()
     bias = module[0].bias.detach().clone()
+    backward(module)
     optimizer.step()
     assert torch.equal(slow, module[0].devices.conductance)
     assert torch.equal(hidden, optimizer.state[module[0].weight]["hidden"])

@@ -46,4 +46,4 @@ class AnalogSGD(PulsedOptimizer):
 
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         seed = self._draw_seed(weight, group)
-        weight.apply_pulses(update, weight.staged(), float(group["lr"]), seed)
+        weight.apply_pulses(update, weight.staged(use=True), float(group["lr"]), seed)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.optim.options import check_options, check_rate, checked_parameters
 from phasegrad.optim.replicas import broadcast_devices, common_generator, gathered, world_size
 from phasegrad.stores import InMemoryWeight
@@ -59,11 +60,15 @@ class PulsedOptimizer(torch.optim.Optimizer):
 
     @abstractmethod
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
-        """Convert the staged samples of a weight to pulses."""
+        """Convert the staged samples of a weight to pulses; ``weight.staged(use=True)`` marks each block as used."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update all parameters once.
+
+        A step does nothing to parameters without a gradient: no pulse, transfer, leak or refresh. The staged samples of
+        an in-memory weight are used up: after the step its ``grad`` is ``None``. An exception or Ctrl-C leaves each
+        weight either updated or untouched with its samples; the next step continues there.
 
         Args:
             closure: function that evaluates the model again and returns the loss, as in torch.
@@ -95,15 +100,22 @@ class PulsedOptimizer(torch.optim.Optimizer):
 
     def _step(self) -> None:
         self._check()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+        parameters = [(p, group) for group in self.param_groups for p in group["params"] if _has_gradient(p)]
+        with deferred_interrupts() as deliver:
+            for parameter, group in parameters:
                 if isinstance(parameter, InMemoryWeight):
-                    if parameter.grad.samples:
-                        self._pulse(parameter, group)
-                else:
+                    self._update(parameter, group)
+                    deliver()
+            # Last and together, because their gradients remain: a step that was interrupted can be called again.
+            for parameter, group in parameters:
+                if not isinstance(parameter, InMemoryWeight):
                     parameter.add_(self._direction(parameter, group["momentum"]), alpha=-float(group["lr"]))
+
+    def _update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        """Convert the staged samples of a weight to pulses, and discard them."""
+        if weight.pending is not None and weight.pending.samples:
+            self._pulse(weight, group)
+        weight.grad = None
 
     def _replicas(self, groups: list[dict[str, Any]]) -> list[InMemoryWeight]:
         """The in-memory weights of groups that all processes replicate."""
@@ -154,14 +166,19 @@ class PulsedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             check_rate(type(self).__name__, "learning rate lr", group["lr"])
             for parameter in group["params"]:
-                if isinstance(parameter, InMemoryWeight) and parameter.grad is not None:
-                    for x, d, _ in parameter.grad.samples:
+                if isinstance(parameter, InMemoryWeight) and parameter.pending is not None:
+                    for x, d, _ in parameter.pending.samples:
                         if not _finite(x) or not _finite(d):
                             raise ValueError(
                                 f"{type(self).__name__}: a staged input or gradient is not finite, so no device was "
                                 "pulsed. Check whether the loss has diverged, lower the learning rate, and call "
                                 "zero_grad before the next step"
                             )
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    gradient = parameter.pending if isinstance(parameter, InMemoryWeight) else parameter.grad
+    return gradient is not None
 
 
 def _finite(x: Tensor) -> bool:

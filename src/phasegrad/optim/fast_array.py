@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -103,41 +104,44 @@ class FastArrayOptimizer(PulsedOptimizer):
         state = self.state[weight]
         if not state:
             state.update({"samples": 0, "reads": 0, "strength": 0.0}, **self._initial_state(weight))
-        fast_lr = self._fast_lr(weight, state, group)
-        samples, chopper = weight.staged(), state.get("chopper")
+        assert weight.pending is not None
+        fast_lr, number, trained = self._fast_lr(weight, state, group), weight.pending.number, weight.trained_cells
+        samples, chopper = weight.staged(use=True), state.get("chopper")
         if chopper is not None:
             samples = ((x * chopper, d) for x, d in samples)
         weight.apply_pulses(update, samples, fast_lr, self._draw_seed(weight, group))
-        rows, reads = self._due(weight, state, group)
+        rows, reads = self._due(weight, state, group, number)
         if len(rows):
             seed = self._draw_seed(weight, group)
             read = read_fast(weight.devices, rows, seed)
+            if trained is not None:  # what is read in other cells must not reach the slow array
+                read = read * trained.index_select(1, rows)
             self._transfer(weight, state, group, DueRows(rows, reads, read, float(group["lr"]) / fast_lr, seed))
+        state["samples"] += number
+        state["reads"] += len(rows)
 
     def _fast_lr(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> float:
         if group["fast_lr"] is not None:
             return float(group["fast_lr"])
-        assert weight.grad is not None
-        products = [_largest(s.x) * _largest(s.d) for s in weight.grad.samples if len(s.x)]
+        assert weight.pending is not None
+        products = [_largest(s.x) * _largest(s.d) for s in weight.pending.samples if len(s.x)]
         now = float(torch.cat(products).mean()) if products else 0.0
         past = state["strength"]
         state["strength"] = now if past == 0.0 else past + _AVERAGED * (now - past)
         # Without any gradient so far, no rate sends pulses, so 1 is safe.
         return group["pulses"] * weight.devices.pulse_size / (state["strength"] or 1.0)
 
-    def _due(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Indices of the rows to read after this step, and the number of earlier reads of each.
+    def _due(
+        self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Indices of the rows to read after an update of ``number`` samples, and the number of earlier reads of each.
 
         All rows that are due within a step are read at its end, each at most once.
         """
-        assert weight.grad is not None
-        total, every = weight.matrix_size[1], group["transfer_every"]
-        before = state["samples"]
-        state["samples"] = before + sum(s.number for s in weight.grad.samples)
-        transfers = state["samples"] // every - before // every
-        number = min(transfers * (group["rows"] or total), total)
-        reads = state["reads"] + torch.arange(number, device=weight.device)
-        state["reads"] += number
+        total, every, before = weight.matrix_size[1], group["transfer_every"], state["samples"]
+        transfers = (before + number) // every - before // every
+        due = min(transfers * (group["rows"] or total), total)
+        reads = state["reads"] + torch.arange(due, device=weight.device)
         return reads % total, reads // total
 
     def _buffer(
@@ -147,9 +151,16 @@ class FastArrayOptimizer(PulsedOptimizer):
         threshold = group["threshold"] or weight.devices.dw_min
         hidden = state["hidden"].index_select(1, due.rows).add_(read, alpha=due.rate)
         steps = (hidden / threshold).trunc_()
-        state["hidden"].index_copy_(1, due.rows, hidden.sub_(steps, alpha=threshold))
+        counts = steps.to(torch.int32)
+        hidden.sub_(steps, alpha=threshold)
+
+        def sent() -> None:
+            state["hidden"].index_copy_(1, due.rows, hidden)
+
         if bool(steps.any()):
-            weight.apply_pulses(send_counts_to_slow, steps.to(torch.int32), due.rows, due.seed)
+            weight.apply_pulses(functools.partial(send_counts_to_slow, sent=sent), counts, due.rows, due.seed)
+        else:
+            sent()
 
 
 def hidden_matrix(weight: InMemoryWeight) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from phasegrad.optim.base import PulsedOptimizer
 from phasegrad.stores import InMemoryWeight
@@ -49,9 +51,20 @@ class MixedPrecision(PulsedOptimizer):
         state = self.state[weight]
         if "chi" not in state:
             state["chi"] = torch.zeros_like(weight.devices.conductance[0])
-        chi, epsilon = state["chi"], group["epsilon"] or weight.devices.pulse_size
-        for x, d in weight.staged():
-            chi.addmm_(d.float().t(), x.float(), alpha=float(group["lr"]))
+        epsilon = group["epsilon"] or weight.devices.pulse_size
+        chi = self._accumulated(weight, state["chi"], float(group["lr"]))
         steps = (chi / epsilon).trunc_()
-        chi.sub_(steps, alpha=epsilon)
-        weight.apply_pulses(send_counts, steps.neg_().to(torch.int32), self._draw_seed(weight, group))
+        counts = steps.neg().to(torch.int32)
+
+        def sent() -> None:
+            state["chi"].copy_(chi.sub_(steps, alpha=epsilon))
+            weight.grad = None
+
+        weight.apply_pulses(functools.partial(send_counts, sent=sent), counts, self._draw_seed(weight, group))
+
+    def _accumulated(self, weight: InMemoryWeight, chi: Tensor, lr: float) -> Tensor:
+        """``chi`` after this step's gradients; the state itself changes when the pulses were sent."""
+        total, trained = chi, weight.trained_cells
+        for x, d in weight.staged():
+            total = torch.addmm(total, d.float().t(), x.float(), alpha=lr)
+        return total if trained is None else torch.where(trained, total, chi)

@@ -17,7 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
-from phasegrad.stores.in_memory_weight import InMemoryWeight, Samples
+from phasegrad.stores.in_memory_weight import InMemoryWeight
+from phasegrad.stores.staged_gradient import Samples, Staged, same_mask
 
 _ALIGNMENT = 8  # bytes; a multiple of the size of every dtype
 
@@ -48,18 +49,26 @@ def common_generator(device: torch.device) -> torch.Generator:
 def gathered(weights: Sequence[InMemoryWeight]) -> Iterator[None]:
     """Within this context, each weight stages the samples of all processes, rank by rank.
 
-    Afterwards the local samples are restored.
+    Afterwards the local samples of weights that were not updated, because of an exception, are restored.
 
     Output gradients are divided by the number of processes, as DDP averages the gradients of digital parameters.
+
+    Raises:
+        ValueError: the gradient of a weight has different masks in different processes; nothing was changed.
     """
-    own = [weight.grad.samples if weight.grad is not None else [] for weight in weights]
-    of_all = _gather(own, weights[0].device)
-    before = [weight.replace_staged(samples) for weight, samples in zip(weights, of_all, strict=True)]
+    before = [weight.pending for weight in weights]
+    of_all = [
+        None if samples is None else Staged(samples, weight.shape, weight.matrix_layout, mask)
+        for weight, (samples, mask) in zip(weights, _gather(before, weights[0].device), strict=True)
+    ]
+    for weight, staged in zip(weights, of_all, strict=True):
+        weight.replace_staged(staged)
     try:
         yield
     finally:
-        for weight, staged in zip(weights, before, strict=True):
-            weight.replace_staged(staged)
+        for weight, local, staged in zip(weights, before, of_all, strict=True):
+            untouched = weight.pending is staged and (staged is None or not staged.partly_used)
+            weight.replace_staged(local if untouched else None)
 
 
 class _Slot(NamedTuple):
@@ -71,11 +80,13 @@ class _Slot(NamedTuple):
     end: int
 
 
-def _gather(own: list[list[Samples]], device: torch.device) -> list[list[Samples] | None]:
-    """The samples of each weight in all processes, or ``None`` if there are none; sizes may differ per process."""
-    slots, parts = _pack(own)
-    all_slots: list[Any] = [None] * world_size()
-    dist.all_gather_object(all_slots, slots)
+def _gather(own: list[Staged | None], device: torch.device) -> list[tuple[list[Samples] | None, Tensor | None]]:
+    """Samples and mask of each weight in all processes; ``None`` if there are none. Sizes may differ per process."""
+    slots, parts = _pack([[] if staged is None else staged.samples for staged in own])
+    masks = [None if staged is None or staged.mask is None else staged.mask.cpu() for staged in own]
+    of_ranks: list[Any] = [None] * world_size()
+    dist.all_gather_object(of_ranks, (slots, masks))
+    all_slots, all_masks = zip(*of_ranks, strict=True)
     length = max(_length(slots) for slots in all_slots)
     sent = torch.zeros(length, dtype=torch.uint8, device=device)
     for start, part in parts:
@@ -84,7 +95,22 @@ def _gather(own: list[list[Samples]], device: torch.device) -> list[list[Samples
     dist.all_gather(received, sent)
     unpacked = [_unpack(slots, data) for slots, data in zip(all_slots, received, strict=True)]
     joined = [[sample for rank in unpacked for sample in rank[index]] for index in range(len(own))]
-    return [samples or None for samples in joined]
+    common = [_common_mask(index, all_slots, all_masks) for index in range(len(own))]
+    return [
+        (samples or None, None if mask is None else mask.to(device))
+        for samples, mask in zip(joined, common, strict=True)
+    ]
+
+
+def _common_mask(index: int, all_slots: Sequence[Any], all_masks: Sequence[Any]) -> Tensor | None:
+    """The mask of the gradient of one weight, which all processes with samples must share."""
+    masks = [masks[index] for slots, masks in zip(all_slots, all_masks, strict=True) if slots[index]]
+    if not all(same_mask(masks[0], mask) for mask in masks[1:]):
+        raise ValueError(
+            "the gradient of an in-memory weight has different masks in different processes, but all replicas apply "
+            "the same pulses. Use the same mask in all processes"
+        )
+    return masks[0] if masks else None
 
 
 def _pack(own: list[list[Samples]]) -> tuple[list[Any], list[tuple[int, Tensor]]]:

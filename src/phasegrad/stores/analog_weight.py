@@ -32,6 +32,8 @@ class AnalogWeight(DeviceArray):
         reference: the reference column of every tile, ``[column tiles, in]``, if the hardware's cell has one.
         polarity: sign of the fast devices in the weight, 0-d, or ``None``.
         samples: number of samples of all updates so far, or ``None``.
+        mask: bool ``[out, in]``, true for cells that optimizers may pulse; ``None`` for all, and then not in the state
+            dict.
         clock: present time [s since the chip was first programmed], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
@@ -48,6 +50,7 @@ class AnalogWeight(DeviceArray):
     reference = Registered["DeviceArray | None"]("_modules")
     polarity = Registered["Tensor | None"]()
     samples = Registered["Tensor | None"]()
+    mask = Registered["Tensor | None"]()
     clock = Registered[Tensor]()
     scale = Registered[Tensor]()
     gain = Registered[Tensor]()
@@ -76,6 +79,7 @@ class AnalogWeight(DeviceArray):
         self.leaks_in_training = self.sample_time > 0.0 and (fast_array or self).leaks
         self.register_buffer("polarity", torch.ones((), dtype=torch.float32, device=device) if fast else None)
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64, device=device) if fast else None)
+        self.register_buffer("mask", None)
         self.columns = columns
         self.register_buffer("clock", torch.zeros((), dtype=torch.float64, device=device))
         tile_columns = (row_tiles(in_features, hardware), out_features)
@@ -301,6 +305,11 @@ class AnalogWeight(DeviceArray):
         present = calibration_read(weights, self.hardware, output_range, read_seed, errors)
         self.gain.copy_(drift_gain(self.baseline, present, self.columns, per))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], *arguments: Any, **named: Any) -> None:
-        super()._load_from_state_dict(state_dict, *arguments, **named)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **named: Any) -> None:
+        key = f"{prefix}mask"
+        if key in state_dict and self.mask is None:
+            self.mask = torch.ones_like(self.conductance[0], dtype=torch.bool)
+        elif self.mask is not None:  # a state dict saved without a mask does not remove it
+            state_dict.setdefault(key, self.mask)
+        super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
         self.solve_wires()

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import fixed_scale
@@ -68,18 +67,45 @@ class _InMemoryProduct(torch.autograd.Function):
         return y if bias is None else y + (bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2)))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = grad_bias = None
+        weight, tiles = ctx.weight, ctx.tiles
+        grad_x = grad_weight = grad_bias = None
         if needs_weight:
-            ctx.weight.stage(x.detach(), grad.detach(), ctx.tiles.tiling.patches)
+            node = ctx.next_functions[1][0]
+            grad_weight = weight.gradient(node, x, grad, tiles.tiling.patches)
         if needs_x:
-            dtype = ctx.weight.dtype
-            d = grad if grad.dtype == dtype else grad.to(dtype)  # the dtype of autocast may differ
-            grad_x = ctx.tiles.input_gradient(d, x.shape)
+            d = grad if grad.dtype == weight.dtype else grad.to(weight.dtype)  # the dtype of autocast may differ
+            recorded = torch.is_grad_enabled()  # with create_graph=True
+            grad_x = _InputGradient.apply(d, weight, tiles, x.shape) if recorded else tiles.input_gradient(d, x.shape)
             grad_x = grad_x if grad_x.dtype == x.dtype else grad_x.to(x.dtype)
         if needs_bias:
             grad_bias = grad.sum(0) if grad.dim() == 2 else grad.sum([0, *range(2, grad.dim())])
-        return grad_x, None, grad_bias, None
+        return grad_x, grad_weight, grad_bias, None
+
+
+class _InputGradient(torch.autograd.Function):
+    """The gradient of the inputs, ``d W``, when it is differentiated again, as in a gradient penalty.
+
+    It is linear in ``d`` and in ``W``. With the gradient ``v`` of its result, ``d`` receives the forward product of
+    ``v``, and the weight the gradient ``d^T v``, so ``(v, d)`` are staged.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor, weight: InMemoryWeight, tiles: InMemoryTiles, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(d)
+        ctx.weight, ctx.tiles = weight, tiles
+        return tiles.input_gradient(d, shape)
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        (d,) = ctx.saved_tensors
+        needs_d, needs_weight, *_ = ctx.needs_input_grad
+        grad_d = grad_weight = None
+        if needs_weight:
+            node = ctx.next_functions[1][0]
+            grad_weight = ctx.weight.gradient(node, v, d, ctx.tiles.tiling.patches)
+        if needs_d:
+            grad_d = in_memory_product(v, ctx.weight, None, ctx.tiles)
+        return grad_d, grad_weight, None, None

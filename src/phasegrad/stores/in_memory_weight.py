@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -16,83 +16,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from phasegrad.crossbar.patches import Patches
 from phasegrad.crossbar.streams import draw_seed
-from phasegrad.ops.pulses import SAMPLES_PER_BLOCK
 from phasegrad.stores.analog_weight import AnalogWeight
+from phasegrad.stores.fixed_cells import check_mask, fixed_cells, why_not_fixed
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
+from phasegrad.stores.staged_gradient import TRAINING_ADVICE, Samples, Staged, StagedGradient
 
-_TRAINING_ADVICE = (
-    "This weight is stored on devices, which only pulses can change. Train it with "
-    "phasegrad.optim.AnalogSGD(net.parameters(), lr=...), which trains digital parameters as well"
-)
-
-_CLIPPING_ADVICE = (
-    "Clip only the other parameters, [p for p in net.parameters() if not isinstance(p, phasegrad.nn.InMemoryWeight)]; "
-    "for mixed precision use bfloat16, which needs no GradScaler"
-)
-
-_MAX_UNFOLDED = 1 << 20
-"""Largest number of values that are unfolded at once, unless a single block of samples has more."""
-
-
-class Samples(NamedTuple):
-    """The samples that one backward pass through one layer stages for the update."""
-
-    x: Tensor
-    """Inputs ``[samples, in]``, or a convolution's images ``[batch, channels, ...]``."""
-    d: Tensor
-    """Gradients of the outputs, ``[samples, out]`` or ``[batch, channels, ...]``."""
-    patches: Patches | None = None
-    """Division of images into samples; ``None`` if each row is one sample."""
-
-    @property
-    def number(self) -> int:
-        """Number of samples."""
-        return len(self.x) if self.patches is None else self.patches.number(self.d)
-
-    def select(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Samples ``first`` to ``last``: ``[last - first, in]`` and ``[last - first, out]``."""
-        if self.patches is None:
-            return self.x[first:last], self.d[first:last]
-        return self.patches.select(self.x, self.d, first, last)
-
-
-@final
-class Staged:
-    """The inputs and output gradients that backward passes stage for the update, in place of a gradient.
-
-    Attributes:
-        samples: the samples of each pass, in the order of the passes.
-    """
-
-    def __init__(self) -> None:
-        self.samples: list[Samples] = []
-
-    def zero_(self) -> None:
-        """Discard the samples, for ``zero_grad(set_to_none=False)``."""
-        self.samples.clear()
-
-    def detach_(self) -> Staged:
-        """Return ``self``: autograd records nothing here."""
-        return self
-
-    def requires_grad_(self, requires_grad: bool = False) -> Staged:
-        """Return ``self``."""
-        return self
-
-    grad_fn = None
-
-    def __repr__(self) -> str:
-        """The staged samples, with advice, because torch shows this when it fails to clip the gradient."""
-        advice = f"{_TRAINING_ADVICE}. {_CLIPPING_ADVICE}"
-        return f"<samples of {len(self.samples)} backward passes, no dense gradient. {advice}>"
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise RuntimeError(
-            f"an in-memory weight has no dense gradient, so .grad.{name} does not exist. {_TRAINING_ADVICE}. "
-            f"{_CLIPPING_ADVICE}. Call zero_grad before you move, cast or compile a net with staged samples"
-        )
+_TENSOR_GRAD: Any = torch.Tensor.grad  # the attribute of torch, which the property of InMemoryWeight hides
 
 
 @final
@@ -103,6 +32,8 @@ class InMemoryWeight(nn.Parameter):
         devices: the devices.
         matrix_layout: layout that converts the parameter to a matrix ``[out, in]``.
         grad: samples staged for the next update, or ``None``.
+        mask: bool tensor in the shape of the weight, true where the weight is trained; ``None`` to train all of it. No
+            optimizer pulses the devices of the other weights. It is saved in the state dict.
     """
 
     devices: AnalogWeight
@@ -113,54 +44,99 @@ class InMemoryWeight(nn.Parameter):
         """Wrap ``data``, the present value of the devices."""
         weight = torch.Tensor._make_subclass(cls, data.detach(), True)
         weight.devices, weight.matrix_layout, weight._staged = devices, layout, None
-        weight.register_hook(_refuse_dense)
+        weight.register_post_accumulate_grad_hook(_take_gradient)
         return weight
 
     def __init__(self, data: Tensor, devices: AnalogWeight, layout: Layout = OUTPUTS_FIRST) -> None:
         pass
 
     @property
-    def grad(self) -> Staged | None:
+    def grad(self) -> StagedGradient | None:
         """The staged samples, or ``None``."""
-        return self._staged
+        return None if self._staged is None else self._gradient(self._staged, shown=True)
 
     @grad.setter
-    def grad(self, value: None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        if value is not None:
+    def grad(self, value: StagedGradient | None) -> None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if not (value is None or isinstance(value, StagedGradient)):
             raise RuntimeError(
-                f"an in-memory weight has no dense gradient, so only None can be assigned to .grad. {_TRAINING_ADVICE}"
+                "an in-memory weight has no dense gradient, so only None or staged samples can be assigned to .grad. "
+                f"{TRAINING_ADVICE}"
             )
-        self._staged = None
+        self._staged = None if value is None else value.staged
+
+    def _gradient(self, staged: Staged, *, shown: bool = False) -> StagedGradient:
+        return StagedGradient(staged, self.shape, self.dtype, self.device, shown=shown)
+
+    @property
+    def pending(self) -> Staged | None:
+        """The staged samples as ``grad`` shows them, without the form of a tensor, or ``None``."""
+        return self._staged
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Where the weight is trained, or ``None``."""
+        mask = self.devices.mask
+        return None if mask is None else self.matrix_layout.weight(mask, self.shape).clone()
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        if mask is not None:
+            trained = check_mask(mask, self.shape, self.devices).to(self.device)
+            mask = self.matrix_layout.matrix(trained).clone()
+        self.devices.register_buffer("mask", mask)
+
+    @property
+    def trained_cells(self) -> Tensor | None:
+        """The cells ``[out, in]`` that ``mask`` and the mask of the staged gradient release; ``None``: all."""
+        fixed, staged = self.devices.mask, None if self._staged is None else self._staged.mask
+        if staged is None:
+            return fixed
+        cells = self.matrix_layout.matrix(staged)
+        return cells if fixed is None else fixed & cells
 
     def stage(self, x: Tensor, d: Tensor, patches: Patches | None = None) -> None:
         """Stage the samples of a backward pass for the next update; see ``Samples``."""
         if self._staged is None:
-            self._staged = Staged()
-        self._staged.samples.append(Samples(x, d, patches))
+            self._staged = Staged((), self.shape, self.matrix_layout)
+        if self._staged.mask is None:
+            self._staged.samples.append(Samples(x, d, patches))
+        else:
+            self.accumulate(Staged([Samples(x, d, patches)], self.shape, self.matrix_layout))
 
-    def replace_staged(self, samples: list[Samples] | None) -> list[Samples] | None:
-        """Replace the staged samples with others, or with none, and return them."""
-        before, self._staged = self._staged, None
-        if samples is not None:
-            self._staged = Staged()
-            self._staged.samples = samples
-        return None if before is None else before.samples
+    def accumulate(self, staged: Staged) -> None:
+        """Add the samples of a backward pass, with their mask, to those for the next update."""
+        self._staged = staged if self._staged is None else self._staged.plus(staged)
 
-    def staged(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """All staged samples, block by block: ``[samples, in]`` and ``[samples, out]``.
+    def gradient(self, node: Any, x: Tensor, d: Tensor, patches: Patches | None = None) -> StagedGradient | None:
+        """The gradient that a backward pass returns for the weight.
 
-        Images are unfolded here, one block at a time. The block size does not change an update, because each block but
-        the last is a multiple of ``SAMPLES_PER_BLOCK``, the number of samples whose pulse trains are drawn together.
+        Where nobody looks at the gradient, it is staged here and ``None`` is returned, which is faster.
+
+        Args:
+            node: the node of autograd that accumulates the gradient of the weight.
+            x: inputs of the samples.
+            d: output gradients of the samples.
+            patches: division of images into samples, or ``None``.
         """
+        wanted = _engine_wants(node)
+        if not wanted:
+            return None
+        x, d = x.detach(), d.detach()
+        if wanted == "accumulated" and not self._backward_hooks:
+            self.stage(x, d, patches)
+            return None
+        _TENSOR_GRAD.__set__(self, None)
+        return self._gradient(Staged([Samples(x, d, patches)], self.shape, self.matrix_layout))
+
+    def replace_staged(self, staged: Staged | None) -> Staged | None:
+        """Replace the staged samples with others, or with none, and return them."""
+        before, self._staged = self._staged, staged
+        return before
+
+    def staged(self, *, use: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """All staged samples, block by block; see ``Staged.blocks``."""
         assert self._staged is not None
-        samples = self._staged.samples
-        if len(samples) == 1 and samples[0].patches is None:
-            yield samples[0].x, samples[0].d
-            return
-        values = sum(self.matrix_size)  # per sample
-        size = SAMPLES_PER_BLOCK * max(1, _MAX_UNFOLDED // (SAMPLES_PER_BLOCK * values))
-        for first in range(0, sum(s.number for s in samples), size):
-            yield _block(samples, first, first + size)
+        return self._staged.blocks(use=use)
 
     def read(self, seed: Tensor | None = None) -> Tensor:
         """The weight ``[out, in]`` as one read of the devices sees it, without gradient.
@@ -187,8 +163,18 @@ class InMemoryWeight(nn.Parameter):
             pulses: a function of ``phasegrad.stores.pulsed_weight``, called as ``pulses(devices, *arguments, value)``.
             arguments: its arguments between the devices and the value ``[out, in]``.
         """
-        value = self.matrix_layout.matrix(self.data)
-        pulses(self.devices, *arguments, value)
+        value, trained = self.matrix_layout.matrix(self.data), self.trained_cells
+        try:
+            if trained is None:
+                pulses(self.devices, *arguments, value)
+            else:
+                with fixed_cells(self.devices, ~trained):
+                    pulses(self.devices, *arguments, value)
+                value.copy_(self.devices.logical_weight())
+        except BaseException:
+            value.copy_(self.devices.logical_weight())  # the truth, wherever the update stopped
+            self.copy_(self.matrix_layout.weight(value, self.shape))
+            raise
         if value.data_ptr() != self.data_ptr():  # the matrix is a copy: write it back
             self.copy_(self.matrix_layout.weight(value, self.shape))
 
@@ -200,30 +186,40 @@ class InMemoryWeight(nn.Parameter):
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Value, devices and layout, without staged samples."""
+        """Value, devices, mask included, and layout, without staged samples."""
         return _restored, (self.detach(), self.devices, self.requires_grad, self.matrix_layout)
 
 
-def _block(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Samples ``first`` to ``last`` of the samples of all passes."""
-    parts, start = [], 0
-    for of_pass in samples:
-        low, high = max(first - start, 0), min(last - start, of_pass.number)
-        if low < high:
-            parts.append(of_pass.select(low, high))
-        start += of_pass.number
-    x, d = zip(*parts, strict=True)
-    return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))
+def _engine_wants(node: Any) -> str | None:
+    """What this backward pass does with a gradient at ``node``: ``"accumulated"``, ``"returned"``, or ``None``."""
+    try:
+        return "accumulated" if torch._C._will_engine_execute_node(node) else None
+    except RuntimeError:  # torch.autograd.grad with respect to the weight
+        return "returned"
 
 
-def _refuse_dense(grad: Tensor | None) -> None:
-    """Raise on a dense gradient, which would be lost silently; the layer's product returns ``None``."""
-    if grad is not None:
+def _take_gradient(weight: Any) -> None:
+    """Stage the gradient that autograd has accumulated, so that torch itself, DDP included, sees no gradient.
+
+    Raises:
+        RuntimeError: the gradient is dense, or it has a mask that the hardware cannot obey.
+    """
+    gradient = _TENSOR_GRAD.__get__(weight)
+    if gradient is None:  # the samples are staged already
+        return
+    _TENSOR_GRAD.__set__(weight, None)
+    if not isinstance(gradient, StagedGradient):
+        if not bool(gradient.any()):  # DDP leaves zeros on weights that it was not told to ignore
+            return
         raise RuntimeError(
             "an in-memory weight was used outside its layer, for example in a weight penalty, and received a dense "
-            "gradient. "
-            f"{_TRAINING_ADVICE}. Leave the weight out of the loss, or detach it there"
+            f"gradient, or a hook returned one. {TRAINING_ADVICE}. Leave the weight out of the loss, or detach it "
+            "there; a hook may return its argument times a number or a mask"
         )
+    reason = None if gradient.staged.mask is None else why_not_fixed(weight.devices)
+    if reason is not None:
+        raise RuntimeError(f"a hook returned a masked gradient of an in-memory weight, but {reason}")
+    weight.accumulate(gradient.staged)
 
 
 def _restored(
@@ -238,7 +234,7 @@ def _refuse_other_optimizers(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if isinstance(parameter, InMemoryWeight) and parameter.requires_grad:
-                raise RuntimeError(f"{type(optimizer).__name__} cannot step an in-memory weight. {_TRAINING_ADVICE}")
+                raise RuntimeError(f"{type(optimizer).__name__} cannot step an in-memory weight. {TRAINING_ADVICE}")
 
 
 register_optimizer_step_pre_hook(_refuse_other_optimizers)

@@ -7,7 +7,7 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from phasegrad.ops.profiling import profiled, sized
 from phasegrad.stores import pulsed_array
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.closed_loop_transfer import closed_loop_transfer
+from phasegrad.stores.fixed_cells import restored_on_error
+
+
+def _nothing() -> None:
+    pass
 
 
 @profiled(sized("update pulses"))
@@ -48,7 +53,9 @@ def update(
 
 
 @profiled(sized("update pulses"))
-def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Tensor) -> None:
+def send_counts(
+    devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Tensor, sent: Callable[[], None] = _nothing
+) -> None:
     """Send a given number of pulses per cell, as one sample.
 
     Args:
@@ -56,12 +63,14 @@ def send_counts(devices: AnalogWeight, counts: Tensor, seed: Tensor, weight: Ten
         counts: int32 ``[out, in]``; a positive count increases the weight.
         seed: seed of the steps.
         weight: the copy ``[out, in]`` of the devices' weight.
+        sent: called once the pulses were sent, before what is due after them.
     """
     target = devices.fast or devices
     pulsed_array.apply_leak(target, devices.clock)
     tracked = devices.tracked(weight)
     directed = counts if devices.polarity is None else counts * devices.polarity.to(torch.int32)
     pulsed_array.send_counts(target, directed, devices.clock, seed, streams.UPDATE, tracked)
+    sent()
     _finish_update(devices, seed, weight, tracked, 1)
 
 
@@ -80,10 +89,14 @@ def read_fast(devices: AnalogWeight, rows: Tensor, seed: Tensor) -> Tensor:
 
 @profiled(sized("pulse slow array"))
 @torch.no_grad()
-def send_counts_to_slow(devices: AnalogWeight, counts: Tensor, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
-    """Send a given number of pulses per slow cell to some rows, int32 ``[out, rows]``."""
+def send_counts_to_slow(
+    devices: AnalogWeight, counts: Tensor, rows: Tensor, seed: Tensor, weight: Tensor,
+    sent: Callable[[], None] = _nothing,
+) -> None:  # fmt: skip
+    """Send a given number of pulses per slow cell to some rows, int32 ``[out, rows]``; then call ``sent``."""
     pulsed_array.apply_leak(devices, devices.clock)
     pulsed_array.send_counts_to_rows(devices, counts, rows, devices.clock, seed)
+    sent()
     _finish_slow(devices, rows, seed, weight)
 
 
@@ -116,20 +129,21 @@ def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked:
             tracked = devices.tracked_now(weight)
             up_to_date = pulsed_array.apply_leak(target, devices.clock, tracked) and tracked.weight is not None
     rewritten = pulsed_array.count_and_refresh(target, devices.clock, seed)
-    if _count_samples(devices, count):
-        transfer(devices, seed)
+    if _transfer_is_due(devices, count):
+        with restored_on_error(devices):  # a transfer erases the slow devices first
+            transfer(devices, seed)
         rewritten = True
+    if devices.samples is not None:
+        devices.samples.add_(count)
     if rewritten or not up_to_date:
         weight.copy_(devices.logical_weight())
 
 
-def _count_samples(devices: AnalogWeight, count: int) -> bool:
-    """Count the samples of an update, and return whether a transfer is due."""
+def _transfer_is_due(devices: AnalogWeight, count: int) -> bool:
+    """Whether the memory itself makes a transfer after an update of ``count`` samples, which are not counted yet."""
     if devices.samples is None or devices.hardware.fast is None:
         return False
-    before = int(devices.samples)
-    devices.samples.add_(count)
-    rule = devices.hardware.fast.transfer
+    rule, before = devices.hardware.fast.transfer, int(devices.samples)
     return rule is not None and before // rule.every != (before + count) // rule.every
 
 
