@@ -6,12 +6,11 @@ stages inputs and output gradients, which [`AnalogSGD`][phasegrad.optim.AnalogSG
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from phasegrad.crossbar.patches import Patches
@@ -19,6 +18,7 @@ from phasegrad.crossbar.streams import draw_seed
 from phasegrad.ops.pulses import SAMPLES_PER_BLOCK
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
+from phasegrad.stores.watched_weight import WatchedWeight
 
 _TRAINING_ADVICE = (
     "This weight is stored on devices, which only pulses can change. Train it with "
@@ -96,23 +96,25 @@ class Staged:
 
 
 @final
-class InMemoryWeight(nn.Parameter):
+class InMemoryWeight(WatchedWeight):
     """A parameter whose value is a copy of the weight that its devices store.
 
     Attributes:
         devices: the devices.
         matrix_layout: layout that converts the parameter to a matrix ``[out, in]``.
+        replicated: whether an optimizer applies the same pulses to it in several processes.
         grad: samples staged for the next update, or ``None``.
     """
 
     devices: AnalogWeight
     matrix_layout: Layout
+    replicated: bool
     _staged: Staged | None
 
     def __new__(cls, data: Tensor, devices: AnalogWeight, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
         """Wrap ``data``, the present value of the devices."""
-        weight = torch.Tensor._make_subclass(cls, data.detach(), True)
-        weight.devices, weight.matrix_layout, weight._staged = devices, layout, None
+        weight = cls.wrap(data, devices, True)
+        weight.matrix_layout, weight.replicated, weight._staged = layout, False, None
         weight.register_hook(_refuse_dense)
         return weight
 
@@ -170,7 +172,7 @@ class InMemoryWeight(nn.Parameter):
         """
         devices = self.devices
         if not devices.reads_are_noisy:
-            return self.matrix_layout.matrix(self.detach())
+            return self.matrix_layout.matrix(self.memory)
         seed = draw_seed(self.device) if seed is None else seed
         return devices.read_weight(seed).to(self.dtype)
 
@@ -187,21 +189,23 @@ class InMemoryWeight(nn.Parameter):
             pulses: a function of ``phasegrad.stores.pulsed_weight``, called as ``pulses(devices, *arguments, value)``.
             arguments: its arguments between the devices and the value ``[out, in]``.
         """
-        value = self.matrix_layout.matrix(self.data)
+        was_current, value = self.is_current, self.matrix_layout.matrix(self.memory)
         pulses(self.devices, *arguments, value)
         if value.data_ptr() != self.data_ptr():  # the matrix is a copy: write it back
             self.copy_(self.matrix_layout.weight(value, self.shape))
+        if was_current:
+            self.mark_current()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:
-        """A copy with copied devices and no staged samples."""
-        if id(self) not in memo:
-            copied = InMemoryWeight(self.detach().clone(), copy.deepcopy(self.devices, memo), self.matrix_layout)
-            memo[id(self)] = copied.requires_grad_(self.requires_grad)
-        return memo[id(self)]
+    def like(self, data: Tensor, devices: AnalogWeight | None) -> InMemoryWeight:
+        """A weight of the same layout with another value, on other devices, without staged samples."""
+        assert devices is not None
+        copied = InMemoryWeight(data, devices, self.matrix_layout)
+        copied.replicated = self.replicated
+        return copied.requires_grad_(self.requires_grad)  # type: ignore[return-value]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Value, devices and layout, without staged samples."""
-        return _restored, (self.detach(), self.devices, self.requires_grad, self.matrix_layout)
+        return _restored, (self.memory, self.devices, self.requires_grad, self.matrix_layout)
 
 
 def _block(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor]:
