@@ -2,7 +2,7 @@
 
 A weight on devices is what the devices store; the parameter is a copy. Torch counts writes in a tensor's version, also
 those through views, ``detach()``, ``torch.nn.init`` and fused operations. Writes through ``.data``, numpy or DLPack are
-not counted, so handing out such an alias makes the weight suspect, and its next use compares values.
+not counted, so handing out such an alias takes a checksum, and the next use of the weight compares it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from phasegrad.stores.base import StoredLayer
 
-_SUSPECT = -1  # no tensor has this version
+_UNKNOWN = -1  # no tensor has this version
+_BLOCK = 1 << 20  # values per block of a checksum
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class WatchedWeight(nn.Parameter):
@@ -42,37 +44,56 @@ class WatchedWeight(nn.Parameter):
     loaded_alone: bool
     _seen: int
     _loaded: int
+    _checksum: int | None
 
     @classmethod
     def wrap(cls, data: Tensor, devices: AnalogWeight | None, requires_grad: bool) -> Self:
-        """Make a parameter that shares the memory of ``data`` and is suspect until it is refreshed."""
+        """Make a parameter that shares the memory of ``data`` whose value is unknown until it is refreshed."""
         with torch.inference_mode(False):  # torch counts no writes of an inference tensor
             data = data.clone() if data.is_inference() else Tensor.detach(data)
             weight: Self = torch.Tensor._make_subclass(cls, data, requires_grad)
         weight.devices, weight.users, weight.successor = devices, WeakSet(), None
-        weight._seen, weight._loaded, weight.loaded_alone = _SUSPECT, _SUSPECT, False
+        weight._seen, weight._loaded, weight._checksum, weight.loaded_alone = _UNKNOWN, _UNKNOWN, None, False
         return weight
 
     @property
     def is_current(self) -> bool:
         """Whether nobody can have written the parameter since it was refreshed."""
-        return self._version == self._seen
+        return self._version == self._seen and self._checksum is None
 
     @property
     def is_loaded(self) -> bool:
         """Whether loading a state dict was the last write."""
-        return self._version == self._loaded
+        return self._version == self._loaded and self._checksum is None
 
     def mark_current(self) -> None:
         """Take the present value for that of the devices."""
-        self._seen = self._version
+        self._seen, self._loaded, self._checksum = self._version, _UNKNOWN, None
 
     def mark_loaded(self, with_value: bool = True) -> None:
         """Note that the state of the devices was loaded, with the value or without."""
-        self._seen, self._loaded, self.loaded_alone = _SUSPECT, self._version, not with_value
+        self._seen, self._loaded, self._checksum = _UNKNOWN, self._version, None
+        self.loaded_alone = not with_value
 
-    def _suspect(self) -> None:
-        self._seen = self._loaded = _SUSPECT
+    def _hand_out(self) -> None:
+        """Remember the value, because whoever receives an alias of it may write without a count of versions."""
+        if (
+            self._checksum is not None
+            or self._version not in (self._seen, self._loaded)
+            or torch.compiler.is_compiling()
+        ):
+            return
+        if torch._C._len_torch_dispatch_stack() > 0:  # such as that of fake tensors, which have no values
+            self._seen = self._loaded = _UNKNOWN
+        else:
+            self._checksum = _checksum(self.memory)
+
+    def check_aliases(self) -> None:
+        """Compare the value with the checksum that was taken when an alias was handed out."""
+        if self._checksum is not None:
+            if _checksum(self.memory) != self._checksum:
+                self._seen = self._loaded = _UNKNOWN
+            self._checksum = None
 
     @property
     def memory(self) -> Tensor:
@@ -81,27 +102,27 @@ class WatchedWeight(nn.Parameter):
 
     @property
     def data(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The value, as in torch; the next use of the weight compares it with the devices."""
-        self._suspect()
+        """The value, as in torch; the next use of the weight looks whether it was written."""
+        self._hand_out()
         return super().data
 
     @data.setter
     def data(self, value: Tensor) -> None:
-        self._suspect()
+        self._hand_out()
         torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
 
     def detach(self) -> Tensor:
         """The value without gradient, as in torch; it may be written through numpy, which torch does not count."""
-        self._suspect()
+        self._hand_out()
         return super().detach()
 
     def numpy(self, *, force: bool = False) -> Any:
-        """The value as an array of numpy, as in torch; the next use of the weight compares it with the devices."""
-        self._suspect()
+        """The value as an array of numpy, as in torch; the next use of the weight looks whether it was written."""
+        self._hand_out()
         return super().numpy(force=force)
 
     def __dlpack__(self, *arguments: Any, **named: Any) -> Any:
-        self._suspect()
+        self._hand_out()
         return super().__dlpack__(*arguments, **named)
 
     def like(self, data: Tensor, devices: AnalogWeight | None) -> Self:
@@ -115,8 +136,8 @@ class WatchedWeight(nn.Parameter):
                 value = self.memory.clone(memory_format=torch.preserve_format)
             copied = self.like(value, copy.deepcopy(self.devices, memo))
             for name in ("_seen", "_loaded"):
-                setattr(copied, name, copied._version if getattr(self, name) == self._version else _SUSPECT)
-            copied.loaded_alone = self.loaded_alone
+                setattr(copied, name, copied._version if getattr(self, name) == self._version else _UNKNOWN)
+            copied._checksum, copied.loaded_alone = self._checksum, self.loaded_alone
             memo[id(self)] = copied
         return memo[id(self)]
 
@@ -141,3 +162,15 @@ class Assigned(NamedTuple):
     value: nn.Parameter
     own: WatchedWeight
     """The weight of the layer, which it then registers again, because an optimizer may know it."""
+
+
+@torch.no_grad()
+def _checksum(value: Tensor) -> int:
+    """A number that changes with any bit, and when values change places."""
+    bits = value.contiguous().flatten().view(torch.uint8)
+    bits = bits.view(_INTEGERS.get(value.element_size(), torch.uint8))
+    total = 0
+    for start in range(0, bits.numel(), _BLOCK):
+        block = bits[start : start + _BLOCK].long()
+        total = hash((total, int((block * torch.arange(1, 2 * block.numel(), 2, device=block.device)).sum())))
+    return total

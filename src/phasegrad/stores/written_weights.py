@@ -176,6 +176,10 @@ def _written_value(name: str, layer: StoredLayer, used: bool) -> Tensor | None:
     weight = registered(layer)
     assigned = layer.assigned is not None and layer.assigned.value is weight
     own = isinstance(weight, WatchedWeight) and weight.devices is layer.devices
+    if isinstance(weight, WatchedWeight) and own:
+        weight.check_aliases()
+        if weight.is_current:
+            return None
     if not own and not assigned and not used:
         return None
     if weight is None:
