@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -200,7 +200,7 @@ class AnalogLayer(nn.Module, ABC):
         """
         if self._store_type.holds_copy and not torch.compiler.is_compiling() and not is_current(self):
             if not self.__dict__.get("_is_replica"):  # of DataParallel
-                take_writes_of_net(calling_net(self), self)
+                take_writes_of_net(calling_net(self), (self,))
 
     @property
     def layout(self) -> Layout:
@@ -285,7 +285,7 @@ class AnalogLayer(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if not self.holds_copy:
             return super()._apply(fn, recurse)
-        take_writes_of_net(calling_net(self))
+        take_writes_of_net(calling_net(self), ())
         weight = self._parameters.get("weight")
         dtype = None if weight is None else weight.dtype
         super()._apply(fn, recurse)
@@ -328,12 +328,12 @@ def require_analog_layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]
     return layers
 
 
-def take_writes_of_net(net: nn.Module, used: AnalogLayer | None = None) -> None:
+def take_writes_of_net(net: nn.Module, used: Collection[AnalogLayer] | None = None) -> None:
     """Program the devices of all layers of a net whose weight was written since its last use, and warn once.
 
     Args:
         net: a net; digital weights are what layers compute with, so nothing happens to them.
-        used: the layer that is about to compute, or ``None``.
+        used: the layers that are about to be used; ``None`` for all.
 
     Raises:
         RuntimeError: a weight was written in a way that devices cannot follow; nothing was changed.

@@ -7,7 +7,7 @@ stages inputs and output gradients, which [`AnalogSGD`][phasegrad.optim.AnalogSG
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, NoReturn, final
 
 import torch
 from torch import Tensor
@@ -202,6 +202,13 @@ class InMemoryWeight(WatchedWeight):
         copied = InMemoryWeight(data, devices, self.matrix_layout)
         copied.replicated = self.replicated
         return copied.requires_grad_(self.requires_grad)  # type: ignore[return-value]
+
+    def _as_parameter(self) -> NoReturn:
+        raise RuntimeError(
+            "nn.Parameter(weight): this weight is trained in memory, so another parameter cannot stand for it. Write "
+            "nn.Parameter(weight.detach().clone()) for a copy of its value; parametrize the digital model, before "
+            "converting it"
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Value, devices and layout, without staged samples."""

@@ -8,6 +8,7 @@ not counted, so handing out such an alias takes a checksum, and the next use of 
 from __future__ import annotations
 
 import copy
+import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 from weakref import WeakSet
@@ -114,7 +115,13 @@ class WatchedWeight(nn.Parameter):
     def detach(self) -> Tensor:
         """The value without gradient, as in torch; it may be written through numpy, which torch does not count."""
         self._hand_out()
+        if sys._getframe(1).f_code is nn.Parameter.__new__.__code__:
+            return self._as_parameter()
         return super().detach()
+
+    def _as_parameter(self) -> Self:
+        """The result of ``nn.Parameter(weight)``, which torch requires to be of this type."""
+        return self.wrap(self, None, requires_grad=False)
 
     def numpy(self, *, force: bool = False) -> Any:
         """The value as an array of numpy, as in torch; the next use of the weight looks whether it was written."""

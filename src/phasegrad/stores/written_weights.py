@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import cast
 
 import torch
@@ -55,10 +55,13 @@ def is_current(layer: StoredLayer) -> bool:
 
 def wrap_restored(layer: StoredLayer) -> None:
     """After a layer was copied or unpickled, make its weight its own; a pickle holds a plain parameter."""
-    weight = registered(layer)
-    if not layer.holds_copy or not isinstance(weight, nn.Parameter):
+    weight, assigned = registered(layer), layer.assigned
+    if not layer.holds_copy or (layer.devices is None and layer.noiseless is None):
         return
-    if layer.assigned is None and (layer.devices is not None or layer.noiseless is not None):
+    if assigned is not None:
+        layer.assigned = assigned._replace(own=_wrapped(layer, assigned.own))
+        layer.assigned.own.users.add(layer)
+    elif isinstance(weight, nn.Parameter):
         _register(layer, _wrapped(layer, weight))
 
 
@@ -126,13 +129,12 @@ def note_loaded(layer: StoredLayer, with_weight: bool) -> None:
     weight.mark_loaded(with_weight)
 
 
-@torch.no_grad()
-def take_writes(layers: Mapping[str, StoredLayer], used: StoredLayer | None = None) -> None:
+def take_writes(layers: Mapping[str, StoredLayer], used: Collection[StoredLayer] | None = None) -> None:
     """Program the devices of all layers whose weight was written, and warn once with their names.
 
     Args:
         layers: layers whose weight is a copy, by name.
-        used: the layer that is about to compute; only its weight can be that of a ``functional_call``.
+        used: those that are about to be used; ``None`` for all. Others are looked at only for writes.
 
     Raises:
         RuntimeError: a write cannot be programmed; nothing was changed.
@@ -141,14 +143,12 @@ def take_writes(layers: Mapping[str, StoredLayer], used: StoredLayer | None = No
     written = {}
     for name, layer in layers.items():
         if not is_current(layer):
-            value = _written_value(name or "the net", layer, layer is used)
+            name = name or _described(layer)
+            value = _written_value(name, layer, used is None or any(layer is other for other in used))
             if value is not None:
-                written[name or "the net"] = (layer, value)
+                written[name] = (layer, value)
     for layer, value in written.values():
-        _restore_own(layer, value)
-        if not is_current(layer):  # a tied layer may have programmed the devices that both share
-            with torch.autocast(value.device.type, enabled=False):
-                program(layer, draw_seed(value.device), converters=False)
+        _program(layer, value)
     if written:
         warnings.warn(
             f"{', '.join(written)}: the weight was written, but it is a copy of what the devices store. The devices "
@@ -158,6 +158,14 @@ def take_writes(layers: Mapping[str, StoredLayer], used: StoredLayer | None = No
             UserWarning,
             stacklevel=users_stack_level(),
         )
+
+
+@torch.no_grad()
+def _program(layer: StoredLayer, value: Tensor) -> None:
+    _restore_own(layer, value)
+    if not is_current(layer):  # a tied layer may have programmed the devices that both share
+        with torch.autocast(value.device.type, enabled=False):
+            program(layer, draw_seed(value.device), converters=False)
 
 
 def take_writes_of(weights: Iterable[WatchedWeight]) -> None:
