@@ -383,12 +383,13 @@ class Adapter(nn.Module):
         return self.base
 
 
-@pytest.mark.parametrize("hardware", ["noisy", "soft bounds"])
+@pytest.mark.parametrize("hardware", ["noisy", "constant"])
 def test_an_adapter_that_is_merged_into_a_chip_keeps_what_it_learned(hardware: str) -> None:
     torch.manual_seed(0)
     inputs, labels = torch.randn(64, 16), torch.randint(4, (64,))
     digital = nn.Sequential(Adapter(nn.Linear(16, 32)), nn.ReLU(), Adapter(nn.Linear(32, 4)))
-    net = pg.convert(digital, HARDWARE[hardware], skip=["a", "b"])
+    chosen = replace(MEMORIES["constant"], scale=8.0) if hardware == "constant" else BASE
+    net = pg.convert(digital, chosen, skip=["a", "b"])
     chip = net
     if hardware == "noisy":
         pg.hwa.calibrate(net, [inputs], recipe=None)
@@ -437,20 +438,23 @@ class LanguageModel(nn.Module):
         return self.head(torch.tanh(self.body(self.embedding(tokens))))
 
 
-@pytest.mark.parametrize("use", ["age", "compensate", "forward", "state_dict"])
+RETIED: dict[str, Callable[[nn.Module], Any]] = {
+    "age": lambda chip: pg.inference.age(chip, seconds=3.15e7),
+    "compensate": lambda chip: pg.inference.compensate(chip, seed=0),
+    "forward": lambda chip: chip(torch.arange(5)),
+    "state dict": lambda chip: chip.state_dict(),
+}
+
+
+@pytest.mark.parametrize("use", RETIED)
 def test_tying_again_never_refreshes_the_digital_embedding(use: str) -> None:
     torch.manual_seed(0)
     chip = pg.inference.program(pg.convert(LanguageModel(), BASE), seed=0)
     chip.tie_weights()
     before = chip.embedding.weight.detach().clone()
     with pytest.warns(UserWarning, match=f"head: {WRITTEN}"):
-        if use == "age":
-            used = pg.inference.age(chip, seconds=3.15e7)
-        elif use == "compensate":
-            used = pg.inference.compensate(chip, seed=0)
-        else:
-            chip(torch.arange(5)) if use == "forward" else chip.state_dict()
-            used = pg.inference.age(chip, seconds=1.0)
+        result = RETIED[use](chip)
+    used = result if isinstance(result, nn.Module) else pg.inference.age(chip, seconds=1.0)
     for one in (chip, used):
         assert torch.equal(one.embedding.weight, before)
         assert one.embedding.weight.requires_grad
@@ -537,6 +541,33 @@ def test_weights_are_clipped_and_scaled_as_when_they_were_programmed() -> None:
     with pytest.warns(UserWarning, match=WRITTEN):
         chip(x())
     torch.testing.assert_close(chip.weight.detach(), pg.inference.program(layer, seed=1).weight.detach())
+
+
+def test_values_that_cells_cannot_store_are_clipped_and_said() -> None:
+    net = stored(MEMORIES["constant"])
+    largest = net[0].hardware.scale
+    net[0].weight.data[0, 0] = 10.0 * largest
+    fill_in_place(net[2])
+    with pytest.warns(UserWarning, match=r"^0, 2: .*beyond hardware\.scale were clipped in 0\."):
+        net(x())
+    assert float(net[0].weight.detach().max()) <= 1.5 * largest
+
+
+def test_a_learned_input_range_covers_the_first_inputs_of_a_new_weight() -> None:
+    net = pg.convert(nn.Linear(12, 8), BASE)
+    pg.hwa.calibrate(net, [x(1000, 12)], recipe=None)
+    chip = pg.inference.program(net, seed=0)
+    narrow = chip.input_range.item()
+    add_to_data(chip)
+    with pytest.warns(UserWarning, match=WRITTEN):
+        chip(0.1 * x(1000, 12))
+    assert chip.input_range.item() == narrow  # never narrower
+    add_to_data(chip)
+    with pytest.warns(UserWarning, match=WRITTEN):
+        chip(4.0 * x(1000, 12))
+    assert chip.input_range.item() == pytest.approx(4.0 * narrow)
+    chip(16.0 * x(1000, 12))
+    assert chip.input_range.item() == pytest.approx(4.0 * narrow)
 
 
 def test_a_write_is_programmed_at_the_present_time_and_drifts_from_then() -> None:
@@ -689,7 +720,7 @@ def spectral(layer: nn.Module) -> None:
     nn.utils.spectral_norm(layer)
 
 
-COMPUTED = [prune_weights, parametrise, normalise, spectral]
+COMPUTED = [prune_weights, parametrise, spectral]
 
 
 def forward(net: nn.Module) -> Any:
@@ -708,6 +739,26 @@ def test_weights_that_are_computed_from_others_are_refused(
         RuntimeError, match=r"^0: the weight is no parameter any more.* before (programming|converting) "
     ):
         use(net)
+
+
+def test_weight_normalisation_is_refused() -> None:
+    net = stored(BASE)
+    normalise(net[0])
+    with pytest.raises(RuntimeError, match=r"^0: the weight is no parameter any more"):
+        net(x())
+    with pytest.raises(RuntimeError, match=r"trained in memory.*parametrize the digital model, before converting"):
+        normalise(stored(MEMORIES["constant"])[0])
+
+
+def test_the_value_of_a_weight_makes_ordinary_parameters() -> None:
+    chip, net = stored(BASE), stored(MEMORIES["constant"])
+    digital = nn.Linear(12, 8)
+    for parameter in (nn.Parameter(chip[0].weight), nn.Parameter(net[0].weight.detach().clone())):
+        digital.weight = parameter
+        torch.optim.SGD(digital.parameters(), lr=0.1).step()
+        digital(x()).sum().backward()
+        assert parameter.grad is not None
+        assert type(copy.deepcopy(digital).weight) is type(parameter)
 
 
 @pytest.mark.parametrize("hardware", ["pair", "soft bounds"])
@@ -778,11 +829,11 @@ def test_a_gradient_of_a_weight_on_devices_is_refused(way: str) -> None:
     parameters = {k: v.detach().clone() for k, v in net.named_parameters()}
     biases = {k: v for k, v in parameters.items() if k.endswith("bias")}
     assert all(bool(g.any()) for g in torch.func.grad(loss)(biases).values())
-    with pytest.raises(RuntimeError, match="^0: a gradient is wanted for a weight that lives on devices"):
-        if way == "grad":
-            torch.func.grad(loss)(parameters)
-        else:
-            loss({k: v.requires_grad_() for k, v in parameters.items()})
+    if way == "requires_grad":
+        parameters = {k: v.requires_grad_() for k, v in parameters.items()}
+    compute = loss if way == "requires_grad" else torch.func.grad(loss)
+    with pytest.raises(RuntimeError, match=r"^0: a gradient is wanted for a weight that lives on devices"):
+        compute(parameters)
 
 
 def test_chips_of_a_vmap_are_compared_with_their_own_devices() -> None:
@@ -805,7 +856,7 @@ def test_chips_of_a_vmap_are_compared_with_their_own_devices() -> None:
 def test_a_write_within_a_transform_is_programmed_outside_of_it(hardware: str) -> None:
     net = stored(HARDWARE[hardware]).eval()
     wanted = add_to_data(net[0])
-    with pytest.raises(RuntimeError, match="within a transform of torch.func"):
+    with pytest.raises(RuntimeError, match=r"within a transform of torch\.func"):
         torch.vmap(net, randomness="different")(x(3, 5, 12))
     with pytest.warns(UserWarning, match=WRITTEN), torch.no_grad():
         net(x())
@@ -819,7 +870,7 @@ def test_values_that_are_not_finite_are_refused_before_anything_is_programmed(ha
     before = state_of(net)
     add_to_data(net[0])
     net[2].weight.data[0, 0] = value
-    with pytest.raises(ValueError, match="^2: the weight was written with values that are not finite"):
+    with pytest.raises(ValueError, match=r"^2: the weight was written with values that are not finite"):
         net(x())
     assert all(torch.equal(before[k], v) for k, v in state_of(net).items())
 
@@ -845,7 +896,7 @@ def test_writes_to_a_noiseless_net_are_refused(write: Callable[[nn.Module], Tens
     assert torch.equal(quiet(x()), expected)
     write(quiet[0])
     for use in (forward, save, make_digital):
-        with pytest.raises(RuntimeError, match="^0: the weight was written, but the layer is noiseless"):
+        with pytest.raises(RuntimeError, match=r"^0: the weight was written, but the layer is noiseless"):
             use(quiet)
 
 

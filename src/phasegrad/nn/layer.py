@@ -27,6 +27,7 @@ from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
 from phasegrad.nn import layer_state
 from phasegrad.nn.calling_net import calling_net
+from phasegrad.ops.direct import in_transform
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores import AnalogWeight, Digital, WeightStore
 from phasegrad.stores.base import range_name
@@ -65,6 +66,7 @@ class AnalogLayer(nn.Module, ABC):
         devices: the programmed devices, or ``None`` while the weight is digital.
         noiseless: the fixed mean of the weights if the layer is noiseless, otherwise ``None``.
         assigned: a parameter that was assigned to ``weight`` of a layer with devices, until it is programmed.
+        range_is_stale: whether the weight was written and programmed since the input range was set.
     """
 
     weight: nn.Parameter
@@ -78,6 +80,7 @@ class AnalogLayer(nn.Module, ABC):
     devices: AnalogWeight | None
     noiseless: NoiselessWeights | None
     assigned: Assigned | None = None
+    range_is_stale: bool = False
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
@@ -202,6 +205,23 @@ class AnalogLayer(nn.Module, ABC):
             if not self.__dict__.get("_is_replica"):  # of DataParallel
                 take_writes_of_net(calling_net(self), (self,))
 
+    @torch.no_grad()
+    def _widen_input_range(self, x: Tensor) -> None:
+        """Widen a learned input range for the first inputs of a new weight, by the rule of ``pg.hwa.calibrate``.
+
+        The range was set for the inputs of the previous weight. A merged adapter, for example, had digital inputs.
+        """
+        if torch.compiler.is_compiling() or in_transform():
+            return
+        dac, size = self.hardware.dac, x.detach().abs().float()
+        if dac is not None and isinstance(dac.range, LearnedRange) and self.input_range is not None and size.numel():
+            covered = torch.minimum(3.0 * size.square().mean().sqrt(), size.max())
+            if not bool(covered > 0.0):  # as a first hidden state, which says nothing about the others
+                return
+            if bool(covered.isfinite()):
+                self.input_range.clamp_(min=float(covered))
+        self.range_is_stale = False
+
     @property
     def layout(self) -> Layout:
         """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
@@ -251,7 +271,10 @@ class AnalogLayer(nn.Module, ABC):
             ValueError: the shape of the input is wrong.
         """
         self.take_writes()
-        y = self.store.output(self.to_rows(input), self.bias, weights, outputs)
+        rows = self.to_rows(input)
+        if self.range_is_stale:
+            self._widen_input_range(rows)
+        y = self.store.output(rows, self.bias, weights, outputs)
         return self._from_rows(y, input)
 
     def read(self) -> TileWeights | None:

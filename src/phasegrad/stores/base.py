@@ -36,6 +36,7 @@ class StoredLayer(Protocol):
     training: bool
     weight: nn.Parameter
     assigned: Assigned | None
+    range_is_stale: bool
     out_features: int
     in_features: int
 

@@ -147,22 +147,32 @@ def take_writes(layers: Mapping[str, StoredLayer], used: Collection[StoredLayer]
             value = _written_value(name, layer, used is None or any(layer is other for other in used))
             if value is not None:
                 written[name] = (layer, value)
+    if not written:
+        return
+    clipped = [name for name, (layer, value) in written.items() if _exceeds_scale(layer, value)]
     for layer, value in written.values():
         _program(layer, value)
-    if written:
-        warnings.warn(
-            f"{', '.join(written)}: the weight was written, but it is a copy of what the devices store. The devices "
-            "were programmed with the new weight, with the errors of programming and at the present time. To write "
-            "weights without this warning, write the digital net and program it with pg.inference.program, or load a "
-            "state dict with load_state_dict",
-            UserWarning,
-            stacklevel=users_stack_level(),
-        )
+    beyond = f" Values beyond hardware.scale were clipped in {', '.join(clipped)}." if clipped else ""
+    warnings.warn(
+        f"{', '.join(written)}: the weight was written, but it is a copy of what the devices store. The devices were "
+        "programmed with the new weight, with the errors of programming and at the present time; a learned input range "
+        f"is widened for the next inputs.{beyond} To write weights without this warning, write the digital net and "
+        "program it with pg.inference.program, or load a state dict with load_state_dict",
+        UserWarning,
+        stacklevel=users_stack_level(),
+    )
+
+
+def _exceeds_scale(layer: StoredLayer, value: Tensor) -> bool:
+    """Whether a weight has values that the cells cannot store, because the scale is not derived from the weight."""
+    scale = layer.hardware.scale
+    return not isinstance(scale, str) and bool(value.abs().max() > scale)
 
 
 @torch.no_grad()
 def _program(layer: StoredLayer, value: Tensor) -> None:
     _restore_own(layer, value)
+    layer.range_is_stale = True
     if not is_current(layer):  # a tied layer may have programmed the devices that both share
         with torch.autocast(value.device.type, enabled=False):
             program(layer, draw_seed(value.device), converters=False)
