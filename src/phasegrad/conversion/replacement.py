@@ -26,9 +26,10 @@ from phasegrad.nn import (
     ignore_in_ddp,
 )
 from phasegrad.nn.ddp import undo_ignore_in_ddp
+from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
 from phasegrad.stores.programmed import assign_devices, blank_devices
-from phasegrad.stores.sharing import Exchanges, sharing
+from phasegrad.stores.sharing import Exchanges, exchange_parameters, sharing
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -127,9 +128,10 @@ def to_digital(net: nn.Module) -> nn.Module:
     """
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
+    take_writes_of_net(net)
     net = copy.deepcopy(net)
     undo_ignore_in_ddp(net)
-    with sharing():
+    with sharing() as exchanges:
         net = _replace(
             net,
             {
@@ -137,6 +139,7 @@ def to_digital(net: nn.Module) -> nn.Module:
                 for counterpart in _outermost_counterparts(net)
             },
         )
+    exchange_parameters(net, exchanges)
     open_fused_paths(net)
     if hasattr(net, REASONS):
         delattr(net, REASONS)
@@ -238,4 +241,4 @@ def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *
     untie(net, programmed)
     for layer in programmed:
         first = tied.setdefault(id(layer.weight), layer)
-        assign_devices(layer, first.devices or blank_devices(layer))
+        assign_devices(layer, first.devices or blank_devices(layer), None if first is layer else first)

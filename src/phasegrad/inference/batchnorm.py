@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from phasegrad import argument_checks as checks
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
+from phasegrad.nn.layer import take_writes_of_net
 
 
 def reestimate_batchnorm(
@@ -57,6 +58,7 @@ def reestimate_batchnorm(
     batches = checks.integer("reestimate_batchnorm", "batches", batches, 1)
     if forward is not None:
         checks.function("reestimate_batchnorm", "forward", forward, "(net, batch) -> anything")
+    take_writes_of_net(chip)
     adapted = copy.deepcopy(chip)
     norms = [m for m in adapted.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:

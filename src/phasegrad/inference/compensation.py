@@ -10,6 +10,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.deprecation import renamed_arguments
 from phasegrad.inference.programming import Seeds, check_programmed
 from phasegrad.nn import analog_layers
+from phasegrad.nn.layer import take_writes_of_net
 
 
 @renamed_arguments(per="compensation")
@@ -39,6 +40,7 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
     check_compensation("compensate", compensation)
     seed = None if seed is None else checks.seed("compensate", seed)
     check_programmed(chip, "compensate")
+    take_writes_of_net(chip)
     corrected = copy.deepcopy(chip)
     apply_compensation(corrected, compensation, Seeds(seed))
     return corrected
@@ -46,6 +48,7 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
 
 def apply_compensation(chip: nn.Module, compensation: str, seeds: Seeds) -> None:
     """Compensate a chip in place; see [`compensate`][phasegrad.inference.compensate]."""
+    take_writes_of_net(chip)
     done: set[int] = set()
     for layer in analog_layers(chip).values():
         if layer.devices is not None and id(layer.devices) not in done:

@@ -12,9 +12,10 @@ from torch import nn
 from phasegrad.argument_checks import path as checked_path
 from phasegrad.argument_checks import shown
 from phasegrad.nn import analog_layers
-from phasegrad.nn.layer import require_analog_layers
+from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.ops import reference
 from phasegrad.stores.noiseless import make_noiseless
+from phasegrad.stores.sharing import exchange_parameters, sharing
 
 _NOISELESS_OPS = ("dac", "adc", "tile_linear")
 """The ops of phasegrad that a noise-free net uses."""
@@ -46,9 +47,12 @@ def noiseless(net: nn.Module) -> nn.Module:
         True
     """
     require_analog_layers(net, "noiseless")
+    take_writes_of_net(net)
     quiet = copy.deepcopy(net).eval().requires_grad_(False)
-    for layer in analog_layers(quiet).values():
-        make_noiseless(layer)
+    with sharing() as exchanges:
+        for layer in analog_layers(quiet).values():
+            make_noiseless(layer)
+    exchange_parameters(quiet, exchanges)
     return quiet
 
 

@@ -11,7 +11,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
-from phasegrad.nn.layer import require_analog_layers
+from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.stores import AnalogWeight, Noiseless
 from phasegrad.stores.programmed import attach
 from phasegrad.stores.programmed import program as program_layer
@@ -58,7 +58,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
             program_layer(layer, seeds.next(layer.weight.device))
             continue
         assert first.devices is not None
-        attach(layer, first.devices)
+        attach(layer, first.devices, first)
         if type(first) is type(layer):  # the same tiles
             layer.converters = first.converters
     return chip
@@ -93,6 +93,7 @@ def age(
         86400.0
     """
     check_programmed(chip, "age")
+    take_writes_of_net(chip)
     if (seconds is None) == (until is None):
         raise ValueError(f"age: seconds = {seconds} and until = {until}; pass exactly one of them")
     if seconds is not None:
@@ -117,6 +118,7 @@ def now(chip: nn.Module) -> float:
 def advance(chip: nn.Module, until: float, temperature: float | None = None) -> None:
     """Move a chip's clock in place; see [`age`][phasegrad.inference.age]."""
     until = _check_time("age", "until", until)
+    take_writes_of_net(chip)
     present = now(chip)
     if until < present:
         raise ValueError(f"age: until = {until:g} s is before the chip's present time of {present:g} s")

@@ -126,6 +126,7 @@ class AnalogEmbedding(AnalogLayer):
             raise TypeError(
                 f"AnalogEmbedding: input = {shown(input)}; it must be a tensor [...] of tokens, of dtype int64 or int32"
             )
+        self.take_writes()
         seed = self.store.draw_seed()
         weights = self.store.matrix(seed) if weights is None else weights
         tokens = input.flatten()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,8 @@ from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
 from phasegrad.nn import layer_state
+from phasegrad.nn.calling_net import calling_net
+from phasegrad.ops.direct import in_transform
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores import AnalogWeight, Digital, WeightStore
 from phasegrad.stores.base import range_name
@@ -32,6 +35,14 @@ from phasegrad.stores.in_memory import move_into_memory
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
 from phasegrad.stores.noiseless import NoiselessWeights
 from phasegrad.stores.sharing import exchanged
+from phasegrad.stores.watched_weight import Assigned
+from phasegrad.stores.written_weights import (
+    follow_move,
+    is_current,
+    note_weight,
+    take_writes,
+    wrap_restored,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,6 +65,8 @@ class AnalogLayer(nn.Module, ABC):
         converters: errors of each physical converter, or ``None`` if all converters are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
         noiseless: the fixed mean of the weights if the layer is noiseless, otherwise ``None``.
+        assigned: a parameter that was assigned to ``weight`` of a layer with devices, until it is programmed.
+        range_is_stale: whether the weight was written and programmed since the input range was set.
     """
 
     weight: nn.Parameter
@@ -66,6 +79,8 @@ class AnalogLayer(nn.Module, ABC):
     converters: Converters | None
     devices: AnalogWeight | None
     noiseless: NoiselessWeights | None
+    assigned: Assigned | None = None
+    range_is_stale: bool = False
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
@@ -168,6 +183,46 @@ class AnalogLayer(nn.Module, ABC):
         self._store_type = store
 
     @property
+    def holds_copy(self) -> bool:
+        """Whether the parameter ``weight`` is a copy of what devices store, or of a frozen mean."""
+        store = self.__dict__.get("_store_type")
+        return store is not None and store.holds_copy
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Register a parameter, as torch does; a weight that is assigned to devices is programmed at the next use."""
+        if name == "weight" and self.holds_copy:
+            note_weight(self, param)
+        super().register_parameter(name, param)
+
+    def take_writes(self) -> None:
+        """Program the devices if the weight was written since its last use.
+
+        Raises:
+            RuntimeError: it was written in a way that devices cannot follow.
+            ValueError: it was written with another shape, or values that are not finite.
+        """
+        if self._store_type.holds_copy and not torch.compiler.is_compiling() and not is_current(self):
+            if not self.__dict__.get("_is_replica"):  # of DataParallel
+                take_writes_of_net(calling_net(self), (self,))
+
+    @torch.no_grad()
+    def _widen_input_range(self, x: Tensor) -> None:
+        """Widen a learned input range for the first inputs of a new weight, by the rule of ``pg.hwa.calibrate``.
+
+        The range was set for the inputs of the previous weight. A merged adapter, for example, had digital inputs.
+        """
+        if torch.compiler.is_compiling() or in_transform():
+            return
+        dac, size = self.hardware.dac, x.detach().abs().float()
+        if dac is not None and isinstance(dac.range, LearnedRange) and self.input_range is not None and size.numel():
+            covered = torch.minimum(3.0 * size.square().mean().sqrt(), size.max())
+            if not bool(covered > 0.0):  # as a first hidden state, which says nothing about the others
+                return
+            if bool(covered.isfinite()):
+                self.input_range.clamp_(min=float(covered))
+        self.range_is_stale = False
+
+    @property
     def layout(self) -> Layout:
         """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
         return OUTPUTS_FIRST
@@ -197,6 +252,7 @@ class AnalogLayer(nn.Module, ABC):
 
     def to_digital(self) -> nn.Module:
         """The digital counterpart with the present weight of the layer (the same parameter, clipped)."""
+        self.take_writes()
         digital = self._make_digital()
         digital.register_parameter("weight", exchanged(self.weight, self.store.to_parameter))
         digital.register_parameter("bias", self.bias)
@@ -214,7 +270,11 @@ class AnalogLayer(nn.Module, ABC):
         Raises:
             ValueError: the shape of the input is wrong.
         """
-        y = self.store.output(self.to_rows(input), self.bias, weights, outputs)
+        self.take_writes()
+        rows = self.to_rows(input)
+        if self.range_is_stale:
+            self._widen_input_range(rows)
+        y = self.store.output(rows, self.bias, weights, outputs)
         return self._from_rows(y, input)
 
     def read(self) -> TileWeights | None:
@@ -225,6 +285,7 @@ class AnalogLayer(nn.Module, ABC):
         Returns:
             The weights; ``None`` for in-memory weights, which every product reads itself.
         """
+        self.take_writes()
         return self.store.read_once()
 
     @property
@@ -240,7 +301,22 @@ class AnalogLayer(nn.Module, ABC):
         """Whether the converter ranges can be calibrated from inputs."""
         return True
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        wrap_restored(self)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if not self.holds_copy:
+            return super()._apply(fn, recurse)
+        take_writes_of_net(calling_net(self), ())
+        weight = self._parameters.get("weight")
+        dtype = None if weight is None else weight.dtype
+        super()._apply(fn, recurse)
+        follow_move(self, weight, dtype)
+        return self
+
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self.take_writes()
         super()._save_to_state_dict(destination, prefix, keep_vars)
         layer_state.save_configuration(self, destination, prefix)
 
@@ -273,3 +349,17 @@ def require_analog_layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]
     if not layers:
         raise ValueError(f"{caller}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
     return layers
+
+
+def take_writes_of_net(net: nn.Module, used: Collection[AnalogLayer] | None = None) -> None:
+    """Program the devices of all layers of a net whose weight was written since its last use, and warn once.
+
+    Args:
+        net: a net; digital weights are what layers compute with, so nothing happens to them.
+        used: the layers that are about to be used; ``None`` for all.
+
+    Raises:
+        RuntimeError: a weight was written in a way that devices cannot follow; nothing was changed.
+        ValueError: it was written with another shape, or values that are not finite; nothing was changed.
+    """
+    take_writes({name: layer for name, layer in analog_layers(net).items() if layer.holds_copy}, used)

@@ -20,6 +20,7 @@ from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.stores.base import StoredLayer
 from phasegrad.stores.programmed import assign_devices, blank_devices, program
+from phasegrad.stores.written_weights import note_loaded
 
 _CONFIGURATION = "configuration"  # key of the state dict
 _CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
@@ -111,12 +112,14 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
         devices = layer.devices
         assert devices is not None
         state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
+    elif has_devices:
+        note_loaded(layer, f"{prefix}weight" in state_dict)
 
 
 def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
     """Program the weight that was just loaded, read through the converters of the same state dict."""
     if assigned:  # the weight is the tensor of the checkpoint, which must not change
-        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
     if layer.converters is not None:  # torch loads this submodule later, but programming reads the baseline through it
         with torch.no_grad():
             for name, buffer in layer.converters.state_dict().items():

@@ -78,6 +78,9 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         rows, padding = self.to_rows(input), cast("tuple[int, ...]", self.padding)
         sizes = (list(self.stride), list(padding), list(self.kernel_size), len(self.kernel_size))
         extra = _ConvTransposeNd._output_padding(self, input, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
+        self.take_writes()
+        if self.range_is_stale:
+            self._widen_input_range(rows)
         y = self._add_overlaps(self.store.output(rows, None, weights))
         edges = [edge for p, e in zip(padding, extra, strict=True) for edge in (e - p, -p)]
         y = F.pad(y, edges[::-1])  # a negative padding crops

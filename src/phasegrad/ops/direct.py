@@ -105,6 +105,11 @@ _BYPASS = _wants_bypass() and _TRUSTED
 _PLAIN_KEYS = _keys(torch.empty(0, device="cpu")) if _TRUSTED else 0
 
 
+def in_transform() -> bool:
+    """Whether a transform of ``torch.func`` is active, such as ``vmap`` or ``grad``."""
+    return _transform_level is not None and _transform_level() is not None
+
+
 def readable(tensor: Tensor) -> bool:
     """Whether values can be inspected: not a fake or meta tensor, and nothing traces the call."""
     watched = not _TRUSTED or torch.compiler.is_compiling() or _transform_level() is not None

@@ -15,6 +15,7 @@ from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.optim.options import check_options, check_rate, checked_parameters
 from phasegrad.optim.replicas import broadcast_devices, common_generator, gathered, world_size
 from phasegrad.stores import InMemoryWeight
+from phasegrad.stores.written_weights import take_writes_of
 
 
 class PulsedOptimizer(torch.optim.Optimizer):
@@ -82,6 +83,7 @@ class PulsedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._check_world_size()
+        take_writes_of(self._weights(self.param_groups))
         if replicas := self._replicas(self.param_groups):
             self._generator = common_generator(replicas[0].device)
             with gathered(replicas):
@@ -119,15 +121,10 @@ class PulsedOptimizer(torch.optim.Optimizer):
 
     def _replicas(self, groups: list[dict[str, Any]]) -> list[InMemoryWeight]:
         """The in-memory weights of groups that all processes replicate."""
-        if world_size() == 1:
-            return []
-        return [
-            parameter
-            for group in groups
-            if group.get("replicated", True)
-            for parameter in group["params"]
-            if isinstance(parameter, InMemoryWeight)
-        ]
+        return [] if world_size() == 1 else self._weights(g for g in groups if g.get("replicated", True))
+
+    def _weights(self, groups: Iterable[dict[str, Any]]) -> list[InMemoryWeight]:
+        return [parameter for group in groups for parameter in group["params"] if isinstance(parameter, InMemoryWeight)]
 
     def _draw_seed(self, weight: InMemoryWeight, group: dict[str, Any]) -> Tensor:
         """Draw a seed of pulses from torch's global generator, or from the common one for replicas."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.stores.in_memory_weight import InMemoryWeight
 from phasegrad.stores.staged_gradient import Samples, Staged, same_mask
+from phasegrad.stores.written_weights import take_writes_of
 
 _ALIGNMENT = 8  # bytes; a multiple of the size of every dtype
 
@@ -30,12 +31,15 @@ def world_size() -> int:
 
 def broadcast_devices(weights: Sequence[InMemoryWeight]) -> None:
     """Copy the devices of rank 0 to all processes, because parameters fixed at fabrication differ per device."""
+    take_writes_of(weights)
     for weight in weights:
-        for tensor in (weight.data, *weight.devices.buffers()):
+        for tensor in (weight.memory, *weight.devices.buffers()):
             # Received into a copy, because only copy_ counts as a change for autograd and for cached checks.
             received = tensor.contiguous().clone()
             dist.broadcast(received, src=0)
             tensor.copy_(received)
+        weight.mark_current()
+        weight.replicated = True
 
 
 def common_generator(device: torch.device) -> torch.Generator:

@@ -20,6 +20,7 @@ from phasegrad.crossbar.word_lines import Periphery
 from phasegrad.deprecation import warn_renamed
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.layout import Layout
+from phasegrad.stores.watched_weight import Assigned
 
 
 class StoredLayer(Protocol):
@@ -34,12 +35,19 @@ class StoredLayer(Protocol):
     noiseless: Any
     training: bool
     weight: nn.Parameter
+    assigned: Assigned | None
+    range_is_stale: bool
     out_features: int
     in_features: int
 
     @property
     def store(self) -> WeightStore:
         """The present store."""
+        ...
+
+    @property
+    def holds_copy(self) -> bool:
+        """Whether the parameter ``weight`` is a copy of what devices store, or of a frozen mean."""
         ...
 
     @property
@@ -88,6 +96,8 @@ class WeightStore(ABC):
 
     name: ClassVar[str]
     """Name in [`summary`][phasegrad.summary]."""
+    holds_copy: ClassVar[bool] = True
+    """Whether the parameter ``weight`` is a copy, so that its devices must be programmed when it is written."""
     one_read_per_sequence: ClassVar[bool] = False
     """Whether all steps of a sequence share one read of a recurrent matrix, as they do for training noise."""
     why_not_digital: ClassVar[str | None] = None

@@ -22,6 +22,7 @@ class Digital(WeightStore):
     """An ordinary parameter in digital memory, read with the noise that the hardware would add."""
 
     name = "digital"
+    holds_copy = False
     one_read_per_sequence = True
 
     def matrix(self, seed: Tensor) -> TileWeights:

@@ -6,12 +6,11 @@ stages inputs and output gradients, which [`AnalogSGD`][phasegrad.optim.AnalogSG
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from phasegrad.crossbar.patches import Patches
@@ -20,17 +19,19 @@ from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.fixed_cells import check_mask, fixed_cells, why_not_fixed
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
 from phasegrad.stores.staged_gradient import TRAINING_ADVICE, Samples, Staged, StagedGradient
+from phasegrad.stores.watched_weight import WatchedWeight
 
 _TENSOR_GRAD: Any = torch.Tensor.grad  # the attribute of torch, which the property of InMemoryWeight hides
 
 
 @final
-class InMemoryWeight(nn.Parameter):
+class InMemoryWeight(WatchedWeight):
     """A parameter whose value is a copy of the weight that its devices store.
 
     Attributes:
         devices: the devices.
         matrix_layout: layout that converts the parameter to a matrix ``[out, in]``.
+        replicated: whether an optimizer applies the same pulses to it in several processes.
         grad: samples staged for the next update, or ``None``.
         mask: bool tensor in the shape of the weight, true where the weight is trained; ``None`` to train all of it. No
             optimizer pulses the devices of the other weights. It is saved in the state dict.
@@ -38,12 +39,13 @@ class InMemoryWeight(nn.Parameter):
 
     devices: AnalogWeight
     matrix_layout: Layout
+    replicated: bool
     _staged: Staged | None
 
     def __new__(cls, data: Tensor, devices: AnalogWeight, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
         """Wrap ``data``, the present value of the devices."""
-        weight = torch.Tensor._make_subclass(cls, data.detach(), True)
-        weight.devices, weight.matrix_layout, weight._staged = devices, layout, None
+        weight = cls.wrap(data, devices, True)
+        weight.matrix_layout, weight.replicated, weight._staged = layout, False, None
         weight.register_post_accumulate_grad_hook(_take_gradient)
         return weight
 
@@ -146,7 +148,7 @@ class InMemoryWeight(nn.Parameter):
         """
         devices = self.devices
         if not devices.reads_are_noisy:
-            return self.matrix_layout.matrix(self.detach())
+            return self.matrix_layout.matrix(self.memory)
         seed = draw_seed(self.device) if seed is None else seed
         return devices.read_weight(seed).to(self.dtype)
 
@@ -163,7 +165,8 @@ class InMemoryWeight(nn.Parameter):
             pulses: a function of ``phasegrad.stores.pulsed_weight``, called as ``pulses(devices, *arguments, value)``.
             arguments: its arguments between the devices and the value ``[out, in]``.
         """
-        value, trained = self.matrix_layout.matrix(self.data), self.trained_cells
+        was_current, value = self.is_current, self.matrix_layout.matrix(self.memory)
+        trained = self.trained_cells
         try:
             if trained is None:
                 pulses(self.devices, *arguments, value)
@@ -173,21 +176,34 @@ class InMemoryWeight(nn.Parameter):
                 value.copy_(self.devices.logical_weight())
         except BaseException:
             value.copy_(self.devices.logical_weight())  # the truth, wherever the update stopped
-            self.copy_(self.matrix_layout.weight(value, self.shape))
+            self._write_back(value, was_current)
             raise
+        self._write_back(value, was_current)
+
+    def _write_back(self, value: Tensor, was_current: bool) -> None:
+        """Take over what pulses have made of the matrix ``[out, in]``."""
         if value.data_ptr() != self.data_ptr():  # the matrix is a copy: write it back
             self.copy_(self.matrix_layout.weight(value, self.shape))
+        if was_current:
+            self.mark_current()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> InMemoryWeight:
-        """A copy with copied devices and no staged samples."""
-        if id(self) not in memo:
-            copied = InMemoryWeight(self.detach().clone(), copy.deepcopy(self.devices, memo), self.matrix_layout)
-            memo[id(self)] = copied.requires_grad_(self.requires_grad)
-        return memo[id(self)]
+    def like(self, data: Tensor, devices: AnalogWeight | None) -> InMemoryWeight:
+        """A weight of the same layout with another value, on other devices, without staged samples."""
+        assert devices is not None
+        copied = InMemoryWeight(data, devices, self.matrix_layout)
+        copied.replicated = self.replicated
+        return copied.requires_grad_(self.requires_grad)  # type: ignore[return-value]
+
+    def _as_parameter(self) -> NoReturn:
+        raise RuntimeError(
+            "nn.Parameter(weight): this weight is trained in memory, so another parameter cannot stand for it. Write "
+            "nn.Parameter(weight.detach().clone()) for a copy of its value; parametrize the digital model, before "
+            "converting it"
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Value, devices, mask included, and layout, without staged samples."""
-        return _restored, (self.detach(), self.devices, self.requires_grad, self.matrix_layout)
+        return _restored, (self.memory, self.devices, self.requires_grad, self.matrix_layout)
 
 
 def _engine_wants(node: Any) -> str | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import final
+from typing import cast, final
 
 from torch import Tensor, nn
 
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.stores.base import StoredLayer, WeightStore
+from phasegrad.stores.sharing import exchanged
+from phasegrad.stores.watched_weight import FrozenWeight, WatchedWeight
 
 
 @final
@@ -60,13 +62,22 @@ class Noiseless(WeightStore):
 
     def to_parameter(self) -> nn.Parameter:
         """The parameter of the original store's weight."""
-        return self._weights.origin(self.layer).to_parameter()
+        parameter = self._weights.origin(self.layer).to_parameter()
+        if isinstance(parameter, WatchedWeight):
+            return nn.Parameter(parameter.memory, parameter.requires_grad)
+        return parameter
 
 
 def make_noiseless(layer: StoredLayer) -> None:
     """Make a layer compute with the mean of its weights and with noiseless converters."""
     hardware = layer.hardware
-    layer.noiseless = NoiselessWeights(layer.store.mean_matrix(), type(layer.store))
+    origin = type(layer.store) if layer.noiseless is None else layer.noiseless.origin
+    layer.noiseless = NoiselessWeights(layer.store.mean_matrix(), origin)
     adc = hardware.adc.without_noise() if hardware.adc else None
     layer.hardware = dataclasses.replace(hardware, adc=adc, output_noise=0.0, read_noise=0.0)
     layer.use_store(Noiseless)
+    if layer.devices is None:
+        weight = layer.weight
+        frozen = exchanged(weight, lambda: FrozenWeight.wrap(weight, None, weight.requires_grad))
+        layer.register_parameter("weight", frozen)
+        cast("FrozenWeight", frozen).mark_current()

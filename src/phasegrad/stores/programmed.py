@@ -13,6 +13,7 @@ from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.base import StoredLayer, WeightStore, range_name
 from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory_weight import InMemoryWeight
+from phasegrad.stores.watched_weight import ProgrammedWeight, WatchedWeight
 
 
 @final
@@ -44,10 +45,8 @@ class Programmed(WeightStore):
 
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
-        """The copy of the devices' value, made trainable again."""
-        weight = self.layer.weight
-        weight.requires_grad_(True)
-        return weight
+        """A new parameter with the weights of the devices."""
+        return nn.Parameter(self.layer.weight.clone())
 
     def sync(self) -> None:
         """Copy the present value of the devices, with gain and without wires, into the parameter ``weight``."""
@@ -70,20 +69,29 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> Non
     attach(layer, devices)
 
 
-def attach(layer: StoredLayer, devices: AnalogWeight) -> None:
+def attach(layer: StoredLayer, devices: AnalogWeight, tied: StoredLayer | None = None) -> None:
     """Store the weight of a layer on programmed devices, which tied layers share."""
-    assign_devices(layer, devices)
+    assign_devices(layer, devices, tied)
     sync_devices(layer)
 
 
-def assign_devices(layer: StoredLayer, devices: AnalogWeight) -> None:
-    """Store the weight of a layer on devices, whose state may be loaded afterwards; ``weight`` is not copied yet."""
+def assign_devices(layer: StoredLayer, devices: AnalogWeight, tied: StoredLayer | None = None) -> None:
+    """Store the weight of a layer on devices, whose state may be loaded afterwards; ``weight`` is not copied yet.
+
+    Args:
+        layer: the layer.
+        devices: the devices.
+        tied: a layer with these devices, whose parameter ``weight`` the layer shares.
+    """
     layer.devices = devices.train(layer.training)
+    weight = layer.weight if tied is None else tied.weight
     if layer.hardware.pulses is None:
-        layer.weight.requires_grad_(False)
+        if not isinstance(weight, WatchedWeight) or weight.devices is not devices:
+            weight = ProgrammedWeight.wrap(weight, devices, requires_grad=False)
         layer.use_store(Programmed)
-    elif not isinstance(layer.weight, InMemoryWeight) or layer.weight.devices is not devices:
-        layer.register_parameter("weight", InMemoryWeight(layer.weight.detach().clone(), devices, layer.layout))
+    elif not isinstance(weight, InMemoryWeight) or weight.devices is not devices:
+        weight = InMemoryWeight(weight.detach().clone(), devices, layer.layout)
+    layer.register_parameter("weight", weight)
 
 
 def blank_devices(layer: StoredLayer) -> AnalogWeight:
@@ -97,4 +105,10 @@ def sync_devices(layer: StoredLayer) -> None:
     """Solve the wires, and copy the present value of the devices, without wires, into the parameter ``weight``."""
     assert layer.devices is not None
     layer.devices.solve_wires()
-    layer.weight.copy_(layer.layout.weight(layer.devices.logical_weight(), layer.weight.shape))
+    if layer.assigned is not None:  # the parameter of another module is never refreshed
+        layer.register_parameter("weight", layer.assigned.own)
+    weight = layer.weight
+    assert isinstance(weight, WatchedWeight)
+    assert weight.devices is layer.devices
+    weight.copy_(layer.layout.weight(layer.devices.logical_weight(), weight.shape))
+    weight.mark_current()

@@ -26,6 +26,14 @@ def sharing() -> Iterator[Exchanges]:
         _exchanges.reset(token)
 
 
+def exchange_parameters(net: nn.Module, exchanges: Exchanges) -> None:
+    """Replace parameters in all modules of a net, so that those which were tied to an exchanged one stay tied."""
+    for module in net.modules():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in exchanges:
+                module._parameters[name] = exchanges[id(parameter)][1]
+
+
 def exchanged(parameter: nn.Parameter, make: Callable[[], nn.Parameter]) -> nn.Parameter:
     """Return the earlier replacement of a parameter, or else the result of ``make``."""
     exchanges = _exchanges.get()
