@@ -13,7 +13,7 @@ from phasegrad.stores.base import StoredLayer, WeightStore
 from phasegrad.stores.digital import digital_weights
 from phasegrad.stores.in_memory_product import InMemoryTiles, in_memory_product
 from phasegrad.stores.in_memory_weight import InMemoryWeight
-from phasegrad.stores.programmed import program, sync_devices
+from phasegrad.stores.programmed import assign_devices, blank_devices, program, sync_devices
 from phasegrad.stores.sharing import exchanged
 
 
@@ -93,8 +93,31 @@ def move_into_memory(layer: StoredLayer) -> None:
     layer.register_parameter("weight", weight)
 
 
+def keep_in_memory(layer: StoredLayer, before: nn.Parameter | None) -> None:
+    """Wrap the weight of a layer again, if torch has replaced an in-memory weight with a plain parameter.
+
+    Torch does so where it cannot set the data of the old parameter: from or to the meta device, and when it assigns
+    the tensors of a state dict. Tied layers get the same parameter.
+
+    Args:
+        layer: the layer.
+        before: its weight before the move.
+    """
+    after = layer._parameters.get("weight")  # type: ignore[attr-defined]
+    if not isinstance(before, InMemoryWeight) or after is None or isinstance(after, InMemoryWeight):
+        return
+    wrapped = before.successor
+    if wrapped is None or wrapped.device != after.device:
+        wrapped = InMemoryWeight(after.detach(), before.devices, before.matrix_layout)
+        before.successor = wrapped.requires_grad_(before.requires_grad)  # type: ignore[assignment]
+    layer.register_parameter("weight", wrapped)
+
+
 def _programmed_weight(layer: StoredLayer) -> nn.Parameter:
     trained = layer.weight.requires_grad
-    program(layer, draw_seed(layer.weight.device))
+    if layer.weight.is_meta:  # a state dict, or reset_parameters, will program the devices
+        assign_devices(layer, blank_devices(layer))
+    else:
+        program(layer, draw_seed(layer.weight.device))
     layer.weight.requires_grad_(trained)
     return layer.weight

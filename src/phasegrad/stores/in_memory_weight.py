@@ -103,16 +103,19 @@ class InMemoryWeight(nn.Parameter):
         devices: the devices.
         matrix_layout: layout that converts the parameter to a matrix ``[out, in]``.
         grad: samples staged for the next update, or ``None``.
+        successor: the parameter that has replaced this one, for the other layers that are tied to it; or ``None``.
     """
 
     devices: AnalogWeight
     matrix_layout: Layout
+    successor: InMemoryWeight | None
     _staged: Staged | None
 
     def __new__(cls, data: Tensor, devices: AnalogWeight, layout: Layout = OUTPUTS_FIRST) -> InMemoryWeight:
         """Wrap ``data``, the present value of the devices."""
         weight = torch.Tensor._make_subclass(cls, data.detach(), True)
         weight.devices, weight.matrix_layout, weight._staged = devices, layout, None
+        weight.successor = None
         weight.register_hook(_refuse_dense)
         return weight
 

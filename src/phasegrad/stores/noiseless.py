@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import final
+from collections.abc import Callable
+from typing import Any, cast, final
 
+import torch
 from torch import Tensor, nn
 
+from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.stores.base import StoredLayer, WeightStore
 
@@ -30,6 +33,13 @@ class NoiselessWeights(nn.Module):
         self.register_buffer("weight", weights.weight.detach().clone(), persistent=False)
         self.register_buffer("scale", weights.scale.detach().clone(), persistent=False)
         self.register_buffer("gain", None if weights.gain is None else weights.gain.clone(), persistent=False)
+
+    @torch.no_grad()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiselessWeights:
+        super()._apply(fn, recurse)
+        if loses_values(fn):
+            self.weight.fill_(torch.nan)  # until a state dict is loaded
+        return self
 
 
 @final
@@ -70,3 +80,10 @@ def make_noiseless(layer: StoredLayer) -> None:
     adc = hardware.adc.without_noise() if hardware.adc else None
     layer.hardware = dataclasses.replace(hardware, adc=adc, output_noise=0.0, read_noise=0.0)
     layer.use_store(Noiseless)
+    cast("nn.Module", layer).register_load_state_dict_post_hook(_follow_loaded)
+
+
+def _follow_loaded(layer: Any, _: Any) -> None:
+    """Compute the mean again, of the weights that were loaded."""
+    origin = layer.noiseless.origin
+    layer.noiseless = NoiselessWeights(origin(layer).mean_matrix(), origin)
