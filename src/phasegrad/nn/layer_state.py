@@ -6,6 +6,7 @@ if the layer has devices, they are programmed with its weight.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from phasegrad.configuration import Configuration
 from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.nn.state_values import check_values
 from phasegrad.stores.base import StoredLayer
 from phasegrad.stores.programmed import assign_devices, blank_devices, program
 from phasegrad.stores.written_weights import note_loaded
 
 _CONFIGURATION = "configuration"  # key of the state dict
-_CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
 
 
 @final
@@ -48,41 +49,25 @@ def check_state_dict(layer: StoredLayer, state_dict: dict[str, Any], prefix: str
         The configuration of this layer in the state dict; ``None`` for a float checkpoint.
 
     Raises:
-        ValueError: the state dict was saved with different hardware (the message lists the fields), the shape of the
-            devices is wrong, or values of devices, converters or a weight to program are not finite.
+        ValueError: the state dict was saved with different hardware (the message lists the fields), or an entry of
+            devices, converters or ranges has a shape, dtype or value that is impossible.
     """
-    weight, devices = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}devices.conductance")
-    expected = [len(layer.hardware.cell.factors), layer.out_features, layer.in_features]
     loaded = _loaded_configuration(layer, state_dict, prefix)
-    if devices is not None and list(devices.shape) != expected:
-        raise ValueError(f"{prefix}devices.conductance has shape {list(devices.shape)}; it must be {expected}")
-    _check_values(layer, state_dict, prefix)
-    if layer.devices is not None and devices is None and weight is not None and not bool(weight.isfinite().all()):
-        raise ValueError(
-            f"{prefix}weight has non-finite values, to which devices cannot be programmed; load a finite weight"
-        )
+    check_values(layer, state_dict, prefix)
     return loaded
 
 
-def _check_values(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """Raise if a conductance or converter error is not finite and, with wires, if a conductance is negative."""
-    for key, value in state_dict.items():
-        name = key.removeprefix(prefix)
-        is_conductance = name in _CONDUCTANCES
-        if not key.startswith(prefix) or not (is_conductance or name.startswith("converters.")):
-            continue
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"{key} has non-finite values; the state dict is damaged and nothing was loaded")
-        if is_conductance and layer.hardware.linear_wires is not None and bool((value < 0.0).any()):
-            raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires it must not be negative")
-
-
 def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
-    tensor = state_dict.get(prefix + _CONFIGURATION)
+    key = prefix + _CONFIGURATION
+    tensor = state_dict.get(key)
     if tensor is None:
         return None
-    loaded = from_tensor(tensor)
-    assert isinstance(loaded, LayerConfiguration)
+    try:
+        loaded = from_tensor(tensor)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{key} cannot be read, so nothing was loaded: {error}") from error
+    if not isinstance(loaded, LayerConfiguration):
+        raise ValueError(f"{key} is a {type(loaded).__name__}; it must be the configuration of a layer")
     differences = layer.hardware.differences(loaded.hardware)
     if differences:
         raise ValueError(
@@ -100,15 +85,20 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
     state_dict.pop(prefix + _CONFIGURATION, None)
     has_devices = f"{prefix}devices.conductance" in state_dict
     reprograms = layer.devices is not None and not has_devices and f"{prefix}weight" in state_dict
+    assigned = local_metadata.get("assign_to_params_buffers", False)
     if loaded is None:
-        _keep_converters(layer, state_dict, prefix)
+        _keep_converters(layer, state_dict, prefix, assigned)
     elif loaded.perturbation is not None:  # a state dict saved before a recipe was applied does not remove the recipe
         layer.perturbation = loaded.perturbation
     if has_devices and layer.devices is None:
         assign_devices(layer, blank_devices(layer))
+    if has_devices and assigned and layer.devices is not None:  # kernels read float32, as a copy would become
+        for name, mine in layer.devices.state_dict().items():
+            key = f"{prefix}devices.{name}"
+            state_dict[key] = state_dict[key].to(mine.dtype)
     yield
-    if reprograms:
-        _reprogram(layer, local_metadata.get("assign_to_params_buffers", False), state_dict, prefix)
+    if reprograms and not layer.weight.is_meta:
+        _reprogram(layer, assigned, state_dict, prefix)
         devices = layer.devices
         assert devices is not None
         state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
@@ -120,6 +110,9 @@ def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], p
     """Program the weight that was just loaded, read through the converters of the same state dict."""
     if assigned:  # the weight is the tensor of the checkpoint, which must not change
         layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
+    assert layer.devices is not None
+    if layer.devices.conductance.is_meta:
+        layer.devices.to_empty(device=layer.weight.device)
     if layer.converters is not None:  # torch loads this submodule later, but programming reads the baseline through it
         with torch.no_grad():
             for name, buffer in layer.converters.state_dict().items():
@@ -127,14 +120,24 @@ def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], p
     program(layer, draw_seed(layer.weight.device), converters=False)
 
 
-def _keep_converters(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """Add the converters and ranges of the layer to a float checkpoint, which has none."""
+def _keep_converters(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, assigned: bool) -> None:
+    """Add the converters and ranges of the layer to a float checkpoint, which has none.
+
+    Those on the meta device have no values; in their place, a state dict that is assigned gets those of a new layer.
+    """
+    weight = state_dict.get(f"{prefix}weight", layer.weight)
     if layer.converters is not None:
-        for name, value in layer.converters.state_dict().items():
+        converters = layer.converters
+        if assigned and layer.weight.is_meta and not weight.is_meta:
+            converters = copy.deepcopy(converters).to_empty(device=weight.device)
+        for name, value in converters.state_dict().items():
             state_dict.setdefault(f"{prefix}converters.{name}", value)
     module = cast("nn.Module", layer)
     persistent = (set(module._parameters) | set(module._buffers)) - module._non_persistent_buffers_set
     for name in ("input_range", "output_range"):
         value = getattr(layer, name)
         if value is not None and name in persistent:
-            state_dict.setdefault(prefix + name, value.detach())
+            value = value.detach()
+            if assigned and value.is_meta:
+                value = torch.full_like(value, layer.initial_values[name], device=weight.device)
+            state_dict.setdefault(prefix + name, value)

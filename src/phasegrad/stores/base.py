@@ -48,6 +48,10 @@ class StoredLayer(Protocol):
     @property
     def holds_copy(self) -> bool:
         """Whether the parameter ``weight`` is a copy of what devices store, or of a frozen mean."""
+
+    @property
+    def initial_values(self) -> dict[str, float]:
+        """The noise level and the converter ranges of a new layer, by name."""
         ...
 
     @property
