@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from phasegrad.configuration import check_type
 from phasegrad.crossbar import Hardware
+from phasegrad.crossbar.materialisation import loses_values
+from phasegrad.nn import materialisation
 from phasegrad.nn.layer import AnalogLayer
 from phasegrad.nn.linear import AnalogLinear
 
@@ -80,6 +84,36 @@ class AnalogComposite(nn.Module, ABC):
             module, _, key = theirs.rpartition(".")
             setattr(digital.get_submodule(module), key, parameters[mine])
         return digital.train(self.training)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise the parameters as the digital counterpart does, and everything else as in new layers.
+
+        Raises:
+            ValueError: a layer is programmed or noiseless.
+        """
+        layers = [layer for layer in self.modules() if isinstance(layer, AnalogLayer)]
+        for layer in layers:
+            materialisation.refuse_programmed(layer)
+        digital, mine = self._make_digital(), dict(self.named_parameters(remove_duplicate=False))
+        for theirs, name in self._key_map.items():
+            module, _, key = theirs.rpartition(".")
+            setattr(digital.get_submodule(module), key, mine.get(name))
+        for module in (*list(digital.modules())[1:], digital):
+            initialise = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+            if initialise is not None:
+                initialise()
+        for layer in layers:
+            materialisation.reset(layer)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if loses_values(fn):
+            with torch.no_grad():
+                for parameter in self._parameters.values():
+                    if parameter is not None:
+                        parameter.fill_(torch.nan)
+        return self
 
     def rename_float_keys(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Rename the keys of a float checkpoint to those of this module, in place."""

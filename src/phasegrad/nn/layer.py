@@ -21,11 +21,12 @@ from phasegrad.crossbar.converters import (
     LearnedRange,
 )
 from phasegrad.crossbar.mapping import row_tiles, tile_count
+from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
-from phasegrad.nn import layer_state
+from phasegrad.nn import layer_state, materialisation
 from phasegrad.nn.calling_net import calling_net
 from phasegrad.ops.direct import in_transform
 from phasegrad.ops.profiling import profiled
@@ -133,6 +134,15 @@ class AnalogLayer(nn.Module, ABC):
         if isinstance(kind, FullScaleRange):
             return float(min(self.in_features, self.hardware.rows))
         return kind.value if isinstance(kind, FixedRange) else kind.start
+
+    @property
+    def initial_values(self) -> dict[str, float]:
+        """The values of the noise level and of the converter ranges in a new layer, by name."""
+        kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
+        values = {"noise_level": 1.0, "output_range": self._initial_output_range()}
+        if not isinstance(kind, AbsMaxRange):
+            values["input_range"] = kind.start if isinstance(kind, LearnedRange) else kind.value
+        return values
 
     def _make_converters(self) -> None:
         hardware, tiles = self.hardware, row_tiles(self.in_features, self.hardware)
@@ -301,18 +311,44 @@ class AnalogLayer(nn.Module, ABC):
         """Whether the converter ranges can be calibrated from inputs."""
         return True
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise the weight and the bias as the digital counterpart does, and everything else as in a new layer.
+
+        A weight that is trained in the memory is programmed.
+
+        Raises:
+            ValueError: the layer is programmed or noiseless.
+        """
+        materialisation.refuse_programmed(self)
+        digital = self._make_digital()
+        digital.register_parameter("weight", self.weight)
+        digital.register_parameter("bias", self.bias)
+        self._initialise(digital)
+        materialisation.reset(self)
+
+    def _initialise(self, digital: nn.Module) -> None:
+        """Initialise the parameters of a digital counterpart in place."""
+        digital.reset_parameters()  # type: ignore[operator]
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         wrap_restored(self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if not self.holds_copy:
-            return super()._apply(fn, recurse)
+            super()._apply(fn, recurse)
+            return self._restored_after(fn)
         take_writes_of_net(calling_net(self), ())
         weight = self._parameters.get("weight")
         dtype = None if weight is None else weight.dtype
         super()._apply(fn, recurse)
         follow_move(self, weight, dtype)
+        return self._restored_after(fn)
+
+    def _restored_after(self, fn: Callable[[Tensor], Tensor]) -> Self:
+        if loses_values(fn):
+            materialisation.restore(self)
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -327,6 +363,8 @@ class AnalogLayer(nn.Module, ABC):
         with layer_state.loading(self, state_dict, prefix, local_metadata):
             lists = (missing_keys, unexpected_keys, error_msgs)
             super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *lists)
+            materialisation.follow_weight(self)
+            materialisation.mark_loaded(self, (k.removeprefix(prefix) for k in state_dict if k.startswith(prefix)))
 
     def extra_repr(self) -> str:
         """The options of the digital counterpart, the number of tiles, and the weight store."""
@@ -348,6 +386,8 @@ def require_analog_layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]
     layers = analog_layers(module(caller, "the net", net))
     if not layers:
         raise ValueError(f"{caller}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
+    for name, layer in layers.items():
+        materialisation.check_values(layer, f"{caller}: {name}" if name else caller)
     return layers
 
 

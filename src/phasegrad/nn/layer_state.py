@@ -6,6 +6,7 @@ if the layer has devices, they are programmed with its weight.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,15 +101,16 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
     state_dict.pop(prefix + _CONFIGURATION, None)
     has_devices = f"{prefix}devices.conductance" in state_dict
     reprograms = layer.devices is not None and not has_devices and f"{prefix}weight" in state_dict
+    assigned = local_metadata.get("assign_to_params_buffers", False)
     if loaded is None:
-        _keep_converters(layer, state_dict, prefix)
+        _keep_converters(layer, state_dict, prefix, assigned)
     elif loaded.perturbation is not None:  # a state dict saved before a recipe was applied does not remove the recipe
         layer.perturbation = loaded.perturbation
     if has_devices and layer.devices is None:
         assign_devices(layer, blank_devices(layer))
     yield
-    if reprograms:
-        _reprogram(layer, local_metadata.get("assign_to_params_buffers", False), state_dict, prefix)
+    if reprograms and not layer.weight.is_meta:
+        _reprogram(layer, assigned, state_dict, prefix)
         devices = layer.devices
         assert devices is not None
         state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
@@ -120,6 +122,9 @@ def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], p
     """Program the weight that was just loaded, read through the converters of the same state dict."""
     if assigned:  # the weight is the tensor of the checkpoint, which must not change
         layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
+    assert layer.devices is not None
+    if layer.devices.conductance.is_meta:
+        layer.devices.to_empty(device=layer.weight.device)
     if layer.converters is not None:  # torch loads this submodule later, but programming reads the baseline through it
         with torch.no_grad():
             for name, buffer in layer.converters.state_dict().items():
@@ -127,14 +132,24 @@ def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], p
     program(layer, draw_seed(layer.weight.device), converters=False)
 
 
-def _keep_converters(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """Add the converters and ranges of the layer to a float checkpoint, which has none."""
+def _keep_converters(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, assigned: bool) -> None:
+    """Add the converters and ranges of the layer to a float checkpoint, which has none.
+
+    Those on the meta device have no values; in their place, a state dict that is assigned gets those of a new layer.
+    """
+    weight = state_dict.get(f"{prefix}weight", layer.weight)
     if layer.converters is not None:
-        for name, value in layer.converters.state_dict().items():
+        converters = layer.converters
+        if assigned and layer.weight.is_meta and not weight.is_meta:
+            converters = copy.deepcopy(converters).to_empty(device=weight.device)
+        for name, value in converters.state_dict().items():
             state_dict.setdefault(f"{prefix}converters.{name}", value)
     module = cast("nn.Module", layer)
     persistent = (set(module._parameters) | set(module._buffers)) - module._non_persistent_buffers_set
     for name in ("input_range", "output_range"):
         value = getattr(layer, name)
         if value is not None and name in persistent:
-            state_dict.setdefault(prefix + name, value.detach())
+            value = value.detach()
+            if assigned and value.is_meta:
+                value = torch.full_like(value, layer.initial_values[name], device=weight.device)
+            state_dict.setdefault(prefix + name, value)

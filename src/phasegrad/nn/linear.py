@@ -123,6 +123,9 @@ class AnalogTransposedLinear(_MatrixProduct):
         """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
         return Layout(inputs_first=True)
 
+    def _initialise(self, digital: nn.Module) -> None:
+        TransposedLinear.reset_parameters(digital)  # type: ignore[arg-type]  # Conv1D has no method of its own
+
     def _make_digital(self) -> nn.Module:
         with torch.device("meta"):
             return self.counterpart(self.out_features, self.in_features)
@@ -139,8 +142,13 @@ class TransposedLinear(nn.Module):
     def __init__(self, nf: int, nx: int) -> None:
         super().__init__()
         self.nf, self.nx = nf, nx
-        self.weight = nn.Parameter(nn.init.normal_(torch.empty(nx, nf), std=0.02))
-        self.bias = nn.Parameter(torch.zeros(nf))
+        self.weight, self.bias = nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.empty(nf))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise the weight and the bias as GPT-2 does."""
+        nn.init.normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the last dimension by the weight: ``[..., nx] -> [..., nf]``."""

@@ -85,9 +85,26 @@ class AnalogWeight(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
+        self._make_wires()
+
+    def _make_wires(self) -> None:
+        """Create the buffers of the wires, unless they exist where the conductances are."""
+        present = self._buffers.get("solved")
+        if present is not None and present.device == self.conductance.device:
+            return
         for name in ("solved", "wire_sensitivity", "wire_offset"):
-            blank = None if hardware.linear_wires is None else torch.zeros_like(self.conductance)
+            blank = None if self.hardware.linear_wires is None else torch.zeros_like(self.conductance)
             self.register_buffer(name, blank, persistent=False)
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Set the state to that of unprogrammed devices, with NaN for conductances that must be loaded."""
+        super().clear()
+        for buffer in (self.scale, self.gain, self.baseline, self.polarity):
+            if buffer is not None:
+                buffer.fill_(1.0)
+        if self.mask is not None:
+            self.mask.fill_(True)
 
     @torch.no_grad()
     def program_weight(
@@ -312,4 +329,5 @@ class AnalogWeight(DeviceArray):
         elif self.mask is not None:  # a state dict saved without a mask does not remove it
             state_dict.setdefault(key, self.mask)
         super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
+        self._make_wires()  # on the device of conductances that were assigned, not copied
         self.solve_wires()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
+from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.devices import DeviceState
 from phasegrad.stores.registered import Registered
@@ -79,7 +80,20 @@ class DeviceArray(nn.Module):
             target = fn(buffer)
             return target if target.dtype == buffer.dtype else buffer.to(target.device)
 
-        return super()._apply(keep_dtype, recurse)
+        super()._apply(keep_dtype, recurse)
+        if loses_values(fn):
+            self.clear()
+        return self
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Set the state to that of unprogrammed devices, with NaN for conductances that must be loaded."""
+        for buffer in self._buffers.values():
+            if buffer is not None:
+                buffer.zero_()
+        self.conductance.fill_(torch.nan)
+        if self.heat is not None and (heat := self.cell.device.heat()) is not None:
+            self.heat.copy_(heat)
 
     @property
     def leaks(self) -> bool:

@@ -13,7 +13,7 @@ from phasegrad.stores.base import StoredLayer, WeightStore
 from phasegrad.stores.digital import digital_weights
 from phasegrad.stores.in_memory_product import InMemoryTiles, in_memory_product
 from phasegrad.stores.in_memory_weight import InMemoryWeight
-from phasegrad.stores.programmed import program, sync_devices
+from phasegrad.stores.programmed import assign_devices, blank_devices, program, sync_devices
 from phasegrad.stores.sharing import exchanged
 
 
@@ -95,6 +95,9 @@ def move_into_memory(layer: StoredLayer) -> None:
 
 def _programmed_weight(layer: StoredLayer) -> nn.Parameter:
     trained = layer.weight.requires_grad
-    program(layer, draw_seed(layer.weight.device))
+    if layer.weight.is_meta:  # a state dict, or reset_parameters, will program the devices
+        assign_devices(layer, blank_devices(layer))
+    else:
+        program(layer, draw_seed(layer.weight.device))
     layer.weight.requires_grad_(trained)
     return layer.weight

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import cast, final
+from collections.abc import Callable
+from typing import Any, cast, final
 
+import torch
 from torch import Tensor, nn
 
+from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.stores.base import StoredLayer, WeightStore
 from phasegrad.stores.sharing import exchanged
@@ -32,6 +35,13 @@ class NoiselessWeights(nn.Module):
         self.register_buffer("weight", weights.weight.detach().clone(), persistent=False)
         self.register_buffer("scale", weights.scale.detach().clone(), persistent=False)
         self.register_buffer("gain", None if weights.gain is None else weights.gain.clone(), persistent=False)
+
+    @torch.no_grad()
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiselessWeights:
+        super()._apply(fn, recurse)
+        if loses_values(fn):
+            self.weight.fill_(torch.nan)  # until a state dict is loaded
+        return self
 
 
 @final
@@ -81,3 +91,10 @@ def make_noiseless(layer: StoredLayer) -> None:
         frozen = exchanged(weight, lambda: FrozenWeight.wrap(weight, None, weight.requires_grad))
         layer.register_parameter("weight", frozen)
         cast("FrozenWeight", frozen).mark_current()
+    cast("nn.Module", layer).register_load_state_dict_post_hook(_follow_loaded)
+
+
+def _follow_loaded(layer: Any, _: Any) -> None:
+    """Compute the mean again, of the weights that were loaded."""
+    origin = layer.noiseless.origin
+    layer.noiseless = NoiselessWeights(origin(layer).mean_matrix(), origin)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.converters.base import OutputConverter, Tolerance
 from phasegrad.crossbar.converters.dac import InputConverter
+from phasegrad.crossbar.materialisation import loses_values
+from phasegrad.crossbar.streams import draw_seed
 from phasegrad.ops.direct import call
 
 
@@ -37,7 +39,8 @@ class Converters(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self._tolerances = (adc.errors if adc else (), dac.errors if dac else ())
-        place = _places(outputs, columns, adc.columns_per_converter if adc else 1)
+        self._columns = (outputs, columns, adc.columns_per_converter if adc else 1)
+        place = _places(*self._columns)
         drawn = {"outputs": (tiles, int(place[-1]) + 1 if outputs else 0), "inputs": (dac_count,)}
         for (name, shape), tolerances in zip(drawn.items(), self._tolerances, strict=True):
             self.register_buffer(name, _means(tolerances, shape, device) if _any(tolerances) else None)
@@ -50,7 +53,26 @@ class Converters(nn.Module):
             target = fn(buffer)
             return target if target.dtype == buffer.dtype else buffer.to(target.device)
 
-        return super()._apply(move, recurse)
+        super()._apply(move, recurse)
+        if loses_values(fn):
+            self._restore()
+        return self
+
+    def _restore(self) -> None:
+        """Set all buffers to the values of new converters."""
+        with torch.no_grad():
+            self._place.copy_(_places(*self._columns))
+            for buffer, tolerances in zip((self.outputs, self.inputs), self._tolerances, strict=True):
+                if buffer is not None:
+                    buffer.copy_(_means(tolerances, tuple(buffer.shape[1:]), buffer.device))
+            if self.differ:
+                self.draw(draw_seed(self._place.device))
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*arguments, **named)
+        loaded = self.inputs if self.outputs is None else self.outputs
+        if loaded is not None and loaded.device != self._place.device:  # assigned, not copied
+            self._place = _places(*self._columns).to(loaded.device)
 
     @property
     def differ(self) -> bool:
