@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -196,6 +197,35 @@ def sharded(rank: int, noise: bool) -> Any:
     parts = {key: value.to_local().shape[0] for key, value in net.named_parameters()}
     whole = {key: value.full_tensor().detach() for key, value in net.named_parameters()}
     return {"losses": losses, "whole": whole, "parts": parts}
+
+
+def _materialised() -> nn.Module:
+    with torch.device("meta"):
+        model = mlp()
+    net = pg.convert(model, pg.presets.pcm_inference()).eval()
+    for layer in (net[0], net[2]):
+        fully_shard(layer)
+    return fully_shard(net).to_empty(device="cpu")
+
+
+def sharded_from_meta(rank: int) -> Any:
+    """A net that is built on the meta device, sharded, materialised, initialised, and loaded."""
+    torch.manual_seed(0)
+    saved, x = pg.convert(mlp(), pg.presets.pcm_inference()).eval(), torch.randn(5, 8)
+    unloaded, net = "no error", _materialised()
+    try:
+        _materialised()(x)  # FSDP computes with no net again in which a forward pass has raised
+    except ValueError as error:
+        unloaded = str(error)
+    for module in (net[0], net[2]):
+        module.reset_parameters()
+    initial = net(x)
+    everything = StateDictOptions(full_state_dict=True, strict=False)  # the configuration is no tensor of a parameter
+    set_model_state_dict(net, dict(saved.state_dict()), options=everything)
+    torch.manual_seed(1)
+    expected = saved(x)
+    torch.manual_seed(1)
+    return {"unloaded": unloaded, "initial": initial.detach(), "loaded": net(x).detach(), "saved": expected.detach()}
 
 
 def sharded_in_memory(rank: int) -> str:

@@ -30,6 +30,14 @@ def test_trains_with_noise(tmp_path: Path) -> None:
     assert all(sum(one["losses"][-10:]) < 0.9 * sum(one["losses"][:10]) for one in found)
 
 
+def test_a_net_from_the_meta_device_is_the_net_that_was_saved(tmp_path: Path) -> None:
+    for rank in start(replicas.sharded_from_meta, tmp_path):
+        assert "weight, bias" in rank["unloaded"]
+        assert "has no values" in rank["unloaded"]
+        assert bool(rank["initial"].isfinite().all())
+        assert torch.equal(rank["loaded"], rank["saved"])
+
+
 def test_sharded_in_memory_weights_raise_and_name_the_fix(tmp_path: Path) -> None:
     for message in start(replicas.sharded_in_memory, tmp_path):
         assert "cannot be sharded" in message

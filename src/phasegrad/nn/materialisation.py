@@ -95,8 +95,13 @@ def _refuse_without_values(layer: AnalogLayer, *_: Any, name: str = "") -> None:
 
 
 def _persistent(layer: AnalogLayer) -> dict[str, Tensor]:
-    """The entries of a layer's state dict that hold values of its own."""
-    return {key: value for key, value in layer.state_dict().items() if key != "configuration"}
+    """The tensors of a layer's state dict by key; ``state_dict`` itself makes FSDP shard the layer again."""
+    return {
+        f"{prefix}.{name}" if prefix else name: value.detach()
+        for prefix, module in layer.named_modules()
+        for name, value in (*module._parameters.items(), *module._buffers.items())
+        if value is not None and name not in module._non_persistent_buffers_set
+    }
 
 
 @torch.no_grad()
