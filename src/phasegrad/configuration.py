@@ -11,14 +11,19 @@ from dataclasses import MISSING
 from typing import Any, ClassVar, TypeVar
 
 from phasegrad.deprecation import warn_renamed
+from phasegrad.field_types import field_checks, plain, refuse
 
 VERSION = 1
 
 T = TypeVar("T")
 
 
+_UNCHANGED: set[type] = {float, int, bool, str, type(None)}
+"""Types of values that a field stores as they are: plain values and all configurations."""
+
+
 class _RenamedFields(ABCMeta):
-    """Accepts the old names of renamed fields on creation."""
+    """Accepts the old names of renamed fields on creation, and checks the types of all fields."""
 
     # Annotated with the type of the instance, not Any, so that type checkers read the fields from the dataclass.
     def __call__(cls: type[T], *arguments: Any, **fields: Any) -> T:
@@ -26,7 +31,15 @@ class _RenamedFields(ABCMeta):
         for old in [name for name in fields if name in renamed]:
             warn_renamed(f"{cls.__name__}({old}=)", f"{renamed[old]}=")
             fields[renamed[old]] = fields.pop(old)
-        return super().__call__(*arguments, **fields)  # type: ignore[misc]
+        arguments = tuple(plain(value) for value in arguments)
+        fields = {name: value if type(value) in _UNCHANGED else plain(value) for name, value in fields.items()}
+        try:
+            made = super().__call__(*arguments, **fields)  # type: ignore[misc]
+        except (TypeError, AttributeError, LookupError, RuntimeError):  # a check that cannot handle the type of a value
+            check_fields(cls, fields)
+            raise
+        check_fields(cls, vars(made))
+        return made
 
     @property
     def __signature__(cls) -> inspect.Signature:
@@ -58,8 +71,10 @@ class Configuration(metaclass=_RenamedFields):
     """Base of all configurations: immutable, keyword-only, and checked on creation.
 
     A subclass is a frozen dataclass whose fields are numbers, strings, tuples of those, ``None``, or other
-    configurations, and checks them in ``__post_init__``. JSON refers to types of phasegrad by their bare name and to
-    others by module and qualified name, so that a user's class cannot replace one of phasegrad.
+    configurations. Numbers of numpy and torch become Python's, lists and arrays become tuples, and a value that does
+    not have the annotated type is refused; ``__post_init__`` checks everything else, such as intervals. JSON refers to
+    types of phasegrad by their bare name and to others by module and qualified name, so that a user's class cannot
+    replace one of phasegrad.
     """
 
     _types: ClassVar[dict[str, type[Configuration]]] = {}
@@ -74,6 +89,7 @@ class Configuration(metaclass=_RenamedFields):
         super().__init_subclass__(**keywords)
         for name in (type_name(cls), *vars(cls).get("_former_names", ())):
             Configuration._types[name] = cls
+        _UNCHANGED.add(cls)
         for old, new in vars(cls).get("_renamed", {}).items():
             setattr(cls, old, _Renamed(old, new))
         adopted = tuple(new for old, new in cls.all_renamed().items() if cls._adopt(old, new))
@@ -127,6 +143,27 @@ class Configuration(metaclass=_RenamedFields):
     def differences(self, other: Configuration) -> list[str]:
         """The fields in which two configurations differ, each as ``"path: mine != theirs"``."""
         return _differences("", _encode(self), _encode(other))
+
+
+def check_fields(kind: type, values: dict[str, Any]) -> None:
+    """Raise unless the values of a configuration's fields have the annotated types.
+
+    Raises:
+        TypeError: a value has another type; the message names the field.
+        ValueError: a number is NaN.
+    """
+    checks = vars(kind).get("_field_checks")
+    if checks is None:
+        checks = field_checks(kind, Configuration)
+        kind._field_checks = checks  # type: ignore[attr-defined]
+    for name, check in checks.items():
+        value = values.get(name, MISSING)
+        if type(value) in check.passed or value is MISSING:
+            continue
+        if not check.accepts(value):
+            refuse(kind, name, value, check.rule)
+        if type(value) in _UNCHANGED and type(value) is not float:  # any other value of this type passes too
+            check.passed.add(type(value))
 
 
 def from_json(text: str) -> Configuration:
@@ -216,6 +253,14 @@ def check_number(owner: object, name: str, low: float, high: float = math.inf, *
         return
     interval = f"{'(' if above else '['}{low:g}, {high:g}{']' if math.isfinite(high) else ')'}"
     raise ValueError(f"{type(owner).__name__}: {name} = {value!r}; it must be a number in {interval}")
+
+
+def check_finite(owner: object, *names: str) -> None:
+    """Raise unless fields of ``owner`` are finite numbers, or tuples of them."""
+    for name in names:
+        value = getattr(owner, name)
+        if not all(map(math.isfinite, value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{type(owner).__name__}: {name} = {value!r}; it must be finite")
 
 
 def check_integer(owner: object, name: str, low: int, high: int) -> None:

@@ -16,7 +16,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from phasegrad.configuration import Configuration, check_number
+from phasegrad.configuration import Configuration, check_finite, check_number
 from phasegrad.deprecation import renamed_arguments
 from phasegrad.ops import pulses
 
@@ -189,6 +189,10 @@ class ExponentialSteps(Steps):
     scale: float = 0.244
     shift: float = 0.2425
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(self, "a_up", "a_down", "gamma_up", "gamma_down", "scale", "shift")
+
     @property
     def family(self) -> int:
         """Number of the law."""
@@ -285,6 +289,7 @@ class SetPulses(Steps):
         super().__post_init__()
         check_number(self, "history_length", 0.0, above=True)
         check_number(self, "reset", 0.0)
+        check_finite(self, "mean", "deviation")
         if self.c2c != 0.0:
             raise ValueError(f"SetPulses: c2c = {self.c2c}; it must be 0, because deviation is the noise of this law")
 
