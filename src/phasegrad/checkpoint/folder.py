@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -12,6 +13,9 @@ import torch.distributed as dist
 
 from phasegrad.checkpoint import run
 from phasegrad.checkpoint.archive import DamagedError
+from phasegrad.checkpoint.integers import integer
+from phasegrad.checkpoint.lock import Lock, lock, other_writer
+from phasegrad.writing import path_argument, remove_remains
 
 _logger = logging.getLogger("phasegrad")
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -40,13 +44,26 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
-        if keep < 1:
-            raise ValueError(f"Folder: keep = {keep}; it must be at least 1")
-        self.path, self.keep = Path(path), keep
+        self.path, self.keep = path_argument(path, "Folder"), integer("Folder", "keep", keep, 1)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(
+                errno.ENOTDIR, "Folder: path is a file; give the folder that contains the checkpoints", str(path)
+            )
         self._resumed = False
+        self._lock: Lock | None = None
 
     def files(self) -> list[Path]:
-        """The checkpoints, newest first, damaged ones included."""
+        """The checkpoints, newest first, damaged ones included; links and folders are not followed."""
+        return [file for file in self._entries() if file.is_file() and not file.is_symlink()]
+
+    def close(self) -> None:
+        """Let another process write into the folder; the end of this process does so, too."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _entries(self) -> list[Path]:
+        """Everything with the name of a checkpoint, newest first."""
         found = self.path.iterdir() if self.path.is_dir() else ()
         return sorted((file for file in found if _NAME.fullmatch(file.name)), key=_step, reverse=True)
 
@@ -57,24 +74,41 @@ class Folder:
             The path of the checkpoint.
 
         Raises:
+            InUseError: another process writes into the folder. A folder belongs to the first process that saves in it,
+                until this process ends or calls ``close``.
             ValueError: ``step`` is negative, or the folder has later checkpoints and was not resumed from.
             TypeError, OSError: as for [`save`][phasegrad.checkpoint.save]; no old checkpoint was deleted.
         """
-        if step < 0:
-            raise ValueError(f"Folder: step = {step}; it must not be negative")
+        step = integer("Folder", "step", step, 0)
         later = [file for file in self.files() if _step(file) > step]
         if later and not self._resumed:
             raise ValueError(
                 f"Folder: {self.path} contains {later[0].name} of another run, from which this one would resume; "
                 "resume from it first, delete it, or choose another folder"
             )
-        self.path.mkdir(parents=True, exist_ok=True)
         file = self.path / _name(step)
+        if file.is_dir():
+            raise IsADirectoryError(
+                errno.EISDIR, "Folder: the checkpoint cannot be written, because a folder has its name", str(file)
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._acquire()
         run.save(file, step=step, **parts)
         earlier = [other for other in self.files() if _step(other) < step]
         for old in [*later, *earlier[self.keep - 1 :]]:  # later ones were skipped by resume
             old.unlink()
         return file
+
+    def _acquire(self) -> None:
+        first = self._lock is None
+        try:
+            self._lock = lock(self.path)
+        except OSError as error:
+            raise OSError(
+                error.errno, f"Folder: {self.path} cannot be written ({error.strerror}), so nothing was saved"
+            ) from error
+        if first:
+            remove_remains(self.path)
 
     def resume(self, **parts: Any) -> dict[str, Any] | None:
         """Load the newest checkpoint that is not damaged, and log a warning for each one that is skipped.
@@ -94,16 +128,24 @@ class Folder:
         self._resumed = True
         damaged: list[str] = []
         intact: dict[int, dict[str, Any]] = {}
-        for file in self.files():
+        files = self.files()
+        for file in self._entries():
+            if file not in files:
+                _logger.warning("skipped %s, which is a link or no file", file)
+                continue
             try:
                 intact[_step(file)] = run.read(file)
-            except DamagedError as error:
+            except FileNotFoundError:  # deleted meanwhile by the process that writes there
+                continue
+            except (DamagedError, OSError) as error:
                 damaged.append(str(error))
                 continue
             if world_size() == 1:
                 break
         for reason in damaged:
             _logger.warning("skipped a damaged checkpoint: %s", reason)
+        if (writer := other_writer(self.path)) is not None:
+            _logger.warning("%s writes into %s; this run may read there, but cannot save", writer, self.path)
         steps = _of_all_processes(list(intact))
         common = set.intersection(*map(set, steps))
         if common:

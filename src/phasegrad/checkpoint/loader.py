@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from phasegrad.checkpoint.integers import integer
+
 
 @final
 class ResumableLoader:
@@ -52,8 +54,12 @@ class ResumableLoader:
         self, dataset: Any, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False,
         rank: int = 0, ranks: int = 1, **options: Any,
     ) -> None:  # fmt: skip
-        if batch_size < 1:
-            raise ValueError(f"ResumableLoader: batch_size = {batch_size}; it must be at least 1")
+        batch_size, seed = (
+            integer("ResumableLoader", "batch_size", batch_size, 1),
+            integer("ResumableLoader", "seed", seed),
+        )
+        rank, ranks = integer("ResumableLoader", "rank", rank), integer("ResumableLoader", "ranks", ranks)
+        shuffle, drop_last = bool(shuffle), bool(drop_last)
         if not 0 <= rank < ranks:
             raise ValueError(f"ResumableLoader: rank = {rank} with ranks = {ranks}; rank must be 0 to ranks - 1")
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle

@@ -8,12 +8,14 @@ from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from phasegrad.checkpoint import archive, random_streams
 from phasegrad.checkpoint.compatibility import check_module, check_optimizer
 from phasegrad.version import __version__
+from phasegrad.writing import checked_path, file_argument
 
 FORMAT = 1
 """Version of the file format; later versions are rejected."""
@@ -61,6 +63,7 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
         ...     load(f"{folder}/run.pt", net=net, optimizer=optimizer)["step"]
         300
     """
+    file = checked_path(path, "checkpoint.save")
     stateful = {name: part for name, part in parts.items() if isinstance(part, Stateful)}
     content = {
         "phasegrad": __version__,
@@ -71,8 +74,9 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
         "random": random_streams.states(),
     }
     for name in parts:
-        _check_data(content["states" if name in stateful else "values"][name], name)
-    archive.write(Path(path), content)
+        group = content["states" if name in stateful else "values"]
+        group[name] = _as_data(group[name], name)
+    archive.write(file, content)
 
 
 def load(path: str | os.PathLike[str], *, streams: bool = True, **parts: Any) -> dict[str, Any]:
@@ -95,7 +99,8 @@ def load(path: str | os.PathLike[str], *, streams: bool = True, **parts: Any) ->
             (the message lists the fields), layers, optimizer or parameter groups differ. Nothing was loaded.
         TypeError: a part has no ``load_state_dict``.
     """
-    return load_content(read(Path(path)), Path(path), parts, streams)
+    file = file_argument(path, "checkpoint.load")
+    return load_content(read(file), file, parts, streams)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -165,17 +170,22 @@ def _load_others(states: dict[Any, Any]) -> None:
         raise
 
 
-def _check_data(value: Any, where: str) -> None:
-    """Raise unless a value is plain data; subclasses are not, because a safe load rejects their class."""
+def _as_data(value: Any, where: str) -> Any:
+    """A value with Python numbers in place of numpy's; raise unless it is plain data.
+
+    Subclasses are not plain, because a safe load rejects their class.
+    """
     if isinstance(value, Tensor) or type(value) in _SINGLE:
-        return
+        return value
+    if isinstance(value, np.generic) and type(value.item()) in _SINGLE:
+        return value.item()
     if type(value) in _MAPPINGS:
-        for key, item in value.items():
-            _check_data(key, where)
-            _check_data(item, f"{where}[{key!r}]")
-    elif type(value) in _COLLECTIONS:
-        for index, item in enumerate(value):
-            _check_data(item, f"{where}[{index}]")
+        found = {_as_data(key, where): _as_data(item, f"{where}[{key!r}]") for key, item in value.items()}
+        same = all(mine is key and found[mine] is value[key] for mine, key in zip(found, value, strict=True))
+        return value if same else found
+    if type(value) in _COLLECTIONS:
+        items = [_as_data(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return value if all(mine is item for mine, item in zip(items, value, strict=True)) else type(value)(items)
     else:
         raise TypeError(
             f"checkpoint: {where} is of type {type(value).__name__}, which cannot be read without running code; save "

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from phasegrad.checkpoint.archive import DamagedError, replace_atomically
+from phasegrad.checkpoint.archive import DamagedError
 from phasegrad.checkpoint.compatibility import check_module
 from phasegrad.version import __version__
+from phasegrad.writing import checked_path, file_argument, replace_atomically
 
 FORMAT = 1
 _TIED = "phasegrad.tied"
@@ -33,10 +34,11 @@ def export_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
         ImportError: safetensors is not installed.
         OSError: the file could not be written; an existing file is unchanged.
     """
+    file = checked_path(path, "export_safetensors")
     first, tied = _deduplicate(net.state_dict())
     metadata = {"format": "pt", "phasegrad": __version__, _FORMAT: str(FORMAT), _TIED: json.dumps(tied)}
     data = _safetensors("torch").save({name: t.cpu().contiguous().clone() for name, t in first.items()}, metadata)
-    with replace_atomically(Path(path)) as sink:
+    with replace_atomically(file) as sink:
         sink.write(data)
 
 
@@ -54,7 +56,7 @@ def import_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: a newer phasegrad wrote the file, or it does not fit, because hardware (the message lists the
             fields), keys or shapes differ. Nothing was loaded.
     """
-    state, metadata = _read(Path(path))
+    state, metadata = _read(file_argument(path, "import_safetensors"))
     number = int(metadata.get(_FORMAT, FORMAT))
     if number > FORMAT:
         raise ValueError(
