@@ -107,9 +107,16 @@ def checked_path(path: Any, caller: str) -> Path:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file completely or not at all; see ``replace_atomically``."""
+    """Write a file completely or not at all; see ``replace_atomically``. A link is followed to its file.
+
+    What is no file, such as ``/dev/stdout``, is written to directly.
+    """
+    data, path = content.encode() if isinstance(content, str) else content, path.resolve()
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
     with replace_atomically(path) as sink:
-        sink.write(content.encode() if isinstance(content, str) else content)
+        sink.write(data)
 
 
 @contextmanager
@@ -125,6 +132,8 @@ def replace_atomically(path: Path) -> Iterator[Sink]:
         OSError: the file could not be written; the old file is unchanged, and the temporary file is removed.
         KeyboardInterrupt: the same, because the user interrupted it.
     """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "this is no file, and cannot be replaced by one", str(path))
     remove_remains(path.parent, path.name)
     temporary = path.with_name(f".{path.name[:100]}.{_writer()}-{threading.get_ident()}{_SUFFIX}")
     try:
@@ -175,7 +184,7 @@ def _interrupts_recorded(sink: Sink) -> Iterator[None]:
             signal.signal(number, recording(handler))
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in reversed(before.items()):  # an interrupt can be raised again after the last of them
             signal.signal(number, handler)
 
 

@@ -54,11 +54,9 @@ class ResumableLoader:
         self, dataset: Any, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False,
         rank: int = 0, ranks: int = 1, **options: Any,
     ) -> None:  # fmt: skip
-        batch_size, seed = (
-            integer("ResumableLoader", "batch_size", batch_size, 1),
-            integer("ResumableLoader", "seed", seed),
-        )
-        rank, ranks = integer("ResumableLoader", "rank", rank), integer("ResumableLoader", "ranks", ranks)
+        batch_size = integer("ResumableLoader", "batch_size", batch_size, 1)
+        given = {"seed": seed, "rank": rank, "ranks": ranks}
+        seed, rank, ranks = (integer("ResumableLoader", name, value) for name, value in given.items())
         shuffle, drop_last = bool(shuffle), bool(drop_last)
         if not 0 <= rank < ranks:
             raise ValueError(f"ResumableLoader: rank = {rank} with ranks = {ranks}; rank must be 0 to ranks - 1")

@@ -106,7 +106,7 @@ def _process_space() -> str | None:
 
 
 def _has_died(other: dict[str, Any]) -> bool:
-    """Whether the process that wrote a lock has certainly died: on another host or in another container, nobody knows."""
+    """Whether the process that wrote a lock has died, as far as is known: nobody knows it of another host."""
     mine = _this_process()
     process = other.get("process")
     if other.get("host") != mine["host"] or not isinstance(process, int):
@@ -171,11 +171,11 @@ def _remove(file: Path, mine: dict[str, Any]) -> None:
 def _in_words(other: dict[str, Any]) -> str:
     if not other:
         return "an unknown process"
-    return f"process {other.get('process')} on {other.get('host')}, since {other.get('since')}"
+    return f"process {other.get('process')} on {other.get('host')} (since {other.get('since')})"
 
 
 def _message(file: Path, other: dict[str, Any]) -> str:
     return (
-        f"Folder: {file.parent} is in use: {_in_words(other)}, writes checkpoints there, so nothing was written. Choose "
-        f"another folder, or stop that run. If it has ended and left its lock, delete {file}"
+        f"Folder: {file.parent} is in use: {_in_words(other)} writes checkpoints there, so nothing was written. "
+        f"Choose another folder, or stop that run. If it has ended and left its lock, delete {file}"
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import math
 import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from phasegrad.inference.compensation import apply_compensation, check_compensat
 from phasegrad.inference.programming import Seeds, advance, program
 from phasegrad.nn.layer import require_analog_layers
 from phasegrad.progress import track
+from phasegrad.writing import checked_path, write_whole
 
 _UNITS = ((3.15e7, "year"), (2.59e6, "month"), (86_400.0, "day"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
@@ -104,12 +105,19 @@ class Report:
         return "\n".join([f"{self.chips} chip(s), seed {self.seed}, {how}", head, "-" * len(head), *lines])
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one row per time and chip: ``time_s, chip, value``."""
-        with Path(path).open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("time_s", "chip", "value"))
-            for time, chips in zip(self.times, self.values, strict=True):
-                writer.writerows((time, chip, float(value)) for chip, value in enumerate(chips))
+        """Write one row per time and chip, ``time_s, chip, value``, completely or not at all.
+
+        Raises:
+            TypeError: ``path`` is no path.
+            OSError: ``path`` is a folder, its folder does not exist, or the file could not be written; an existing
+                file is unchanged.
+        """
+        file, text = checked_path(path, "to_csv"), io.StringIO(newline="")
+        writer = csv.writer(text)
+        writer.writerow(("time_s", "chip", "value"))
+        for time, chips in zip(self.times, self.values, strict=True):
+            writer.writerows((time, chip, float(value)) for chip, value in enumerate(chips))
+        write_whole(file, text.getvalue())
 
     def plot(self, path: str | os.PathLike[str] | None = None, *, label: str = "analog", **options: Any) -> Any:
         """Draw the mean and the 5th to 95th percentile over time; options as for ``phasegrad.plot.over_time``."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from phasegrad.argument_checks import path as checked_path
 from phasegrad.argument_checks import shown
 from phasegrad.nn import analog_layers
 from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.ops import reference
 from phasegrad.stores.noiseless import make_noiseless
 from phasegrad.stores.sharing import exchange_parameters, sharing
+from phasegrad.writing import checked_path
 
 _NOISELESS_OPS = ("dac", "adc", "tile_linear")
 """The ops of phasegrad that a noise-free net uses."""
@@ -104,12 +106,18 @@ def export_onnx(net: nn.Module, inputs: tuple[Any, ...], path: str | os.PathLike
     Raises:
         ImportError: onnx or onnxscript is not installed.
         ValueError: as for [`export_graph`][phasegrad.inference.export_graph].
+        TypeError: ``path`` is no path.
+        OSError: ``path`` is a folder, or its folder does not exist.
     """
-    path = checked_path("export_onnx", "path", path)
+    file = checked_path(path, "export_onnx")
     plain = export_graph(net, inputs, **options)
     try:
         program = torch.onnx.export(plain, dynamo=True, verbose=False)
     except ModuleNotFoundError as error:
         raise ImportError("ONNX models need onnx and onnxscript: pip install phasegrad[integrations]") from error
     assert program is not None
-    program.save(path)
+    with tempfile.TemporaryDirectory(prefix=f".{file.name[:100]}.", dir=file.parent) as folder:
+        program.save(Path(folder) / file.name)
+        # A large model has its weights in a second file, which must be there when the first one is.
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part.name == file.name):
+            os.replace(part, file.with_name(part.name))

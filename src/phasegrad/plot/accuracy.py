@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from phasegrad.drawing import new_figure
+from phasegrad.drawing import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +77,7 @@ def over_time(
         axes.axhline(reference * factor, color="0.25", lw=1.0, ls=(0, (5, 3)), label=reference_label)
     _label_axes(axes, reports, f"{ylabel} (%)" if percent else ylabel, title)
     if path is not None:
-        figure.savefig(Path(path), dpi=200)
+        save_figure(figure, path)
     return figure
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from phasegrad.cells import DifferentialSlices
 from phasegrad.conversion import convert
 from phasegrad.crossbar import Adc, CalibratedRange, Hardware, OutputConverter
 from phasegrad.crossbar.converters import linearity as measure
-from phasegrad.drawing import new_figure
+from phasegrad.drawing import new_figure, save_figure
 from phasegrad.hwa import calibrate
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -99,5 +98,5 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 
 def _saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:
     if path is not None:
-        figure.savefig(Path(path), dpi=200)
+        save_figure(figure, path)
     return figure

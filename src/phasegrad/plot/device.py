@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from phasegrad.devices import Device
-from phasegrad.drawing import new_figure
+from phasegrad.drawing import new_figure, save_figure
 
 
 def device_statistics(
@@ -38,7 +37,7 @@ def device_statistics(
         axes.grid(color="0.92", lw=0.8)
         axes.set_axisbelow(True)
     if path is not None:
-        figure.savefig(Path(path), dpi=200)
+        save_figure(figure, path)
     return figure
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phasegrad.crossbar import Integrator
-from phasegrad.drawing import new_figure
+from phasegrad.drawing import new_figure, save_figure
 
 _COLOURS = ("#404040", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
@@ -49,7 +48,7 @@ def charges(
         axes.set_axisbelow(True)
     course.legend(frameon=False, fontsize=8)
     if path is not None:
-        figure.savefig(Path(path), dpi=200)
+        save_figure(figure, path)
     return figure
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from phasegrad.devices import PCM, DeviceState, trace
-from phasegrad.drawing import new_figure
+from phasegrad.drawing import new_figure, save_figure
 
 _DEVICES = 4000
 _START = 1e4  # age of the first read [s]
@@ -43,7 +42,7 @@ def noise_over_time(
         axes.grid(color="0.92", lw=0.8)
         axes.set_axisbelow(True)
     if path is not None:
-        figure.savefig(Path(path), dpi=200)
+        save_figure(figure, path)
     return figure
 
 

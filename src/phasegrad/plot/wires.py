@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from phasegrad.crossbar import Wires, solve
-from phasegrad.drawing import new_figure
+from phasegrad.drawing import new_figure, save_figure
 
 _TIMES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
@@ -40,7 +39,7 @@ def wire_losses(
     figure.colorbar(image, ax=crossing)
     _errors(errors, conductance.double(), wires, vectors, seed)
     if path is not None:
-        figure.savefig(Path(path), dpi=200)
+        save_figure(figure, path)
     return figure
 
 
