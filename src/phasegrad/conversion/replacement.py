@@ -28,6 +28,7 @@ from phasegrad.nn import (
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
+from phasegrad.nn.state_keys import check_keys
 from phasegrad.stores.programmed import assign_devices, blank_devices
 from phasegrad.stores.sharing import Exchanges, exchange_parameters, sharing
 
@@ -236,6 +237,7 @@ def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *
     keys = {name: f"{prefix}{name}." if name else prefix for name in layers}
     for name, layer in layers.items():
         check_state_dict(layer, state_dict, keys[name])
+    check_keys(net, state_dict, prefix, _check_state_dict)
     tied: dict[int, AnalogLayer] = {}
     programmed = [m for n, m in layers.items() if m.devices is None and f"{keys[n]}devices.conductance" in state_dict]
     untie(net, programmed)

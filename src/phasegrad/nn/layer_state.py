@@ -19,12 +19,12 @@ from phasegrad.configuration import Configuration
 from phasegrad.crossbar import Hardware, Perturbation
 from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.nn.state_values import check_values
 from phasegrad.stores.base import StoredLayer
 from phasegrad.stores.programmed import assign_devices, blank_devices, program
 from phasegrad.stores.written_weights import note_loaded
 
 _CONFIGURATION = "configuration"  # key of the state dict
-_CONDUCTANCES = ("devices.conductance", "devices.reference.conductance", "devices.fast.conductance")
 
 
 @final
@@ -49,41 +49,25 @@ def check_state_dict(layer: StoredLayer, state_dict: dict[str, Any], prefix: str
         The configuration of this layer in the state dict; ``None`` for a float checkpoint.
 
     Raises:
-        ValueError: the state dict was saved with different hardware (the message lists the fields), the shape of the
-            devices is wrong, or values of devices, converters or a weight to program are not finite.
+        ValueError: the state dict was saved with different hardware (the message lists the fields), or an entry of
+            devices, converters or ranges has a shape, dtype or value that is impossible.
     """
-    weight, devices = state_dict.get(f"{prefix}weight"), state_dict.get(f"{prefix}devices.conductance")
-    expected = [len(layer.hardware.cell.factors), layer.out_features, layer.in_features]
     loaded = _loaded_configuration(layer, state_dict, prefix)
-    if devices is not None and list(devices.shape) != expected:
-        raise ValueError(f"{prefix}devices.conductance has shape {list(devices.shape)}; it must be {expected}")
-    _check_values(layer, state_dict, prefix)
-    if layer.devices is not None and devices is None and weight is not None and not bool(weight.isfinite().all()):
-        raise ValueError(
-            f"{prefix}weight has non-finite values, to which devices cannot be programmed; load a finite weight"
-        )
+    check_values(layer, state_dict, prefix)
     return loaded
 
 
-def _check_values(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> None:
-    """Raise if a conductance or converter error is not finite and, with wires, if a conductance is negative."""
-    for key, value in state_dict.items():
-        name = key.removeprefix(prefix)
-        is_conductance = name in _CONDUCTANCES
-        if not key.startswith(prefix) or not (is_conductance or name.startswith("converters.")):
-            continue
-        if not bool(value.isfinite().all()):
-            raise ValueError(f"{key} has non-finite values; the state dict is damaged and nothing was loaded")
-        if is_conductance and layer.hardware.linear_wires is not None and bool((value < 0.0).any()):
-            raise ValueError(f"{key} has a conductance of {float(value.min())} S; with wires it must not be negative")
-
-
 def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> LayerConfiguration | None:
-    tensor = state_dict.get(prefix + _CONFIGURATION)
+    key = prefix + _CONFIGURATION
+    tensor = state_dict.get(key)
     if tensor is None:
         return None
-    loaded = from_tensor(tensor)
-    assert isinstance(loaded, LayerConfiguration)
+    try:
+        loaded = from_tensor(tensor)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{key} cannot be read, so nothing was loaded: {error}") from error
+    if not isinstance(loaded, LayerConfiguration):
+        raise ValueError(f"{key} is a {type(loaded).__name__}; it must be the configuration of a layer")
     differences = layer.hardware.differences(loaded.hardware)
     if differences:
         raise ValueError(
@@ -108,6 +92,10 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
         layer.perturbation = loaded.perturbation
     if has_devices and layer.devices is None:
         assign_devices(layer, blank_devices(layer))
+    if has_devices and assigned and layer.devices is not None:  # kernels read float32, as a copy would become
+        for name, mine in layer.devices.state_dict().items():
+            key = f"{prefix}devices.{name}"
+            state_dict[key] = state_dict[key].to(mine.dtype)
     yield
     if reprograms and not layer.weight.is_meta:
         _reprogram(layer, assigned, state_dict, prefix)
