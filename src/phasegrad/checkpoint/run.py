@@ -46,13 +46,16 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
 
     Args:
         path: path of the file; an existing file is replaced once the new one is on the disk.
-        parts: parts by names of your choice: objects with ``state_dict`` and ``load_state_dict`` (a net, programmed or
+        parts: parts by names of your choice (numbers of numpy are saved as Python's): objects with ``state_dict`` and ``load_state_dict`` (a net, programmed or
             not, an optimizer, a scheduler, a ``ResumableLoader``), and plain values (a step, a history), which are
             numbers, strings, tensors, and lists and dictionaries of them.
 
     Raises:
-        TypeError: a part contains a value that cannot be read without running code (``weights_only=True``).
-        OSError: the file could not be written, as on a full disk; an existing file is unchanged.
+        TypeError: a part contains a value that cannot be read without running code (``weights_only=True``), or
+            ``path`` is no path.
+        OSError: the file could not be written, as on a full disk, or ``path`` is a folder, or its folder does not
+            exist; an existing file is unchanged.
+        KeyboardInterrupt: the user interrupted it; an existing file is unchanged.
 
     Examples:
         >>> import tempfile, phasegrad as pg
