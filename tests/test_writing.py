@@ -40,7 +40,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 def test_what_cannot_be_written_is_refused_by_name_and_nothing_changes(name: str, tmp_path: Path) -> None:
     write = WRITERS[name]
     for wrong in (None, 3, b"a.png", np.ones(1)) if "picture" not in name else (3, b"a.png", np.ones(1)):
-        with pytest.raises(TypeError, match=r": path = .*it must be a string or a pathlib\.Path"):
+        with pytest.raises(TypeError, match=r": path = .*it must be a path"):
             write(wrong)
     with pytest.raises(IsADirectoryError, match="path is a folder; add the name of a file"):
         write(tmp_path)

@@ -35,8 +35,8 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
         path: path of the image file, whose ending is its format; ``.png`` is added if there is none.
 
     Raises:
-        TypeError: ``path`` is no path.
-        ValueError: ``path`` is empty, or its ending names no format that matplotlib writes.
+        TypeError: ``path`` is no path, or empty.
+        ValueError: its ending names no format that matplotlib writes.
         OSError: ``path`` is a folder, its folder does not exist, or the file could not be written.
     """
     file = checked_path(path, "the picture")

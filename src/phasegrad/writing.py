@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from phasegrad import argument_checks as checks
+
 _SUFFIX = ".writing"
 
 
@@ -58,29 +60,14 @@ class Sink:
                 self.error = error
 
 
-def path_argument(path: Any, caller: str) -> Path:
-    """An argument as a path.
-
-    Raises:
-        TypeError: it is no path.
-        ValueError: it is empty.
-    """
-    if isinstance(path, bytes) or not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{caller}: path = {path!r} ({type(path).__name__}); it must be a string or a pathlib.Path")
-    if not os.fspath(path):
-        raise ValueError(f"{caller}: path = {path!r}; it must not be empty")
-    return Path(path)
-
-
 def file_argument(path: Any, caller: str) -> Path:
     """An argument as the path of a file, which need not exist.
 
     Raises:
-        TypeError: it is no path.
-        ValueError: it is empty.
+        TypeError: it is no path, or empty.
         OSError: it is a folder.
     """
-    file = path_argument(path, caller)
+    file = checks.path(caller, "path", path)
     if file.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{caller}: path is a folder; add the name of a file", str(path))
     return file
@@ -90,8 +77,7 @@ def checked_path(path: Any, caller: str) -> Path:
     """The path of a file to write.
 
     Raises:
-        TypeError: it is no path.
-        ValueError: it is empty.
+        TypeError: it is no path, or empty.
         OSError: it is a folder, or its folder does not exist.
     """
     file = file_argument(path, caller)

@@ -303,7 +303,7 @@ def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
     pg.checkpoint.save(tmp_path / "a.pt", optimizer=optimizer, loader=loader)
     pg.checkpoint.load(tmp_path / "a.pt", optimizer=optimizer, loader=loader)
     for wrong in (True, 1.0, "1", None):
-        with pytest.raises(TypeError, match=rf"Folder: step = {wrong!r} .*it must be an integer"):
+        with pytest.raises((TypeError, ValueError), match=rf"Folder: step = {wrong!r}; it must be an integer"):
             store.save(wrong)
-        with pytest.raises(TypeError, match=rf"ResumableLoader: seed = {wrong!r} .*it must be an integer"):
+        with pytest.raises((TypeError, ValueError), match=rf"ResumableLoader: seed = {wrong!r}; it must be an integer"):
             pg.checkpoint.ResumableLoader(range(8), 4, seed=wrong)

@@ -11,11 +11,11 @@ from typing import Any, final
 
 import torch.distributed as dist
 
+from phasegrad import argument_checks as checks
 from phasegrad.checkpoint import run
 from phasegrad.checkpoint.archive import DamagedError
-from phasegrad.checkpoint.integers import integer
 from phasegrad.checkpoint.lock import Lock, lock, other_writer
-from phasegrad.writing import path_argument, remove_remains
+from phasegrad.writing import remove_remains
 
 _logger = logging.getLogger("phasegrad")
 _NAME = re.compile(r"step-(\d+)\.pt")
@@ -44,7 +44,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike[str], keep: int = 2) -> None:
-        self.path, self.keep = path_argument(path, "Folder"), integer("Folder", "keep", keep, 1)
+        self.path, self.keep = checks.path("Folder", "path", path), checks.integer("Folder", "keep", keep, 1)
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(
                 errno.ENOTDIR, "Folder: path is a file; give the folder that contains the checkpoints", str(path)
@@ -79,7 +79,7 @@ class Folder:
             ValueError: ``step`` is negative, or the folder has later checkpoints and was not resumed from.
             TypeError, OSError: as for [`save`][phasegrad.checkpoint.save]; no old checkpoint was deleted.
         """
-        step = integer("Folder", "step", step, 0)
+        step = checks.integer("Folder", "step", step, 0)
         later = [file for file in self.files() if _step(file) > step]
         if later and not self._resumed:
             raise ValueError(

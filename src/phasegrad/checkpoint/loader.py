@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from phasegrad.checkpoint.integers import integer
+from phasegrad import argument_checks as checks
 
 
 @final
@@ -54,9 +54,10 @@ class ResumableLoader:
         self, dataset: Any, batch_size: int, *, seed: int = 0, shuffle: bool = True, drop_last: bool = False,
         rank: int = 0, ranks: int = 1, **options: Any,
     ) -> None:  # fmt: skip
-        batch_size = integer("ResumableLoader", "batch_size", batch_size, 1)
-        given = {"seed": seed, "rank": rank, "ranks": ranks}
-        seed, rank, ranks = (integer("ResumableLoader", name, value) for name, value in given.items())
+        batch_size = checks.integer("ResumableLoader", "batch_size", batch_size, 1)
+        seed = checks.integer("ResumableLoader", "seed", seed, 0)
+        rank = checks.integer("ResumableLoader", "rank", rank, -(1 << 31))
+        ranks = checks.integer("ResumableLoader", "ranks", ranks, -(1 << 31))
         shuffle, drop_last = bool(shuffle), bool(drop_last)
         if not 0 <= rank < ranks:
             raise ValueError(f"ResumableLoader: rank = {rank} with ranks = {ranks}; rank must be 0 to ranks - 1")

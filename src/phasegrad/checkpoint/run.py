@@ -46,9 +46,9 @@ def save(path: str | os.PathLike[str], **parts: Any) -> None:
 
     Args:
         path: path of the file; an existing file is replaced once the new one is on the disk.
-        parts: parts by names of your choice (numbers of numpy are saved as Python's): objects with ``state_dict`` and ``load_state_dict`` (a net, programmed or
+        parts: parts by names of your choice: objects with ``state_dict`` and ``load_state_dict`` (a net, programmed or
             not, an optimizer, a scheduler, a ``ResumableLoader``), and plain values (a step, a history), which are
-            numbers, strings, tensors, and lists and dictionaries of them.
+            numbers, strings, tensors, and lists and dictionaries of them. Numbers of numpy are saved as Python's.
 
     Raises:
         TypeError: a part contains a value that cannot be read without running code (``weights_only=True``), or
@@ -180,7 +180,7 @@ def _as_data(value: Any, where: str) -> Any:
     """
     if isinstance(value, Tensor) or type(value) in _SINGLE:
         return value
-    if isinstance(value, np.generic) and type(value.item()) in _SINGLE:
+    if issubclass(type(value), np.generic) and type(value.item()) in _SINGLE:
         return value.item()
     if type(value) in _MAPPINGS:
         found = {_as_data(key, where): _as_data(item, f"{where}[{key!r}]") for key, item in value.items()}
