@@ -311,10 +311,6 @@ class AnalogLayer(nn.Module, ABC):
         """Whether the converter ranges can be calibrated from inputs."""
         return True
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        wrap_restored(self)
-
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise the weight and the bias as the digital counterpart does, and everything else as in a new layer.
@@ -335,14 +331,22 @@ class AnalogLayer(nn.Module, ABC):
         """Initialise the parameters of a digital counterpart in place."""
         digital.reset_parameters()  # type: ignore[operator]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        wrap_restored(self)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if self.holds_copy:
-            take_writes_of_net(calling_net(self), ())
+        if not self.holds_copy:
+            super()._apply(fn, recurse)
+            return self._restored_after(fn)
+        take_writes_of_net(calling_net(self), ())
         weight = self._parameters.get("weight")
         dtype = None if weight is None else weight.dtype
         super()._apply(fn, recurse)
-        if self.holds_copy:
-            follow_move(self, weight, dtype)
+        follow_move(self, weight, dtype)
+        return self._restored_after(fn)
+
+    def _restored_after(self, fn: Callable[[Tensor], Tensor]) -> Self:
         if loses_values(fn):
             materialisation.restore(self)
         return self

@@ -27,8 +27,8 @@ def restore(layer: AnalogLayer) -> None:
     for parameter in layer._parameters.values():
         if parameter is not None:
             parameter.fill_(torch.nan)
-        if isinstance(parameter, WatchedWeight):
-            parameter.mark_current()
+            if isinstance(parameter, WatchedWeight):
+                parameter.mark_current()  # not a write of the user
     restore_constants(layer)
     if _refuse_without_values not in layer._forward_pre_hooks.values():
         layer.register_forward_pre_hook(_refuse_without_values)

@@ -37,7 +37,7 @@ def check_values(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) ->
         )
     for key, mine in expected.items():
         if key in state_dict:
-            _check_entry(key, state_dict[key], mine)
+            _check_entry(key, state_dict[key], mine, key in devices)
             _check_sign(layer, key.removeprefix(prefix), key, state_dict[key])
     weight = state_dict.get(f"{prefix}weight")
     if isinstance(weight, Tensor) and (found or layer.devices is not None) and not _is_finite(weight):
@@ -63,14 +63,14 @@ def _expected(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> di
     return expected
 
 
-def _check_entry(key: str, value: Any, mine: Tensor) -> None:
+def _check_entry(key: str, value: Any, mine: Tensor, of_devices: bool) -> None:
     if not isinstance(value, Tensor):
         raise ValueError(f"{key} is a {type(value).__name__}; it must be a tensor. Nothing was loaded")
     if value.shape != mine.shape:
         raise ValueError(f"{key} has shape {list(value.shape)}; it must be {list(mine.shape)}")
     floats = mine.is_floating_point()
-    device_state = mine.is_meta  # float32 and float64, which no cast of the net rounds
-    rounded = device_state and floats and value.is_floating_point() and torch.finfo(value.dtype).bits < 32
+    # No cast of the net rounds the state of devices, so only somebody's copy can have.
+    rounded = of_devices and floats and value.is_floating_point() and torch.finfo(value.dtype).bits < 32
     same = value.is_floating_point() if floats else not (value.is_floating_point() or value.is_complex())
     if not same or rounded or value.dtype == torch.bool:
         why = "; the state of devices is not rounded" if rounded else ""

@@ -103,6 +103,8 @@ class AnalogWeight(DeviceArray):
         for buffer in (self.scale, self.gain, self.baseline, self.polarity):
             if buffer is not None:
                 buffer.fill_(1.0)
+        if self.mask is not None:
+            self.mask.fill_(True)
 
     @torch.no_grad()
     def program_weight(
