@@ -77,6 +77,14 @@ class Steps(Configuration, ABC):
         """Nominal lowest conductance [S]."""
         return 0.0
 
+    def after_reset(self, lowest: Tensor, seed: Tensor, offset: int) -> Tensor:
+        """Conductances [S] after RESET of devices with these lowest conductances [S]."""
+        return lowest
+
+    def history_of(self, target: Tensor) -> Tensor:
+        """History of devices that were RESET and then pulsed up to targets [S]; 1 if steps do not depend on it."""
+        return torch.ones_like(target)
+
     @abstractmethod
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Coefficients of the law, in the order that ``phasegrad.ops.pulses.pulsed_update`` expects."""
@@ -271,13 +279,15 @@ class SetPulses(Steps):
         history_length: pulses after which the history has decayed to 1/e.
         mean: ``m_G, m_0 / size, m_P / size``.
         deviation: ``s_G, s_0 / size, s_P / size``.
-        reset: conductance after RESET, the lowest conductance [S].
+        reset: mean conductance after RESET, below which pulses do not lower it [S].
+        reset_deviation: standard deviation of the conductance after RESET, relative to ``reset``, drawn at each RESET.
     """
 
     history_length: float
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     reset: float
+    reset_deviation: float = 0.1
 
     _renamed: ClassVar[dict[str, str]] = {"memory": "history_length"}
 
@@ -285,6 +295,7 @@ class SetPulses(Steps):
         super().__post_init__()
         check_number(self, "history_length", 0.0, above=True)
         check_number(self, "reset", 0.0)
+        check_number(self, "reset_deviation", 0.0)
         if self.c2c != 0.0:
             raise ValueError(f"SetPulses: c2c = {self.c2c}; it must be 0, because deviation is the noise of this law")
 
@@ -307,6 +318,29 @@ class SetPulses(Steps):
     def lowest(self) -> float:
         """``reset``, the lower bound of the conductance [S]."""
         return self.reset
+
+    def after_reset(self, lowest: Tensor, seed: Tensor, offset: int) -> Tensor:
+        """Conductances [S] after RESET, which differ from RESET to RESET."""
+        drawn = torch.ops.phasegrad.normal(seed, offset, lowest.shape)
+        return lowest * (1.0 + self.reset_deviation * drawn).clamp(min=0.0)
+
+    def history_of(self, target: Tensor) -> Tensor:
+        """``exp(-n / history_length)`` after the ``n`` pulses in which the mean conductance reaches the target."""
+        reached = torch.tensor(self._mean_course(), dtype=torch.float64, device=target.device)
+        number = torch.searchsorted(reached * (1.0 + 1e-6), target.double())  # targets are rounded to float32
+        return torch.exp(-number / self.history_length).to(target.dtype)
+
+    def _mean_course(self) -> list[float]:
+        """Mean conductances [S] after 0, 1, 2, ... pulses that follow a RESET, up to saturation."""
+        slope, constant, of_history = self.mean
+        course, history, most = [self.reset], 1.0, math.ceil(32.0 * self.history_length)
+        while len(course) < most:
+            history *= math.exp(-1.0 / self.history_length)
+            step = slope * course[-1] + (constant + of_history * history) * self.size
+            if step <= 1e-3 * self.size:
+                break
+            course.append(course[-1] + step)
+        return course
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Coefficients with steps in units of ``size`` and conductance in siemens."""
