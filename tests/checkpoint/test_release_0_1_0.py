@@ -55,7 +55,7 @@ def test_training_continues_identically(name: str) -> None:
     optimizer.step()
     after = net.state_dict()
     for key, value in saved["stepped"].items():
-        if not key.endswith("configuration"):
+        if not key.endswith(("configuration", "baseline")):  # a baseline is measured again after pulses
             found = torch.where(rewritten(key, saved["stepped"], after), value, after[key])
             torch.testing.assert_close(found, value, rtol=1e-4, atol=1e-6, msg=lambda m, key=key: f"{key}: {m}")
 
