@@ -20,7 +20,7 @@ from phasegrad.ops.weighted_sum import weighted_sum as weighted_sum
 from phasegrad.ops.wires import wired_conductance as wired_conductance
 from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
-NO_CONVERTER, END_POINT, MID_RISE, SIGN_MAGNITUDE = 0, 1, 2, 3
+NO_CONVERTER, MID_TREAD, MID_RISE, COUNTER, END_POINT = 0, 1, 2, 3, 4
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
@@ -78,10 +78,12 @@ def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
 
 def quantise(v: Tensor, mode: int, max_code: float) -> Tensor:
     """The levels of inputs in [-max_code, max_code], both in steps."""
-    if mode == END_POINT:
+    if mode == MID_TREAD:
         return torch.round(v)
     if mode == MID_RISE:
         return torch.clamp(torch.floor(v), -max_code, max_code - 1.0) + 0.5
+    if mode == END_POINT:  # both ends are half-integers
+        return torch.clamp(torch.floor(v) + 0.5, -max_code, max_code)
     return torch.clamp(torch.trunc(v), 1.0 - max_code, max_code - 1.0)
 
 
