@@ -85,6 +85,14 @@ class Steps(Configuration, ABC):
         """History of devices that were RESET and then pulsed up to targets [S]; 1 if steps do not depend on it."""
         return torch.ones_like(target)
 
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step [S] that an update counts on, for a cell whose weight 0 is at a fraction of the window.
+
+        It is ``size``, except for laws whose step there is another one. In a cell with both directions it is the mean
+        of the steps up and down, otherwise the step up.
+        """
+        return self.size
+
     @abstractmethod
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Coefficients of the law, in the order that ``phasegrad.ops.pulses.pulsed_update`` expects."""
@@ -116,6 +124,12 @@ class Steps(Configuration, ABC):
                 g_max * (1.0 + self.bounds_d2d * high).clamp(min=0.1),
             )
         )
+
+
+def _counted(size: float, up: float, down: float, two_sided: bool) -> float:
+    """The step that an update counts on [S], from those up and down in units of ``size``; above 0."""
+    mean = 0.5 * (up + down) if two_sided else up
+    return size * mean if mean > 0.0 else size
 
 
 @final
@@ -202,6 +216,12 @@ class ExponentialSteps(Steps):
         """Number of the law."""
         return pulses.EXPONENTIAL
 
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step at the weight 0 [S]."""
+        z = self.scale * (2.0 * fraction - 1.0) + self.shift
+        up, down = self.a_up * math.exp(self.gamma_up * z), self.a_down * math.exp(-self.gamma_down * z)
+        return _counted(self.size, max(1.0 - up, 0.0), max(1.0 - down, 0.0), two_sided)
+
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Noise and coefficients, with ``z`` shifted to start at a conductance of 0."""
         return (
@@ -212,7 +232,10 @@ class ExponentialSteps(Steps):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PowerSteps(Steps):
-    """Steps of ``size (distance to the bound / range) ** gamma``."""
+    """Steps of ``size (distance to the bound / range) ** gamma``.
+
+    ``size`` is the step at the opposite bound. An update counts on the step at a weight of 0.
+    """
 
     gamma_up: float
     gamma_down: float
@@ -226,6 +249,10 @@ class PowerSteps(Steps):
     def family(self) -> int:
         """Number of the law."""
         return pulses.POWER
+
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step at the weight 0 [S]."""
+        return _counted(self.size, (1.0 - fraction) ** self.gamma_up, fraction**self.gamma_down, two_sided)
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Noise and both exponents."""
@@ -258,6 +285,13 @@ class PiecewiseSteps(Steps):
     def family(self) -> int:
         """Number of the law."""
         return pulses.PIECEWISE
+
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step at the weight 0 [S]."""
+        at = fraction * (len(self.up) - 1)
+        left = min(int(at), len(self.up) - 2)
+        up, down = (c[left] + (at - left) * (c[left + 1] - c[left]) for c in (self.up, self.down))
+        return _counted(self.size, up, down, two_sided)
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Noise, the number of points, then both curves."""

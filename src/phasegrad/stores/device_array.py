@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,9 +134,16 @@ class DeviceArray(nn.Module):
     def dw_min(self) -> float:
         """Change of the weight per nominal pulse."""
         cell = self.cell
-        assert cell.device.steps is not None
         assert self.max_weight is not None
-        return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
+        return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * self._nominal_step / cell.device.g_max
+
+    @functools.cached_property
+    def _nominal_step(self) -> float:
+        """Step of a device at a weight of 0 [S]."""
+        device, (up, down) = self.cell.device, self.cell.pulsed(0)
+        assert device.steps is not None
+        at_zero = self.cell.targets(torch.zeros(1, dtype=torch.float64))[up].item()
+        return device.steps.nominal(at_zero / device.g_max, up == down)
 
     @property
     def pulsed_planes(self) -> tuple[int, int]:
