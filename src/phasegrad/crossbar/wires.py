@@ -129,10 +129,11 @@ class DurationCodedDrop(Configuration):
     Word lines and drivers are ideal. For normalised weights and inputs, ``R = 1 / (segment g_max)``, ``n`` rows and row
     ``j = 0`` at the sensed end: with ``a_i = (n / R) sum_j |w_ij| |x_j|`` and ``c = a (0.05 a^2 - 0.2 a + 0.5)``,
     output ``i`` decreases by ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)``. This is the formula of ``ir_drop`` of the
-    simulator cited below, whose strength 1 means 0.35 ohm with devices of 5 uS, whatever the device. The default segment
-    with devices of 25 uS has a five times larger ``a``; ``at_reference_conductance`` gives strength 1. The formula accounts for overlapping pulses of different durations, and does not approximate ``Wires``,
-    whose inputs are amplitudes. The decrease depends on the inputs and is computed in every product, which takes two
-    further products per tile.
+    simulator cited below. Its strength 1 means 0.35 ohm with devices of 5 uS, whatever the device, which is
+    ``at_reference_conductance``; the default segment has a five times larger ``a`` with devices of 25 uS. The formula
+    accounts for overlapping pulses of different durations, and does not approximate ``Wires``, whose inputs are
+    amplitudes. The decrease depends on the inputs and is computed in every product, which takes two further products
+    per tile.
 
     Args:
         segment: resistance of a bit line from cell to cell [ohm].
