@@ -203,9 +203,11 @@ class Recipe(Configuration):
 
     def perturbation(self, hardware: Hardware) -> Perturbation:
         """The noise and clipping that this recipe applies to the weights of a layer on ``hardware``."""
-        profiles = self.noise.profiles(hardware) if self.noise else ()
-        polynomial = self.noise is not None and not profiles
-        additive, multiplicative, quadratic = self.noise.coefficients(hardware) if polynomial else (0.0, 0.0, 0.0)
+        profiles, polynomial = (), (0.0, 0.0, 0.0)
+        if self.noise is not None:
+            profiles = self.noise.profiles(hardware)
+            polynomial = polynomial if profiles else self.noise.coefficients(hardware)
+        additive, multiplicative, quadratic = polynomial
         return Perturbation(
             additive=additive,
             multiplicative=multiplicative,

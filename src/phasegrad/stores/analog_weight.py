@@ -326,9 +326,9 @@ class AnalogWeight(DeviceArray):
         self.gain.copy_(drift_gain(self.baseline, present, self.columns, per))
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *arguments: Any
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *arguments: Any, **named: Any
     ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training
         self.solve_wires()
