@@ -42,7 +42,7 @@ def main() -> None:
 def run(name: str, path: Path) -> None:
     """Run one benchmark and write its figures."""
     result = as_dict(name, figures := importlib.import_module(f"benchmarks.{name}").figures())
-    print(f"{name}: {result['machine']}")
+    print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in result["machine"].items()))
     for figure in figures:
         print(f"  {figure}", flush=True)
     path.parent.mkdir(parents=True, exist_ok=True)

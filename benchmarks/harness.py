@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +70,8 @@ def machine() -> dict[str, Any]:
     """The machine and software of the measurement."""
     return {
         "processor": _processor(),
+        "caches": _caches(),
+        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "backend": phasegrad.backends()["cpu"],
         "python": platform.python_version(),
@@ -77,11 +81,30 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Name, family, model and stepping of the processor; virtual machines give many processors the same name."""
     try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
+        fields = dict(_fields(Path("/proc/cpuinfo").read_text().split("\n\n")[0]))
+        numbers = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+        found = [f"{short} {fields[name]}" for short, name in numbers.items() if name in fields]
+        return ", ".join([fields["model name"], *found])
+    except (OSError, KeyError):
         return platform.processor() or platform.machine()
+
+
+def _fields(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
+            yield name.strip(), value.strip()
+
+
+def _caches() -> dict[str, str]:
+    """Size of each cache of the first core, shared ones included, such as ``{"L1d": "32K", "L2": "1024K"}``."""
+    sizes = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        sizes[f"L{level}" + {"Data": "d", "Instruction": "i"}.get(kind, "")] = size
+    return sizes
 
 
 def as_dict(name: str, figures: list[Figure]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def test_numbers_are_restored_to_the_last_bit() -> None:
 @pytest.mark.parametrize("version", [0, VERSION + 1, None, "1"])
 def test_another_version_is_refused(version: Any) -> None:
     content = json.loads(joshi_2020().to_json()) | {"version": version}
-    with pytest.raises(ValueError, match=f"has version {version!r}, but this phasegrad reads version {VERSION}"):
+    with pytest.raises(ValueError, match=f"has version {version!r}, but this phasegrad reads versions 1 and {VERSION}"):
         from_json(json.dumps(content))
 
 

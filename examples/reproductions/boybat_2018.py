@@ -34,5 +34,6 @@ EXPERIMENT = Experiment(
     epochs=5,
     batch=5,
     lr=0.05,
-    seeds=(0, 1, 2, 3, 4),
+    averaged=3,
+    seeds=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
 )

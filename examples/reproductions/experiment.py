@@ -62,6 +62,8 @@ class Experiment:
     lr: float = 0.1
     decay: float = 0.9
     """Factor of the learning rate after each epoch."""
+    averaged: int = 1
+    """Number of last epochs whose mean accuracy is reported, where it changes from epoch to epoch."""
     seeds: tuple[int, ...] = (0, 1, 2)
     on_training: bool = False
     """Whether to report the accuracy on the training images too."""

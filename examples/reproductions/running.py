@@ -58,9 +58,10 @@ def summary(name: str, experiment: Experiment, seeds: list[int], runs: Runs) -> 
     """Content of ``result.json``, except the command."""
     rows = []
     for method, curves in runs.items():
-        row = {"method": method, **_moments([c.test[-1] for c in curves])}
+        last = experiment.averaged
+        row = {"method": method, **_moments([statistics.mean(c.test[-last:]) for c in curves])}
         if experiment.on_training:
-            row["train"] = _moments([c.train[-1] for c in curves])
+            row["train"] = _moments([statistics.mean(c.train[-last:]) for c in curves])
         rows.append(row)
     used = [m for m in experiment.methods if m.preset is not None]
     return {
@@ -74,7 +75,10 @@ def summary(name: str, experiment: Experiment, seeds: list[int], runs: Runs) -> 
         "training_curves": {m: [c.train for c in curves] for m, curves in runs.items() if experiment.on_training},
         "learning_rates": {m.name: m.lr or experiment.lr for m in experiment.all_methods},
         "hardware": {m.name: json.loads(m.preset().to_json()) for m in used if m.preset is not None},
-        "settings": {k: getattr(experiment, k) for k in ("layers", "crop", "images", "epochs", "batch", "lr", "decay")},
+        "settings": {
+            k: getattr(experiment, k)
+            for k in ("layers", "crop", "images", "epochs", "batch", "lr", "decay", "averaged")
+        },
         "versions": {"phasegrad": pg.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
 

@@ -13,7 +13,8 @@ from typing import Any, ClassVar, TypeVar
 from phasegrad.deprecation import warn_renamed
 from phasegrad.field_types import field_checks, plain, refuse
 
-VERSION = 1
+VERSION = 2
+"""Version of the JSON. In version 1, some values of fields had other names; see ``Configuration._former_values``."""
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class _RenamedFields(ABCMeta):
             fields[renamed[old]] = fields.pop(old)
         arguments = tuple(plain(value) for value in arguments)
         fields = {name: value if type(value) in _UNCHANGED else plain(value) for name, value in fields.items()}
+        fields = cls._values_given(fields)  # type: ignore[attr-defined]
         try:
             made = super().__call__(*arguments, **fields)  # type: ignore[misc]
         except (TypeError, AttributeError, LookupError, RuntimeError):  # a check that cannot handle the type of a value
@@ -82,8 +84,15 @@ class Configuration(metaclass=_RenamedFields):
     """New names of renamed fields and members by their old names; a subclass lists its own."""
     _adopted: ClassVar[tuple[str, ...]] = ()
     """New names of the members that a subclass defines under their old names."""
+    _former_values: ClassVar[dict[str, dict[str, str]]] = {}
+    """Present values of fields by their names in release 0.1.0, for each field whose values were renamed."""
     _former_names: ClassVar[tuple[str, ...]] = ()
     """Names of the class, with its module, in earlier releases of its code, which checkpoints contain."""
+
+    @classmethod
+    def _values_given(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields that a user gives, in present names; warns of values that have another meaning than before."""
+        return fields
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -128,12 +137,13 @@ class Configuration(metaclass=_RenamedFields):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the fields alone, so that a later release derives everything else itself."""
-        return _create, (type(self), {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init})
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+        return _create, (type(self), fields, VERSION)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickle of release 0.1.0, which held everything under its old names."""
         renamed, names = type(self).all_renamed(), {f.name for f in dataclasses.fields(self) if f.init}
-        fields = {renamed.get(name, name): value for name, value in state.items()}
+        fields = _present_values(type(self), {renamed.get(name, name): value for name, value in state.items()})
         type(self).__init__(self, **{name: value for name, value in fields.items() if name in names})
 
     def to_json(self) -> str:
@@ -173,16 +183,28 @@ def from_json(text: str) -> Configuration:
         ValueError: the JSON has another version, or names an unknown type of configuration.
     """
     content = json.loads(text)
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if version not in (1, VERSION):
         raise ValueError(
-            f"configuration has version {content.get('version')!r}, but this phasegrad reads version {VERSION}; load "
+            f"configuration has version {version!r}, but this phasegrad reads versions 1 and {VERSION}; load "
             "it with the phasegrad that wrote it"
         )
-    return _decode(content["configuration"])
+    return _decode(content["configuration"], version)
 
 
-def _create(kind: type[Configuration], fields: dict[str, Any]) -> Configuration:
-    return kind(**fields)
+def _create(kind: type[Configuration], fields: dict[str, Any], version: int = 1) -> Configuration:
+    """Create a configuration from stored fields, without the warnings for what a user writes."""
+    values = _present_values(kind, fields) if version == 1 else fields
+    return ABCMeta.__call__(kind, **values)
+
+
+def _present_values(kind: type[Configuration], fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of release 0.1.0, with the present names of their values."""
+    former = kind._former_values
+    return {
+        name: former[name].get(value, value) if name in former and isinstance(value, str) else value
+        for name, value in fields.items()
+    }
 
 
 def type_name(kind: type) -> str:
@@ -200,15 +222,15 @@ def _encode(value: Any) -> Any:
     return value
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, version: int) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(v) for v in value)
+        return tuple(_decode(v, version) for v in value)
     if not isinstance(value, dict):
         return value
     kind = _find_type(value["type"], Configuration._types)
     renamed = kind.all_renamed()
-    fields = {renamed.get(str(name), str(name)): _decode(v) for name, v in value.items() if name != "type"}
-    return kind(**fields)
+    fields = {renamed.get(str(name), str(name)): _decode(v, version) for name, v in value.items() if name != "type"}
+    return _create(kind, fields, version)
 
 
 def _find_type(name: str, types: dict[str, type[Configuration]]) -> type[Configuration]:

@@ -22,7 +22,11 @@ def warn_renamed(old: str, new: str) -> None:
         old: the name that was used.
         new: the name to use instead.
     """
-    message = f"{old} was renamed to {new} in phasegrad 0.2.0; the old name is removed in 0.3.0"
+    warn_deprecated(f"{old} was renamed to {new} in phasegrad 0.2.0; the old name is removed in 0.3.0")
+
+
+def warn_deprecated(message: str) -> None:
+    """Warn at the line of the user's code that led here."""
     warnings.warn(message, DeprecationWarning, stacklevel=users_stack_level())
 
 

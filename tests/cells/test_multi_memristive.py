@@ -106,12 +106,14 @@ def test_refresh_keeps_every_pairs_difference_and_makes_room() -> None:
     pulsed_weight.update(devices, nothing, 0.1, torch.tensor([1]), torch.zeros(40, 30))  # the look alone
     after = devices.conductance
     assert torch.equal(after[~where], before[~where])
-    assert (torch.minimum(after[0::2], after[1::2])[where[0::2]] == 0.1e-6).all()
+    least = torch.minimum(after[0::2], after[1::2])[where[0::2]]
+    assert (least - 0.1e-6).abs().max().item() < 0.05e-6  # RESET, with a spread of 10 %
     difference = (after[0::2] - after[1::2]) - (before[0::2] - before[1::2])
-    # A device cannot go below its RESET state, 0.1 uS.
-    assert difference.abs().max().item() < 0.101e-6
-    assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.101 / 12
-    assert (devices.history[where] == 1.0).all()
+    assert difference.abs().max().item() < 0.05e-6
+    assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.05 / 12
+    history = torch.where(after[0::2] < after[1::2], devices.history[0::2], devices.history[1::2])
+    assert (history[where[0::2]] == 1.0).all()
+    assert (devices.history[where & (after > 0.2e-6)] < 0.7).all()
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,9 @@ class TestMidRise(ConverterContract):
         return Adc(bits=4, convention="mid-rise", gain_error=0.02, offset=0.3)
 
 
-class TestSignMagnitude(ConverterContract):
+class TestCounter(ConverterContract):
     def configuration(self) -> OutputConverter:
-        return Adc(bits=5, convention="sign-magnitude", offset_mismatch=0.2)
+        return Adc(bits=5, convention="counter", offset_mismatch=0.2)
 
 
 class TestBitSerial(ConfigurationContract):
@@ -95,13 +95,13 @@ def test_without_errors_every_kind_is_the_ideal_converter(kind: type[OutputConve
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8, 12])
-def test_an_oscillator_without_errors_is_the_sign_magnitude_converter(bits: int) -> None:
+def test_an_oscillator_without_errors_is_the_counter(bits: int) -> None:
     v = off_ties(2.0 ** (bits - 1))
     top = 2.0 ** (bits - 1) - 1.0
     wanted = v.trunc().clamp(-top, top)
     assert torch.equal(levels(OscillatorAdc(bits=bits), v).round(), wanted)
     errors = [torch.zeros(1)] * 2
-    ideal = Adc(bits=bits, convention="sign-magnitude")
+    ideal = Adc(bits=bits, convention="counter")
     assert torch.equal(
         (ideal.convert(v / ideal.max_code, torch.ones(1), errors, quiet) * ideal.max_code).round(), wanted
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from torch import Tensor
 
 import phasegrad as pg
+from phasegrad.configuration import from_json
 from phasegrad.crossbar import (
     AbsMaxRange,
     Adc,
@@ -124,7 +128,7 @@ def test_learned_range_is_pulled_inwards_when_enough_inputs_lie_inside(keep: flo
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
-def test_end_point_adc_has_levels_at_zero_and_at_both_ends(bits: int) -> None:
+def test_mid_tread_adc_has_levels_at_zero_and_at_both_ends(bits: int) -> None:
     levels = through_adc(torch.linspace(-1, 1, 20_001), Adc(bits=bits, range=FixedRange(value=0.5))).unique()
     half = 2 ** (bits - 1) - 1
     expected = torch.arange(-half, half + 1, dtype=torch.float64) * (0.5 / half)
@@ -142,13 +146,13 @@ def test_mid_rise_adc_has_levels_half_a_step_from_zero_and_from_both_ends(bits: 
     torch.testing.assert_close(levels.double(), expected, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
+@pytest.mark.parametrize("convention", ["mid-tread", "mid-rise"])
 def test_adc_is_its_closed_form(convention: str) -> None:
     y = torch.linspace(-1, 1, 7_919)
     adc = Adc(bits=6, range=FixedRange(value=0.8), convention=convention)
     found = through_adc(y, adc).numpy()
     level = np.clip(y.double().numpy() * adc.max_code / 0.8, -adc.max_code, adc.max_code)
-    if convention == "end-point":
+    if convention == "mid-tread":
         expected, sure = np.round(level), away_from_ties(level, 0.5)
     else:
         expected, sure = np.minimum(np.floor(level), adc.max_code - 1) + 0.5, away_from_ties(level, 0.0)
@@ -157,14 +161,14 @@ def test_adc_is_its_closed_form(convention: str) -> None:
     np.testing.assert_allclose(found[sure], (expected * 0.8 / adc.max_code)[sure], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
+@pytest.mark.parametrize("convention", ["mid-tread", "mid-rise"])
 def test_adc_is_odd(convention: str) -> None:
     y = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 2 - 1
     adc = Adc(bits=5, range=FixedRange(value=0.7), convention=convention)
     assert torch.equal(through_adc(-y, adc), -through_adc(y, adc))
 
 
-@pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
+@pytest.mark.parametrize("convention", ["mid-tread", "mid-rise"])
 def test_adc_errs_by_half_a_step_inside_its_range(convention: str) -> None:
     y = torch.linspace(-0.7, 0.7, 5_001)
     adc = Adc(bits=5, range=FixedRange(value=0.7), convention=convention)
@@ -203,7 +207,7 @@ def test_calibrated_range_is_saved_and_fixed_range_is_configuration() -> None:
     assert "output_range" not in dict(calibrated.named_parameters())
 
 
-@pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
+@pytest.mark.parametrize("convention", ["mid-tread", "mid-rise"])
 def test_learned_adc_range_takes_the_gradients_of_clipped_outputs(convention: str) -> None:
     adc = Adc(bits=8, range=LearnedRange(start=0.5), convention=convention)
     layer = layer_of(torch.tensor([[0.0, 2.0]]), adc=adc)
@@ -252,3 +256,51 @@ def test_impossible_converters_raise_naming_field_and_value(make: type, field: s
 def test_ranges_of_the_wrong_converter_are_refused(make: type, range_: object) -> None:
     with pytest.raises(TypeError, match="range = "):
         make(range=range_)
+
+
+def end_point(**fields: object) -> Adc:
+    with pytest.warns(DeprecationWarning, match="without 0 since phasegrad 0.2.0"):
+        return Adc(convention="end-point", **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_end_point_adc_has_levels_at_both_ends_and_none_at_zero(bits: int) -> None:
+    adc = end_point(bits=bits, range=FixedRange(value=0.5))
+    levels = through_adc(torch.linspace(-1, 1, 20_001), adc).unique()
+    expected = torch.linspace(-0.5, 0.5, 2**bits, dtype=torch.float64)
+    torch.testing.assert_close(levels.double(), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("errors", [{}, {"offset": 0.25}, {"gain_mismatch": 1e-3}], ids=str)
+def test_end_point_adc_errs_by_half_a_step_at_most_inside_its_range(errors: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    adc = end_point(bits=5, range=FixedRange(value=0.7), **errors)
+    y = torch.linspace(-0.69, 0.69, 5_001)
+    worst = 0.5 + errors.get("offset", 0.0) + 16.0 * 5.0 * errors.get("gain_mismatch", 0.0)
+    assert (through_adc(y, adc) - y).abs().max() <= worst * 0.7 / adc.max_code * (1 + 1e-4)
+
+
+def test_a_copy_or_file_of_an_end_point_adc_does_not_warn() -> None:
+    adc = end_point(bits=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_json(adc.to_json()) == copy.deepcopy(adc) == pickle.loads(pickle.dumps(adc)) == adc
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("end-point", "mid-tread"), ("sign-magnitude", "counter"), ("mid-rise",) * 2]
+)
+def test_files_of_the_release_before_keep_what_they_compute(before: str, now: str) -> None:
+    text = Adc(bits=6).to_json().replace('"version": 2', '"version": 1').replace('"mid-tread"', f'"{before}"')
+    old = Adc.__new__(Adc)
+    state = {"bits": 6, "range": FixedRange(value=10.0), "convention": before}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert from_json(text) == Adc(bits=6, convention=now)
+        old.__setstate__(state)  # a pickle
+        assert old == Adc(bits=6, convention=now)
+
+
+def test_the_name_of_the_counter_in_the_release_before_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="counter"):
+        assert Adc(convention="sign-magnitude") == Adc(convention="counter")

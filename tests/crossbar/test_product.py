@@ -39,7 +39,7 @@ def linear(weight: Tensor, **options: Any) -> pg.nn.AnalogLinear:
     return layer.eval()
 
 
-def end_point(y: Tensor, full: Tensor, bits: int) -> Tensor:
+def mid_tread(y: Tensor, full: Tensor, bits: int) -> Tensor:
     """An independent converter: clip to ``full``, round to ``2**bits - 2`` steps."""
     max_code = 2 ** (bits - 1) - 1
     return (y / full * max_code).clamp(-max_code, max_code).round() * full / max_code
@@ -52,7 +52,7 @@ def sum_of_tiles(x: Tensor, w: Tensor, rows: int, bits: int, bound: float) -> Te
     parts = []
     for at in range(0, w.shape[1], rows):
         tile = w[:, at : at + rows]
-        parts.append(end_point(x[:, at : at + rows] @ tile.t(), bound * largest * tile.abs().amax(1), bits))
+        parts.append(mid_tread(x[:, at : at + rows] @ tile.t(), bound * largest * tile.abs().amax(1), bits))
     return torch.stack(parts).sum(0)
 
 
@@ -169,7 +169,7 @@ def test_the_output_for_zero_inputs_is_exactly_the_bias(dac: Dac | None, adc: Ad
         assert torch.equal(y, bias_of(layer, y))
 
 
-@pytest.mark.parametrize("convention", ["end-point", "mid-rise"])
+@pytest.mark.parametrize("convention", ["mid-tread", "mid-rise"])
 @pytest.mark.parametrize("dac", INPUT_RANGES.values(), ids=INPUT_RANGES)
 def test_the_output_for_zero_weights_is_exactly_the_bias_on_noisy_hardware(dac: Dac | None, convention: str) -> None:
     noisy = replace(pg.presets.pcm_inference(), rows=4, dac=dac, adc=Adc(convention=convention))

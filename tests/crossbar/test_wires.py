@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.contracts.op import draw
-from torch import Tensor
+from torch import Tensor, nn
 
+import phasegrad as pg
 from phasegrad.crossbar import DurationCodedDrop, Sinh, Wires, solve
 from phasegrad.crossbar.wires import over_tiles
 from phasegrad.testing import ConfigurationContract
@@ -241,3 +242,26 @@ def test_the_duration_coded_formula() -> None:
     products = torch.tensor(w) * torch.tensor(x)
     sums = products.abs().sum(), (products * drop.ramp(3, products)).sum()
     assert float(drop.lost(*sums, 3, g_max)) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("g_max", [5e-6, 12e-6, 25e-6])
+def test_the_drop_at_a_reference_conductance_does_not_depend_on_the_device(g_max: float) -> None:
+    """``R`` is 1 / (0.35 ohm 5 uS) = 571,429, as in the simulator that the formula is from."""
+    drop, n = DurationCodedDrop.at_reference_conductance(g_max), 512
+    a = n * 40.0 / 571_428.57
+    expected = a * (0.05 * a**2 - 0.2 * a + 0.5) * 3.0
+    assert float(drop.lost(torch.tensor(40.0), torch.tensor(3.0), n, g_max)) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"g_max = -1\.0 S"):
+        DurationCodedDrop.at_reference_conductance(-1.0)
+
+
+def test_outputs_shrink_by_the_stated_part() -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(512, 128, bias=False), torch.randn(64, 512)
+    layer.weight.data.normal_()
+    slopes = []
+    for drop in (DurationCodedDrop(), DurationCodedDrop.at_reference_conductance(25e-6)):
+        hardware = replace(pg.presets.ideal_inference(), wires=drop)
+        wired = pg.convert(nn.Sequential(layer), hardware)(x)
+        slopes.append(((wired * layer(x)).sum() / layer(x).square().sum()).item())
+    assert slopes == pytest.approx([0.956, 0.991], abs=0.002)

@@ -110,7 +110,8 @@ def test_the_calls_are_valid(call: Call) -> None:
 
 
 @pytest.mark.slow
-def test_errors_of_public_calls_are_clear() -> None:
+def test_errors_of_public_calls_are_clear(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some wrong paths can be written
     number, faults = run(share=0.25, seed=0)
     unclear = Counter({fault: len(where) for fault, where in faults.items()})
     listed = "\n".join(f"{n} x {fault}, as {faults[fault][0]}" for fault, n in unclear.most_common(30))

@@ -111,14 +111,14 @@ def test_torch_export_keeps_the_noise(programmed: bool) -> None:
     assert not torch.equal(net(x), outputs[0])
 
 
-@pytest.mark.parametrize("name", ["preset", "small tiles", "slices", "sign-magnitude"])
+@pytest.mark.parametrize("name", ["preset", "small tiles", "slices", "counter"])
 def test_onnx_outputs_equal_torch_outputs(name: str, tmp_path: Path) -> None:
     for needed in ("onnx", "onnxscript"):
         pytest.importorskip(needed, reason=f"{needed} is not installed: pip install .[integrations]")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install .[integrations]")
     others = {
         "preset": pg.presets.pcm_inference(),
-        "sign-magnitude": replace(QUIET, adc=Adc(convention="sign-magnitude")),
+        "counter": replace(QUIET, adc=Adc(convention="counter")),
     }
     chip = program(pg.convert(model(), {**HARDWARE, **others}[name]), seed=0)
     path = tmp_path / "chip.onnx"

@@ -104,7 +104,7 @@ def test_ranges_are_saved_only_if_they_come_from_data(options: dict[str, Any], k
 def test_configuration_is_saved_as_bytes_of_json() -> None:
     tensor = net().state_dict()["2.configuration"]
     assert tensor.dtype == torch.uint8
-    assert b'"version": 1' in bytes(tensor.tolist())
+    assert b'"version": 2' in bytes(tensor.tolist())
 
 
 def test_float_checkpoint_sets_weights_and_keeps_ranges() -> None:

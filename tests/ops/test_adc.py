@@ -8,7 +8,7 @@ import torch
 from tests.contracts.op import SEED, Call, FloatingContract, OpContract, draw, seed_errors
 from torch import Tensor
 
-from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER, SIGN_MAGNITUDE
+from phasegrad.ops.reference import COUNTER, END_POINT, MID_RISE, MID_TREAD, NO_CONVERTER
 
 MAX_CODE = 127.0
 OFFSET = 11
@@ -17,7 +17,7 @@ OFFSET = 11
 def conversion(
     shape: tuple[int, ...],
     tiles: int = 1,
-    mode: int = END_POINT,
+    mode: int = MID_TREAD,
     *,
     read: bool = False,
     gain: bool = False,
@@ -63,8 +63,10 @@ class TestAdc(OpContract):
             "two tiles": conversion((6, 10), 2),
             "mid-rise": conversion((6, 10), 3, MID_RISE),
             "mid-rise, four levels": conversion((6, 10), 2, MID_RISE, max_code=2.0),
-            "sign-magnitude": conversion((6, 10), 3, SIGN_MAGNITUDE, max_code=128.0),
-            "sign-magnitude, three levels": conversion((13, 79), 2, SIGN_MAGNITUDE, max_code=2.0),
+            "end-point": conversion((6, 10), 3, END_POINT, max_code=127.5),
+            "end-point, four levels": conversion((13, 79), 2, END_POINT, max_code=1.5),
+            "counter": conversion((6, 10), 3, COUNTER, max_code=128.0),
+            "counter, three levels": conversion((13, 79), 2, COUNTER, max_code=2.0),
             "no converter": conversion((6, 10), 3, NO_CONVERTER, gain=True),
             "output noise": conversion((6, 10), 2, output_noise=0.04),
             "read noise": conversion((6, 10), 2, read=True),
@@ -141,7 +143,7 @@ class TestAdc(OpContract):
         }
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-    @pytest.mark.parametrize("mode", [NO_CONVERTER, END_POINT, MID_RISE])
+    @pytest.mark.parametrize("mode", [NO_CONVERTER, MID_TREAD, MID_RISE, END_POINT])
     def test_what_is_not_a_number_passes(self, value: float, mode: int) -> None:
         call = conversion((6, 10), 2, mode, output_noise=0.04)
         call[0][1][2, 3] = value
@@ -151,24 +153,27 @@ class TestAdc(OpContract):
         assert mode == NO_CONVERTER or code[1, 2, 3] == 0
 
     @pytest.mark.parametrize("position", [2, 4, 5], ids=["scale", "input range", "bound"])
-    @pytest.mark.parametrize("mode", [END_POINT, MID_RISE])
+    @pytest.mark.parametrize("mode", [MID_TREAD, MID_RISE, END_POINT])
     def test_a_unit_that_is_no_number_gives_none(self, position: int, mode: int) -> None:
         # Passing the output on, as with a unit of zero, would leave the converter out without a word.
         call = list(conversion((6, 10), 1, mode))
         call[position] = torch.full_like(call[position], torch.nan)
         assert torch.ops.phasegrad.adc(*call)[0].isnan().all()
 
-    def test_end_point_has_two_half_plus_one_levels_with_zero(self) -> None:
-        assert levels(END_POINT) == pytest.approx([k / 4 for k in range(-4, 5)])
+    def test_mid_tread_has_two_half_plus_one_levels_with_zero(self) -> None:
+        assert levels(MID_TREAD) == pytest.approx([k / 4 for k in range(-4, 5)])
 
     def test_mid_rise_has_two_half_levels_without_zero(self) -> None:
         assert levels(MID_RISE) == pytest.approx([(k + 0.5) / 4 for k in range(-4, 4)])
 
+    def test_end_point_has_both_ends_and_no_zero(self) -> None:
+        assert levels(END_POINT, 3.5) == pytest.approx([(k + 0.5) / 3.5 for k in range(-4, 4)])
+
     def test_error_is_half_a_step_at_most(self) -> None:
         y = torch.linspace(-1.0, 1.0, 5001).view(1, -1)
-        for mode in (END_POINT, MID_RISE):
-            error = (converted(y, mode, MAX_CODE) - y).abs().max().item()
-            assert 0.49 / MAX_CODE < error < 0.501 / MAX_CODE
+        for mode, most in ((MID_TREAD, MAX_CODE), (MID_RISE, MAX_CODE), (END_POINT, MAX_CODE + 0.5)):
+            error = (converted(y, mode, most) - y).abs().max().item()
+            assert 0.49 / most < error < 0.501 / most
 
     def test_tiles_draw_different_noise(self) -> None:
         n = 10_000
@@ -223,8 +228,10 @@ class TestAdcBackward(FloatingContract):
 def digital(y: np.ndarray, full: np.ndarray, mode: int, max_code: float) -> np.ndarray:
     step = full / max_code
     if mode == END_POINT:
+        return np.clip(np.floor(np.clip(y / step, -max_code, max_code)) + 0.5, -max_code, max_code) * step
+    if mode == MID_TREAD:
         return np.rint(np.clip(y / step, -max_code, max_code)) * step
-    if mode == SIGN_MAGNITUDE:
+    if mode == COUNTER:
         return np.sign(y) * np.minimum(np.floor(np.abs(y / step)), max_code - 1) * step
     return (np.clip(np.floor(y / step), -max_code, max_code - 1) + 0.5) * step
 
@@ -235,8 +242,8 @@ def converted(y: Tensor, mode: int, max_code: float) -> Tensor:
     return torch.ops.phasegrad.adc([y], [], scale, None, one, one, SEED, 0, 0.0, 0.0, mode, max_code)[0]
 
 
-def levels(mode: int) -> list[float]:
-    return converted(torch.linspace(-2.0, 2.0, 4001).view(1, -1), mode, 4.0).unique().tolist()
+def levels(mode: int, max_code: float = 4.0) -> list[float]:
+    return converted(torch.linspace(-2.0, 2.0, 4001).view(1, -1), mode, max_code).unique().tolist()
 
 
 def gradients(call: Call) -> list[Tensor]:
@@ -263,7 +270,7 @@ def clamp_gradients(call: Call) -> list[Tensor]:
     return [*(t.grad for t in y), bound.grad]
 
 
-@pytest.mark.parametrize("mode", [END_POINT, MID_RISE])
+@pytest.mark.parametrize("mode", [MID_TREAD, MID_RISE, END_POINT])
 @pytest.mark.parametrize("shape", [(13, 31), (4, 3, 5, 5)], ids=str)
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("gain", [False, True])

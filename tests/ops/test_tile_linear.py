@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 import phasegrad as pg
 from phasegrad.ops import direct
-from phasegrad.ops.reference import END_POINT, MID_RISE, NO_CONVERTER
+from phasegrad.ops.reference import MID_RISE, MID_TREAD, NO_CONVERTER
 
 NAMES = (
     "x", "w", "scale", "clip", "level", "gain", "input_range", "dac_max_code", "decay", "keep", "bound", "seed",
@@ -37,7 +37,7 @@ def linear(
     out: int = 10,
     features: int = 13,
     rows: int = 5,
-    mode: int = END_POINT,
+    mode: int = MID_TREAD,
     *,
     perturbed: bool = False,
     drop_connect: float = 0.0,
@@ -212,7 +212,7 @@ class TestTileLinear(OpContract):
 
     @pytest.mark.parametrize("value", [torch.nan, torch.inf])
     def test_what_is_not_a_number_passes(self, value: float) -> None:
-        call = linear(mode=END_POINT, output_noise=0.04, perturbed=True)
+        call = linear(mode=MID_TREAD, output_noise=0.04, perturbed=True)
         call[0][2, 3] = value
         out = fused(call)[0]
         assert not out[2].isfinite().any()

@@ -95,6 +95,10 @@ def noisy(
     )
 
 
+MANY_STARTS = [-0.9 + 0.12 * k for k in range(15)]
+MANY_PARABOLAS = [c for k in range(16) for c in (0.01 * k, 0.02 * (k % 3), -0.01 * (k % 2))]
+
+
 class TestNoisyWeights(OpContract):
     name = "noisy_weights"
     rtol = 1e-5
@@ -129,6 +133,10 @@ class TestNoisyWeights(OpContract):
             "transposed": (transposed[0].t().contiguous().t(), *transposed[1:]),
             "level with an axis": (*noisy(shape)[:3], torch.tensor([0.7]), *noisy(shape)[4:]),
             "long": noisy((130, 151), 64, cubic, clip=1.5, drop_connect=0.1),
+            "one parabola by sign": noisy(shape, noise=(1.0, 0.03, 0.05, -0.02), level=0.5),
+            "two parabolas": noisy(shape, noise=(0.0, 0.4, 0.03, 0.05, -0.02, 0.2, 0.0, -0.1), clip=0.9),
+            "many parabolas by sign": noisy(shape, noise=(1.0, *MANY_STARTS, *MANY_PARABOLAS), drop_connect=0.1),
+            "parabolas without noise": noisy(shape, noise=(0.0, 0.4, *(0.0,) * 6)),
         }
 
     def truth(
@@ -139,7 +147,11 @@ class TestNoisyWeights(OpContract):
         v = np.clip(w.double().numpy(), -bound, bound)
         s = np.repeat(scale.double().numpy(), rows, axis=0)[: w.shape[1]].T
         square = np.divide(v * v, s, out=np.zeros_like(v), where=s > 0)
-        sd = float(level) * np.maximum(noise[0] * s + noise[1] * abs(v) + noise[2] * square, 0.0)
+        pieces = max(len(noise) // 4, 1)
+        size = v if len(noise) > 3 and noise[0] else abs(v)
+        starts, parabolas = noise[1:pieces], np.array(noise[-3 * pieces :]).reshape(pieces, 3)
+        c = parabolas[sum((size >= start * s).astype(int) for start in starts) + np.zeros(v.shape, dtype=int)]
+        sd = float(level) * np.maximum(c[..., 0] * s + c[..., 1] * size + c[..., 2] * square, 0.0)
         v = v + sd * torch.ops.phasegrad.normal(seed, offset, w.shape).double().numpy()
         stuck = torch.ops.phasegrad.uniform(seed, offset + 1, w.shape).double().numpy() < np.float32(drop_connect)
         return torch.from_numpy(np.where(stuck, 0.0, v))
@@ -157,6 +169,8 @@ class TestNoisyWeights(OpContract):
             "scale of two tiles": ((w, scale[:2], clip, *rest), ValueError, r"scale has shape \[2, 33\]"),
             "clip of one": ((w, scale, clip[:1], *rest), ValueError, r"clip \[1\]"),
             "vector": ((w[0], scale, clip, *rest), ValueError, r"\[70\]"),
+            "five coefficients": ((w, scale, clip, *rest[:4], [0.1] * 5, 0.0), ValueError, "5 noise coefficients"),
+            "65 parabolas": ((w, scale, clip, *rest[:4], [0.1] * 260, 0.0), ValueError, "260 noise coefficients"),
             "two levels": ((w, scale, clip, torch.ones(2), *rest[1:]), ValueError, "level"),
             **seed_errors((w, scale, clip, *rest), 4),
         }

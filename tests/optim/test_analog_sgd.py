@@ -303,11 +303,11 @@ def test_refresh_preserves_the_weight_and_resets_saturated_pairs() -> None:
     no_gradient = [(torch.zeros(1, 40), torch.zeros(1, 30))]
     pulsed_weight.update(devices, no_gradient, 0.1, torch.tensor([1]), torch.zeros(30, 40))  # only the refresh
     least = torch.minimum(*devices.conductance)
-    assert (least[where] == 0.1e-6).all()
-    # The RESET state of a device is 0.1 of 12 uS, which limits the precision of the weight.
-    assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.11 / 12
+    assert (least[where] - 0.1e-6).abs().max().item() < 0.05e-6  # RESET, with a spread of 10 %
+    assert (devices.logical_weight() - weight).abs().max().item() < 0.3 * 0.05 / 12
     assert torch.equal(devices.conductance[:, ~where], before[:, ~where])
-    assert (devices.history[:, where] == 1.0).all()
+    assert (devices.history.amax(0)[where] == 1.0).all()  # the device at RESET
+    assert (devices.history[:, where][devices.conductance[:, where] > 0.2e-6] < 0.7).all()  # SET by pulses
 
 
 def test_trained_devices_drift_and_a_pulse_restarts_their_drift() -> None:

@@ -22,7 +22,7 @@ PRESETS = {
 def test_periphery_is_the_fields_standard(name: str) -> None:
     hardware = PRESETS[name]
     assert hardware.dac == Dac(bits=8, range=LearnedRange(start=3.0, decay=1e-3, keep=0.95))
-    assert hardware.adc == Adc(bits=8, range=FixedRange(value=10.0), convention="end-point")
+    assert hardware.adc == Adc(bits=8, range=FixedRange(value=10.0), convention="mid-tread")
     assert (hardware.output_noise, hardware.read_noise, hardware.scale) == (0.04, 0.0175, "column")
 
 

@@ -24,7 +24,7 @@ from phasegrad.crossbar.converters import (
 from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.fast import Fast, Transfer
 from phasegrad.crossbar.hardware import Hardware
-from phasegrad.crossbar.perturbation import Perturbation
+from phasegrad.crossbar.perturbation import NoiseProfile, Perturbation
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.crossbar.wires import DurationCodedDrop, Wires
 
@@ -45,6 +45,7 @@ __all__ = [
     "Integrator",
     "LearnedRange",
     "Linearity",
+    "NoiseProfile",
     "OscillatorAdc",
     "OutputConverter",
     "Perturbation",

@@ -2,10 +2,65 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
+from torch import Tensor
+
 from phasegrad.configuration import Configuration, check_choice, check_number
+
+MOST_PARABOLAS = 64
+_NO_NOISE = (0.0, 0.0, 0.0)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class NoiseProfile(Configuration):
+    """Standard deviation of a weight over its scale ``s``: a parabola of ``g`` for each of several intervals of ``g``.
+
+    Args:
+        parabolas: ``(c0, c1, c2)`` of ``c0 + c1 g + c2 g^2`` for each interval, 1 to 64 of them; a negative standard
+            deviation counts as 0.
+        starts: start of each interval but the first, increasing.
+        by_sign: whether ``g = w / s``, for cells whose noise depends on the sign of the weight, or ``g = |w| / s``.
+
+    Raises:
+        ValueError: the numbers are not finite, the starts do not increase, or there is not one fewer than parabolas.
+    """
+
+    parabolas: tuple[tuple[float, float, float], ...]
+    starts: tuple[float, ...] = ()
+    by_sign: bool = False
+
+    def __post_init__(self) -> None:
+        count = len(self.parabolas)
+        if not 1 <= count <= MOST_PARABOLAS or len(self.starts) != count - 1:
+            raise ValueError(
+                f"NoiseProfile: {count} parabolas and {len(self.starts)} starts; give 1 to {MOST_PARABOLAS} parabolas, "
+                "and the start of each but the first"
+            )
+        numbers = (*self.starts, *itertools.chain.from_iterable(self.parabolas))
+        if any(len(p) != 3 for p in self.parabolas) or not all(math.isfinite(c) for c in numbers):
+            raise ValueError(
+                f"NoiseProfile: parabolas = {self.parabolas}, starts = {self.starts}; give three finite "
+                "coefficients for each parabola, and finite starts"
+            )
+        if any(b <= a for a, b in itertools.pairwise(self.starts)):
+            raise ValueError(f"NoiseProfile: starts = {self.starts}; they must increase")
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The standard deviations of weights over their scale, in [-1, 1]; the same shape and dtype."""
+        g, table = weight if self.by_sign else weight.abs(), weight.new_tensor(self.parabolas)
+        c0, c1, c2 = table[torch.bucketize(g, g.new_tensor(self.starts), right=True)].unbind(-1)
+        return (c0 + c1 * g + c2 * g * g).clamp(min=0.0)
+
+    def encode(self) -> tuple[float, ...]:
+        """The profile as the flat list of numbers that the ops read; empty without noise."""
+        coefficients = tuple(itertools.chain.from_iterable(self.parabolas))
+        return (float(self.by_sign), *self.starts, *coefficients) if any(coefficients) else ()
 
 
 @final
@@ -23,6 +78,8 @@ class Perturbation(Configuration):
         drop_connect: probability that a weight is read as 0.
         clip_sigma: bound of the weights, in units of their root mean square; 0 for no clipping.
         clip_per: whether the root mean square is computed per ``"layer"`` or per output ``"channel"``.
+        profiles: noise that depends on the weight as a polynomial cannot: one profile for each slice of the cell, or
+            one for all slices. It takes the place of the polynomial, which must then be 0.
     """
 
     additive: float = 0.0
@@ -31,10 +88,13 @@ class Perturbation(Configuration):
     drop_connect: float = 0.0
     clip_sigma: float = 0.0
     clip_per: str = "layer"
+    profiles: tuple[NoiseProfile, ...] = ()
 
     # Derived when the perturbation is made; class variables, since they are no fields.
     noise: ClassVar[tuple[float, float, float]]
     """Coefficients of powers of ``g`` in the standard deviation, lowest power first."""
+    slice_noise: ClassVar[tuple[tuple[float, ...], ...]]
+    """The noise of each slice, or of all slices, as ``phasegrad.ops.reference.noisy_weights`` describes it."""
     perturbs: ClassVar[bool]
     """Whether the weights in training differ from those in evaluation."""
 
@@ -45,6 +105,15 @@ class Perturbation(Configuration):
         check_number(self, "drop_connect", 0.0, 1.0)
         check_number(self, "clip_sigma", 0.0)
         check_choice(self, "clip_per", ("layer", "channel"))
-        noise = (self.additive, self.multiplicative, self.quadratic)
-        object.__setattr__(self, "noise", noise)
-        object.__setattr__(self, "perturbs", any(noise) or self.drop_connect > 0)
+        polynomial = (self.additive, self.multiplicative, self.quadratic)
+        if not isinstance(self.profiles, tuple) or not all(isinstance(p, NoiseProfile) for p in self.profiles):
+            raise TypeError(f"Perturbation: profiles = {self.profiles!r}; it must be a tuple of NoiseProfile")
+        if self.profiles and any(polynomial):
+            raise ValueError(
+                f"Perturbation: profiles with additive = {self.additive}, multiplicative = {self.multiplicative}, "
+                f"quadratic = {self.quadratic}; give one of the two"
+            )
+        by_slice = tuple(p.encode() or _NO_NOISE for p in self.profiles) or (polynomial,)
+        object.__setattr__(self, "noise", polynomial)
+        object.__setattr__(self, "slice_noise", by_slice)
+        object.__setattr__(self, "perturbs", any(any(noise) for noise in by_slice) or self.drop_connect > 0)

@@ -118,11 +118,11 @@ def _fused_product(
 ) -> Tensor:
     """Convert the inputs, read the weights, multiply, and convert the outputs, in one op."""
     hardware = conversion.hardware
-    clip, level, *noise = weights.perturbation or (None, None, (0.0, 0.0, 0.0), 0.0)
+    clip, level, (noise,), drop_connect = weights.perturbation or (None, None, ((0.0, 0.0, 0.0),), 0.0)
     return call(
         "tile_linear", x, weights.weight, weights.scale, clip, level, weights.gain, conversion.input_range,
         *dac_settings, conversion.output_range, conversion.seed, weights.stream, conversion.offset, hardware.rows,
-        *noise, hardware.output_noise * conversion.noise, weights.read_noise, *hardware.adc_settings,
+        noise, drop_connect, hardware.output_noise * conversion.noise, weights.read_noise, *hardware.adc_settings,
     )[0]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ TRANSFER = 6 << 32  # pulses and reads of a transfer
 FAST = 7 << 32  # initialisation of fast cells
 CHOPPER = 8 << 32  # flips of choppers
 NOISE = 9 << 32  # advance of correlated noise in time
+RESET = 10 << 32  # conductances after RESET
 CONVERTERS = 16 << 32  # errors of ADCs, followed by the stream of DACs
 DECISIONS = 17 << 32  # noise of the decisions in ADCs
 REFERENCE = 18 << 32  # reference columns

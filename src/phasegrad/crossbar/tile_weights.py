@@ -19,14 +19,26 @@ class WeightPerturbation(NamedTuple):
     """``[out]``: the largest absolute weight of each output."""
     level: Tensor
     """Factor of the noise, one element."""
-    noise: tuple[float, float, float]
-    """Coefficients of the standard deviation, for powers of the relative weight from 0."""
+    noise: tuple[tuple[float, ...], ...]
+    """Standard deviation as a function of the relative weight, of each slice or of all slices."""
     drop_connect: float
     """Probability that a weight reads as zero."""
 
     def clip_only(self) -> WeightPerturbation:
         """The same clipping, without noise and dropped weights."""
-        return WeightPerturbation(self.clip, torch.zeros_like(self.level), (0.0, 0.0, 0.0), 0.0)
+        return WeightPerturbation(self.clip, torch.zeros_like(self.level), _NO_NOISE, 0.0)
+
+    def of_slice(self, i: int) -> WeightPerturbation:
+        """The perturbation of one slice."""
+        return self if len(self.noise) == 1 else self._replace(noise=(self.noise[i],))
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether there is noise or a dropped weight."""
+        return any(any(noise) for noise in self.noise) or self.drop_connect > 0.0
+
+
+_NO_NOISE = ((0.0, 0.0, 0.0),)
 
 
 class TileWeights(NamedTuple):
@@ -51,8 +63,17 @@ class TileWeights(NamedTuple):
         """Every slice as separate weights, with its digital significance."""
         if self.slice_factors is None:
             return ((1.0, self),)
+        drawn = self.perturbation
         return tuple(
-            (factor, self._replace(weight=weight, slice_factors=None, stream=self.stream + 2 * i))
+            (
+                factor,
+                self._replace(
+                    weight=weight,
+                    slice_factors=None,
+                    stream=self.stream + 2 * i,
+                    perturbation=None if drawn is None else drawn.of_slice(i),
+                ),
+            )
             for i, (factor, weight) in enumerate(zip(self.slice_factors, self.weight.unbind(), strict=True))
         )
 
@@ -67,8 +88,8 @@ class TileWeights(NamedTuple):
         """The weight ``[out, in]`` that one read of a single slice sees, with ``rows`` inputs per tile."""
         if self.perturbation is None:
             return self.weight
-        clip, level, *noise = self.perturbation
-        return call("noisy_weights", self.weight, self.scale, clip, level, seed, self.stream, rows, *noise)
+        clip, level, (noise,), drop_connect = self.perturbation
+        return call("noisy_weights", self.weight, self.scale, clip, level, seed, self.stream, rows, noise, drop_connect)
 
     def read_once(self, seed: Tensor, rows: int) -> TileWeights:
         """The same weights with ``perturbation`` drawn, so that all later products share this read."""

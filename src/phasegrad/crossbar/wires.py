@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -127,10 +128,12 @@ class DurationCodedDrop(Configuration):
 
     Word lines and drivers are ideal. For normalised weights and inputs, ``R = 1 / (segment g_max)``, ``n`` rows and row
     ``j = 0`` at the sensed end: with ``a_i = (n / R) sum_j |w_ij| |x_j|`` and ``c = a (0.05 a^2 - 0.2 a + 0.5)``,
-    output ``i`` decreases by ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)``. This is ``ir_drop`` of the simulator cited
-    below at strength 1. It accounts for overlapping pulses of different durations, and does not approximate ``Wires``,
-    whose inputs are amplitudes. The decrease depends on the inputs and is computed in every product, which takes two
-    further products per tile.
+    output ``i`` decreases by ``c_i sum_j w_ij x_j (1 - (1 - j / n)^2)``. This is the formula of ``ir_drop`` of the
+    simulator cited below. Its strength 1 means 0.35 ohm with devices of 5 uS, whatever the device, which is
+    ``at_reference_conductance``; the default segment has a five times larger ``a`` with devices of 25 uS. The formula
+    accounts for overlapping pulses of different durations, and does not approximate ``Wires``, whose inputs are
+    amplitudes. The decrease depends on the inputs and is computed in every product, which takes two further products
+    per tile.
 
     Args:
         segment: resistance of a bit line from cell to cell [ohm].
@@ -149,6 +152,30 @@ class DurationCodedDrop(Configuration):
 
     def __post_init__(self) -> None:
         check_number(self, "segment", 0.0)
+
+    @classmethod
+    def at_reference_conductance(
+        cls, g_max: float, *, segment: float = 0.35, conductance: float = 5e-6
+    ) -> DurationCodedDrop:
+        """The drop of ``segment`` with devices of ``conductance``, for devices of another one.
+
+        The defaults are ``ir_drop=1`` of the simulator cited above.
+
+        Args:
+            g_max: conductance of the largest weight of the hardware's device [S].
+            segment: resistance of a bit line from cell to cell [ohm].
+            conductance: conductance of the largest weight that the drop refers to [S].
+
+        Examples:
+            >>> round(DurationCodedDrop.at_reference_conductance(25e-6).segment, 6)
+            0.07
+        """
+        for name, value in {"g_max": g_max, "conductance": conductance}.items():
+            if not (isinstance(value, (int, float)) and 0.0 < value < math.inf):
+                raise ValueError(
+                    f"DurationCodedDrop.at_reference_conductance: {name} = {value!r} S; it must be above 0 and finite"
+                )
+        return cls(segment=segment * conductance / g_max)
 
     def ramp(self, rows: int, like: Tensor) -> Tensor:
         """``1 - (1 - j / n)^2`` for every row ``[rows]``."""

@@ -107,6 +107,10 @@ class Device(Configuration, ABC):
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices to target conductances [S] of any shape."""
 
+    def programming_deviation(self, target: Tensor) -> Tensor | None:
+        """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""
+        return None
+
     @abstractmethod
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] without read noise at an age [s], float64, one for all devices or one per device."""

@@ -72,6 +72,10 @@ class Capacitor(Device):
         """Charge capacitors to targets [S], exactly."""
         return DeviceState(target.float().clone(), torch.zeros_like(target, dtype=torch.float32))
 
+    def programming_deviation(self, target: Tensor) -> Tensor:
+        """Zeros, because programming is exact."""
+        return torch.zeros_like(target)
+
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] after a time [s]."""
         g = state.conductance

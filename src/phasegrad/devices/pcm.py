@@ -232,6 +232,23 @@ class PCM(Device):
             self._advance_noise(state, self._since(0.0), seed, offset + 5)
         return state
 
+    def programming_deviation(self, target: Tensor) -> Tensor:
+        """Standard deviation [S] of the conductances of devices programmed to targets [S].
+
+        Near RESET it is below the polynomial ``programming_sd``, because no conductance is below ``g_min``: it is that
+        of a normal distribution whose lower tail is moved to ``g_min``.
+        """
+        g, sd = target.double() / self.g_max, torch.full_like(target, self.programming_sd[-1], dtype=torch.float64)
+        for coefficient in self.programming_sd[-2::-1]:
+            sd = sd * g + coefficient
+        sd = sd.clamp(min=0.0)
+        distance = (target.double() - self.g_min) / sd.clamp(min=1e-6 * self.g_max)
+        a = distance.clamp(-8.0, 8.0)  # beyond, nothing is cut off, or everything
+        density, part = torch.exp(-0.5 * a * a) / math.sqrt(2.0 * math.pi), torch.special.ndtr(a)
+        mean = a * part + density
+        kept = ((a * a + 1.0) * part + a * density - mean * mean).clamp(min=0.0).sqrt()
+        return (sd * kept).to(target.dtype)
+
     def _blank(self, like: Tensor) -> Tensor | None:
         return torch.zeros(self.planes, *like.shape, dtype=like.dtype, device=like.device) if self.planes else None
 

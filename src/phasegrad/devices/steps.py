@@ -77,6 +77,22 @@ class Steps(Configuration, ABC):
         """Nominal lowest conductance [S]."""
         return 0.0
 
+    def after_reset(self, lowest: Tensor, seed: Tensor, offset: int) -> Tensor:
+        """Conductances [S] after RESET of devices with these lowest conductances [S]."""
+        return lowest
+
+    def history_of(self, target: Tensor) -> Tensor:
+        """History of devices that were RESET and then pulsed up to targets [S]; 1 if steps do not depend on it."""
+        return torch.ones_like(target)
+
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step [S] that an update counts on, for a cell whose weight 0 is at a fraction of the window.
+
+        It is ``size``, except for laws whose step there is another one. In a cell with both directions it is the mean
+        of the steps up and down, otherwise the step up.
+        """
+        return self.size
+
     @abstractmethod
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Coefficients of the law, in the order that ``phasegrad.ops.pulses.pulsed_update`` expects."""
@@ -108,6 +124,12 @@ class Steps(Configuration, ABC):
                 g_max * (1.0 + self.bounds_d2d * high).clamp(min=0.1),
             )
         )
+
+
+def _counted(size: float, up: float, down: float, two_sided: bool) -> float:
+    """The step that an update counts on [S], from those up and down in units of ``size``; above 0."""
+    mean = 0.5 * (up + down) if two_sided else up
+    return size * mean if mean > 0.0 else size
 
 
 @final
@@ -198,6 +220,12 @@ class ExponentialSteps(Steps):
         """Number of the law."""
         return pulses.EXPONENTIAL
 
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step at the weight 0 [S]."""
+        z = self.scale * (2.0 * fraction - 1.0) + self.shift
+        up, down = self.a_up * math.exp(self.gamma_up * z), self.a_down * math.exp(-self.gamma_down * z)
+        return _counted(self.size, max(1.0 - up, 0.0), max(1.0 - down, 0.0), two_sided)
+
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Noise and coefficients, with ``z`` shifted to start at a conductance of 0."""
         return (
@@ -208,7 +236,10 @@ class ExponentialSteps(Steps):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PowerSteps(Steps):
-    """Steps of ``size (distance to the bound / range) ** gamma``."""
+    """Steps of ``size (distance to the bound / range) ** gamma``.
+
+    ``size`` is the step at the opposite bound. An update counts on the step at a weight of 0.
+    """
 
     gamma_up: float
     gamma_down: float
@@ -222,6 +253,10 @@ class PowerSteps(Steps):
     def family(self) -> int:
         """Number of the law."""
         return pulses.POWER
+
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step at the weight 0 [S]."""
+        return _counted(self.size, (1.0 - fraction) ** self.gamma_up, fraction**self.gamma_down, two_sided)
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Noise and both exponents."""
@@ -255,6 +290,13 @@ class PiecewiseSteps(Steps):
         """Number of the law."""
         return pulses.PIECEWISE
 
+    def nominal(self, fraction: float, two_sided: bool) -> float:
+        """The step at the weight 0 [S]."""
+        at = fraction * (len(self.up) - 1)
+        left = min(int(at), len(self.up) - 2)
+        up, down = (c[left] + (at - left) * (c[left + 1] - c[left]) for c in (self.up, self.down))
+        return _counted(self.size, up, down, two_sided)
+
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Noise, the number of points, then both curves."""
         return (self.c2c, float(len(self.up)), *self.up, *self.down)
@@ -275,13 +317,15 @@ class SetPulses(Steps):
         history_length: pulses after which the history has decayed to 1/e.
         mean: ``m_G, m_0 / size, m_P / size``.
         deviation: ``s_G, s_0 / size, s_P / size``.
-        reset: conductance after RESET, the lowest conductance [S].
+        reset: mean conductance after RESET, below which pulses do not lower it [S].
+        reset_deviation: standard deviation of the conductance after RESET, relative to ``reset``, drawn at each RESET.
     """
 
     history_length: float
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
     reset: float
+    reset_deviation: float = 0.1
 
     _renamed: ClassVar[dict[str, str]] = {"memory": "history_length"}
 
@@ -290,6 +334,7 @@ class SetPulses(Steps):
         check_number(self, "history_length", 0.0, above=True)
         check_number(self, "reset", 0.0)
         check_finite(self, "mean", "deviation")
+        check_number(self, "reset_deviation", 0.0)
         if self.c2c != 0.0:
             raise ValueError(f"SetPulses: c2c = {self.c2c}; it must be 0, because deviation is the noise of this law")
 
@@ -312,6 +357,29 @@ class SetPulses(Steps):
     def lowest(self) -> float:
         """``reset``, the lower bound of the conductance [S]."""
         return self.reset
+
+    def after_reset(self, lowest: Tensor, seed: Tensor, offset: int) -> Tensor:
+        """Conductances [S] after RESET, which differ from RESET to RESET."""
+        drawn = torch.ops.phasegrad.normal(seed, offset, lowest.shape)
+        return lowest * (1.0 + self.reset_deviation * drawn).clamp(min=0.0)
+
+    def history_of(self, target: Tensor) -> Tensor:
+        """``exp(-n / history_length)`` after the ``n`` pulses in which the mean conductance reaches the target."""
+        reached = torch.tensor(self._mean_course(), dtype=torch.float64, device=target.device)
+        number = torch.searchsorted(reached * (1.0 + 1e-6), target.double())  # targets are rounded to float32
+        return torch.exp(-number / self.history_length).to(target.dtype)
+
+    def _mean_course(self) -> list[float]:
+        """Mean conductances [S] after 0, 1, 2, ... pulses that follow a RESET, up to saturation."""
+        slope, constant, of_history = self.mean
+        course, history, most = [self.reset], 1.0, math.ceil(32.0 * self.history_length)
+        while len(course) < most:
+            history *= math.exp(-1.0 / self.history_length)
+            step = slope * course[-1] + (constant + of_history * history) * self.size
+            if step <= 1e-3 * self.size:
+                break
+            course.append(course[-1] + step)
+        return course
 
     def coefficients(self, g_max: float) -> tuple[float, ...]:
         """Coefficients with steps in units of ``size`` and conductance in siemens."""

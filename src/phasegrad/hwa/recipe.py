@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from phasegrad.configuration import Configuration, check_choice, check_number, check_type
-from phasegrad.crossbar import Hardware, Perturbation
+from phasegrad.crossbar import Hardware, NoiseProfile, Perturbation
 from phasegrad.devices import PCM
+from phasegrad.hwa.programming_noise import programming_profiles
 from phasegrad.nn import analog_layers
 
 
@@ -25,6 +26,10 @@ class WeightNoise(Configuration, ABC):
 
         ``scale`` is that of the weight's column.
         """
+
+    def profiles(self, hardware: Hardware) -> tuple[NoiseProfile, ...]:
+        """The noise of each slice of the cell, if ``coefficients`` cannot express it; empty otherwise."""
+        return ()
 
 
 @final
@@ -74,6 +79,11 @@ class MultiplicativeNoise(WeightNoise):
 class PCMNoise(WeightNoise):
     """The programming noise of the hardware's own devices (Joshi et al. 2020), times ``strength``.
 
+    The standard deviation of a weight is that of the programmed cell: the errors of all devices that store it add in
+    quadrature, each at its own target. Devices at RESET are included, whose error is one-sided because a conductance
+    cannot be below the lowest one, and so are the devices of a reference column. Noise is drawn for each weight alone:
+    the error that the columns of a tile share because of their reference is not correlated in training.
+
     Args:
         strength: factor of the programming noise; above 1 to cover read noise and drift variability as well.
 
@@ -88,7 +98,10 @@ class PCMNoise(WeightNoise):
         check_number(self, "strength", 0.0)
 
     def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Coefficients of the device's programming noise over its window, averaged over the pairs of a cell."""
+        """Coefficients of one device's programming noise over its window, averaged over the pairs of a cell.
+
+        They are an approximation for pairs; training applies ``profiles``, which hold for every cell.
+        """
         device = hardware.cell.device
         if not isinstance(device, PCM):
             raise TypeError(
@@ -106,6 +119,10 @@ class PCMNoise(WeightNoise):
         factors = torch.tensor(hardware.cell.factors[::2])
         scale = self.strength / device.window * float(factors.square().sum().sqrt())
         return (c0 * scale, c1 * scale, c2 * scale)
+
+    def profiles(self, hardware: Hardware) -> tuple[NoiseProfile, ...]:
+        """The standard deviation of the hardware's programmed cells, slice by slice."""
+        return programming_profiles(hardware.cell, self.strength)
 
 
 def _quadratic(polynomial: tuple[float, ...]) -> tuple[float, float, float]:
@@ -186,7 +203,11 @@ class Recipe(Configuration):
 
     def perturbation(self, hardware: Hardware) -> Perturbation:
         """The noise and clipping that this recipe applies to the weights of a layer on ``hardware``."""
-        additive, multiplicative, quadratic = self.noise.coefficients(hardware) if self.noise else (0.0, 0.0, 0.0)
+        profiles, polynomial = (), (0.0, 0.0, 0.0)
+        if self.noise is not None:
+            profiles = self.noise.profiles(hardware)
+            polynomial = polynomial if profiles else self.noise.coefficients(hardware)
+        additive, multiplicative, quadratic = polynomial
         return Perturbation(
             additive=additive,
             multiplicative=multiplicative,
@@ -194,6 +215,7 @@ class Recipe(Configuration):
             drop_connect=self.drop_connect,
             clip_sigma=self.clip_sigma,
             clip_per=self.clip_per,
+            profiles=profiles,
         )
 
     def apply(self, net: nn.Module) -> None:

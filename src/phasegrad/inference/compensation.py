@@ -18,9 +18,10 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
     """Correct a chip's outputs for its mean drift (global drift compensation, Joshi et al. 2020).
 
     A calibration read, noisy like any other, drives the rows of every column one at a time. The digital gain becomes
-    the sum of output magnitudes right after programming divided by the present sum. Noise increases magnitudes, small
-    ones most, so the gain is too low unless the output noise is small compared with the weights (by 2 % for the preset
-    after a year).
+    the sum of output magnitudes right after programming divided by the present sum. After training in the memory, the
+    reference is the end of the training: the sum at the first ageing or compensation since. Noise increases magnitudes,
+    small ones most, so the gain is too low unless the output noise is small compared with the weights (by 1.5 to 3 %
+    for the preset after a year).
 
     Args:
         chip: a programmed net; it is not modified.

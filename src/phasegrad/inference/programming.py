@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +70,9 @@ def age(
 ) -> nn.Module:
     """Age a copy of a chip.
 
-    Correlated noise continues exactly, as a function of the chip's seed and of the times that it was aged to.
+    Correlated noise continues exactly, as a function of the chip's seed and of the times that it was aged to. The first
+    ageing after training in the memory measures the baseline of drift compensation, with a read that is noisy like any
+    other and draws from torch's generator.
 
     Args:
         chip: a programmed net; it is not modified.
@@ -125,6 +128,10 @@ def advance(chip: nn.Module, until: float, temperature: float | None = None) -> 
     if temperature is not None:
         temperature = checks.number("age", "temperature", temperature, 0.0, above=True, unit="K")
         _check_temperature(chip, temperature)
+    for layer in analog_layers(chip).values():
+        if layer.devices is not None:
+            place, errors = layer.weight.device, layer.periphery.output_errors
+            layer.devices.renew_baseline(layer.output_range, functools.partial(draw_seed, place), errors)
     for devices in _devices(chip):
         devices.advance_clock(until, temperature)
     for layer in analog_layers(chip).values():

@@ -38,7 +38,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "adc_backward": (_POINTER, _POINTER, _POINTER, _SIZE, _INT),
     "weight_scale": (*(_POINTER,) * 3, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT),
     "noisy_weights": (
-        *(_POINTER,) * 4, *(_SIZE,) * 3, _FLOAT, *(_DOUBLE,) * 4, _SEED, _SEED, _INT,
+        *(_POINTER,) * 4, *(_SIZE,) * 3, _FLOAT, _POINTER, _INT, _DOUBLE, _SEED, _SEED, _INT,
     ),
     "noisy_weights_backward": (*(_POINTER,) * 3, _SIZE, _SIZE, _INT),
     "pcm_program": (

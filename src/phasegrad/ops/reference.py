@@ -20,7 +20,7 @@ from phasegrad.ops.weighted_sum import weighted_sum as weighted_sum
 from phasegrad.ops.wires import wired_conductance as wired_conductance
 from phasegrad.ops.wires import wired_conductance_backward as wired_conductance_backward
 
-NO_CONVERTER, END_POINT, MID_RISE, SIGN_MAGNITUDE = 0, 1, 2, 3
+NO_CONVERTER, MID_TREAD, MID_RISE, COUNTER, END_POINT = 0, 1, 2, 3, 4
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
@@ -78,10 +78,12 @@ def _along_channels(scale: Tensor, y: Tensor) -> Tensor:
 
 def quantise(v: Tensor, mode: int, max_code: float) -> Tensor:
     """The levels of inputs in [-max_code, max_code], both in steps."""
-    if mode == END_POINT:
+    if mode == MID_TREAD:
         return torch.round(v)
     if mode == MID_RISE:
         return torch.clamp(torch.floor(v), -max_code, max_code - 1.0) + 0.5
+    if mode == END_POINT:  # both ends are half-integers
+        return torch.clamp(torch.floor(v) + 0.5, -max_code, max_code)
     return torch.clamp(torch.trunc(v), 1.0 - max_code, max_code - 1.0)
 
 
@@ -160,21 +162,38 @@ def noisy_weights(
     noise: Sequence[float],
     drop_connect: float,
 ) -> Tensor:
-    """Weights clipped, with noise added, some dropped."""
-    c0, c1, c2 = noise
+    """Weights clipped, with noise added, some dropped.
+
+    ``noise`` is the standard deviation over the scale as a function of ``g = |w| / scale``: coefficients of ``g^0``,
+    ``g^1`` and ``g^2``. Or it is a parabola for each of several intervals: 1 if ``g`` has the sign of the weight, else
+    0; where each interval but the first starts; then three coefficients for each interval.
+    """
     bound = clip.to(w.dtype).unsqueeze(1)
     clipped = torch.where(torch.isfinite(w), torch.clamp(w, -bound, bound), w)
     s = scale.repeat_interleave(rows, dim=0)[: w.shape[1]].t()
     over_s = torch.where(s > 0, 1.0 / s, torch.zeros_like(s))
-    size = clipped.abs()
+    by_sign, starts, parabolas = _parabolas(noise)
+    size = clipped if by_sign else clipped.abs()
+    c0, c1, c2 = parabolas[0] if not starts else torch.tensor(parabolas[0], dtype=s.dtype, device=s.device)
+    for start, parabola in zip(starts, parabolas[1:], strict=True):
+        beyond = size >= start * s
+        c0, c1, c2 = (torch.where(beyond, new, old) for new, old in zip(parabola, (c0, c1, c2), strict=True))
     sd = torch.clamp(level * (c0 * s + size * (c1 + c2 * over_s * size)), min=0.0).to(w.dtype)
     noisy = clipped
-    if bool(level != 0) and any(c != 0 for c in noise):
+    if bool(level != 0) and any(c != 0 for parabola in parabolas for c in parabola):
         noisy = clipped + sd * _normal_like(w, seed, offset)
     if drop_connect > 0:
         gate = uniform(seed, offset + 1, w.shape).to(w.device)
         noisy = torch.where(gate < drop_connect, torch.zeros_like(noisy), noisy)
     return noisy.contiguous()
+
+
+def _parabolas(noise: Sequence[float]) -> tuple[bool, Sequence[float], list[Sequence[float]]]:
+    """Whether noise depends on the sign of a weight, where its parabolas start, and their coefficients."""
+    if len(noise) == 3:
+        return False, (), [noise]
+    pieces = len(noise) // 4
+    return noise[0] != 0.0, noise[1:pieces], [noise[i : i + 3] for i in range(pieces, len(noise), 3)]
 
 
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:

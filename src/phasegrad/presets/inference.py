@@ -15,7 +15,7 @@ def _standard(device: PCM, rows: int, columns: int) -> Hardware:
         columns=columns,
         scale="column",
         dac=Dac(bits=8, range=LearnedRange(start=3.0, decay=1e-3, keep=0.95)),
-        adc=Adc(bits=8, range=FixedRange(value=10.0), convention="end-point"),
+        adc=Adc(bits=8, range=FixedRange(value=10.0)),
         output_noise=0.04,
         read_noise=0.0175,
     )

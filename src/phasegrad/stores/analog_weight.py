@@ -37,7 +37,8 @@ class AnalogWeight(DeviceArray):
         clock: present time [s since the chip was first programmed], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
-        baseline: ``[row tiles, out]``, sums of the calibration read at programming.
+        baseline: ``[row tiles, out]``, sums of the calibration read at programming, or at the first ageing or
+            compensation after pulses; 0 if devices were pulsed since.
         solved: ``[devices, out, in]``, drifted conductances for which the wires were solved [S]; ``None`` for ideal
             wires. It and the next two are computed from the devices and are not in the state dict.
         wire_sensitivity: ``[devices, out, in]``, derivative of each effective conductance by the conductance, or
@@ -45,6 +46,8 @@ class AnalogWeight(DeviceArray):
         wire_offset: ``[devices, out, in]``: ``wire_sensitivity * solved + wire_offset`` is the effective conductance of
             the devices with their wires [S], so that a noisy read needs one pass; or ``None``.
     """
+
+    _version = 2
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
@@ -129,9 +132,31 @@ class AnalogWeight(DeviceArray):
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.solve_wires()
-        read_seed = seed + (1 << 40)
-        weights = self.tile_weights(read_seed, torch.float32)
-        self.baseline.copy_(calibration_read(weights, self.hardware, output_range, read_seed, errors))
+        self.baseline.copy_(self._calibration_read(output_range, seed + (1 << 40), errors))
+
+    def discard_baseline(self) -> None:
+        """Mark the baseline as that of other weights, after pulses."""
+        self.baseline.zero_()
+
+    @torch.no_grad()
+    def renew_baseline(
+        self, output_range: Tensor, draw_seed: Callable[[], Tensor], errors: Tensor | None = None
+    ) -> None:
+        """Measure the baseline at the present time, if the devices were pulsed since it was measured.
+
+        Args:
+            output_range: range of the ADC.
+            draw_seed: the seed of the read, drawn only if there is a read.
+            errors: errors of the ADCs ``[errors, tiles, out]``, or ``None``.
+        """
+        if bool(self.baseline.any()):
+            return
+        read = self._calibration_read(output_range, draw_seed() + (1 << 40), errors)
+        self.baseline.copy_(read * self.gain)
+
+    def _calibration_read(self, output_range: Tensor, seed: Tensor, errors: Tensor | None) -> Tensor:
+        weights = self.tile_weights(seed, torch.float32)
+        return calibration_read(weights, self.hardware, output_range, seed, errors)
 
     def advance_clock(self, until: float, temperature: float | None = None) -> None:
         """Advance the clock to a time [s], at a temperature [K] or the present one; see ``advance``."""
@@ -316,18 +341,26 @@ class AnalogWeight(DeviceArray):
             per: ``"column"``, ``"tile"`` or ``"layer"``: which columns share a gain.
             errors: errors of the ADCs ``[errors, tiles, out]``, or ``None``.
         """
+        self.renew_baseline(output_range, lambda: seed, errors)
         # Reads at different times have different noise, even with the same seed.
-        read_seed = seed + self.clock.view(torch.int64)
-        weights = self.tile_weights(read_seed, torch.float32)
-        present = calibration_read(weights, self.hardware, output_range, read_seed, errors)
+        present = self._calibration_read(output_range, seed + self.clock.view(torch.int64), errors)
         self.gain.copy_(drift_gain(self.baseline, present, self.columns, per))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any, **named: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *arguments: Any, **named: Any
+    ) -> None:
         key = f"{prefix}mask"
         if key in state_dict and self.mask is None:
             self.mask = torch.ones_like(self.conductance[0], dtype=torch.bool)
         elif self.mask is not None:  # a state dict saved without a mask does not remove it
             state_dict.setdefault(key, self.mask)
-        super()._load_from_state_dict(state_dict, prefix, *arguments, **named)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
+        if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
+            self.discard_baseline()  # release 0.1.0 kept that of before training
         self._make_wires()  # on the device of conductances that were assigned, not copied
         self.solve_wires()
+
+    @property
+    def _updates_so_far(self) -> int:
+        updates = (self.fast or self).updates
+        return 0 if updates is None else int(updates)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -147,9 +148,16 @@ class DeviceArray(nn.Module):
     def dw_min(self) -> float:
         """Change of the weight per nominal pulse."""
         cell = self.cell
-        assert cell.device.steps is not None
         assert self.max_weight is not None
-        return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
+        return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * self._nominal_step / cell.device.g_max
+
+    @functools.cached_property
+    def _nominal_step(self) -> float:
+        """Step of a device at a weight of 0 [S]."""
+        device, (up, down) = self.cell.device, self.cell.pulsed(0)
+        assert device.steps is not None
+        at_zero = self.cell.targets(torch.zeros(1, dtype=torch.float64))[up].item()
+        return device.steps.nominal(at_zero / device.g_max, up == down)
 
     @property
     def pulsed_planes(self) -> tuple[int, int]:
@@ -178,10 +186,49 @@ class DeviceArray(nn.Module):
     @torch.no_grad()
     def program(self, relative: Tensor, now: Tensor, seed: Tensor) -> None:
         """Program every cell to a weight in [-1, 1]."""
-        self._store(self.cell.program(relative, seed, streams.PROGRAMMING), now)
+        if self.step_parameters is None:
+            self._store(self.cell.program(relative, seed, streams.PROGRAMMING), now)
+        else:
+            self._draw_step_parameters(seed)
+            state, history = self.write(self.cell.targets(relative), self.step_parameters, seed)
+            self._store(state, now)
+            if self.history is not None:
+                self.history.copy_(history)
         if self.noise_seed is not None:
             self.noise_seed.copy_(seed)
-        self._prepare_for_pulses(seed)
+
+    @property
+    def target_offset(self) -> float:
+        """Conductance added to all targets [S]: that of RESET, in cells whose weight is a difference of conductances.
+
+        Without it, such a cell would lack the conductance of the device at RESET.
+        """
+        steps = self.cell.device.steps
+        differential = abs(sum(self.cell.factors)) < 1e-9
+        return steps.lowest if steps is not None and differential else 0.0
+
+    def write(self, targets: Tensor, step_parameters: Tensor, seed: Tensor) -> tuple[DeviceState, Tensor]:
+        """RESET devices that pulses can change, and program them to targets of the cell.
+
+        Args:
+            targets: ``[devices, ...]`` [S]; 0 leaves a device at RESET.
+            step_parameters: ``[4, devices, ...]`` of these devices.
+            seed: seed of the draws.
+
+        Returns:
+            The state and the history of the devices, of the shape of ``targets``.
+        """
+        device, steps, (low, high) = self.cell.device, self.cell.device.steps, step_parameters[2:]
+        assert steps is not None
+        raised = targets + self.target_offset if self.target_offset else targets
+        state = device.program(raised, seed, streams.PROGRAMMING)
+        conductance, history = state.conductance.clamp(low, high), steps.history_of(raised)
+        if self.target_offset:
+            at_reset = targets <= 1e-6 * device.g_max  # a difference of two conductances may be rounded
+            spread = steps.after_reset(low, seed, streams.RESET) - low
+            conductance = torch.where(at_reset, (conductance + spread).clamp(min=0.0), conductance)
+            history = history.masked_fill(at_reset, 1.0)
+        return state._replace(conductance=conductance), history
 
     def _store(self, state: DeviceState, now: Tensor) -> None:
         if self.noise is not None and state.noise is not None:
@@ -194,15 +241,12 @@ class DeviceArray(nn.Module):
         if self.pulsed_at is not None:
             self.pulsed_at.copy_(now)
 
-    def _prepare_for_pulses(self, seed: Tensor) -> None:
-        """Draw the step parameters at the first programming only, and clear the history."""
+    def _draw_step_parameters(self, seed: Tensor) -> None:
+        """Draw the parameters of the devices, at the first programming only."""
         cell, steps = self.cell, self.cell.device.steps
-        if steps is None or self.step_parameters is None:
-            return
+        assert steps is not None
+        assert self.step_parameters is not None
         if not bool(self.step_parameters.any()):
             up, down = cell.pulsed(0)
             shape = tuple(self.conductance.shape)
             self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
-        self.conductance.clamp_(*self.step_parameters[2:])
-        if self.history is not None:
-            self.history.fill_(1.0)

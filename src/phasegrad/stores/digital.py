@@ -92,9 +92,9 @@ def digital_weights(
     )
     drawn = None
     if level is not None and p.perturbs:
-        drawn = WeightPerturbation(clip, level, p.noise, p.drop_connect)
+        drawn = WeightPerturbation(clip, level, p.slice_noise, p.drop_connect)
     elif p.clip_sigma > 0:
-        drawn = WeightPerturbation(clip, weight.new_zeros(()), (0.0, 0.0, 0.0), 0.0)
+        drawn = WeightPerturbation(clip, weight.new_zeros(()), ((0.0, 0.0, 0.0),), 0.0)
     return TileWeights(weight, scale, None, hardware.read_noise, drawn)
 
 
@@ -112,7 +112,7 @@ def sliced_weights(weights: TileWeights, hardware: Hardware) -> TileWeights:
         no_seed = torch.zeros(1, dtype=torch.int64, device=weight.device)
         weight = weights._replace(perturbation=drawn.clip_only()).read(no_seed, hardware.rows)
         unclipped = torch.full_like(drawn.clip, torch.inf)
-        drawn = drawn._replace(clip=unclipped) if any(drawn.noise) or drawn.drop_connect else None
+        drawn = drawn._replace(clip=unclipped) if drawn.perturbs else None
     with torch.no_grad():
         scale = expand_scale(weights.scale, weight.shape[1], hardware)
         digits = hardware.cell.bit_slice(weight / nonzero(scale)) * scale

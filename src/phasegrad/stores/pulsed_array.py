@@ -75,10 +75,13 @@ def pulse_rows(array: DeviceArray, d: Tensor, lr: float, rows: Tensor, now: Tens
     _store_rows(array, rows, state)
 
 
-def reset(array: DeviceArray, where: Tensor, now: Tensor) -> None:
-    """RESET devices ``[devices, out, in]``."""
+def reset(array: DeviceArray, where: Tensor, now: Tensor, seed: Tensor, offset: int = streams.RESET) -> None:
+    """RESET devices ``[devices, out, in]``; draws from one stream."""
+    steps = array.cell.device.steps
+    assert steps is not None
     assert array.step_parameters is not None
-    array.conductance.copy_(torch.where(where, array.step_parameters[2], array.conductance))
+    conductance = steps.after_reset(array.step_parameters[2], seed, offset)
+    array.conductance.copy_(torch.where(where, conductance, array.conductance))
     if array.pulsed_at is not None:
         array.pulsed_at.masked_fill_(where, float(now))
     if array.history is not None:
@@ -86,18 +89,17 @@ def reset(array: DeviceArray, where: Tensor, now: Tensor) -> None:
 
 
 def reset_and_rewrite(array: DeviceArray, where: Tensor, now: Tensor, seed: Tensor) -> None:
-    """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and program the weights of their cells again."""
+    """RESET cells ``[out, in]`` or devices ``[devices, out, in]``, and program the present weights of their cells."""
     assert array.step_parameters is not None
     cells = (where if where.dim() == 2 else where.any(0)).flatten().nonzero().squeeze(1)  # a small part of the array
 
     def select(buffer: Tensor) -> Tensor:
         return buffer.flatten(-2)[..., cells]
 
-    before, chosen = select(array.conductance), None if where.dim() == 2 else select(where)
-    state = array.cell.device.program(array.cell.rewrite_targets(before), seed, streams.PROGRAMMING)
-    conductance = state.conductance.clamp(*select(array.step_parameters[2:]))
+    before, chosen = select(array.present(now)), None if where.dim() == 2 else select(where)
+    state, history = array.write(array.cell.rewrite_targets(before), select(array.step_parameters), seed)
     for buffer, value in (
-        (array.conductance, conductance), (array.nu, state.nu), (array.history, torch.ones_like(before)),
+        (array.conductance, state.conductance), (array.nu, state.nu), (array.history, history),
         (array.pulsed_at, now.expand_as(before)),
     ):  # fmt: skip
         if buffer is not None:
@@ -115,7 +117,7 @@ def count_and_refresh(array: DeviceArray, now: Tensor, seed: Tensor) -> bool:
     updates, every = array.updates.add_(1), array.cell.refresh_every
     if not every or int(updates) % every:
         return False
-    where = array.cell.saturated(array.conductance)
+    where = array.cell.saturated(array.present(now))
     if not bool(where.any()):
         return False
     reset_and_rewrite(array, where, now, seed)

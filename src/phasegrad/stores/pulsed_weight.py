@@ -112,6 +112,7 @@ def pulse_slow(devices: AnalogWeight, d: Tensor, lr: float, rows: Tensor, seed: 
 def _finish_slow(devices: AnalogWeight, rows: Tensor, seed: Tensor, weight: Tensor) -> None:
     """Refresh saturated slow cells, and update the weight in the rows that were pulsed."""
     assert devices.fast is not None
+    devices.discard_baseline()
     tracked, rewritten = devices.tracked(weight), pulsed_array.count_and_refresh(devices, devices.clock, seed)
     if rewritten or tracked.weight is None:
         weight.copy_(devices.logical_weight())
@@ -122,6 +123,7 @@ def _finish_slow(devices: AnalogWeight, rows: Tensor, seed: Tensor, weight: Tens
 
 def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: TrackedWeight, count: int) -> None:
     """Advance the clock, refresh saturated cells, make a due transfer, and update the weight."""
+    devices.discard_baseline()
     target, up_to_date = devices.fast or devices, tracked.weight is not None
     if devices.sample_time:
         devices.clock.add_(count * devices.sample_time)
@@ -156,4 +158,5 @@ def transfer(devices: AnalogWeight, seed: Tensor) -> None:
     assert fast.transfer is not None
     assert devices.fast is not None
     assert devices.polarity is not None
+    devices.discard_baseline()
     closed_loop_transfer(devices, devices.fast, devices.polarity, fast.transfer, devices.clock, seed)

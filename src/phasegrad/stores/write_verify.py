@@ -23,16 +23,16 @@ def write_and_verify(array: DeviceArray, relative: Tensor, rule: Transfer, now: 
     steps, parameters = array.cell.device.steps, array.step_parameters
     assert steps is not None
     assert parameters is not None
-    targets = torch.maximum(array.cell.targets(relative), parameters[2])
+    targets = torch.maximum(array.cell.targets(relative) + array.target_offset, parameters[2])
     up, down = array.pulsed_planes
     tolerance, offset = rule.tolerance * steps.size, streams.TRANSFER + (1 << 31)
-    pulsed_array.reset(array, torch.ones_like(targets, dtype=torch.bool), now)
+    pulsed_array.reset(array, torch.ones_like(targets, dtype=torch.bool), now, seed, streams.RESET + 1)
     for attempt in range(rule.attempts):
         error = targets - _measure(array, rule.reads, now, seed, offset)
         below, above = error > tolerance, error < -tolerance
         counts = below[up].to(torch.int32) - (below[down] if up != down else above[up]).to(torch.int32)
         if up != down and 3 * attempt < 2 * rule.attempts:
-            pulsed_array.reset(array, above, now)
+            pulsed_array.reset(array, above, now, seed, streams.RESET + 2 + attempt)
         elif not bool(counts.any()):
             return
         pulsed_array.send_counts(array, counts, now, seed, offset + 2)

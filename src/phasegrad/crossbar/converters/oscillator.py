@@ -22,7 +22,7 @@ class OscillatorAdc(OutputConverter):
     that the count is rounded down and the level 0 is two steps wide. The frequency exceeds a straight line through the
     ends by ``nonlinearity m (1 - m) max_code`` counts, which lowers transitions by the same amount divided by the slope
     (INL). The counter stops at ``2^(bits - 1) - 1``. Frequencies differ by ``gain_mismatch``. Oscillators of this kind
-    convert the columns of IBM's HERMES core. Without errors the converter is the ideal one (sign-magnitude).
+    convert the columns of IBM's HERMES core. Without errors the converter is the ideal one (counter).
 
     Args:
         nonlinearity: mean relative reduction of the frequency at the full current.

@@ -22,7 +22,7 @@ class RampAdc(OutputConverter):
     ``offset_mismatch`` alone describe one ramp for all columns and one comparator per column. The integrator bends the
     ramp to ``r(t) = t + 4 c t (1 - t)`` over the range, with ``c = curvature / (2 max_code)``. For the position ``t``
     of a code in [0, 1], transitions are therefore raised by ``INL(t) = 4 curvature t (1 - t)``: by ``curvature`` steps
-    in the middle and by 0 at the ends. Without errors the converter is the ideal one (end-point).
+    in the middle and by 0 at the ends. Without errors the converter is the ideal one (mid-tread).
 
     Args:
         curvature: mean deviation of the ramp from a straight one in the middle [steps].

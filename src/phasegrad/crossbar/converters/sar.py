@@ -24,7 +24,7 @@ class SarAdc(OutputConverter):
     ``capacitor_mismatch / sqrt(2^i)``. One more unit completes the array, whose total defines the range. At mid-scale,
     where the largest capacitor replaces all others, DNL has the standard deviation
     ``capacitor_mismatch sqrt(2^bits - 1)`` steps, and INL half of that. The offset of the comparator is ``offset``; its
-    noise is drawn at each of the ``bits`` decisions. Without errors the converter is the ideal one (end-point).
+    noise is drawn at each of the ``bits`` decisions. Without errors the converter is the ideal one (mid-tread).
 
     Args:
         capacitor_mismatch: relative standard deviation of a unit capacitor.

@@ -60,7 +60,7 @@ class PipelineAdc(_StageErrors):
 
     At ``+-1/4`` of the reference, where the digit of the first stage changes, a gain error ``e`` makes the code jump by
     ``-e 2^(bits - 2)`` steps (DNL has the opposite sign); each following stage causes half the jump. Threshold errors
-    of up to 1/4 of the reference have no effect. Without errors the converter is the ideal one (end-point).
+    of up to 1/4 of the reference have no effect. Without errors the converter is the ideal one (mid-tread).
 
     Args:
         residue_gain_error: mean relative error of the residue gain.
@@ -84,7 +84,7 @@ class CyclicAdc(_StageErrors):
     """One stage of 1.5 bits that converts its own residue in ``bits - 1`` cycles, and a last comparison.
 
     Every cycle uses the same stage with the same errors, which are those of a stage of ``PipelineAdc``. Without
-    errors the converter is the ideal one (end-point).
+    errors the converter is the ideal one (mid-tread).
 
     Args:
         residue_gain_error: mean relative error of the residue gain.

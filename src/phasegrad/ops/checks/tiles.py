@@ -70,8 +70,12 @@ def check_noisy_weights(
     noise: Sequence[float], drop_connect: float,
 ) -> None:  # fmt: skip
     check_floating("noisy_weights", w=w, scale=scale, clip=clip, level=level)
-    if rows < 1 or len(noise) != 3:
-        raise ValueError(f"noisy_weights: rows = {rows}, {len(noise)} noise coefficients; at least 1, and three")
+    pieces = len(noise) // 4
+    if rows < 1 or not (len(noise) == 3 or (1 <= pieces <= 64 and len(noise) == 4 * pieces)):
+        raise ValueError(
+            f"noisy_weights: rows = {rows}, {len(noise)} noise coefficients; at least 1, and three, or four for each "
+            "of 1 to 64 parabolas"
+        )
     check_seed("noisy_weights", seed, w)
     check_one("noisy_weights", "level", level)
     if w.dim() != 2:

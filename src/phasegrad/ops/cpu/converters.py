@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import reference
-from phasegrad.ops.cpu.calls import all_floats, call, optional, pointers
+from phasegrad.ops.cpu.calls import all_floats, call, doubles, optional, pointers
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
@@ -152,9 +154,16 @@ def perturbed(
     w, scale, clip = w.contiguous(), scale.contiguous(), clip.contiguous()
     call(
         "noisy_weights", out.data_ptr(), w.data_ptr(), scale.data_ptr(), clip.data_ptr(), *w.shape, rows, level,
-        *noise, drop_connect, seed, offset,
+        *_pieces(tuple(noise)), drop_connect, seed, offset,
     )  # fmt: skip
     return out
+
+
+@functools.lru_cache(maxsize=256)
+def _pieces(noise: tuple[float, ...]) -> tuple[ctypes.Array[ctypes.c_double], int]:
+    """The noise of weights as the kernel reads it, and its number of parabolas."""
+    encoded = (0.0, *noise) if len(noise) == 3 else noise
+    return doubles(encoded), len(encoded) // 4
 
 
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:

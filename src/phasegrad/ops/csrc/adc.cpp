@@ -7,7 +7,7 @@ typedef int8_t vb __attribute__((vector_size(W)));
 
 struct Adc {  // constant during a call
   float output_noise, read_noise, bound, max_code;
-  int mode;  // 0: no converter, 1: end-point, 2: mid-rise, 3: sign-magnitude
+  int mode;  // 0: no converter, 1: mid-tread, 2: mid-rise, 3: counter, 4: end-point
 };
 
 // Fill s and u (s times the input range), and the gain if there is one, for values first .. first + length - 1 of
@@ -44,6 +44,8 @@ static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
     q = vround(q);
   else if (a.mode == 2)
     q = vclamp(vfloor(q), -max_code, max_code - splat(1.0f)) + splat(0.5f);
+  else if (a.mode == 4)
+    q = vclamp(vfloor(q) + splat(0.5f), -max_code, max_code);
   else
     q = with_sign_bits(vmin(vfloor(vabs(q)), max_code - splat(1.0f)), (vi)q & INT32_MIN);
   // A column without weights or inputs has no full scale and is not converted; a NaN range results in NaN.

@@ -46,9 +46,9 @@
     (scale, clip, w, rows_out, cols_in, tile_rows, tile_columns, per_column, clip_sigma, clip_per_channel, threads))   \
   X(noisy_weights,                                                                                                     \
     (float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,             \
-     int64_t tile_rows, float level, double c0, double c1, double c2, double drop_connect, uint64_t seed,              \
+     int64_t tile_rows, float level, const double* noise, int pieces, double drop_connect, uint64_t seed,              \
      uint64_t offset, int threads),                                                                                    \
-    (out, w, scale, clip, rows_out, cols_in, tile_rows, level, c0, c1, c2, drop_connect, seed, offset, threads))       \
+    (out, w, scale, clip, rows_out, cols_in, tile_rows, level, noise, pieces, drop_connect, seed, offset, threads))    \
   X(noisy_weights_backward,                                                                                            \
     (float* grad, const float* w, const float* clip, int64_t rows_out, int64_t cols_in, int threads),                  \
     (grad, w, clip, rows_out, cols_in, threads))                                                                       \

@@ -109,49 +109,83 @@ static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, in
 
 static inline vf clamp(vf x, vf bound) { return finite(x) ? vclamp(x, -bound, bound) : x; }
 
-struct Noise {  // shared by the weights of one piece
-  float clip, constant, linear, quadratic, drop_connect;
+// The standard deviation of weights: parabolas, each from its own weight on, all shared by the weights of one run.
+struct Parabola {
+  float from, constant, linear, quadratic;
 };
 
-static inline vf perturbed(vf x, const Noise& p, const float* z, const float* gate) {
-  const vf zero = splat(0.0f);
-  vf v = clamp(x, splat(p.clip));
-  if (z) {
-    const vf m = vabs(v);
-    v = v + vmax(splat(p.constant) + m * (splat(p.linear) + splat(p.quadratic) * m), zero) * load<vf>(z);
+constexpr int PIECES = 64;
+
+struct Noise {
+  float clip, drop_connect;
+  int pieces;
+  bool by_sign;
+  Parabola parabolas[PIECES];
+};
+
+template <bool ONE>
+static inline vf deviation(vf v, const Noise& p) {
+  const vf m = p.by_sign ? v : vabs(v);
+  const Parabola& first = p.parabolas[0];
+  vf constant = splat(first.constant), linear = splat(first.linear), quadratic = splat(first.quadratic);
+  for (int k = 1; !ONE && k < p.pieces; ++k) {
+    const Parabola& c = p.parabolas[k];
+    const vi beyond = m >= splat(c.from);
+    constant = beyond ? splat(c.constant) : constant;
+    linear = beyond ? splat(c.linear) : linear;
+    quadratic = beyond ? splat(c.quadratic) : quadratic;
   }
-  return gate ? (load<vf>(gate) < splat(p.drop_connect) ? zero : v) : v;
+  return vmax(constant + m * (linear + quadratic * m), splat(0.0f));
 }
 
-// One piece. `z` are normals, `gate` uniforms, readable for a vector beyond the piece; null if not needed.
-template <bool NOISY, bool DROPS>
+template <bool ONE>
+static inline vf perturbed(vf x, const Noise& p, const float* z, const float* gate) {
+  vf v = clamp(x, splat(p.clip));
+  if (z) v = v + deviation<ONE>(v, p) * load<vf>(z);
+  return gate ? (load<vf>(gate) < splat(p.drop_connect) ? splat(0.0f) : v) : v;
+}
+
+// One run. `z` are normals, `gate` uniforms, readable for a vector beyond the run; null if not needed.
+template <bool NOISY, bool DROPS, bool ONE>
 static void perturb(float* out, const float* x, int64_t n, const Noise& p, const float* z, const float* gate) {
   int64_t j = 0;
   for (; j + W <= n; j += W)
-    store(out + j, perturbed(load<vf>(x + j), p, NOISY ? z + j : nullptr, DROPS ? gate + j : nullptr));
+    store(out + j, perturbed<ONE>(load<vf>(x + j), p, NOISY ? z + j : nullptr, DROPS ? gate + j : nullptr));
   if (j == n) return;
   float tail[W] = {};
   std::memcpy(tail, x + j, (n - j) * sizeof(float));
-  store(tail, perturbed(load<vf>(tail), p, NOISY ? z + j : nullptr, DROPS ? gate + j : nullptr));
+  store(tail, perturbed<ONE>(load<vf>(tail), p, NOISY ? z + j : nullptr, DROPS ? gate + j : nullptr));
   std::memcpy(out + j, tail, (n - j) * sizeof(float));
 }
 
+// `noise`: whether it depends on the sign; where each piece but the first starts; three coefficients of each piece.
+static inline Noise noise_of(const double* noise, int pieces, float clip, float scale, float level, double drop) {
+  Noise p;  // the parabolas beyond the last piece stay unset: it is made once for every run
+  p.clip = clip, p.drop_connect = (float)drop, p.pieces = pieces, p.by_sign = noise[0] != 0.0;
+  const double* c = noise + pieces;
+  for (int k = 0; k < pieces; ++k, c += 3)
+    p.parabolas[k] = {k ? (float)noise[k] * scale : 0.0f, level * (float)c[0] * scale, level * (float)c[1],
+                      scale > 0.0f ? level * (float)c[2] / scale : 0.0f};
+  return p;
+}
+
 void noisy_weights(float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,
-                   int64_t tile_rows, float level, double c0, double c1, double c2, double drop_connect, uint64_t seed,
+                   int64_t tile_rows, float level, const double* noise, int pieces, double drop_connect, uint64_t seed,
                    uint64_t offset, int threads) {
   const Philox g(seed, offset), g_drop(seed, offset + 1);
-  const bool noisy = level != 0.0f && (c0 != 0.0 || c1 != 0.0 || c2 != 0.0), drops = drop_connect > 0.0;
-  const auto piece = noisy ? (drops ? perturb<true, true> : perturb<true, false>)
-                           : (drops ? perturb<false, true> : perturb<false, false>);
+  bool noisy = false;
+  for (int k = pieces; k < 4 * pieces; ++k) noisy = noisy || (level != 0.0f && noise[k] != 0.0);
+  const bool drops = drop_connect > 0.0, one = pieces == 1;
+  const auto run_of = !noisy ? (drops ? perturb<false, true, true> : perturb<false, false, true>)
+                      : drops ? (one ? perturb<true, true, true> : perturb<true, true, false>)
+                              : (one ? perturb<true, false, true> : perturb<true, false, false>);
   for_chunks(rows_out * cols_in, threads, [&](int64_t first, int64_t length) {
     Room z, gate;
     if (noisy) normal_chunk(g, z.v, first, length);
     if (drops) uniform_groups(g_drop, gate.v, first / GROUP, groups_for(length));
     for_pieces(first, length, cols_in, tile_rows, [&](int64_t i, int64_t run, int64_t row, int64_t tile) {
-      const float s = scale[tile * rows_out + row];
-      const Noise p = {clip[row], level * (float)c0 * s, level * (float)c1, s > 0.0f ? level * (float)c2 / s : 0.0f,
-                       (float)drop_connect};
-      piece(out + first + i, w + first + i, run, p, z.v + i, gate.v + i);
+      const Noise p = noise_of(noise, pieces, clip[row], scale[tile * rows_out + row], level, drop_connect);
+      run_of(out + first + i, w + first + i, run, p, z.v + i, gate.v + i);
     });
   });
 }
