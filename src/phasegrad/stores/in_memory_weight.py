@@ -37,7 +37,7 @@ class InMemoryWeight(WatchedWeight):
             optimizer pulses the devices of the other weights. It is saved in the state dict.
     """
 
-    devices: AnalogWeight
+    devices: AnalogWeight  # pyright: ignore[reportIncompatibleVariableOverride]
     matrix_layout: Layout
     replicated: bool
     _staged: Staged | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from phasegrad.ops.direct import in_transform
 from phasegrad.stores.base import StoredLayer
 from phasegrad.stores.in_memory_weight import InMemoryWeight
+
+_functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # wrappers of torch.func have no public name
 
 
 @torch.no_grad()
@@ -34,8 +36,8 @@ def _close(a: Tensor, b: Tensor) -> Tensor:
 
 def _all(condition: Tensor) -> bool:
     """Whether a condition is true everywhere, for all samples of ``vmap``."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(condition):
-        condition = torch._C._functorch.get_unwrapped(condition)
+    while _functorch.is_functorch_wrapped_tensor(condition):
+        condition = _functorch.get_unwrapped(condition)
     return bool(condition.to(torch.uint8).numpy().all()) if in_transform() else bool(condition.all())
 
 
@@ -82,7 +84,7 @@ def check_passed(name: str, layer: StoredLayer, weight: Tensor) -> None:
             f"{name}: a gradient is wanted for a weight that lives on devices, which has none. Leave {name}.weight out "
             "of the parameters of the call, or call the digital net, pg.to_digital(net)"
         )
-    if layer.devices is not None and torch._C._functorch.is_functorch_wrapped_tensor(layer.devices.conductance):
+    if layer.devices is not None and _functorch.is_functorch_wrapped_tensor(layer.devices.conductance):
         return  # the devices were passed too
     if layer.noiseless is not None:
         check_frozen(name, layer, weight)
@@ -96,10 +98,10 @@ def check_passed(name: str, layer: StoredLayer, weight: Tensor) -> None:
 
 
 def _tracks_gradient(weight: Tensor) -> bool:
-    while torch._C._functorch.is_functorch_wrapped_tensor(weight):
-        if torch._C._functorch.is_gradtrackingtensor(weight):
+    while _functorch.is_functorch_wrapped_tensor(weight):
+        if _functorch.is_gradtrackingtensor(weight):
             return True
-        weight = torch._C._functorch.get_unwrapped(weight)
+        weight = _functorch.get_unwrapped(weight)
     return weight.requires_grad
 
 

@@ -150,7 +150,11 @@ class WatchedWeight(nn.Parameter):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A plain parameter, which ``weights_only=True`` reads; a layer that is unpickled wraps it again."""
-        return torch._utils._rebuild_parameter, (self.memory, self.requires_grad, OrderedDict())
+        return torch._utils._rebuild_parameter, (  # type: ignore[attr-defined]
+            self.memory,
+            self.requires_grad,
+            OrderedDict(),
+        )
 
 
 @final

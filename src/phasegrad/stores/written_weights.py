@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ def _wrapped(layer: StoredLayer, weight: nn.Parameter) -> WatchedWeight:
     """A parameter as the weight of the layer's devices; layers that are tied get the same one."""
     if isinstance(weight, WatchedWeight) and weight.devices is layer.devices:
         return weight
-    found = getattr(weight, "successor", None)
+    found: Any = getattr(weight, "successor", None)
     if found is None or found.devices is not layer.devices:
         if layer.devices is None:
             found = FrozenWeight.wrap(weight, None, weight.requires_grad)
@@ -83,6 +83,11 @@ def _wrapped(layer: StoredLayer, weight: nn.Parameter) -> WatchedWeight:
             found = InMemoryWeight(weight, layer.devices, layer.layout).requires_grad_(weight.requires_grad)
         weight.successor = found  # type: ignore[attr-defined]
     return found
+
+
+def _fits(successor: WatchedWeight, layer: StoredLayer, weight: Tensor) -> bool:
+    """Whether the successor of a weight that was moved for one layer also serves another one."""
+    return successor.devices is layer.devices and successor.device == weight.device
 
 
 def follow_move(layer: StoredLayer, before: Tensor | None, dtype: torch.dtype | None) -> None:
@@ -98,7 +103,7 @@ def follow_move(layer: StoredLayer, before: Tensor | None, dtype: torch.dtype | 
         return
     if not isinstance(weight, WatchedWeight):
         found = before.successor
-        if found is None or found.devices is not layer.devices or found.device != weight.device:
+        if found is None or not _fits(found, layer, weight):
             found = before.successor = before.like(weight, layer.devices)
         _register(layer, found)
         weight = found
@@ -121,8 +126,11 @@ def note_loaded(layer: StoredLayer, with_weight: bool) -> None:
         own = assigned.own
         if (own.device, own.dtype, own.shape) == (weight.device, weight.dtype, weight.shape):
             own.copy_(weight)
+        elif own.successor is not None and _fits(own.successor, layer, weight):
+            own = own.successor  # of a layer that is tied to this one
         else:
-            own = own.like(weight.clone(), layer.devices)
+            own.successor = own.like(weight.clone(), layer.devices)
+            own = own.successor
         weight = own
     weight = _wrapped(layer, weight)
     _register(layer, weight)
