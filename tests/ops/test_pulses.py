@@ -343,6 +343,7 @@ def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> N
         ({"lr": math.inf}, "learning rate is inf"),
         ({"lr": -0.1}, "learning rate is -0.1"),
         ({"dw_min": 0.0}, "dw_min = 0.0"),
+        ({"lr": 1e300, "dw_min": 1e-10}, "ratio must be at most 1e\\+200"),
         ({"length": 32}, "trains of 32 slots"),
         ({"kind": 7}, "kind 7"),
         ({"planes": [0, 1]}, r"planes = \[0, 1\]"),
@@ -390,6 +391,22 @@ def test_counted_pulses_step_as_often_as_counted() -> None:
     torch.testing.assert_close(counted(call, counts)[0][0], counts * STEP, rtol=1e-5, atol=0.0)
     with pytest.raises(TypeError, match="int32"):
         counted(call, counts.float())
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("count", [200_000, -200_000, -(2**31), 2**31 - 1])
+def test_more_counted_pulses_than_cross_the_window_many_times_are_refused(count: int, pair: bool) -> None:
+    # Steps of 0.001 in a window of 1.2, or of 0.6 in a pair.
+    call = update(pair=pair)
+    counts = torch.zeros(21, 37, dtype=torch.int32)
+    counts[3, 5] = count
+    for op in (None, REFERENCE_COUNTS):
+        state = {n: None if call[n] is None else call[n].clone() for n in NAMES[:3]}
+        arguments = [*state.values(), *(call[n] for n in NAMES[3:7]), counts, *(call[n] for n in NAMES[15:])]
+        with pytest.raises(ValueError, match=f"would receive {abs(count)} pulses, but .* cross its conductance window"):
+            (op or torch.ops.phasegrad.pulse_counts)(*arguments)
+        for name, before in state.items():
+            assert before is None or torch.equal(before, call[name])
 
 
 @pytest.mark.parametrize("beside", [0, 2])

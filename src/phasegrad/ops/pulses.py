@@ -29,6 +29,9 @@ from phasegrad.ops.weighted_sum import weighted_sum
 
 LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
 
+CROSSINGS = 10
+"""Number of times that the counted pulses of one update may cross the window of a nominal device."""
+
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
@@ -89,6 +92,7 @@ def pulse_counts(
     that the op uses; the other arguments are those of ``pulsed_update``.
     """
     check_tables(law)
+    check_counts(counts, parameters, law)
     step = _Stepper(state, parameters, law)
     index = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
     key = _keys(index, int(seed), offset)
@@ -122,6 +126,33 @@ def check_tables(law: StepLaw) -> None:
         raise ValueError(
             f"pulsed_update: {coefficients.numel()} coefficients for two tables of {sizes} points; there must be "
             f"{head} + 2 x {' x '.join(map(str, sizes))}, and two points at least along each axis"
+        )
+
+
+_COMMON = 64
+"""Counts up to which ``check_counts`` does not look at the devices."""
+_SLACK = 10
+"""Drawn devices have other windows and steps than nominal ones, to which callers apply ``CROSSINGS``."""
+_LARGEST_COUNT = 1 << 26
+"""The most pulses to devices that no pulse changes."""
+
+
+def check_counts(counts: Tensor, parameters: Tensor, law: StepLaw) -> None:
+    """Raise if a count is far above what crosses the window of the devices, which would take practically forever."""
+    if not counts.numel():
+        return
+    low, high = (int(c) for c in counts.aminmax())
+    largest = max(-low, high)
+    if largest <= _COMMON:
+        return
+    up, _, bottom, top = parameters[:, list(dict.fromkeys(law.planes))] if parameters[0].numel() > 1 else parameters
+    step = float(up.mean(dtype=torch.float64))
+    crossing = float((top - bottom).mean(dtype=torch.float64)) / step if step > 0.0 else math.inf
+    limit = int(min(max(_COMMON, _SLACK * CROSSINGS * crossing), _LARGEST_COUNT))
+    if largest > limit:
+        raise ValueError(
+            f"pulse_counts: a device would receive {largest} pulses, but {crossing:.4g} cross its conductance window "
+            f"and at most {limit} are sent at once; no device was pulsed. Lower the counts"
         )
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.devices import DeviceState
+from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.stores.registered import Registered
 
 
@@ -136,6 +138,13 @@ class DeviceArray(nn.Module):
         assert cell.device.steps is not None
         assert self.max_weight is not None
         return self.max_weight * abs(cell.factors[cell.pulsed(0)[0]]) * cell.device.steps.size / cell.device.g_max
+
+    @property
+    def most_pulses(self) -> int:
+        """The most counted pulses of one update: they cross the window of a nominal device several times."""
+        device = self.cell.device
+        assert device.steps is not None
+        return math.ceil(CROSSINGS * device.window / device.steps.size)
 
     @property
     def pulsed_planes(self) -> tuple[int, int]:

@@ -110,6 +110,7 @@ def pulse_counts(
     offset: int,
 ) -> None:
     pulses.check_tables(law)
+    pulses.check_counts(counts, parameters, law)
     conductance = state.conductance
     parameters, coefficients, counts = parameters.contiguous(), law.coefficients.contiguous(), counts.contiguous()
     call(
