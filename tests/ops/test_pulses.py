@@ -364,6 +364,37 @@ def test_refuses_and_leaves_the_state(changes: dict[str, Any], message: str) -> 
     assert torch.equal(call["conductance"], before)
 
 
+@pytest.mark.skipif(library is None, reason="the reference expands the gradients")
+@pytest.mark.parametrize("kind", [trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT])
+@pytest.mark.parametrize(
+    ("groups", "per", "features", "batch"),
+    [(2, 3, 37, 20), (7, 1, 9, 1500), (5, 20, 3, 2200), (64, 1, 9, 100), (3, 2, 1, 7), (3, 2, 9, 1)],
+)
+@pytest.mark.parametrize(
+    "law",
+    [
+        {}, {"family": pulses.HISTORY, "coefficients": PCM, "pair": True},
+        {"family": pulses.TABLE, "coefficients": (0.0, 2.0, 3.0, *QUANTILES, *QUANTILES)},
+    ],
+    ids=["soft bounds", "pair with history", "table"],
+)  # fmt: skip
+def test_samples_of_groups_pulse_as_samples_with_zeros_outside_their_group(
+    groups: int, per: int, features: int, batch: int, kind: int, law: dict[str, Any]
+) -> None:
+    call = update(batch, features, groups * per, kind=kind, lr=0.02, **law)
+    for scale in (1.0, 0.02):  # long trains and short ones
+        d = scale * draw(batch, per, seed=6)
+        whole = pulses.of_all_groups(d, groups)
+        wanted = run({**call, "d": whole})
+        for count in (1, 2, 3):
+            with threads(count):
+                assert all(same_bits(a, b) for a, b in zip(run({**call, "d": d}), wanted, strict=True))
+    if batch < 100:
+        found = run({**call, "d": d}, REFERENCE_UPDATE)
+        for a, b in zip(found, run({**call, "d": whole}, REFERENCE_UPDATE), strict=True):
+            assert same_bits(a, b)
+
+
 def counted(call: dict[str, Any], counts: Tensor, op: Any = None) -> list[Tensor]:
     """The state after pulses of the given numbers."""
     state = [None if call[n] is None else call[n].clone() for n in NAMES[:3]]

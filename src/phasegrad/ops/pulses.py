@@ -56,7 +56,8 @@ def pulsed_update(
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
-        d: gradients of the outputs ``[batch, out]``.
+        d: gradients of the outputs ``[batch, out]``; or of the outputs that a sample drives, ``[batch, out / groups]``:
+            sample ``i`` drives the outputs of group ``i modulo groups`` alone.
         rule: how ``x`` and ``d`` become trains.
         now: time to note in ``pulsed_at``.
         law: which devices are pulsed, and how a pulse changes them.
@@ -68,7 +69,10 @@ def pulsed_update(
     step = _Stepper(state, parameters, law)
     shape = state.conductance.shape[1:]
     index = torch.arange(shape.numel(), dtype=torch.int64, device=x.device).view(shape)
-    for some_x, some_d, streams in blocks(x, d, offset):
+    groups = shape[0] // d.shape[1]
+    for block, (some_x, some_d, streams) in enumerate(blocks(x, d, offset)):
+        if groups > 1:
+            some_d = of_all_groups(some_d, groups, block * SAMPLES_PER_BLOCK)
         words = pulse_trains(some_x, some_d, rule, seed, streams)
         key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
@@ -113,6 +117,14 @@ def blocks(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, 
     """Inputs and gradients of at most ``SAMPLES_PER_BLOCK`` samples, and the first of their streams."""
     for i, (some_x, some_d) in enumerate(zip(x.split(SAMPLES_PER_BLOCK), d.split(SAMPLES_PER_BLOCK), strict=True)):
         yield some_x, some_d, offset + i * (STREAMS + 1)
+
+
+def of_all_groups(d: Tensor, groups: int, first: int = 0) -> Tensor:
+    """Gradients ``[batch, out / groups]`` of samples ``first``, ... as ``[batch, out]``, 0 outside of their group."""
+    index = torch.arange(first, first + len(d), device=d.device)
+    whole = d.new_zeros(len(d), groups, d.shape[1])
+    whole[index - first, index % groups] = d
+    return whole.flatten(1)
 
 
 def check_tables(law: StepLaw) -> None:

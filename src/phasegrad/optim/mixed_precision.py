@@ -81,5 +81,10 @@ class MixedPrecision(PulsedOptimizer):
         """``chi`` after this step's gradients; the state itself changes when the pulses were sent."""
         total, trained = chi, weight.trained_cells
         for x, d in weight.staged():
-            total = torch.addmm(total, d.float().t(), x.float(), alpha=lr)
+            groups = len(chi) // d.shape[1]
+            if groups == 1:
+                total = torch.addmm(total, d.float().t(), x.float(), alpha=lr)
+                continue
+            d, x = (v.float().unflatten(0, (-1, groups)).transpose(0, 1) for v in (d, x))  # [groups, samples, ...]
+            total = total.unflatten(0, (groups, -1)).baddbmm(d.transpose(1, 2), x, alpha=lr).flatten(0, 1)
         return total if trained is None else torch.where(trained, total, chi)

@@ -93,7 +93,9 @@ def check_pulsed_update(
     law: StepLaw, seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
     check_trains(x, d, rule, seed, offset)
-    check_pulsed("pulsed_update", (d.shape[1], x.shape[1]), x.device, state, parameters, law)
+    out = state.conductance.shape[1] if state.conductance.dim() == 3 else 0
+    lines = (d.shape[1] if out % d.shape[1] else out, x.shape[1])  # d of all outputs, or of those of one group
+    check_pulsed("pulsed_update", lines, x.device, state, parameters, law)
     check_tracked("pulsed_update", state.conductance, tracked)
 
 
