@@ -68,7 +68,8 @@ def figures() -> list[Figure]:
         for name, algorithm in ALGORITHMS.items()
     ]
     mixed = figure("mixed precision", pg.presets.pcm_pair_training(), pg.optim.MixedPrecision, 0.1, "at most 4")
-    return [*plain, mixed, *family, depthwise(), *(map(counterpart, IN_AIHWKIT) if aihwkit_counterparts.AVAILABLE else ())]
+    counterparts = map(counterpart, IN_AIHWKIT) if aihwkit_counterparts.AVAILABLE else ()
+    return [*plain, mixed, *family, depthwise(), *counterparts]
 
 
 def figure(
