@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +64,66 @@ def test_native_is_refused_where_there_are_no_kernels(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PHASEGRAD_BACKEND", "native")
     monkeypatch.setattr(native, "_find", lambda: None)
     with pytest.raises(ImportError, match="not installed; install a C\\+\\+ compiler"):
+        native._load()
+
+
+def test_the_header_and_the_loader_have_one_version() -> None:
+    assert re.findall(r"#define PG_INTERFACE (\d+)", API.read_text()) == [str(native.INTERFACE)]
+
+
+def damaged(kind: str, folder: Path) -> Path:
+    """A file in place of the library."""
+    path, own = folder / native._NAME, native._find()
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("not a library\n" * 100)
+    elif kind == "a foreign library":
+        path.write_bytes(Path(importlib.util.find_spec("_ctypes").origin).read_bytes())  # type: ignore[union-attr, arg-type]
+    elif own is None:
+        pytest.skip("no library to damage")
+    else:
+        whole = own.read_bytes()
+        if kind == "another processor":  # e_machine of an ELF header
+            path.write_bytes(whole[:18] + b"\xf3\x00" + whole[20:])
+        elif kind == "truncated":
+            path.write_bytes(whole[: len(whole) // 3])
+        else:  # the last bytes of a download are missing
+            path.write_bytes(whole[:-1])
+    return path
+
+
+DAMAGES = ("empty", "text", "a foreign library", "another processor", "truncated", "one byte short")
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_library_that_cannot_be_used_leaves_the_reference(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = damaged(kind, tmp_path)
+    monkeypatch.setattr(native, "_find", lambda: path)
+    monkeypatch.setenv("PHASEGRAD_BACKEND", "")
+    with caplog.at_level(logging.INFO, logger="phasegrad"):
+        assert native._load() is None
+    assert len(caplog.records) == 1
+    assert f"reference, because {path} cannot be used: " in caplog.text
+    monkeypatch.setenv("PHASEGRAD_BACKEND", "native")
+    with pytest.raises(ImportError, match=r"cannot be used: .*\. Reinstall phasegrad"):
+        native._load()
+
+
+@pytest.mark.skipif(native.library is None, reason="no library")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [("INTERFACE", 1, "version 2 of the kernels' interface, where 1 is needed"),
+     ("_SIGNATURES", {"no_such_kernel": (ctypes.c_int,)}, "pg_no_such_kernel")],
+)  # fmt: skip
+def test_an_older_or_newer_library_is_refused(
+    name: str, value: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PHASEGRAD_BACKEND", "native")
+    monkeypatch.setattr(native, name, value)
+    with pytest.raises(ImportError, match=message):
         native._load()
 
 

@@ -343,6 +343,7 @@ def test_fixed_point_of_an_asymmetric_device_is_where_its_steps_are_equal() -> N
         ({"lr": math.inf}, "learning rate is inf"),
         ({"lr": -0.1}, "learning rate is -0.1"),
         ({"dw_min": 0.0}, "dw_min = 0.0"),
+        ({"lr": 1e300, "dw_min": 1e-10}, "ratio must be at most 1e\\+200"),
         ({"length": 32}, "trains of 32 slots"),
         ({"kind": 7}, "kind 7"),
         ({"planes": [0, 1]}, r"planes = \[0, 1\]"),
@@ -361,6 +362,37 @@ def test_refuses_and_leaves_the_state(changes: dict[str, Any], message: str) -> 
     with pytest.raises(ValueError, match=message):
         torch.ops.phasegrad.pulsed_update(*call.values())
     assert torch.equal(call["conductance"], before)
+
+
+@pytest.mark.skipif(library is None, reason="the reference expands the gradients")
+@pytest.mark.parametrize("kind", [trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT])
+@pytest.mark.parametrize(
+    ("groups", "per", "features", "batch"),
+    [(2, 3, 37, 20), (7, 1, 9, 1500), (5, 20, 3, 2200), (64, 1, 9, 100), (3, 2, 1, 7), (3, 2, 9, 1)],
+)
+@pytest.mark.parametrize(
+    "law",
+    [
+        {}, {"family": pulses.HISTORY, "coefficients": PCM, "pair": True},
+        {"family": pulses.TABLE, "coefficients": (0.0, 2.0, 3.0, *QUANTILES, *QUANTILES)},
+    ],
+    ids=["soft bounds", "pair with history", "table"],
+)  # fmt: skip
+def test_samples_of_groups_pulse_as_samples_with_zeros_outside_their_group(
+    groups: int, per: int, features: int, batch: int, kind: int, law: dict[str, Any]
+) -> None:
+    call = update(batch, features, groups * per, kind=kind, lr=0.02, **law)
+    for scale in (1.0, 0.02):  # long trains and short ones
+        d = scale * draw(batch, per, seed=6)
+        whole = pulses.of_all_groups(d, groups)
+        wanted = run({**call, "d": whole})
+        for count in (1, 2, 3):
+            with threads(count):
+                assert all(same_bits(a, b) for a, b in zip(run({**call, "d": d}), wanted, strict=True))
+    if batch < 100:
+        found = run({**call, "d": d}, REFERENCE_UPDATE)
+        for a, b in zip(found, run({**call, "d": whole}, REFERENCE_UPDATE), strict=True):
+            assert same_bits(a, b)
 
 
 def counted(call: dict[str, Any], counts: Tensor, op: Any = None) -> list[Tensor]:
@@ -390,6 +422,22 @@ def test_counted_pulses_step_as_often_as_counted() -> None:
     torch.testing.assert_close(counted(call, counts)[0][0], counts * STEP, rtol=1e-5, atol=0.0)
     with pytest.raises(TypeError, match="int32"):
         counted(call, counts.float())
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("count", [200_000, -200_000, -(2**31), 2**31 - 1])
+def test_more_counted_pulses_than_cross_the_window_many_times_are_refused(count: int, pair: bool) -> None:
+    # Steps of 0.001 in a window of 1.2, or of 0.6 in a pair.
+    call = update(pair=pair)
+    counts = torch.zeros(21, 37, dtype=torch.int32)
+    counts[3, 5] = count
+    for op in (None, REFERENCE_COUNTS):
+        state = {n: None if call[n] is None else call[n].clone() for n in NAMES[:3]}
+        arguments = [*state.values(), *(call[n] for n in NAMES[3:7]), counts, *(call[n] for n in NAMES[15:])]
+        with pytest.raises(ValueError, match=f"would receive {abs(count)} pulses, but .* cross its conductance window"):
+            (op or torch.ops.phasegrad.pulse_counts)(*arguments)
+        for name, before in state.items():
+            assert before is None or torch.equal(before, call[name])
 
 
 @pytest.mark.parametrize("beside", [0, 2])

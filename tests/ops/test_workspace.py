@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -87,6 +88,32 @@ def test_scratch_is_kept_grows_and_outlives_inference_mode() -> None:
     large = workspace.scratch("a test", torch.int8, 40)
     assert large.fill_(1).sum() == 40
     assert workspace.scratch("a test", torch.int8, 4).data_ptr() == large.data_ptr()
+
+
+def test_scratch_that_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "MOST_KEPT", 100)
+    monkeypatch.setattr(workspace, "_scratch", threading.local())
+    kept = workspace._scratch.__dict__
+    for name in "abc":
+        workspace.scratch(name, torch.int8, 30)
+    workspace.scratch("a", torch.int8, 20)
+    assert list(kept) == ["b", "c", "a"]
+    assert len(workspace.scratch("large", torch.int8, 101)) == 101  # for one call, and nothing is freed for it
+    assert list(kept) == ["b", "c", "a"]
+    workspace.scratch("d", torch.int8, 30)  # b, which was not used for the longest time, goes
+    assert list(kept) == ["c", "a", "d"]
+    workspace.scratch("c", torch.int8, 60)  # and a buffer that grows does not count twice
+    assert list(kept) == ["d", "c"]
+    assert sum(b.nbytes for b in kept.values()) <= 100
+
+
+def test_a_wide_layer_leaves_little_memory_behind() -> None:
+    torch.manual_seed(0)
+    layer = pg.convert(nn.Linear(64, 20_000), pg.presets.pcm_inference())
+    layer(torch.randn(512, 64)).sum().backward()
+    del layer
+    kept = getattr(workspace._scratch, "__dict__", {})
+    assert sum(b.nbytes for b in kept.values()) <= workspace.MOST_KEPT
 
 
 def gone(storage: int) -> int:

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import phasegrad as pg
 from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange, tilings
+from phasegrad.ops import pulses
 from phasegrad.ops.native import library
 from phasegrad.stores import staged_gradient
 
@@ -81,8 +82,9 @@ def backward(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 def samples(layer: pg.nn.AnalogLayer) -> tuple[Tensor, Tensor]:
-    x, d = zip(*layer.weight.staged(), strict=True)
-    return torch.cat(x), torch.cat(d)
+    """Inputs ``[samples, in]`` and gradients of all outputs ``[samples, out]``, 0 outside of a sample's group."""
+    x, d = (torch.cat(parts) for parts in zip(*layer.weight.staged(), strict=True))
+    return x, pulses.of_all_groups(d, layer.weight.matrix_size[0] // d.shape[1])
 
 
 @spaces
@@ -139,6 +141,50 @@ def test_updates_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
     assert found[0][0] == [1024, 1024, 1024, 288]
     assert found[1][0] == [3360]
     assert same(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("groups", [3, 4])
+def test_blocks_of_grouped_samples_start_with_the_first_group(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged_gradient, "_MAX_UNFOLDED", 1)
+    torch.manual_seed(0)
+    conv = pg.nn.AnalogConv1d(groups, 2 * groups, 3, groups=groups, hardware=fine())
+    conv(torch.randn(7, groups, 400)).square().sum().backward()
+    parts = [(len(x), tuple(d.shape)) for x, d in conv.weight.staged()]
+    size = math.lcm(1024, groups)
+    assert {n for n, _ in parts[:-1]} == {size}
+    assert all(shape == (n, 2) for n, shape in parts)
+    whole = samples(conv)
+    monkeypatch.undo()
+    assert all(torch.equal(a, b) for a, b in zip(whole, samples(conv), strict=True))
+
+
+def test_layers_with_different_groups_may_share_a_weight() -> None:
+    # An in-memory weight [6, 2, 3] is that of 2 inputs, and of 4 inputs in 2 groups.
+    torch.manual_seed(0)
+    whole, halves = nn.Conv1d(2, 6, 3), nn.Conv1d(4, 6, 3, groups=2)
+    halves.weight = whole.weight
+    digital = nn.ModuleList([whole, halves])
+    analog = pg.convert(digital, fine())
+    x = torch.randn(2, 4, 9)
+    for net in (digital, analog):
+        (net[0](x[:, :2]).square().sum() + net[1](x).square().sum()).backward()
+    inputs, d = samples(analog[0])
+    torch.testing.assert_close(d.t() @ inputs, whole.weight.grad.flatten(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", [pg.optim.AnalogSGD, pg.optim.MixedPrecision])
+def test_a_depthwise_step_descends_the_dense_gradient(algorithm: Any) -> None:
+    digital, analog = counterparts(2, fine(), groups=4, padding=1)
+    x, lr = images(2, 3), 1e-5
+    backward(digital, x), backward(analog, x)
+    before, dw_min = analog.weight.detach().clone(), analog.devices.dw_min
+    inputs, d = samples(analog)
+    number = (lr / dw_min * d.abs().t() @ inputs.abs()).view_as(before)  # of the pulses of trains
+    algorithm(analog.parameters(), lr=lr).step()
+    change, expected = analog.weight.detach() - before, -lr * digital.weight.grad
+    # The pulses of a train are binomial; counted pulses leave a remainder. Conductances have 24 bits.
+    sd = dw_min * number.sqrt() if algorithm is pg.optim.AnalogSGD else 0.0
+    assert ((change - expected).abs() < 5.0 * sd + 2.0 * dw_min + 1e-5 * before.abs()).all()
 
 
 def test_patches_are_unfolded_in_blocks() -> None:

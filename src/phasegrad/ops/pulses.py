@@ -29,6 +29,9 @@ from phasegrad.ops.weighted_sum import weighted_sum
 
 LINEAR, EXPONENTIAL, POWER, PIECEWISE, TABLE, HISTORY = 0, 1, 2, 3, 4, 5
 
+CROSSINGS = 10
+"""Number of times that the counted pulses of one update may cross the window of a nominal device."""
+
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
@@ -53,7 +56,8 @@ def pulsed_update(
         parameters: step up, step down, lowest and highest conductance of each device, ``[4, planes, out, in]``, or
             ``[4, 1, 1, 1]`` for all.
         x: inputs ``[batch, in]``.
-        d: gradients of the outputs ``[batch, out]``.
+        d: gradients of the outputs ``[batch, out]``; or of the outputs that a sample drives, ``[batch, out / groups]``:
+            sample ``i`` drives the outputs of group ``i modulo groups`` alone.
         rule: how ``x`` and ``d`` become trains.
         now: time to note in ``pulsed_at``.
         law: which devices are pulsed, and how a pulse changes them.
@@ -65,7 +69,10 @@ def pulsed_update(
     step = _Stepper(state, parameters, law)
     shape = state.conductance.shape[1:]
     index = torch.arange(shape.numel(), dtype=torch.int64, device=x.device).view(shape)
-    for some_x, some_d, streams in blocks(x, d, offset):
+    groups = shape[0] // d.shape[1]
+    for block, (some_x, some_d, streams) in enumerate(blocks(x, d, offset)):
+        if groups > 1:
+            some_d = of_all_groups(some_d, groups, block * SAMPLES_PER_BLOCK)
         words = pulse_trains(some_x, some_d, rule, seed, streams)
         key = _keys(index, int(seed), streams + STREAMS)
         _pulse_samples(step, words, key, rule.kind, state.pulsed_at, now)
@@ -89,6 +96,7 @@ def pulse_counts(
     that the op uses; the other arguments are those of ``pulsed_update``.
     """
     check_tables(law)
+    check_counts(counts, parameters, law)
     step = _Stepper(state, parameters, law)
     index = torch.arange(counts.numel(), dtype=torch.int64, device=counts.device).view(counts.shape)
     key = _keys(index, int(seed), offset)
@@ -111,6 +119,14 @@ def blocks(x: Tensor, d: Tensor, offset: int) -> Iterator[tuple[Tensor, Tensor, 
         yield some_x, some_d, offset + i * (STREAMS + 1)
 
 
+def of_all_groups(d: Tensor, groups: int, first: int = 0) -> Tensor:
+    """Gradients ``[batch, out / groups]`` of samples ``first``, ... as ``[batch, out]``, 0 outside of their group."""
+    index = torch.arange(first, first + len(d), device=d.device)
+    whole = d.new_zeros(len(d), groups, d.shape[1])
+    whole[index - first, index % groups] = d
+    return whole.flatten(1)
+
+
 def check_tables(law: StepLaw) -> None:
     """Raise if a table is shorter than its header states; a kernel would read past its end."""
     _, family, coefficients = law
@@ -122,6 +138,33 @@ def check_tables(law: StepLaw) -> None:
         raise ValueError(
             f"pulsed_update: {coefficients.numel()} coefficients for two tables of {sizes} points; there must be "
             f"{head} + 2 x {' x '.join(map(str, sizes))}, and two points at least along each axis"
+        )
+
+
+_COMMON = 64
+"""Counts up to which ``check_counts`` does not look at the devices."""
+_SLACK = 10
+"""Drawn devices have other windows and steps than nominal ones, to which callers apply ``CROSSINGS``."""
+_LARGEST_COUNT = 1 << 26
+"""The most pulses to devices that no pulse changes."""
+
+
+def check_counts(counts: Tensor, parameters: Tensor, law: StepLaw) -> None:
+    """Raise if a count is far above what crosses the window of the devices, which would take practically forever."""
+    if not counts.numel():
+        return
+    low, high = (int(c) for c in counts.aminmax())
+    largest = max(-low, high)
+    if largest <= _COMMON:
+        return
+    up, _, bottom, top = parameters[:, list(dict.fromkeys(law.planes))] if parameters[0].numel() > 1 else parameters
+    step = float(up.mean(dtype=torch.float64))
+    crossing = float((top - bottom).mean(dtype=torch.float64)) / step if step > 0.0 else math.inf
+    limit = int(min(max(_COMMON, _SLACK * CROSSINGS * crossing), _LARGEST_COUNT))
+    if largest > limit:
+        raise ValueError(
+            f"pulse_counts: a device would receive {largest} pulses, but {crossing:.4g} cross its conductance window "
+            f"and at most {limit} are sent at once; no device was pulsed. Lower the counts"
         )
 
 

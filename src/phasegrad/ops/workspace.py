@@ -24,17 +24,32 @@ _lock = threading.Lock()
 _logger = logging.getLogger("phasegrad")
 
 
+MOST_KEPT = 64 << 20
+"""Bytes of buffers that a thread keeps between calls; the least recently used are freed first."""
+
 _scratch = threading.local()
 
 
 def scratch(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
     """A buffer that an op needs only until it returns: the thread's next call with this name reuses it."""
-    count, kept = math.prod(shape), getattr(_scratch, name, None)
+    count, buffers = math.prod(shape), _scratch.__dict__  # of this thread, in the order of their last use
+    kept = buffers.pop(name, None)
     if kept is None or kept.numel() < count:
+        del kept
         with torch.inference_mode(False):  # otherwise it could not be written to outside inference mode
             kept = torch.empty(count, dtype=dtype)
-        setattr(_scratch, name, kept)
-    return kept[:count].view(shape)
+        if kept.nbytes > MOST_KEPT:
+            return kept.view(shape)
+        _make_room(buffers, kept.nbytes)
+    buffers[name] = kept
+    return kept[:count] if len(shape) == 1 else kept[:count].view(shape)
+
+
+def _make_room(buffers: dict[str, Tensor], size: int) -> None:
+    """Free the buffers of earlier calls until a new one fits; the ops that use them still reference them."""
+    total = size + sum(b.nbytes for b in buffers.values())
+    while buffers and total > MOST_KEPT:
+        total -= buffers.pop(next(iter(buffers))).nbytes
 
 
 def _holders(tensor: Tensor) -> int:

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.optim.options import check_options, check_rate, checked_parameters
 from phasegrad.optim.replicas import broadcast_devices, common_generator, gathered, world_size
 from phasegrad.stores import InMemoryWeight
+from phasegrad.stores.device_array import DeviceArray
 from phasegrad.stores.written_weights import take_writes_of
 
 
@@ -75,7 +77,8 @@ class PulsedOptimizer(torch.optim.Optimizer):
             closure: function that evaluates the model again and returns the loss, as in torch.
 
         Raises:
-            ValueError: the learning rate, an input or a gradient is not finite; nothing was changed.
+            ValueError: the learning rate, an input or a gradient is not finite, or a device would receive more
+                counted pulses than cross its conductance window several times; nothing was changed.
             RuntimeError: the number of processes has changed since the optimizer was created.
         """
         loss = None
@@ -102,6 +105,9 @@ class PulsedOptimizer(torch.optim.Optimizer):
 
     def _step(self) -> None:
         self._check()
+        self._update_all()
+
+    def _update_all(self) -> None:
         parameters = [(p, group) for group in self.param_groups for p in group["params"] if _has_gradient(p)]
         with deferred_interrupts() as deliver:
             for parameter, group in parameters:
@@ -158,6 +164,20 @@ class PulsedOptimizer(torch.optim.Optimizer):
             state["velocity"].mul_(momentum).add_(gradient)
         return state["velocity"]
 
+    def _check_pulses(self, weight: InMemoryWeight, array: DeviceArray, largest: float) -> None:
+        """Raise if an update would send more counted pulses to a device than cross its window several times."""
+        if largest <= array.most_pulses:
+            return
+        raise ValueError(
+            f"{type(self).__name__}: the step would send {largest:.4g} pulses to one device of a weight of shape "
+            f"{tuple(weight.shape)}; the limit is {array.most_pulses}, which cross its conductance window {CROSSINGS} "
+            "times. Nothing was changed. Check the scale of the loss, lower the learning rate, or clip the gradients "
+            "that enter the layer, and call zero_grad before the next step"
+        )
+
+    def _check_update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if the staged samples of a weight, all of them finite, cannot be sent as pulses."""
+
     def _check(self) -> None:
         """Check all rates and staged samples before any parameter is changed."""
         for group in self.param_groups:
@@ -171,6 +191,8 @@ class PulsedOptimizer(torch.optim.Optimizer):
                                 "pulsed. Check whether the loss has diverged, lower the learning rate, and call "
                                 "zero_grad before the next step"
                             )
+                    if parameter.pending.samples:
+                        self._check_update(parameter, group)
 
 
 def _has_gradient(parameter: Tensor) -> bool:
@@ -181,3 +203,11 @@ def _has_gradient(parameter: Tensor) -> bool:
 def _finite(x: Tensor) -> bool:
     """Whether every value is finite: one pass for the sum, and a full check only if the sum is not finite."""
     return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+
+
+def largest_size(values: Tensor) -> float:
+    """The largest magnitude, 0 without values; NaN if one is NaN."""
+    if not values.numel():
+        return 0.0
+    low, high = values.aminmax()  # both are NaN if one value is
+    return max(-float(low), float(high))

@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -16,12 +17,17 @@ import torch
 from torch import Tensor
 
 from phasegrad.deprecation import warn_renamed
-from phasegrad.optim.base import PulsedOptimizer
+from phasegrad.optim.base import PulsedOptimizer, largest_size
+from phasegrad.optim.snapshot import Snapshot
 from phasegrad.stores import InMemoryWeight
 from phasegrad.stores.pulsed_weight import read_fast, send_counts_to_slow, update
 
 _AVERAGED = 0.05
 """Weight of a step in the running mean that determines the automatic ``fast_lr``."""
+
+_BEYOND = 4.0
+"""A read of the fast array is at most this multiple of its scale: bounds vary from device to device, and reads are
+noisy."""
 
 
 class DueRows(NamedTuple):
@@ -99,13 +105,46 @@ class FastArrayOptimizer(PulsedOptimizer):
     def _transfer(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows) -> None:
         """Update the slow array from a read of the fast one."""
 
-    def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+    def _step(self) -> None:
+        """Update all parameters, or none if counted pulses are refused, which only the reads of the step decide."""
+        self._fast_rates: dict[InMemoryWeight, tuple[float, float]] = {}
+        self._may_be_refused = False
+        self._check()
+        snapshot = Snapshot(self, self._weights(self.param_groups)) if self._may_be_refused else None
+        try:
+            self._update_all()
+        except ValueError:
+            if snapshot is not None:
+                snapshot.restore()
+            raise
+
+    def _check_update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        """Find the rate of the fast array, and whether a read could send more pulses than the slow devices accept."""
         _rename_lines(group)
+        fast_lr, strength = self._fast_rates[weight] = self._fast_lr(weight, self.state[weight], group)
+        rate = float(group["lr"]) / fast_lr if fast_lr > 0.0 else math.inf
+        if not (math.isfinite(fast_lr) and math.isfinite(rate)):
+            raise ValueError(
+                f"{type(self).__name__}: the largest product of input and gradient of a weight of shape "
+                f"{tuple(weight.shape)} is {strength:.4g}, for which the fast array has no learning rate "
+                f"(fast_lr = {fast_lr}), so no device was pulsed. Check the scale of the loss, lower lr = "
+                f"{group['lr']}, or give fast_lr, and call zero_grad before the next step"
+            )
+        fast = weight.devices.hardware.fast
+        if fast is not None and "threshold" in group:
+            largest_transfer = _BEYOND * fast.scale * rate
+            self._may_be_refused |= largest_transfer > self._threshold(weight, group) * weight.devices.most_pulses
+
+    def _threshold(self, weight: InMemoryWeight, group: dict[str, Any]) -> float:
+        return group["threshold"] or weight.devices.dw_min
+
+    def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         state = self.state[weight]
         if not state:
             state.update({"samples": 0, "reads": 0, "strength": 0.0}, **self._initial_state(weight))
         assert weight.pending is not None
-        fast_lr, number, trained = self._fast_lr(weight, state, group), weight.pending.number, weight.trained_cells
+        fast_lr, state["strength"] = self._fast_rates[weight]
+        number, trained = weight.pending.number, weight.trained_cells
         samples, chopper = weight.staged(use=True), state.get("chopper")
         if chopper is not None:
             samples = ((x * chopper, d) for x, d in samples)
@@ -120,16 +159,21 @@ class FastArrayOptimizer(PulsedOptimizer):
         state["samples"] += number
         state["reads"] += len(rows)
 
-    def _fast_lr(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> float:
+    def _fast_lr(
+        self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]
+    ) -> tuple[float, float]:  # fmt: skip
+        """The rate of the fast array in this step, and the running mean of the largest products."""
+        past = state.get("strength", 0.0)
         if group["fast_lr"] is not None:
-            return float(group["fast_lr"])
+            return float(group["fast_lr"]), past
         assert weight.pending is not None
-        products = [_largest(s.x) * _largest(s.d) for s in weight.pending.samples if len(s.x)]
-        now = float(torch.cat(products).mean()) if products else 0.0
-        past = state["strength"]
-        state["strength"] = now if past == 0.0 else past + _AVERAGED * (now - past)
+        sizes = [(_largest(s.x), _largest(s.d)) for s in weight.pending.samples if len(s.x)]
+        now = float(torch.cat([x * d for x, d in sizes]).mean()) if sizes else 0.0
+        if not math.isfinite(now):  # the product of two floats may have no float
+            now = float(torch.cat([x.double() * d.double() for x, d in sizes]).mean())
+        strength = now if past == 0.0 else past + _AVERAGED * (now - past)
         # Without any gradient so far, no rate sends pulses, so 1 is safe.
-        return group["pulses"] * weight.devices.pulse_size / (state["strength"] or 1.0)
+        return group["pulses"] * weight.devices.pulse_size / (strength or 1.0), strength
 
     def _due(
         self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], number: int
@@ -148,16 +192,18 @@ class FastArrayOptimizer(PulsedOptimizer):
         self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], due: DueRows, read: Tensor
     ) -> None:
         """Add a read to the hidden matrix, and send its whole steps as counted pulses."""
-        threshold = group["threshold"] or weight.devices.dw_min
+        threshold = self._threshold(weight, group)
         hidden = state["hidden"].index_select(1, due.rows).add_(read, alpha=due.rate)
         steps = (hidden / threshold).trunc_()
+        largest = largest_size(steps)
+        self._check_pulses(weight, weight.devices, largest)
         counts = steps.to(torch.int32)
         hidden.sub_(steps, alpha=threshold)
 
         def sent() -> None:
             state["hidden"].index_copy_(1, due.rows, hidden)
 
-        if bool(steps.any()):
+        if largest > 0.0:
             weight.apply_pulses(functools.partial(send_counts_to_slow, sent=sent), counts, due.rows, due.seed)
         else:
             sent()

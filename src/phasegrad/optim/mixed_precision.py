@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from phasegrad.optim.base import PulsedOptimizer
+from phasegrad.optim.base import PulsedOptimizer, largest_size
 from phasegrad.stores import InMemoryWeight
 from phasegrad.stores.pulsed_weight import send_counts
 
@@ -47,12 +47,27 @@ class MixedPrecision(PulsedOptimizer):
     ) -> None:  # fmt: skip
         super().__init__(params, {"lr": lr, "momentum": momentum, "epsilon": epsilon})
 
-    def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+    def _check_update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        assert weight.pending is not None
+        target, epsilon = weight.devices.fast or weight.devices, self._epsilon(weight, group)
+        products = sum(s.number * largest_size(s.x) * largest_size(s.d) for s in weight.pending.samples)
+        if float(group["lr"]) * products <= epsilon * (target.most_pulses - 2):
+            return  # whatever the signs, and with the remainder of chi, which is below epsilon
+        chi = self._accumulated(weight, self._chi(weight), float(group["lr"]))
+        self._check_pulses(weight, target, largest_size(chi) / epsilon)
+
+    def _epsilon(self, weight: InMemoryWeight, group: dict[str, Any]) -> float:
+        return group["epsilon"] or weight.devices.pulse_size
+
+    def _chi(self, weight: InMemoryWeight) -> Tensor:
         state = self.state[weight]
         if "chi" not in state:
             state["chi"] = torch.zeros_like(weight.devices.conductance[0])
-        epsilon = group["epsilon"] or weight.devices.pulse_size
-        chi = self._accumulated(weight, state["chi"], float(group["lr"]))
+        return state["chi"]
+
+    def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
+        state, epsilon = self.state[weight], self._epsilon(weight, group)
+        chi = self._accumulated(weight, self._chi(weight), float(group["lr"]))
         steps = (chi / epsilon).trunc_()
         counts = steps.neg().to(torch.int32)
 
@@ -66,5 +81,10 @@ class MixedPrecision(PulsedOptimizer):
         """``chi`` after this step's gradients; the state itself changes when the pulses were sent."""
         total, trained = chi, weight.trained_cells
         for x, d in weight.staged():
-            total = torch.addmm(total, d.float().t(), x.float(), alpha=lr)
+            groups = len(chi) // d.shape[1]
+            if groups == 1:
+                total = torch.addmm(total, d.float().t(), x.float(), alpha=lr)
+                continue
+            d, x = (v.float().unflatten(0, (-1, groups)).transpose(0, 1) for v in (d, x))  # [groups, samples, ...]
+            total = total.unflatten(0, (groups, -1)).baddbmm(d.transpose(1, 2), x, alpha=lr).flatten(0, 1)
         return total if trained is None else torch.where(trained, total, chi)

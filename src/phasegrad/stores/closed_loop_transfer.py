@@ -40,5 +40,6 @@ def closed_loop_transfer(
     fast.program(torch.zeros_like(target), now, seed)
     for i in range(_ROUNDS):  # steps differ from cell to cell, so each round corrects the error of the one before
         missing = residual * polarity - fast.cell.weight(fast.present(now)) * fast.max_weight
-        counts = (missing / fast.dw_min).round_().to(torch.int32)
+        # A residual beyond the fast window leaves its devices at their bound.
+        counts = (missing / fast.dw_min).round_().clamp_(-fast.most_pulses, fast.most_pulses).to(torch.int32)
         pulsed_array.send_counts(fast, counts, now, seed, streams.TRANSFER + 4 + i)

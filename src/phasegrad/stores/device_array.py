@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.devices import DeviceState
+from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.stores.registered import Registered
 
 
@@ -158,6 +160,13 @@ class DeviceArray(nn.Module):
         assert device.steps is not None
         at_zero = self.cell.targets(torch.zeros(1, dtype=torch.float64))[up].item()
         return device.steps.nominal(at_zero / device.g_max, up == down)
+
+    @property
+    def most_pulses(self) -> int:
+        """The most counted pulses of one update: they cross the window of a nominal device several times."""
+        device = self.cell.device
+        assert device.steps is not None
+        return math.ceil(CROSSINGS * device.window / device.steps.size)
 
     @property
     def pulsed_planes(self) -> tuple[int, int]:

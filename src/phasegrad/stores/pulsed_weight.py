@@ -33,7 +33,8 @@ def update(
 
     Args:
         devices: the devices; if there are fast ones, they receive the pulses.
-        samples: inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, block after block.
+        samples: inputs ``[samples, in]`` and gradients of the outputs ``[samples, out]``, or of those of one group,
+            block after block; see ``InMemoryWeight.staged``.
         lr: learning rate.
         seed: seed of trains and steps.
         weight: the copy ``[out, in]`` of the devices' weight.

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, final
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.patches import Patches
-from phasegrad.ops.pulses import SAMPLES_PER_BLOCK
+from phasegrad.ops.pulses import SAMPLES_PER_BLOCK, of_all_groups
 from phasegrad.stores.layout import Layout
 
 TRAINING_ADVICE = (
@@ -45,8 +46,13 @@ class Samples(NamedTuple):
         """Number of samples."""
         return len(self.x) if self.patches is None else self.patches.number(self.d)
 
+    @property
+    def groups(self) -> int:
+        """Groups of outputs; sample ``i`` has gradients of those of group ``i`` modulo this number."""
+        return 1 if self.patches is None else self.patches.groups
+
     def select(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Samples ``first`` to ``last``: ``[last - first, in]`` and ``[last - first, out]``."""
+        """Samples ``first`` to ``last``: ``[last - first, in]`` and ``[last - first, out / groups]``."""
         if self.patches is None:
             return self.x[first:last], self.d[first:last]
         return self.patches.select(self.x, self.d, first, last)
@@ -80,10 +86,11 @@ class Staged:
         return self._used > 0 or not self.samples
 
     def blocks(self, *, use: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """All samples, block by block: ``[samples, in]`` and ``[samples, out]``.
+        """All samples, block by block: ``[samples, in]`` and ``[samples, out / groups]``.
 
         Images are unfolded here, one block at a time. The block size does not change an update, because each block but
-        the last is a multiple of ``SAMPLES_PER_BLOCK``, the number of samples whose pulse trains are drawn together.
+        the last is a multiple of ``SAMPLES_PER_BLOCK``, the number of samples whose pulse trains are drawn together,
+        and of the number of groups, so that every block starts with the first group.
 
         Args:
             use: whether to discard each block once the caller asks for the next, so that an update that an exception
@@ -98,10 +105,18 @@ class Staged:
             self.zero_()
 
     def _unfolded_blocks(self, use: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        values = sum(self._layout.size(self._shape))  # per sample
-        size = SAMPLES_PER_BLOCK * max(1, _MAX_UNFOLDED // (SAMPLES_PER_BLOCK * values))
+        if not self.samples:
+            return
+        (out, inputs), groups = self._layout.size(self._shape), {s.groups for s in self.samples}
+        common = groups.pop() if len(groups) == 1 else 1
+        values = inputs + out // common  # per sample
+        size, most = math.lcm(SAMPLES_PER_BLOCK, common), _MAX_UNFOLDED
+        if common > 1:  # whole images are unfolded faster
+            whole = math.lcm(size, self.samples[0].number // max(1, len(self.samples[0].x)))
+            size, most = (whole, most) if whole * values <= 4 * most else (size, 4 * most)
+        size *= max(1, most // (size * values))
         for first in range(self._used, self._used + self.number, size):
-            yield _block(self.samples, first, first + size)
+            yield _block(self.samples, first, first + size, common)
             if use:
                 self._used = first + size
 
@@ -109,6 +124,7 @@ class Staged:
         """The gradient as a dense tensor in the shape of the weight, for inspection; it is computed anew each time."""
         total: Tensor | None = None
         for x, d in self.blocks():
+            d = of_all_groups(d, self._layout.size(self._shape)[0] // d.shape[1])
             product = d.t().to(x.dtype) @ x
             total = product if total is None else total + product
         assert total is not None
@@ -163,13 +179,14 @@ class Staged:
         self.samples, self.mask, self._used = list(other.samples), other.mask, other._used
 
 
-def _block(samples: list[Samples], first: int, last: int) -> tuple[Tensor, Tensor]:
-    """Samples ``first`` to ``last`` of the samples of all passes."""
+def _block(samples: list[Samples], first: int, last: int, groups: int) -> tuple[Tensor, Tensor]:
+    """Samples ``first`` to ``last`` of the samples of all passes, with gradients of the outputs of one group."""
     parts, start = [], 0
     for of_pass in samples:
         low, high = max(first - start, 0), min(last - start, of_pass.number)
         if low < high:
-            parts.append(of_pass.select(low, high))
+            x, d = of_pass.select(low, high)
+            parts.append((x, d if of_pass.groups == groups else of_all_groups(d, of_pass.groups, low)))
         start += of_pass.number
     x, d = zip(*parts, strict=True)
     return (x[0], d[0]) if len(x) == 1 else (torch.cat(x), torch.cat(d))

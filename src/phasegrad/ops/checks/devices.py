@@ -44,6 +44,9 @@ def check_read(
         check_law("pcm_read", "noise", noise)
 
 
+_LARGEST_RATE = 1e200
+
+
 def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> None:
     op, (lr, dw_min, length, _, _, kind) = "pulsed_update", rule
     check_floating(op, x=x, d=d)
@@ -54,6 +57,11 @@ def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: in
         raise ValueError(f"{op}: the learning rate is {lr}; it must be finite and not negative")
     if not (math.isfinite(dw_min) and dw_min > 0.0):
         raise ValueError(f"{op}: dw_min = {dw_min}; the change of one pulse must be finite and above 0")
+    if lr / dw_min > _LARGEST_RATE:
+        raise ValueError(
+            f"{op}: the learning rate is {lr} and dw_min = {dw_min}; their ratio must be at most {_LARGEST_RATE:g}, so "
+            "that the number of pulses of any two floats is finite"
+        )
     if not 1 <= length <= trains.LONGEST or kind not in (trains.STOCHASTIC, trains.DETERMINISTIC, trains.MEAN_COUNT):
         raise ValueError(
             f"{op}: trains of {length} slots and kind {kind}; use 1 to {trains.LONGEST} slots, and kind 0, 1 or 2"
@@ -85,7 +93,9 @@ def check_pulsed_update(
     law: StepLaw, seed: Tensor, offset: int,
 ) -> None:  # fmt: skip
     check_trains(x, d, rule, seed, offset)
-    check_pulsed("pulsed_update", (d.shape[1], x.shape[1]), x.device, state, parameters, law)
+    out = state.conductance.shape[1] if state.conductance.dim() == 3 else 0
+    lines = (d.shape[1] if out % d.shape[1] else out, x.shape[1])  # d of all outputs, or of those of one group
+    check_pulsed("pulsed_update", lines, x.device, state, parameters, law)
     check_tracked("pulsed_update", state.conductance, tracked)
 
 

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from phasegrad.ops.native import library
 
+CHUNK = 1024
+"""Values that a kernel processes at a time, as in csrc/chunks.h."""
+
 
 def call(name: str, *arguments: Any) -> None:
     getattr(library, f"pg_{name}")(*arguments, torch.get_num_threads())

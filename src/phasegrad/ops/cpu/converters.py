@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import reference
-from phasegrad.ops.cpu.calls import all_floats, call, doubles, optional, pointers
+from phasegrad.ops import reference, workspace
+from phasegrad.ops.cpu.calls import CHUNK, all_floats, call, doubles, optional, pointers
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
@@ -45,9 +45,10 @@ def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: flo
     order = reference.memory_order(x)
     grad, x = (t.contiguous(memory_format=order) for t in (grad, x))
     grad_x, grad_range = torch.empty_like(x, memory_format=order), torch.zeros(range.shape, dtype=torch.float64)
+    partial = workspace.scratch("sums", torch.float64, 2 * -(-x.numel() // CHUNK))
     call(
-        "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), grad.data_ptr(), x.data_ptr(), float(range),
-        x.numel(), decay, keep,
+        "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), partial.data_ptr(), grad.data_ptr(), x.data_ptr(),
+        float(range), x.numel(), decay, keep,
     )  # fmt: skip
     return grad_x, grad_range.float()
 
@@ -96,12 +97,15 @@ def convert(
     """
     scale, gain, input_range = columns
     rows, channels = units or (None, None)
+    inner, per_row, table = math.prod(out.shape[2:]), input_range.numel() > 1, None
+    if inner == 1 and not per_row:  # units repeat from row to row
+        table = workspace.scratch("units", torch.float32, 3, len(y), CHUNK + out.shape[1] + 64).data_ptr()
     call(
-        "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, pointers(y),
+        "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, table, pointers(y),
         pointers(v) if v else None, *optional(rows, channels, first=first), scale[first].data_ptr(),
         None if gain is None else gain[first].data_ptr(),
-        input_range.data_ptr(), len(y), out.shape[0], out.shape[1], math.prod(out.shape[2:]),
-        int(input_range.numel() > 1), int(first > 0), *settings, offset + first,
+        input_range.data_ptr(), len(y), out.shape[0], out.shape[1], inner, int(per_row), int(first > 0),
+        *settings, offset + first,
     )  # fmt: skip
 
 
@@ -124,9 +128,10 @@ def weight_scale(
     out_features, in_features = w.shape
     scale = torch.empty((-(-in_features // rows), out_features), dtype=torch.float32)
     clip = torch.empty(out_features, dtype=torch.float32)
+    sums = workspace.scratch("sums", torch.float64, out_features)
     call(
-        "weight_scale", scale.data_ptr(), clip.data_ptr(), w.data_ptr(), out_features, in_features, rows, columns,
-        int(per_column), clip_sigma, int(clip_per_channel),
+        "weight_scale", scale.data_ptr(), clip.data_ptr(), sums.data_ptr(), w.data_ptr(), out_features, in_features,
+        rows, columns, int(per_column), clip_sigma, int(clip_per_channel),
     )  # fmt: skip
     return scale, clip
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from phasegrad.ops import pulses, reference, trains
+from phasegrad.ops import pulses, reference, trains, workspace
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.cpu.calls import all_floats, call, doubles, floats_of, optional
+from phasegrad.ops.native import library
 
 
 def pcm_program(
@@ -64,9 +66,10 @@ def pulse_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: in
     trains.check_finite(x, d)
     x, d = x.contiguous(), d.contiguous()
     words_x, words_d = (torch.empty(v.shape, dtype=torch.int32) for v in (x, d))
+    scratch = workspace.scratch("pulses", torch.uint8, 24 * len(x))
     call(
-        "pulse_trains", words_x.data_ptr(), words_d.data_ptr(), x.data_ptr(), d.data_ptr(), len(x), x.shape[1],
-        d.shape[1], *rule, int(seed), offset,
+        "pulse_trains", words_x.data_ptr(), words_d.data_ptr(), scratch.data_ptr(), x.data_ptr(), d.data_ptr(), len(x),
+        x.shape[1], d.shape[1], *rule, int(seed), offset,
     )  # fmt: skip
     return words_x, words_d
 
@@ -90,13 +93,24 @@ def pulsed_update(
     pulses.check_tables(law)
     parameters, coefficients = parameters.contiguous(), law.coefficients.contiguous()
     x, d, refused = x.contiguous(), d.contiguous(), ctypes.c_int32()
+    sizes = (len(x), *conductance.shape[1:], conductance.shape[1] // d.shape[1])
+    scratch = workspace.scratch("pulses", torch.uint8, _scratch_bytes(*sizes, torch.get_num_threads()))
     call(
         "pulsed_update", *optional(*state), parameters.data_ptr(), x.data_ptr(), d.data_ptr(), ctypes.byref(refused),
-        len(x), *conductance.shape[1:], *rule, len(conductance), parameters[0].numel() == 1, now, *law.planes,
+        scratch.data_ptr(), *sizes, *rule, len(conductance), parameters[0].numel() == 1, now, *law.planes,
         law.family, coefficients.data_ptr(), *_tracked(tracked), int(seed), offset,
     )  # fmt: skip
     if refused.value:
         trains.check_finite(x, d)
+
+
+@functools.lru_cache(maxsize=256)
+def _scratch_bytes(batch: int, out: int, features: int, groups: int, threads: int) -> int:
+    """Memory that a pulsed update needs while it runs."""
+    assert library is not None
+    size = ctypes.c_int64()
+    library.pg_pulse_scratch(ctypes.byref(size), batch, out, features, groups, threads)
+    return size.value
 
 
 def pulse_counts(
@@ -110,6 +124,7 @@ def pulse_counts(
     offset: int,
 ) -> None:
     pulses.check_tables(law)
+    pulses.check_counts(counts, parameters, law)
     conductance = state.conductance
     parameters, coefficients, counts = parameters.contiguous(), law.coefficients.contiguous(), counts.contiguous()
     call(

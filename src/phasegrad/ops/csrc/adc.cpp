@@ -78,7 +78,8 @@ static void fill_variances(float* out, const float* counts, const float* row_uni
   std::memset(out + length, 0, W * sizeof(float));
 }
 
-void adc(float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,
+// `table` has room for 3 x tiles x (CHUNK + channels + 64) values if values are channels and rows share an input range.
+void adc(float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* row_unit,
          const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,
          int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,
          double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads) {
@@ -89,9 +90,9 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
   // If consecutive values are channels that share an input range, units repeat: lay out a chunk and a period once.
   const bool periodic = inner == 1 && !per_row;
   const int64_t period = CHUNK + channels + 64;
-  float* table = periodic ? new float[3 * tiles * period]() : nullptr;
   for (int64_t t = 0; periodic && t < tiles; ++t) {
     float* p = table + 3 * t * period;
+    std::memset(p, 0, 3 * period * sizeof(float));  // whole vectors are read
     fill_units(p, p + period, p + 2 * period, scale + t * channels, gain ? gain + t * channels : nullptr, range, 0,
                CHUNK + channels, channels, 1, false);
   }
@@ -135,7 +136,6 @@ void adc(float* out, int8_t* code, const float* const* y, const float* const* v,
     }
     std::memcpy(out + first, sum.v, length * sizeof(float));
   });
-  delete[] table;
 }
 
 void adc_backward(float* out, const float* grad, const int8_t* code, int64_t n, int threads) {

@@ -5,6 +5,10 @@
 #pragma once
 #include <cstdint>
 
+// Counts up with every change of a function's parameters or of what it does. ops/native.py has the same number, and
+// refuses a library with another.
+#define PG_INTERFACE 2
+
 #define PG_FUNCTIONS(X)                                                                                                \
   X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))     \
   X(uniform, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))    \
@@ -13,16 +17,16 @@
      int threads),                                                                                                     \
     (out, x, range, outer, inner, per_row, max_code, threads))                                                         \
   X(dac_backward,                                                                                                      \
-    (float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n, double decay,       \
-     double keep, int threads),                                                                                        \
-    (grad_x, grad_range, grad, x, range, n, decay, keep, threads))                                                     \
+    (float* grad_x, double* grad_range, double* partial, const float* grad, const float* x, float range, int64_t n,    \
+     double decay, double keep, int threads),                                                                          \
+    (grad_x, grad_range, partial, grad, x, range, n, decay, keep, threads))                                            \
   X(adc,                                                                                                               \
-    (float* out, int8_t* code, const float* const* y, const float* const* v, const float* row_unit,                    \
+    (float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* row_unit,      \
      const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,               \
      int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,                 \
      double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),          \
-    (out, code, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate,   \
-     output_noise, read_noise, bound, mode, max_code, seed, offset, threads))                                          \
+    (out, code, table, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row,        \
+     accumulate, output_noise, read_noise, bound, mode, max_code, seed, offset, threads))                              \
   X(levels,                                                                                                            \
     (int8_t* out, int32_t* refused, const float* x, const float* range, int64_t n, int64_t length, int per_row,        \
      int threads),                                                                                                     \
@@ -41,9 +45,10 @@
   X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                         \
     (out, grad, code, n, threads))                                                                                     \
   X(weight_scale,                                                                                                      \
-    (float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,                  \
-     int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads),                      \
-    (scale, clip, w, rows_out, cols_in, tile_rows, tile_columns, per_column, clip_sigma, clip_per_channel, threads))   \
+    (float* scale, float* clip, double* squares_of, const float* w, int64_t rows_out, int64_t cols_in,                 \
+     int64_t tile_rows, int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads),   \
+    (scale, clip, squares_of, w, rows_out, cols_in, tile_rows, tile_columns, per_column, clip_sigma, clip_per_channel, \
+     threads))                                                                                                         \
   X(noisy_weights,                                                                                                     \
     (float* out, const float* w, const float* scale, const float* clip, int64_t rows_out, int64_t cols_in,             \
      int64_t tile_rows, float level, const double* noise, int pieces, double drop_connect, uint64_t seed,              \
@@ -61,20 +66,23 @@
      double g_max, double t0, double t_read, const double* noise, uint64_t seed, uint64_t offset, int threads),        \
     (out, conductance, nu, age, n, per_device, g_max, t0, t_read, noise, seed, offset, threads))                       \
   X(pulse_trains,                                                                                                      \
-    (int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in, int64_t out,       \
-     double lr, double dw_min, int length, int bl_management, int update_management, int kind, uint64_t seed,          \
-     uint64_t offset, int threads),                                                                                    \
-    (words_x, words_d, x, d, batch, in, out, lr, dw_min, length, bl_management, update_management, kind, seed, offset, \
-     threads))                                                                                                         \
+    (int32_t* words_x, int32_t* words_d, void* scratch, const float* x, const float* d, int64_t batch, int64_t in,     \
+     int64_t out, double lr, double dw_min, int length, int bl_management, int update_management, int kind,            \
+     uint64_t seed, uint64_t offset, int threads),                                                                     \
+    (words_x, words_d, scratch, x, d, batch, in, out, lr, dw_min, length, bl_management, update_management, kind,      \
+     seed, offset, threads))                                                                                           \
+  X(pulse_scratch, (int64_t* bytes, int64_t batch, int64_t out, int64_t in, int64_t groups, int threads),              \
+    (bytes, batch, out, in, groups, threads))                                                                          \
   X(pulsed_update,                                                                                                     \
     (float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,             \
-     int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double dw_min, int length,                   \
-     int bl_management, int update_management, int kind, int64_t planes, int shared, double now, int up_plane,         \
-     int down_plane, int family, const float* coefficients, float* weight, const float* other_planes,                  \
-     int64_t other_count, const float* factors, uint64_t seed, uint64_t offset, int threads),                          \
-    (g, history, pulsed_at, parameters, x, d, refused, batch, out, in, lr, dw_min, length, bl_management,              \
-     update_management, kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight, other_planes,   \
-     other_count, factors, seed, offset, threads))                                                                     \
+     int32_t* refused, void* scratch, int64_t batch, int64_t out, int64_t in, int64_t groups, double lr,               \
+     double dw_min, int length, int bl_management, int update_management, int kind, int64_t planes, int shared,        \
+     double now, int up_plane, int down_plane, int family, const float* coefficients, float* weight,                   \
+     const float* other_planes, int64_t other_count, const float* factors, uint64_t seed, uint64_t offset,             \
+     int threads),                                                                                                     \
+    (g, history, pulsed_at, parameters, x, d, refused, scratch, batch, out, in, groups, lr, dw_min, length,            \
+     bl_management, update_management, kind, planes, shared, now, up_plane, down_plane, family, coefficients, weight,  \
+     other_planes, other_count, factors, seed, offset, threads))                                                       \
   X(pulse_counts,                                                                                                      \
     (float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts, int64_t out,         \
      int64_t in, int64_t planes, int shared, double now, int up_plane, int down_plane, int family,                     \

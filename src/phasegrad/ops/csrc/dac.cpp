@@ -55,11 +55,11 @@ static inline void backward_lanes(float* gx, Sums& s, const float* grad, const f
   }
 }
 
-void dac_backward(float* grad_x, double* grad_range, const float* grad, const float* x, float range, int64_t n,
+// `partial` has room for two sums of every chunk.
+void dac_backward(float* grad_x, double* grad_range, double* partial, const float* grad, const float* x, float range, int64_t n,
                   double decay, double keep, int threads) {
   const int64_t count = chunks_in(n);
   const float size = __builtin_fabsf(range);
-  double* partial = new double[2 * count + 2];
   for_chunks(n, threads, [&](int64_t first, int64_t length) {
     Sums s = {};
     for (int64_t i = first; i < first + length; i += 16) {
@@ -76,7 +76,6 @@ void dac_backward(float* grad_x, double* grad_range, const float* grad, const fl
   });
   double clipped = 0.0, inside = 0.0;
   for (int64_t c = 0; c < count; ++c) clipped += partial[2 * c], inside += partial[2 * c + 1];
-  delete[] partial;
   const bool settled = n > 0 && inside >= keep * (double)n;
   *grad_range = (range < 0.0f ? -clipped : clipped) + (settled ? decay * (double)range : 0.0);
 }

@@ -55,6 +55,8 @@ Isa isa() {
 
 PG_PUBLIC const char* pg_isa() { return NAMES[isa()]; }
 
+PG_PUBLIC int pg_interface() { return PG_INTERFACE; }
+
 #ifdef PG_HAVE_X86_LEVELS
 #define PG_EXPORT(name, parameters, arguments) \
   PG_PUBLIC void pg_##name parameters {        \

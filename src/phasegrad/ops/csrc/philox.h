@@ -28,16 +28,16 @@ struct Philox {
     c3 = (offset >> 32) - vq{};
   }
 
-  // The four words of blocks first .. first + W - 1. Even and odd blocks run side by side, each word in the low
+  // The four words of blocks first, first + stride, ... Even and odd blocks run side by side, each word in the low
   // half of a 64-bit lane; the multiplication ignores the high halves, which are left undefined; packed words would
   // need shuffles. SETS of W blocks at once hide the multiplier's latency.
   template <int SETS>
-  inline void words(uint64_t first, vu out[SETS][4]) const {
+  inline void words(uint64_t first, vu out[SETS][4], uint64_t stride = 1) const {
     const vq m0 = 0xD2511F53ull - vq{}, m1 = 0xCD9E8D57ull - vq{};
     vq x[2 * SETS][4];
     for (int j = 0; j < 2 * SETS; ++j) {
       vq block{};
-      for (int i = 0; i < W / 2; ++i) block[i] = first + W * (j / 2) + j % 2 + 2 * i;
+      for (int i = 0; i < W / 2; ++i) block[i] = first + stride * (W * (j / 2) + j % 2 + 2 * i);
       x[j][0] = block, x[j][1] = block >> 32, x[j][2] = c2, x[j][3] = c3;
     }
 #pragma GCC unroll 10

@@ -28,23 +28,32 @@ static PG_INLINE vf load_part(const float* p, int64_t count) {
 
 static PG_INLINE void store_part(float* p, vf v, int64_t count) { std::memcpy(p, &v, count * sizeof(float)); }
 
+// Memory that the caller owns, handed out in parts. From address 0 it only adds up their sizes.
+struct Arena {
+  uintptr_t at;
+  template <class T>
+  T* take(int64_t count) {
+    T* const part = (T*)at;
+    at += ((uintptr_t)count * sizeof(T) + 63) / 64 * 64;
+    return part;
+  }
+};
+
 struct Line {   // of one sample: how a value becomes a train
   double a, b;  // firing probability divided by the value's magnitude, on output and on input lines
   int slots;
 };
 
-static Line line(double lr, double dw_min, int length, int bl_management, int update_management, double x, double d) {
-  const double k = lr * x * d / dw_min;
-  if (!(k > 0.0)) return {0.0, 0.0, 0};
-  double slots = length;
-  if (bl_management && __builtin_ceil(k) < slots) slots = __builtin_ceil(k);
-  double a = __builtin_sqrt(lr / (dw_min * slots)), b = a;
-  if (update_management) {
-    const double ratio = x / (k > length ? d * (length / k) : d);
-    a *= __builtin_sqrt(ratio);
-    b *= __builtin_sqrt(1.0 / ratio);
-  }
-  return {a, b, (int)slots};
+// Without branches, so that several samples are computed together; without pulses the quotients are discarded.
+static PG_INLINE Line line(double lr, double dw_min, int length, int bl_management, int update_management, double x,
+                           double d) {
+  const double k = lr * x * d / dw_min, whole = __builtin_ceil(k);
+  const bool on = k > 0.0;
+  const double slots = bl_management && whole < length ? whole : length;
+  const double even = __builtin_sqrt(lr / (dw_min * slots));
+  const double ratio = update_management ? x / (k > length ? d * (length / k) : d) : 1.0;
+  const double a = even * __builtin_sqrt(ratio), b = even * __builtin_sqrt(1.0 / ratio);
+  return {on ? a : 0.0, on ? b : 0.0, on ? (int)slots : 0};
 }
 
 static inline double probability(float v, double amplitude) {
@@ -60,11 +69,11 @@ static uint32_t evenly(int64_t n, int64_t slots) {
   return word;
 }
 
-// Random words of W elements, from one of a side's streams.
-static inline void random_words(Philox& g, uint64_t stream, uint64_t first, vu out[1][4]) {
+// Random words of the elements first, first + stride, ..., from one of a side's streams.
+static inline void random_words(Philox& g, uint64_t stream, uint64_t first, vu out[1][4], uint64_t stride = 1) {
   g.c2 = (stream & 0xffffffffu) - vq{};
   g.c3 = (stream >> 32) - vq{};
-  g.words<1>(first, out);
+  g.words<1>(first, out, stride);
 }
 
 // Words of W elements whose slots fire with probability below / 2^31: short trains draw a number for each slot; longer
@@ -93,30 +102,57 @@ static inline vu fire(Philox& g, uint64_t offset, uint64_t first, vu below, int 
   return word;
 }
 
+// The same for lines of W samples, each with its own number of slots, whose elements are `stride` apart.
+static inline vu fire_apart(Philox& g, uint64_t offset, uint64_t first, uint64_t stride, vu below, vu slots) {
+  const vu full = (usplat(1) << slots) - usplat(1), all = usplat(0xffffffffu), zero = usplat(0);
+  const vi is_short = (vi)(slots <= usplat(SHORT));
+  vu random[1][4];
+  if (!any((vi)(below != zero))) return zero;
+  random_words(g, offset, first, random, stride);
+  vu brief = zero;
+  for (int t = 0; t < SHORT; ++t) brief |= (vu)((random[0][t] >> 1) < below) & usplat(1u << t);
+  const vu surely = (vu)((vi)below < 0);
+  vu word = surely & full, undecided = is_short ? zero : ~surely & full;
+  for (int t = 0; t < LONGEST && any((vi)(undecided != zero)); t += 4) {
+    if (t) random_words(g, offset + t / 4, first, random, stride);
+    for (int i = 0; i < 4 && t + i < LONGEST; ++i) {
+      const vu bit = (vu)((vi)(below << (t + i + 1)) < 0) ? all : zero;
+      word |= undecided & ~random[0][i] & bit;
+      undecided &= ~(random[0][i] ^ bit);
+    }
+  }
+  return is_short ? brief & full : word;
+}
+
 typedef double vd __attribute__((vector_size(8 * W)));
 typedef int64_t vl __attribute__((vector_size(8 * W)));
 
 // floor(2^31 min(|v| amplitude, 1)), in double, as in the definition.
-static inline vu threshold(vf v, double amplitude) {
-  const vd p = __builtin_convertvector(vabs(v), vd) * (amplitude - vd{}), one = 1.0 - vd{};
+static inline vu threshold(vf v, vd amplitude) {
+  const vd p = __builtin_convertvector(vabs(v), vd) * amplitude, one = 1.0 - vd{};
   return __builtin_convertvector(__builtin_convertvector((p < one ? p : one) * 2147483648.0, vl), vu);
 }
 
-static inline vu scheduled(vf v, const Line& s, double amplitude, bool output, int kind) {
-  vu word{};
-  for (int i = 0; i < W; ++i) {
-    const double p = probability(v[i], amplitude);
-    if (kind == DETERMINISTIC) {
-      const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
-      word[i] = output ? evenly(m, s.slots) : (1u << m) - 1;
-    } else {
-      const float mean = (float)(output ? p * s.slots : p);
-      uint32_t bits;
-      std::memcpy(&bits, &mean, sizeof bits);
-      word[i] = bits;
-    }
+static inline uint32_t scheduled(float v, const Line& s, bool output, int kind) {
+  const double p = probability(v, output ? s.a : s.b);
+  if (kind == DETERMINISTIC) {
+    const int64_t m = (int64_t)__builtin_floor(s.slots * p + 0.5);
+    return output ? evenly(m, s.slots) : (1u << m) - 1;
   }
-  return word;
+  const float mean = (float)(output ? p * s.slots : p);
+  uint32_t bits;
+  std::memcpy(&bits, &mean, sizeof bits);
+  return bits;
+}
+
+// The words of W lines, the first of which is element `at` of its side.
+static inline vu word_of(Philox& g, vf value, const Line& s, uint64_t at, bool output, int kind, uint64_t offset) {
+  vu word{};
+  if (s.slots && kind == STOCHASTIC)
+    word = fire(g, offset, at, threshold(value, (output ? s.a : s.b) - vd{}), s.slots);
+  else if (s.slots)
+    for (int i = 0; i < W; ++i) word[i] = scheduled(value[i], s, output, kind);
+  return word | ((vu)(value < splat(0.0f)) & usplat(SIGN));
 }
 
 // The trains of one side, for `lines` values of every sample.
@@ -128,16 +164,10 @@ static void side(int32_t* words, const float* v, const Line* samples, int64_t ba
     const int64_t sample = piece / pieces, from = piece % pieces * CHUNK;
     const int64_t to = from + CHUNK < lines ? from + CHUNK : lines;
     const Line& s = samples[sample];
-    const double amplitude = output ? s.a : s.b;
     Philox g(seed, offset);
     for (int64_t i = from; i < to; i += W) {
       const int64_t at = sample * lines + i, count = to - i < W ? to - i : W;
-      const vf value = load_part(v + at, count);
-      vu word{};
-      if (s.slots)
-        word = kind == STOCHASTIC ? fire(g, offset, (uint64_t)at, threshold(value, amplitude), s.slots)
-                                  : scheduled(value, s, amplitude, output, kind);
-      word |= (vu)(value < splat(0.0f)) & usplat(SIGN);
+      const vu word = word_of(g, load_part(v + at, count), s, (uint64_t)at, output, kind, offset);
       std::memcpy(words + at, &word, count * sizeof(int32_t));
     }
   }
@@ -153,16 +183,26 @@ static double largest(const float* v, int64_t n) {
   return m;
 }
 
-void pulse_trains(int32_t* words_x, int32_t* words_d, const float* x, const float* d, int64_t batch, int64_t in,
-                  int64_t out, double lr, double dw_min, int length, int bl_management, int update_management, int kind,
-                  uint64_t seed, uint64_t offset, int threads) {
-  Line* samples = new Line[batch + 1];
-  for (int64_t s = 0; s < batch; ++s)
-    samples[s] =
-        line(lr, dw_min, length, bl_management, update_management, largest(x + s * in, in), largest(d + s * out, out));
-  side(words_x, x, samples, batch, in, false, kind, seed, offset, threads);
-  side(words_d, d, samples, batch, out, true, kind, seed, offset + 8, threads);
-  delete[] samples;
+struct Rule {  // how values become trains
+  double lr, dw_min;
+  int length, bl_management, update_management, kind;
+  Line line_of(double x, double d) const { return line(lr, dw_min, length, bl_management, update_management, x, d); }
+};
+
+static void trains(int32_t* words_x, int32_t* words_d, Line* samples, const float* x, const float* d, int64_t batch,
+                   int64_t in, int64_t out, const Rule& rule, uint64_t seed, uint64_t offset, int threads) {
+  for (int64_t s = 0; s < batch; ++s) samples[s] = rule.line_of(largest(x + s * in, in), largest(d + s * out, out));
+  side(words_x, x, samples, batch, in, false, rule.kind, seed, offset, threads);
+  side(words_d, d, samples, batch, out, true, rule.kind, seed, offset + 8, threads);
+}
+
+// `scratch` has room for a Line, three words of 8 bytes, for every sample.
+void pulse_trains(int32_t* words_x, int32_t* words_d, void* scratch, const float* x, const float* d, int64_t batch,
+                  int64_t in, int64_t out, double lr, double dw_min, int length, int bl_management,
+                  int update_management, int kind, uint64_t seed, uint64_t offset, int threads) {
+  static_assert(sizeof(Line) == 24, "ops/cpu/devices.py counts on it");
+  const Rule rule = {lr, dw_min, length, bl_management, update_management, kind};
+  trains(words_x, words_d, (Line*)scratch, x, d, batch, in, out, rule, seed, offset, threads);
 }
 
 static inline vu mix(vu x) {
@@ -450,36 +490,49 @@ static inline vu coincidences(vu x, vu d, vu key, int64_t sample) {
 // The trains of a batch in the order of the update: inputs in blocks of W lines over all samples, outputs as lines over
 // all samples, and for each block and line a bitmap of the samples in which it fires at all, which are few.
 struct Batch {
-  int64_t samples, across, words;
+  int64_t most, samples, across, words;
   uint32_t *blocks, *lines;
   uint64_t *block_fires, *line_fires;
+  int32_t* numbers = nullptr;  // of the samples among those of a block of trains; null for 0, 1, 2, ...
 
-  Batch(const int32_t* words_x, const int32_t* words_d, int64_t batch, int64_t in, int64_t out)
-      : samples(batch), across((in + W - 1) / W), words((batch + 63) / 64) {
-    blocks = new uint32_t[across * W * batch + 1]();
-    lines = new uint32_t[out * batch + 1];
-    block_fires = new uint64_t[across * words + 1]();
-    line_fires = new uint64_t[out * words + 1]();
+  Batch(Arena& arena, int64_t most, int64_t in, int64_t out)
+      : most(most), samples(most), across((in + W - 1) / W), words((most + 63) / 64) {
+    blocks = arena.take<uint32_t>(across * W * most);
+    lines = arena.take<uint32_t>(out * most);
+    block_fires = arena.take<uint64_t>(across * words);
+    line_fires = arena.take<uint64_t>(out * words);
+  }
+
+  void fill(const int32_t* words_x, const int32_t* words_d, int64_t batch, int64_t in, int64_t out) {
+    samples = batch;
+    clear(out);
     for (int64_t s = 0; s < batch; ++s) {
       for (int64_t j = 0; j < across; ++j) {
-        uint32_t* block = blocks + (j * batch + s) * W;
-        std::memcpy(block, words_x + s * in + j * W, (in - j * W < W ? in - j * W : W) * sizeof(uint32_t));
-        const bool fires = any((vi)((load<vu>(block) & ~usplat(SIGN)) != usplat(0)));
-        block_fires[j * words + s / 64] |= (uint64_t)fires << (s % 64);
+        vu word{};
+        std::memcpy(&word, words_x + s * in + j * W, (in - j * W < W ? in - j * W : W) * sizeof(uint32_t));
+        put_block(j, s, word);
       }
-      for (int64_t o = 0; o < out; ++o) {
-        const uint32_t word = (uint32_t)words_d[s * out + o];
-        lines[o * batch + s] = word;
-        line_fires[o * words + s / 64] |= (uint64_t)((word & ~SIGN) != 0) << (s % 64);
-      }
+      for (int64_t o = 0; o < out; ++o) put_line(o, s, (uint32_t)words_d[s * out + o]);
     }
   }
-  ~Batch() {
-    delete[] blocks;
-    delete[] lines;
-    delete[] block_fires;
-    delete[] line_fires;
+
+  void clear(int64_t out) {
+    words = (samples + 63) / 64;
+    std::memset(block_fires, 0, across * words * sizeof(uint64_t));
+    std::memset(line_fires, 0, out * words * sizeof(uint64_t));
   }
+
+  inline void put_block(int64_t j, int64_t s, vu word) {
+    store(blocks + (j * samples + s) * W, word);
+    block_fires[j * words + s / 64] |= (uint64_t)any((vi)((word & ~usplat(SIGN)) != usplat(0))) << (s % 64);
+  }
+
+  inline void put_line(int64_t o, int64_t s, uint32_t word) {
+    lines[o * samples + s] = word;
+    line_fires[o * words + s / 64] |= (uint64_t)((word & ~SIGN) != 0) << (s % 64);
+  }
+
+  inline int64_t number(int64_t s) const { return numbers ? numbers[s] : s; }
 };
 
 // Iterates over the samples in which both a block and a line fire.
@@ -502,14 +555,15 @@ struct Meetings {
   }
 };
 
-// One output's weights in blocks first to last.
+// The weights of output o, whose trains are on a line of the batch, in blocks first to last.
 template <int FAMILY, bool PAIR, bool MEAN>
-static inline void update_row(const Update& u, const Batch& batch, int64_t o, int64_t first, int64_t last) {
-  const uint32_t* d = batch.lines + o * batch.samples;
+static inline void update_row(const Update& u, const Batch& batch, int64_t line, int64_t o, int64_t first,
+                              int64_t last) {
+  const uint32_t* d = batch.lines + line * batch.samples;
   for (int64_t j = first; j < last; ++j) {
     const uint32_t* x = batch.blocks + j * batch.samples * W;
     const int64_t count = u.in - j * W < W ? u.in - j * W : W;
-    Meetings meetings(batch.block_fires + j * batch.words, batch.line_fires + o * batch.words, batch.words);
+    Meetings meetings(batch.block_fires + j * batch.words, batch.line_fires + line * batch.words, batch.words);
     const auto pulsed = [&](int64_t s) {
       return MEAN || any((vi)((load<vu>(x + s * W) & usplat(d[s] & ~SIGN)) != usplat(0)));
     };
@@ -520,7 +574,7 @@ static inline void update_row(const Update& u, const Batch& batch, int64_t o, in
     for (; s >= 0; s = meetings.next()) {
       if (!pulsed(s)) continue;
       const vu xs = load<vu>(x + s * W), ds = usplat(d[s]);
-      block.enqueue(coincidences<MEAN>(xs, ds, block.key, s), (vi)((vi)(xs ^ ds) >= 0));
+      block.enqueue(coincidences<MEAN>(xs, ds, block.key, batch.number(s)), (vi)((vi)(xs ^ ds) >= 0));
     }
     block.finish();
   }
@@ -538,7 +592,136 @@ static void update_rows(const Update& u, const Batch& batch, int threads) {
     const int64_t end = (chunk + 1) * ROWS < u.out ? (chunk + 1) * ROWS : u.out;
     for (int64_t first = 0; first < batch.across; first += strip) {
       const int64_t last = first + strip < batch.across ? first + strip : batch.across;
-      for (int64_t o = chunk * ROWS; o < end; ++o) update_row<FAMILY, PAIR, MEAN>(u, batch, o, first, last);
+      for (int64_t o = chunk * ROWS; o < end; ++o) update_row<FAMILY, PAIR, MEAN>(u, batch, o, o, first, last);
+    }
+  }
+}
+
+// Samples of groups: sample i drives the outputs of group i modulo `groups` alone, and has gradients of these.
+struct Grouped {
+  const float *x, *d;
+  int64_t batch, groups;
+  Rule rule;
+  uint64_t seed, offset;
+  char* scratch;  // a part for each thread
+  int64_t part;
+};
+
+constexpr int64_t SAMPLES_PER_BLOCK = 1024, STREAMS = 16;  // as in ops/pulses.py
+
+static int64_t in_block(int64_t batch) { return batch < SAMPLES_PER_BLOCK ? batch : SAMPLES_PER_BLOCK; }
+
+// The samples of one group in a block of trains, and how their values become trains.
+struct Lines {
+  double *largest_x, *largest_d, *a, *b;
+  int32_t *slots, *fires;
+  int64_t count;
+
+  Lines(Arena& arena, int64_t most) : count(0) {
+    largest_x = arena.take<double>(most);
+    largest_d = arena.take<double>(most);
+    a = arena.take<double>(most + W);
+    b = arena.take<double>(most + W);
+    slots = arena.take<int32_t>(most + W);
+    fires = arena.take<int32_t>(most + W);
+  }
+
+  void compute(const Rule& rule) {
+#pragma omp simd
+    for (int64_t k = 0; k < count; ++k) {
+      const Line l = rule.line_of(largest_x[k], largest_d[k]);
+      a[k] = l.a, b[k] = l.b, slots[k] = l.slots;
+    }
+    for (int64_t k = count; k < count + W; ++k) a[k] = 0.0, slots[k] = 0;
+  }
+
+  Line at(int64_t k) const { return {a[k], b[k], slots[k]}; }
+};
+
+// Trains of one output in samples k, k + 1, ... of the group.
+static PG_INLINE vu output_words(Philox& g, const Lines& lines, int64_t k, vf value, uint64_t element, uint64_t stride,
+                                 int kind, uint64_t offset) {
+  vu word{};
+  if (kind == STOCHASTIC) {
+    vd amplitude;
+    std::memcpy(&amplitude, lines.a + k, sizeof amplitude);
+    const vu below = threshold(value, amplitude);
+    word = fire_apart(g, offset, element, stride, below, load<vu>((const uint32_t*)lines.slots + k));
+  } else {
+    for (int i = 0; i < W && k + i < lines.count; ++i)
+      if (lines.slots[k + i]) word[i] = scheduled(value[i], lines.at(k + i), true, kind);
+  }
+  return word | ((vu)(value < splat(0.0f)) & usplat(SIGN));
+}
+
+// The trains of one group's samples in a block of trains, with the words that they have among those of all groups.
+// Samples that cannot pulse are left out, mostly before the words of their inputs are drawn.
+static void group_trains(Batch& batch, Lines& lines, const Grouped& s, int64_t first, int64_t some, int64_t group,
+                         int64_t in, int64_t out, uint64_t offset) {
+  const int64_t per = out / s.groups, most = batch.most, start = (group + s.groups - first % s.groups) % s.groups;
+  lines.count = start < some ? (some - start + s.groups - 1) / s.groups : 0;
+  batch.samples = most;
+  batch.clear(per);
+  const float *x = s.x + (first + start) * in, *d = s.d + (first + start) * per;
+  bool none = true;
+  for (int64_t k = 0; k < lines.count; ++k) {
+    lines.largest_x[k] = largest(x + k * s.groups * in, in);
+    lines.largest_d[k] = largest(d + k * s.groups * per, per);
+    none &= !(lines.largest_d[k] > 0.0);
+  }
+  if (none) return;
+  lines.compute(s.rule);
+  Philox g(s.seed, offset);
+  for (int64_t k = 0; k < lines.count; k += W) {
+    vu fires{};
+    for (int64_t o = 0; o < per; ++o) {
+      vf value{};
+      for (int64_t i = 0; i < W && k + i < lines.count; ++i) value[i] = d[(k + i) * s.groups * per + o];
+      const uint64_t element = (uint64_t)((start + k * s.groups) * out + group * per + o);
+      const vu word = output_words(g, lines, k, value, element, (uint64_t)(s.groups * out), s.rule.kind, offset + 8);
+      fires |= word & ~usplat(SIGN);
+      const int64_t count = lines.count - k < W ? lines.count - k : W;
+      std::memcpy(batch.lines + o * most + k, &word, count * sizeof(uint32_t));
+    }
+    store((uint32_t*)lines.fires + k, fires);
+  }
+  int64_t kept = 0;
+  for (int64_t k = 0; k < lines.count; ++k) {
+    if (!lines.fires[k]) continue;
+    const int64_t i = start + k * s.groups;
+    bool fires = false;
+    for (int64_t j = 0; j < batch.across; ++j) {
+      const int64_t count = in - j * W < W ? in - j * W : W;
+      const vf value = load_part(x + k * s.groups * in + j * W, count);
+      const vu word = word_of(g, value, lines.at(k), (uint64_t)(i * in + j * W), false, s.rule.kind, offset);
+      fires |= any((vi)((word & ~usplat(SIGN)) != usplat(0)));
+      batch.put_block(j, kept, word);
+    }
+    if (!fires) continue;
+    for (int64_t o = 0; o < per; ++o) batch.put_line(o, kept, batch.lines[o * most + k]);
+    batch.numbers[kept++] = (int32_t)i;
+  }
+}
+
+// Threads share the groups, and go through the samples in the same order, so that what they read fits the cache.
+template <int FAMILY, bool PAIR, bool MEAN>
+static void update_groups(const Update& whole, const Grouped& s, int threads) {
+  const int64_t per = whole.out / s.groups, most = (in_block(s.batch) + s.groups - 1) / s.groups;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int t = 0; t < threads; ++t) {
+    Arena arena = {(uintptr_t)(s.scratch + t * s.part)};
+    Batch batch(arena, most, whole.in, per);
+    batch.numbers = arena.take<int32_t>(most);
+    Lines lines(arena, most);
+    Update u = whole;
+    uint64_t offset = s.offset;
+    for (int64_t first = 0; first < s.batch; first += SAMPLES_PER_BLOCK, offset += STREAMS + 1) {
+      const int64_t some = s.batch - first < SAMPLES_PER_BLOCK ? s.batch - first : SAMPLES_PER_BLOCK;
+      u.stream = Stream(s.seed, offset + STREAMS);
+      for (int64_t group = s.groups * t / threads; group < s.groups * (t + 1) / threads; ++group) {
+        group_trains(batch, lines, s, first, some, group, u.in, u.out, offset);
+        for (int64_t o = 0; o < per; ++o) update_row<FAMILY, PAIR, MEAN>(u, batch, o, group * per + o, 0, batch.across);
+      }
     }
   }
 }
@@ -565,20 +748,27 @@ static void count_rows(const Update& u, const int32_t* counts, int threads) {
     }
 }
 
-// The source of pulses: trains on the lines of a batch, or a number for each weight.
+// The source of pulses: trains on the lines of a batch, samples of groups, or a number for each weight.
 struct Sent {
   const Batch* batch;
+  const Grouped* grouped;
   bool mean;
   const int32_t* counts;
 };
+
+template <int FAMILY, bool PAIR, bool MEAN>
+static void update_from(const Update& u, const Sent& sent, int threads) {
+  if (sent.grouped) return update_groups<FAMILY, PAIR, MEAN>(u, *sent.grouped, threads);
+  update_rows<FAMILY, PAIR, MEAN>(u, *sent.batch, threads);
+}
 
 template <int FAMILY>
 static void update_family(const Update& u, const Sent& sent, int threads) {
   const bool pair = u.plane[0] != u.plane[1];
   if (sent.counts) return (pair ? count_rows<FAMILY, true> : count_rows<FAMILY, false>)(u, sent.counts, threads);
-  const auto f = pair ? (sent.mean ? update_rows<FAMILY, true, true> : update_rows<FAMILY, true, false>)
-                      : (sent.mean ? update_rows<FAMILY, false, true> : update_rows<FAMILY, false, false>);
-  f(u, *sent.batch, threads);
+  const auto f = pair ? (sent.mean ? update_from<FAMILY, true, true> : update_from<FAMILY, true, false>)
+                      : (sent.mean ? update_from<FAMILY, false, true> : update_from<FAMILY, false, false>);
+  f(u, sent, threads);
 }
 
 static void send(const Update& u, int family, const Sent& sent, int threads) {
@@ -605,40 +795,75 @@ static bool all_finite(const float* v, int64_t n) {
   return sum == 0.0f;
 }
 
-constexpr int64_t SAMPLES_PER_BLOCK = 1024, STREAMS = 16;  // as in ops/pulses.py
+// What an update without groups needs while it runs.
+struct Dense {
+  Line* samples;
+  int32_t *words_x, *words_d;
+  Batch batch;
+  Dense(Arena& arena, int64_t most, int64_t in, int64_t out)
+      : samples(arena.take<Line>(most)),
+        words_x(arena.take<int32_t>(most * in)),
+        words_d(arena.take<int32_t>(most * out)),
+        batch(arena, most, in, out) {}
+};
+
+static int64_t part_of_a_thread(int64_t batch, int64_t out, int64_t in, int64_t groups) {
+  const int64_t most = (in_block(batch) + groups - 1) / groups;
+  Arena arena = {0};
+  Batch(arena, most, in, out / groups);
+  arena.take<int32_t>(most);
+  Lines(arena, most);
+  return (int64_t)arena.at;
+}
+
+// The bytes that pulsed_update needs, with the same number of threads.
+void pulse_scratch(int64_t* bytes, int64_t batch, int64_t out, int64_t in, int64_t groups, int threads) {
+  if (groups > 1) {
+    *bytes = threads * part_of_a_thread(batch, out, in, groups);
+    return;
+  }
+  Arena arena = {0};
+  Dense(arena, in_block(batch), in, out);
+  *bytes = (int64_t)arena.at;
+}
 
 void pulsed_update(float* g, float* history, double* pulsed_at, const float* parameters, const float* x, const float* d,
-                   int32_t* refused, int64_t batch, int64_t out, int64_t in, double lr, double dw_min, int length,
-                   int bl_management, int update_management, int kind, int64_t planes, int shared, double now,
-                   int up_plane, int down_plane, int family, const float* coefficients, float* weight,
-                   const float* other_planes, int64_t other_count, const float* factors, uint64_t seed, uint64_t offset,
-                   int threads) {
-  *refused = !all_finite(x, batch * in) || !all_finite(d, batch * out);
+                   int32_t* refused, void* scratch, int64_t batch, int64_t out, int64_t in, int64_t groups, double lr,
+                   double dw_min, int length, int bl_management, int update_management, int kind, int64_t planes,
+                   int shared, double now, int up_plane, int down_plane, int family, const float* coefficients,
+                   float* weight, const float* other_planes, int64_t other_count, const float* factors, uint64_t seed,
+                   uint64_t offset, int threads) {
+  *refused = !all_finite(x, batch * in) || !all_finite(d, batch * (out / groups));
   if (*refused) return;
-  const int64_t most = batch < SAMPLES_PER_BLOCK ? batch : SAMPLES_PER_BLOCK;
-  int32_t *words_x = new int32_t[most * in + W], *words_d = new int32_t[most * out + W];
+  const Rule rule = {lr, dw_min, length, bl_management, update_management, kind};
+  Update u = {g,
+              history,
+              pulsed_at,
+              now,
+              parameters,
+              shared != 0,
+              out,
+              in,
+              planes,
+              {up_plane, down_plane},
+              coefficients,
+              {weight, other_planes, other_count, factors},
+              Stream(seed, offset)};
+  if (groups > 1) {
+    const Grouped grouped = {
+        x, d, batch, groups, rule, seed, offset, (char*)scratch, part_of_a_thread(batch, out, in, groups)};
+    return send(u, family, {nullptr, &grouped, kind == MEAN_COUNT, nullptr}, threads);
+  }
+  Arena arena = {(uintptr_t)scratch};
+  Dense room(arena, in_block(batch), in, out);
   for (int64_t s = 0; s < batch; s += SAMPLES_PER_BLOCK, offset += STREAMS + 1) {
     const int64_t some = batch - s < SAMPLES_PER_BLOCK ? batch - s : SAMPLES_PER_BLOCK;
-    pulse_trains(words_x, words_d, x + s * in, d + s * out, some, in, out, lr, dw_min, length, bl_management,
-                 update_management, kind, seed, offset, threads);
-    const Batch trains(words_x, words_d, some, in, out);
-    const Update u = {g,
-                      history,
-                      pulsed_at,
-                      now,
-                      parameters,
-                      shared != 0,
-                      out,
-                      in,
-                      planes,
-                      {up_plane, down_plane},
-                      coefficients,
-                      {weight, other_planes, other_count, factors},
-                      Stream(seed, offset + STREAMS)};
-    send(u, family, {&trains, kind == MEAN_COUNT, nullptr}, threads);
+    trains(room.words_x, room.words_d, room.samples, x + s * in, d + s * out, some, in, out, rule, seed, offset,
+           threads);
+    room.batch.fill(room.words_x, room.words_d, some, in, out);
+    u.stream = Stream(seed, offset + STREAMS);
+    send(u, family, {&room.batch, nullptr, kind == MEAN_COUNT, nullptr}, threads);
   }
-  delete[] words_x;
-  delete[] words_d;
 }
 
 void pulse_counts(float* g, float* history, double* pulsed_at, const float* parameters, const int32_t* counts,
@@ -658,7 +883,7 @@ void pulse_counts(float* g, float* history, double* pulsed_at, const float* para
                     coefficients,
                     {weight, other_planes, other_count, factors},
                     Stream(seed, offset)};
-  send(u, family, {nullptr, false, counts}, threads);
+  send(u, family, {nullptr, nullptr, false, counts}, threads);
 }
 
 }  // namespace PG_ISA

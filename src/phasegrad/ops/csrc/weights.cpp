@@ -56,10 +56,10 @@ static float largest(const RowStatistics& r) {
 // Root mean square about zero, which is the centre of the clipping range and of most layers' weights.
 static double clip_at(double squares, double n, double sigmas) { return sigmas * std::sqrt(squares / n); }
 
-void weight_scale(float* scale, float* clip, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,
+// `squares_of` has room for a sum of every row.
+void weight_scale(float* scale, float* clip, double* squares_of, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,
                   int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads) {
   const int64_t tiles = (cols_in + tile_rows - 1) / tile_rows;
-  double* squares_of = new double[rows_out];
 #pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
   for (int64_t o = 0; o < rows_out; ++o) {
     squares_of[o] = 0.0;
@@ -78,7 +78,6 @@ void weight_scale(float* scale, float* clip, const float* w, int64_t rows_out, i
     clip[o] = !(clip_sigma > 0.0) ? INFINITY
               : clip_per_channel  ? (float)clip_at(squares_of[o], (double)cols_in, clip_sigma)
                                   : (float)layer;
-  delete[] squares_of;
   for (int64_t t = 0; t < tiles; ++t) {
     float* s = scale + t * rows_out;
     for (int64_t o = 0; o < rows_out; ++o) s[o] = clip[o] < s[o] || clip[o] != clip[o] ? clip[o] : s[o];
