@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from phasegrad.conversion import BypassWarning, left_digital
 from phasegrad.conversion.bypass_watch import watching_bypasses
+from phasegrad.conversion.selection import chosen_by_user
 from phasegrad.crossbar.bit_lines import tile_outputs
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.word_lines import drive
@@ -95,7 +96,7 @@ def calibrate(
 
 def _warn_bypassed(net: nn.Module, bypassed: dict[str, str]) -> None:
     """Warn about products that bypass the tiles, except in modules that the user kept digital."""
-    chosen = {n for n, why in left_digital(net).items() if why.startswith("named in") or why.startswith("not named in")}
+    chosen = {n for n, why in left_digital(net).items() if chosen_by_user(why)}
     unexpected = {name: why for name, why in bypassed.items() if name.rpartition(".")[0] not in chosen}
     if unexpected:
         warnings.warn(
