@@ -78,9 +78,9 @@ def calibrate(
     try:
         with evaluation_mode(net), _input_hooks(ranges.values()), torch.no_grad():
             for batch in itertools.islice(loader, batches):
-                with watching_bypasses(eager) if count == 0 else nullcontext() as found:
+                with watching_bypasses(eager) if count == 0 else nullcontext() as watch:
                     (forward or forward_batch)(eager, batch)
-                bypassed = bypassed or found or {}
+                bypassed = watch.found if watch is not None else bypassed
                 count += 1
         if count == 0:
             raise ValueError("calibrate: the loader yielded no batch; pass one with at least one batch")
