@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from phasegrad.conversion.in_place import attribute_values
 from phasegrad.conversion.originals import originals
-from phasegrad.conversion.products import factors, function_name, multiplies
+from phasegrad.conversion.products import factors, function_name, multiplies, only_scales
 from phasegrad.conversion.weight_flow import WeightFlow
 from phasegrad.nn import AnalogComposite, AnalogLayer, analog_layers
 from phasegrad.ops.profiling import observing
@@ -129,7 +129,8 @@ class BypassWatch(TorchDispatchMode):
         return result
 
     def _look(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        for number in self._flow.summed(op, args, kwargs):
+        summed = self._flow.summed(op, args, kwargs)
+        for number in self._matrices(summed):
             self._report("a sum of products", number)
         if not multiplies(op):
             return
@@ -140,9 +141,17 @@ class BypassWatch(TorchDispatchMode):
         if any(isinstance(value, torch.ScriptObject) for value in args):
             self._report_packed(op)
         used = [(t, number) for t, owners in known for number in owners or ()]
-        matrices = [(t, number) for t, number in used if self._owners[number].matrix]
-        for tensor, number in matrices or used:
-            self._report(function_name(op, tensor), number)
+        if only_scales(op, multiplied):  # a product for layers, where the sizes of the model happen to be 1
+            used = [(t, number) for t, number in used if isinstance(self._owners[number].module, AnalogLayer)]
+        chosen = self._matrices(number for _, number in used)
+        for tensor, number in used:
+            if number in chosen:
+                self._report(function_name(op, tensor), number)
+
+    def _matrices(self, numbers: Iterable[int]) -> set[int]:
+        """Those weights that are matrices, if any is: the others scale them, as a gain does."""
+        used = set(numbers)
+        return {number for number in used if self._owners[number].matrix} or used
 
     def _report(self, function: str, number: int) -> None:
         name, module_name, module, original, _ = self._owners[number]
@@ -165,7 +174,9 @@ class BypassWatch(TorchDispatchMode):
             if isinstance(module, nn.Module) and id(module) in self._modules:
                 name = self._modules[id(module)]
                 where = f"in {name or 'the net'}, a {type(module).__name__}, which is digital"
-                self.found.setdefault(f"{name}.weight".lstrip("."), f"{function_name(op, None)} multiplies by it {where}")
+                self.found.setdefault(
+                    f"{name}.weight".lstrip("."), f"{function_name(op, None)} multiplies by it {where}"
+                )
                 return
             frame = frame.f_back
 
@@ -178,7 +189,9 @@ def _owners(net: nn.Module) -> tuple[list[_Owner], list[Tensor]]:
 
     def add(key: str, name: str, module: nn.Module, tensor: Any, original: bool = False) -> None:
         if isinstance(tensor, Tensor) and id(tensor) not in found:
-            owner = _Owner(f"{name}.{key}".lstrip("."), *inside.get(id(module), (name, module)), original, _is_matrix(tensor))
+            owner = _Owner(
+                f"{name}.{key}".lstrip("."), *inside.get(id(module), (name, module)), original, _is_matrix(tensor)
+            )
             found[id(tensor)] = (owner, tensor)
 
     for layers_first in (True, False):

@@ -6,7 +6,6 @@ layer that was only exchanged in its parent's ``_modules`` would still be called
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import types
 import weakref
@@ -25,6 +24,7 @@ _HOOKS = (
 )  # fmt: skip
 _CARRIED = "_phasegrad_carried"
 """Attribute of a counterpart that names the attributes that the user had set on the digital module."""
+
 
 def become(module: nn.Module, counterpart: nn.Module) -> nn.Module:
     """Turn a module into its counterpart, with the hooks of the module.
@@ -79,7 +79,7 @@ def rebind(net: nn.Module, classes: Mapping[int, type], copies: Mapping[int, nn.
     """
 
     def rebound(value: Any) -> Any:
-        if isinstance(value, weakref.ref):
+        if type(value) is weakref.ref:  # a subclass knows what it is kept for
             copied = copies.get(id(value()))
             return value if copied is None else weakref.ref(copied)
         if isinstance(value, types.MethodType) and id(value.__self__) in classes:
@@ -122,6 +122,10 @@ def _rewritten(value: Any, new: Callable[[Any], Any], seen: set[int]) -> Any:
         _assign(value, enumerate(list(value)), new, seen)
     elif isinstance(value, dict):
         _assign(value, list(value.items()), new, seen)
+        if any(_rewritten(key, new, seen) is not key for key in value):
+            items = [(_rewritten(key, new, seen), part) for key, part in value.items()]
+            value.clear()
+            value.update(items)
     elif isinstance(value, set):
         parts = [(part, _rewritten(part, new, seen)) for part in list(value)]
         for old, replaced in parts:
@@ -155,16 +159,17 @@ def _assign(container: Any, items: Iterable[tuple[Any, Any]], new: Callable[[Any
 
 
 def _rewrite_object(value: Any, new: Callable[[Any], Any], seen: set[int]) -> None:
-    """Rewrite the attributes of an object, also of a frozen or slotted dataclass."""
+    """Rewrite the attributes of an object, also those in slots and of frozen dataclasses."""
     attributes = getattr(value, "__dict__", None)
     if isinstance(attributes, dict):
         _assign(attributes, list(attributes.items()), new, seen)
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            part = getattr(value, field.name, None)
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            part = getattr(value, name, None)
             replaced = _rewritten(part, new, seen)
             if replaced is not part:
-                object.__setattr__(value, field.name, replaced)
+                object.__setattr__(value, name, replaced)
 
 
 def _copy_hooks(old: nn.Module, new: nn.Module) -> None:

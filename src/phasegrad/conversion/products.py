@@ -19,7 +19,7 @@ _NOT_PRODUCTS = re.compile(r"upsample|interpolate|grid_sampl|linear_prepack|conv
 _OWN = ("aten", "prims", "prim", "profiler", "phasegrad", "inductor", "rngprims")
 _NO_FACTORS = re.compile(r"bias|mask|scale|zero_point|b_[ih]h|offs|offsets|indices|out|hx|cx|norm_\w+|batch_sizes")
 _ADDENDS = re.compile(r"_?(sparse_)?(add|badd|sspadd)")
-_LOOK_UPS = frozenset(("embedding", "index", "index_select", "gather", "take", "take_along_dim", "embedding_renorm_"))
+_LOOK_UPS = frozenset(("index", "index_select", "gather", "take"))
 
 
 @functools.cache
@@ -37,8 +37,14 @@ def multiplies(op: Any) -> bool:
 
 @functools.cache
 def looks_up(op: Any) -> bool:
-    """Whether an operator reads rows of a table."""
+    """Whether an operator chooses parts of its first argument by indices."""
     return op._schema.name.partition("::")[2] in _LOOK_UPS
+
+
+@functools.cache
+def embeds(op: Any) -> bool:
+    """Whether an operator reads embeddings, which are activations also where their tokens are constant."""
+    return op._schema.name == "aten::embedding"
 
 
 @functools.cache
@@ -48,10 +54,7 @@ def draws(op: Any) -> bool:
 
 
 def factors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The tensors that an operator multiplies; not what it adds, such as a bias.
-
-    A product over an axis of length 1 is none: it scales elements.
-    """
+    """The tensors that an operator multiplies; not what it adds, such as a bias."""
     name = op._schema.name.partition("::")[2]
     found = []
     for i, argument in enumerate(op._schema.arguments):
@@ -59,10 +62,12 @@ def factors(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tens
         if (i == 0 and _ADDENDS.match(name)) or _NO_FACTORS.fullmatch(argument.name):
             continue
         found += list(tensors(value))
-    pair = [t for t in found if t.dim() >= 2]
-    if len(found) == len(pair) == 2 and name.endswith("mm") and pair[0].shape[-1] == 1:
-        return []
     return found
+
+
+def only_scales(op: Any, multiplied: list[Tensor]) -> bool:
+    """Whether a matrix product sums over an axis of length 1, as where rotary embeddings scale positions."""
+    return op._schema.name.endswith("mm") and bool(multiplied) and multiplied[0].shape[-1] == 1
 
 
 def function_name(op: Any, weight: Tensor | None) -> str:

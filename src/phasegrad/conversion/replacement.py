@@ -69,7 +69,11 @@ def convert(
 ) -> AnalogGRU: ...
 @overload
 def convert(
-    model: nn.MultiheadAttention, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.MultiheadAttention,
+    hardware: HardwareChoice,
+    *,
+    only: Selection | None = None,
+    skip: Selection | None = None,
 ) -> AnalogMultiheadAttention: ...
 @overload
 def convert(

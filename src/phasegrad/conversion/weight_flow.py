@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from phasegrad.conversion.products import draws, looks_up, tensors
+from phasegrad.conversion.products import draws, embeds, looks_up, tensors
 
 Owners = frozenset[int]
 """Numbers of the weights that a tensor is computed from; none for a constant."""
@@ -63,10 +63,10 @@ class WeightFlow:
         known = [self.owners(t) for t in inputs]
         owners = frozenset().union(*(o for o in known if o is not None))
         activation = None in known or (draws(op) and not owners)
-        if looks_up(op) and inputs and inputs[0].dim() <= 2:  # rows of a table are activations
+        if embeds(op):
             activation = True
-        elif looks_up(op) and known and known[0] is not None:  # a chosen expert's matrix is a weight
-            activation = False
+        elif looks_up(op) and inputs and known[0] is not None and inputs[0].dim() > 2:
+            activation = False  # the matrix of a chosen expert is a weight; a chosen row is an activation
         written = set(self._written(op, args, kwargs))
         for output in tensors(result):
             key = self._key(output, remember=not activation)
