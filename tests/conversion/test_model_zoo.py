@@ -1,5 +1,4 @@
-"""Small random models of transformers: convert equals float on ideal hardware, chips survive a checkpoint, and the
-summary tells what ran on tiles."""
+"""Small random models of transformers: exact on ideal hardware, saved to the bit, and summarised as they ran."""
 
 from __future__ import annotations
 
