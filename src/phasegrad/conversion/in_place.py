@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ _HOOKS = (
     "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called", "_state_dict_hooks", "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
 )  # fmt: skip
+_PLAIN_ATTRIBUTES: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 _CARRIED = "_phasegrad_carried"
 """Attribute of a counterpart that names the attributes that the user had set on the digital module."""
 
@@ -47,10 +49,13 @@ def become(module: nn.Module, counterpart: nn.Module) -> nn.Module:
     return module
 
 
-def carry_attributes(digital: nn.Module, counterpart: nn.Module, plain: nn.Module) -> None:
-    """Copy the attributes that a user set on a digital module to its counterpart; ``plain`` is one without them."""
-    standard = vars(plain).keys() | vars(counterpart).keys()
-    own = {key: value for key, value in vars(digital).items() if key not in standard and not key.startswith("__")}
+def carry_attributes(digital: nn.Module, counterpart: nn.Module, make_plain: Callable[[], nn.Module]) -> None:
+    """Copy the attributes that a user set on a digital module to its counterpart; ``make_plain`` makes one without."""
+    kind = type(digital)
+    if kind not in _PLAIN_ATTRIBUTES:
+        _PLAIN_ATTRIBUTES[kind] = frozenset(vars(make_plain()))
+    standard = _PLAIN_ATTRIBUTES[kind] | vars(counterpart).keys()
+    own = {key: value for key, value in vars(digital).items() if key not in standard}
     if own:
         vars(counterpart).update({**own, _CARRIED: tuple(own)})
 

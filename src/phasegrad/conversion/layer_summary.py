@@ -26,8 +26,8 @@ class LayerSummary:
     """Fraction of the unit cells in its tiles that store weights."""
     store: str
     computed: str = ""
-    """What computed its products in one forward pass: ``analog``, ``digital``, ``both``, or ``nothing`` if the layer was
-    not called; empty if no input was passed."""
+    """What computed its products in one forward pass: ``analog``, ``digital``, ``both``, or ``nothing`` if the layer
+    was not called; empty if no input was passed."""
 
 
 @dataclass(frozen=True)

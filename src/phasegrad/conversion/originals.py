@@ -16,6 +16,7 @@ from phasegrad.conversion.in_place import attribute_values
 
 _ORIGINALS = "_phasegrad_originals"
 """Attribute of a converted net with weak references to the modules that it was copied from."""
+_ATOMS = (str, bytes, int, float, type, types.ModuleType, types.BuiltinFunctionType, Tensor)
 
 
 class Originals:
@@ -54,10 +55,11 @@ def warn_about_originals(model: nn.Module, net: nn.Module, names: list[str]) -> 
     containing = {
         id(parent): name for name in reversed(names) for parent in (*_ancestors(model, name), model.get_submodule(name))
     }
+    seen: set[int] = set()
     found = {
         f"{where} refers to {containing[id(m)] or 'the model'}": None
         for where, function in _functions(net)
-        for m in _referred_modules(function, containing, set(), 0)
+        for m in _referred_modules(function, containing, seen)
     }
     if not found:
         return
@@ -92,17 +94,17 @@ def _functions(net: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
                     yield f"{kind.__name__}.{key}", function
 
 
-def _referred_modules(value: Any, wanted: Mapping[int, str], seen: set[int], depth: int) -> Iterator[nn.Module]:
+def _referred_modules(value: Any, wanted: Mapping[int, str], seen: set[int]) -> Iterator[nn.Module]:
     """The wanted modules that a function refers to other than through its arguments."""
-    if id(value) in seen or depth > 6 or isinstance(value, (str, bytes, int, float, type, types.ModuleType, Tensor)):
-        return
-    seen.add(id(value))
-    if isinstance(value, nn.Module):
-        if id(value) in wanted:
-            yield value
-        return
-    for part in _parts(value):
-        yield from _referred_modules(part, wanted, seen, depth + 1)
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, nn.Module):
+            if id(value) in wanted:
+                yield value
+        elif id(value) not in seen and not isinstance(value, _ATOMS):
+            seen.add(id(value))
+            waiting += _parts(value)
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -115,7 +117,10 @@ def _parts(value: Any) -> Iterator[Any]:
         yield from value.__defaults__ or ()
         yield from (value.__kwdefaults__ or {}).values()
         yield from vars(value).values()
-        yield from (value.__globals__[name] for name in _global_names(value.__code__) if name in value.__globals__)
+        for name in _global_names(value.__code__) & value.__globals__.keys():
+            part = value.__globals__[name]
+            if getattr(part, "__module__", None) == value.__module__ or not isinstance(part, types.FunctionType):
+                yield part  # functions of other files are not followed: they would lead through whole libraries
     elif isinstance(value, types.MethodType):
         yield from (value.__self__, value.__func__)
     elif isinstance(value, functools.partial):

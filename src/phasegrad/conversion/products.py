@@ -75,8 +75,9 @@ def function_name(op: Any, weight: Tensor | None) -> str:
     name = op._schema.name.partition("::")[2].strip("_")
     if name not in ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "addbmm"):
         return name
-    transposed = weight is not None and weight.dim() == 2 and weight.layout is torch.strided
-    return "linear" if transposed and weight.stride(0) == 1 and weight.shape[1] > 1 else "matmul"
+    if weight is None or weight.dim() != 2 or weight.layout is not torch.strided:
+        return "matmul"
+    return "linear" if weight.stride(0) == 1 and weight.shape[1] > 1 else "matmul"
 
 
 def tensors(value: Any) -> Iterator[Tensor]:

@@ -210,7 +210,8 @@ def _check_arguments(model: nn.Module, hardware: HardwareChoice, only: Selection
     for name in [only] if isinstance(only, str) else () if only is None or callable(only) else only:
         if name in present:
             raise ValueError(
-                f"convert: only names {name!r}, which is analog already; name digital layers, or call pg.to_digital first"
+                f"convert: only names {name!r}, which is analog already; name digital layers, or call pg.to_digital "
+                "first"
             )
 
 
@@ -271,7 +272,7 @@ def _become_analog(net: nn.Module, layers: dict[str, Hardware], copied: dict[int
 def _become_counterpart(hardware: Hardware, digital: nn.Module) -> nn.Module:
     counterpart = make_counterpart(digital, hardware)
     if isinstance(counterpart, (AnalogLayer, AnalogComposite)) and counterpart is not digital:
-        carry_attributes(digital, counterpart, counterpart._make_digital())
+        carry_attributes(digital, counterpart, counterpart._make_digital)
     return become(digital, counterpart)
 
 

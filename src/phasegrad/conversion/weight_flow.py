@@ -144,7 +144,7 @@ def _position(tensor: Tensor) -> tuple[int, int]:
     """Offset of a tensor in its storage, and its size [bytes]."""
     if tensor.layout is not torch.strided or is_traceable_wrapper_subclass(tensor):
         return 0, 1
-    return tensor.storage_offset() * tensor.itemsize, tensor.numel() * tensor.itemsize
+    return int(tensor.storage_offset()) * tensor.itemsize, tensor.numel() * tensor.itemsize
 
 
 def _size(shape: tuple[int, ...], axis: int) -> int:

@@ -13,7 +13,9 @@ from torch.nn.parameter import is_lazy as is_uninitialised
 
 def is_lazy(module: nn.Module) -> bool:
     """Whether the shape of a layer is not known before its first forward pass."""
-    return isinstance(module, LazyModuleMixin) and any(map(is_uninitialised, module._parameters.values()))
+    return isinstance(module, LazyModuleMixin) and any(
+        p is not None and is_uninitialised(p) for p in module._parameters.values()
+    )
 
 
 def make_analog_when_initialised(module: nn.Module, make: Callable[[nn.Module], nn.Module]) -> None:
