@@ -106,7 +106,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 @pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_a_layer_in_a_container_is_analog_there(container: str, reference: str) -> None:
-    for make, shape in LAYERS.values():
+    kinds = list(LAYERS.values())  # every kind in a list, two in each other container
+    number = list(CONTAINERS).index(container)
+    for make, shape in kinds if container == "list" else (kinds[0], kinds[1 + number % (len(kinds) - 1)]):
         torch.manual_seed(0)
         model, x = Held(make, container, reference), torch.randn(shape)
         expected = pg.convert(Held(make, "list", "module", model.layer), COARSE)(x)

@@ -145,9 +145,10 @@ def _rewritten(value: Any, new: Callable[[Any], Any], seen: set[int]) -> Any:
 def _rebuilt(value: Any, new: Callable[[Any], Any], seen: set[int]) -> Any:
     """An immutable container, made again if anything in it changes."""
     if isinstance(value, functools.partial):
-        parts = (value.func, value.args, value.keywords)
-        func, args, named = (_rewritten(part, new, seen) for part in (value.func, value.args, dict(value.keywords)))
-        changed = func is not parts[0] or args is not parts[1] or any(named[k] is not parts[2][k] for k in named)
+        func, args = _rewritten(value.func, new, seen), _rewritten(value.args, new, seen)
+        named = {key: _rewritten(part, new, seen) for key, part in value.keywords.items()}
+        changed = func is not value.func or args is not value.args
+        changed = changed or any(named[key] is not part for key, part in value.keywords.items())
         return type(value)(func, *args, **named) if changed else value
     parts = list(value)
     rewritten = [_rewritten(part, new, seen) for part in parts]

@@ -15,6 +15,7 @@ from phasegrad.conversion.products import draws, embeds, looks_up, tensors
 Owners = frozenset[int]
 """Numbers of the weights that a tensor is computed from; none for a constant."""
 _NONE: Owners = frozenset()
+_SCALINGS = frozenset(("aten::mul", "aten::mul_", "aten::div", "aten::div_"))
 
 
 class _Scaled(NamedTuple):
@@ -63,7 +64,9 @@ class WeightFlow:
         known = [self.owners(t) for t in inputs]
         owners = frozenset().union(*(o for o in known if o is not None))
         activation = None in known or (draws(op) and not owners)
-        if embeds(op):
+        if op._schema.name == "aten::lift_fresh" and inputs[0].dim() == 0:  # a number that the model wrote as a tensor
+            activation = False
+        elif embeds(op):
             activation = True
         elif looks_up(op) and inputs and known[0] is not None and inputs[0].dim() > 2:
             activation = False  # the matrix of a chosen expert is a weight; a chosen row is an activation
@@ -96,7 +99,7 @@ class WeightFlow:
         return found.owners if both and (matrix or name == "sum") else _NONE
 
     def _note_scaling(self, op: Any, inputs: list[Tensor], known: list[Owners | None], result: Any) -> None:
-        if op._schema.name not in ("aten::mul", "aten::mul_") or len(inputs) != 2 or not isinstance(result, Tensor):
+        if op._schema.name not in _SCALINGS or len(inputs) != 2 or not isinstance(result, Tensor):
             return
         first, second = known
         weight, other = (inputs[0], inputs[1]) if first else (inputs[1], inputs[0])
