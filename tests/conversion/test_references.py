@@ -185,6 +185,16 @@ def test_compiled_roots_and_layers_compute_on_tiles(monkeypatch: pytest.MonkeyPa
     assert pg.conversion.bypasses(after, x) == {}
 
 
+def test_calibration_sees_the_inputs_of_compiled_layers() -> None:
+    model, data = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)), [torch.randn(9, 6), torch.randn(9, 6)]
+    expected = pg.hwa.calibrate(pg.convert(model, pg.presets.pcm_inference()), data, recipe=None)[0].input_range
+    model[0] = torch.compile(model[0], backend="eager", fullgraph=True)
+    net = pg.convert(model, pg.presets.pcm_inference())
+    net(data[0])
+    pg.hwa.calibrate(net, data, recipe=None)
+    assert torch.equal(net[0]._orig_mod.input_range, expected)
+
+
 def _with_closure() -> nn.Module:
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     layer = model[0]

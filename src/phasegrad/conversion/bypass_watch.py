@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -68,11 +68,16 @@ def watching_bypasses(net: nn.Module) -> Iterator[BypassWatch]:
     """Collect the products that bypass the tiles within the context; see ``bypasses``."""
     watch = BypassWatch(net)
     with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # compiled code does not show its operators
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(uncompiled())
         stack.enter_context(observing(watch.layer_runs))
         stack.enter_context(watch)
         yield watch
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """A context in which compiled modules run as they were written, with their hooks and visible operators."""
+    loaded = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and loading it takes seconds
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
 
 
 class _Owner(NamedTuple):

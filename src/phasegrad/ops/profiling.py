@@ -25,6 +25,15 @@ def observing(observe: Callable[[Any], AbstractContextManager[Any]]) -> Iterator
         _observers.remove(observe)
 
 
+@contextmanager
+def observed(layer: Any) -> Iterator[None]:
+    """Let observers see what happens in this context as the work of ``layer``."""
+    with ExitStack() as stack:
+        for observe in _observers:
+            stack.enter_context(observe(layer))
+        yield
+
+
 def profiled(name: Callable[[Any], str]) -> Callable[[Method], Method]:
     """Profile a method under the name ``phasegrad::<name>``; ``name`` returns the name from the method's object.
 
@@ -38,9 +47,7 @@ def profiled(name: Callable[[Any], str]) -> Callable[[Method], Method]:
             if torch.compiler.is_compiling():
                 return method(self, *arguments, **named)
             if _observers:
-                with ExitStack() as stack:
-                    for observe in _observers:
-                        stack.enter_context(observe(self))
+                with observed(self):
                     return method(self, *arguments, **named)
             if not profiler._is_profiler_enabled:
                 return method(self, *arguments, **named)
