@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from phasegrad.nn import AnalogComposite, AnalogLayer
-
-_PRODUCTS = frozenset(
-    "linear bilinear matmul linalg_matmul linalg_multi_dot __matmul__ __rmatmul__ mm bmm addmm addmm_ addbmm "
-    "baddbmm mv addmv dot vdot inner einsum tensordot chain_matmul multi_dot conv1d conv2d conv3d "
-    "conv_transpose1d conv_transpose2d conv_transpose3d scaled_dot_product_attention multi_head_attention_forward "
-    "_native_multi_head_attention _transformer_encoder_layer_fwd lstm gru rnn_tanh rnn_relu lstm_cell gru_cell "
-    "rnn_tanh_cell rnn_relu_cell".split()
-)
-# Functions that change only the shape, device or dtype of a weight: a product with the result uses the weight.
-_VIEWS = frozenset(
-    "t transpose permute movedim view reshape flatten unflatten squeeze unsqueeze expand narrow select chunk split "
-    "unbind __getitem__ to float half bfloat16 double type contiguous clone detach cat stack T mT H mH adjoint "
-    "swapaxes swapdims data".split()
-)
-_JOINS = frozenset(("cat", "stack"))
+from phasegrad.conversion.in_place import attribute_values
+from phasegrad.conversion.originals import originals
+from phasegrad.conversion.products import factors, function_name, multiplies, only_scales
+from phasegrad.conversion.weight_flow import WeightFlow
+from phasegrad.nn import AnalogComposite, AnalogLayer, analog_layers
+from phasegrad.ops.profiling import observing
 
 
 class BypassWarning(UserWarning):
@@ -57,91 +48,170 @@ def bypasses(net: nn.Module, *inputs: Any, **named: Any) -> dict[str, str]:
         >>> bypasses(pg.convert(Model(), pg.presets.pcm_inference()), torch.ones(1, 4))
         {'head.weight': 'linear multiplies by it outside the forward pass of head; call head(x) instead'}
     """
+    return watch_pass(net, *inputs, **named).found
+
+
+def watch_pass(net: nn.Module, *inputs: Any, **named: Any) -> BypassWatch:
+    """Watch one forward pass in evaluation mode, which leaves the net and torch's CPU generator as they are."""
     modes = {module: module.training for module in net.modules()}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(torch.no_grad())
-        found = stack.enter_context(watching_bypasses(net.eval()))
+        watch = stack.enter_context(watching_bypasses(net.eval()))
         stack.callback(lambda: [setattr(module, "training", mode) for module, mode in modes.items()])
         net(*inputs, **named)
-    return found
+    return watch
 
 
 @contextmanager
-def watching_bypasses(net: nn.Module) -> Iterator[dict[str, str]]:
+def watching_bypasses(net: nn.Module) -> Iterator[BypassWatch]:
     """Collect the products that bypass the tiles within the context; see ``bypasses``."""
-    detector = _BypassDetector(net)
+    watch = BypassWatch(net)
     with ExitStack() as stack:
-        for layer in detector.layers:
-            stack.callback(layer.register_forward_pre_hook(detector.enter_layer, prepend=True).remove)
-            stack.callback(layer.register_forward_hook(detector.leave_layer, always_call=True).remove)
-        stack.enter_context(detector)
-        yield detector.found
+        stack.enter_context(uncompiled())
+        stack.enter_context(observing(watch.layer_runs))
+        stack.enter_context(watch)
+        yield watch
 
 
-class _BypassDetector(TorchFunctionMode):
-    """Records products with parameters that are computed outside the forward pass of an analog layer."""
+def uncompiled() -> AbstractContextManager[Any]:
+    """A context in which compiled modules run as they were written, with their hooks and visible operators."""
+    loaded = "torch._dynamo" in sys.modules  # otherwise nothing is compiled, and loading it takes seconds
+    return torch.compiler.set_stance("force_eager") if loaded else nullcontext()
+
+
+class _Owner(NamedTuple):
+    """A tensor of the net that products may multiply by."""
+
+    name: str
+    module_name: str
+    module: nn.Module
+    original: bool
+    matrix: bool
+
+
+class BypassWatch(TorchDispatchMode):
+    """Records products with weights outside the forward pass of an analog layer.
+
+    It sees operators as they are dispatched: a mode for functions, and hooks, would close the fused paths of torch.
+    """
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.found: dict[str, str] = {}
-        self.active_layers: list[nn.Module] = []
-        modules = dict(net.named_modules())
-        self.layers = [m for m in modules.values() if isinstance(m, AnalogLayer)]
-        self.owners = {
-            id(p): (f"{name}.{key}".lstrip("."), name, module)
-            for name, module in reversed(modules.items())
-            for key, p in module._parameters.items()
-            if p is not None and not isinstance(module, AnalogComposite)
-        }
-        for name, module in modules.items():  # report a tied weight as that of its analog layer
-            if isinstance(module, AnalogLayer):
-                self.owners[id(module.weight)] = (f"{name}.weight".lstrip("."), name, module)
-        self.views: dict[int, tuple[Tensor, int]] = {}  # keep the view alive, so that its id is not reused
+        """The function that used a weight and where, by the name of the weight."""
+        self.called: set[int] = set()
+        """The ids of the analog layers whose tiles computed a product."""
+        self.bypassed: set[int] = set()
+        """The ids of the analog layers by whose weights something else multiplied."""
+        self._modules = {id(module): name for name, module in net.named_modules()}
+        self._net = net
+        self._depth = 0
+        self._owners, weights = _owners(net)
+        self._flow = WeightFlow(weights)
 
-    def enter_layer(self, module: nn.Module, *_: Any) -> None:
-        self.active_layers.append(module)
+    @contextmanager
+    def layer_runs(self, layer: Any) -> Iterator[None]:
+        """Within this context the products are those of the tiles of ``layer``."""
+        inside = isinstance(layer, AnalogLayer)
+        if inside:
+            self.called.add(id(layer))
+            self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= inside
 
-    def leave_layer(self, *_: Any) -> None:
-        self.active_layers.pop()
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name == "__get__":  # access to an attribute such as x.T
-            name = getattr(getattr(func, "__self__", None), "__name__", "")
-        if not self.active_layers and name in _PRODUCTS | _VIEWS:
-            used = [self._parameter_id(t) for t in _tensors((args, kwargs or {}))]
-            if name in _JOINS and None in used:  # a parameter joined with activations, such as a learned token
-                return result
-            for parameter in (p for p in used if p is not None):
-                if name in _PRODUCTS:
-                    self._report(name, *self.owners[parameter])
-                else:
-                    self.views.update({id(t): (t, parameter) for t in _tensors(result)})
+        kwargs = kwargs or {}
+        if self._depth == 0:
+            self._look(func, args, kwargs)
+        result = func(*args, **kwargs)
+        if self._depth == 0:
+            self._flow.follow(func, args, kwargs, result)
         return result
 
-    def _parameter_id(self, tensor: Tensor) -> int | None:
-        """The id of the parameter that a tensor is or is derived from."""
-        view = self.views.get(id(tensor))
-        return view[1] if view is not None else id(tensor) if id(tensor) in self.owners else None
+    def _look(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        summed = self._flow.summed(op, args, kwargs)
+        for number in self._matrices(summed):
+            self._report("a sum of products", number)
+        if not multiplies(op):
+            return
+        multiplied = factors(op, args, kwargs)
+        known = [(t, self._flow.owners(t)) for t in multiplied]
+        if all(owners is not None for _, owners in known) and "embedding_bag" not in op._schema.name:
+            return  # a product of weights and constants, which no input changes
+        if any(isinstance(value, torch.ScriptObject) for value in args):
+            self._report_packed(op)
+        used = [(t, number) for t, owners in known for number in owners or ()]
+        if only_scales(op, multiplied):  # a product for layers, where the sizes of the model happen to be 1
+            used = [(t, number) for t, number in used if isinstance(self._owners[number].module, AnalogLayer)]
+        chosen = self._matrices(number for _, number in used)
+        for tensor, number in used:
+            if number in chosen:
+                self._report(function_name(op, tensor), number)
 
-    def _report(self, function: str, parameter: str, name: str, module: nn.Module) -> None:
+    def _matrices(self, numbers: Iterable[int]) -> set[int]:
+        """Those weights that are matrices, if any is: the others scale them, as a gain does."""
+        used = set(numbers)
+        return {number for number in used if self._owners[number].matrix} or used
+
+    def _report(self, function: str, number: int) -> None:
+        name, module_name, module, original, _ = self._owners[number]
         if isinstance(module, AnalogLayer):
-            where = f"outside the forward pass of {name or 'the net'}; call {name or 'it'}(x) instead"
+            self.bypassed.add(id(module))
+        if original:
+            self.bypassed.add(id(self._net.get_submodule(module_name)))
+            where = "of the digital model from which the net was converted; let the net call its own layer"
+        elif isinstance(module, AnalogLayer):
+            where = f"outside the forward pass of {module_name or 'the net'}; call {module_name or 'it'}(x) instead"
         else:
-            where = f"in {name or 'the net'}, a {type(module).__name__}, which is digital"
-        self.found.setdefault(parameter, f"{function} multiplies by it {where}")
+            where = f"in {module_name or 'the net'}, a {type(module).__name__}, which is digital"
+        self.found.setdefault(name, f"{function} multiplies by it {where}")
+
+    def _report_packed(self, op: Any) -> None:
+        """Report a weight that is no tensor, by the module whose method is running."""
+        frame = sys._getframe()
+        while frame is not None:
+            module = frame.f_locals.get("self")
+            if isinstance(module, nn.Module) and id(module) in self._modules:
+                name = self._modules[id(module)]
+                where = f"in {name or 'the net'}, a {type(module).__name__}, which is digital"
+                self.found.setdefault(
+                    f"{name}.weight".lstrip("."), f"{function_name(op, None)} multiplies by it {where}"
+                )
+                return
+            frame = frame.f_back
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested lists, tuples and dictionaries."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for part in value:
-            yield from _tensors(part)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+def _owners(net: nn.Module) -> tuple[list[_Owner], list[Tensor]]:
+    """The parameters, buffers and other tensors of a net, each once; a tied weight is that of its analog layer."""
+    found: dict[int, tuple[_Owner, Tensor]] = {}
+    inside = {id(part): (name, layer) for name, layer in analog_layers(net).items() for part in layer.modules()}
+    modules = dict(net.named_modules())
+
+    def add(key: str, name: str, module: nn.Module, tensor: Any, original: bool = False) -> None:
+        if isinstance(tensor, Tensor) and id(tensor) not in found:
+            owner = _Owner(
+                f"{name}.{key}".lstrip("."), *inside.get(id(module), (name, module)), original, _is_matrix(tensor)
+            )
+            found[id(tensor)] = (owner, tensor)
+
+    for layers_first in (True, False):
+        for name, module in modules.items():
+            if (id(module) in inside) is layers_first and not isinstance(module, AnalogComposite):
+                for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+                    add(key, name, module, tensor)
+    names = {id(module): name for name, module in modules.items()}
+    for module, key, value in attribute_values(net):
+        add(key, names[id(module)], module, value)
+    for name, module in originals(net).items():
+        for key, tensor in module._parameters.items():
+            add(key, name, module, tensor, original=True)
+    return [owner for owner, _ in found.values()], [tensor for _, tensor in found.values()]
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return sum(size > 1 for size in tensor.shape) > 1

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.hooks import RemovableHandle
 
@@ -29,6 +30,7 @@ from phasegrad.nn import (
     AnalogRNNCell,
     AnalogTransposedLinear,
 )
+from phasegrad.nn.lazy import becomes_analog, is_lazy
 from phasegrad.nn.linear import TransposedLinear
 
 Make: TypeAlias = Callable[[nn.Module, Hardware], nn.Module]
@@ -56,6 +58,8 @@ _COUNTERPARTS_BY_NAME: dict[str, Make] = {"transformers.pytorch_utils.Conv1D": A
 _REASONS_WITHOUT_COUNTERPART: dict[type[nn.Module], str] = {
     nn.Embedding: "a look-up of rows, not a product; register AnalogEmbedding to read tiles",
 }
+LAZY = "its shape is not known before the first forward pass; run the model once: it is converted then"
+"""Why a lazy layer that becomes analog in its first forward pass is digital until then."""
 _REGISTERED: OrderedDict[int, tuple[type[nn.Module], Make]] = OrderedDict()
 
 
@@ -134,7 +138,9 @@ def why_digital(module: nn.Module) -> str | None:
     """Why a module cannot be converted; ``None`` if it can."""
     kind = type(module)
     if counterpart_of(module) is not None:
-        return "its weight is computed by a parametrization or a hook" if _has_computed_parameters(module) else None
+        return _what_is_lost(module)
+    if lazy_counterpart(module) is not None:
+        return _what_is_lost(module) or LAZY
     known = (*(kind for kind, _ in _REGISTERED.values()), *_COUNTERPARTS)
     counterpart = next((t.__name__ for t in known if issubclass(kind, t)), None)
     if counterpart is not None:
@@ -142,9 +148,63 @@ def why_digital(module: nn.Module) -> str | None:
     return _REASONS_WITHOUT_COUNTERPART.get(kind) or f"no analog counterpart of {kind.__name__}"
 
 
+def lazy_counterpart(module: nn.Module) -> type[nn.Module] | None:
+    """The class that a lazy layer gets in its first forward pass, if that class has a counterpart."""
+    kind = module.cls_to_become if isinstance(module, LazyModuleMixin) and is_lazy(module) else None
+    return kind if kind in _COUNTERPARTS or any(kind is k for k, _ in _REGISTERED.values()) else None
+
+
+def _what_is_lost(module: nn.Module) -> str | None:
+    """What a counterpart would not compute or keep of a module that has one; ``None`` if nothing."""
+    return what_users_added(module) or (
+        "its weight is computed by a parametrization or a hook" if _has_computed_parameters(module) else None
+    )
+
+
+def what_users_added(module: nn.Module) -> str | None:
+    """What users changed in this instance of a class that has a counterpart; ``None`` if nothing.
+
+    It is a reason to leave the module digital, because the counterpart would compute something else.
+    """
+    if counterpart_of(module) is None and lazy_counterpart(module) is None:
+        return None
+    replaced = next((key for key in vars(module) if _is_method(module, key) and key != "_compiled_call_impl"), None)
+    if replaced is not None and not becomes_analog(module):
+        return f"its {replaced} was replaced on the instance, and may compute something else"
+    if any(type(module) is kind for kind, _ in _REGISTERED.values()) or _has_computed_parameters(module):
+        return None  # the user's function knows what the module has
+    added = sorted(set(_parts(module)) - _standard_parts(module))
+    if added:
+        return f"{added[0]} was added to the {type(module).__name__}, and its analog counterpart has no place for it"
+    return None
+
+
+def _is_method(module: nn.Module, name: str) -> bool:
+    return callable(getattr(type(module), name, None))
+
+
+def _parts(module: nn.Module) -> list[str]:
+    """Names of the parameters, buffers and submodules of a module, those inside its submodules included."""
+    names = [f"{n}.{key}".lstrip(".") for n, m in module.named_modules() for key in (*m._parameters, *m._buffers)]
+    return names + [n for n, _ in module.named_modules() if n]
+
+
+def _standard_parts(module: nn.Module) -> set[str]:
+    """The names of ``_parts`` of a module to which nothing was added."""
+    if isinstance(module, nn.RNNBase):
+        return {key for keys in module._all_weights for key in keys}
+    if isinstance(module, nn.RNNCellBase):
+        return {"weight_ih", "weight_hh", "bias_ih", "bias_hh"}
+    if isinstance(module, nn.MultiheadAttention):
+        weights = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias")
+        return {*weights, "bias_k", "bias_v", "out_proj", "out_proj.weight", "out_proj.bias"}
+    return {"weight", "bias"}
+
+
 def _has_computed_parameters(module: nn.Module) -> bool:
     """Whether a parametrization or a hook computes a parameter, as weight normalisation does."""
+    names = {name.rpartition(".")[2] for name in _standard_parts(module)}
     return any(
-        is_parametrized(part) or any(isinstance(value, Tensor) for value in vars(part).values())
+        is_parametrized(part) or any(isinstance(vars(part).get(name), Tensor) for name in names)
         for part in module.modules()
     )

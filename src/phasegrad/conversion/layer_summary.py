@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from phasegrad.conversion.bypass_watch import bypasses
+from phasegrad.conversion.bypass_watch import BypassWatch, watch_pass
 from phasegrad.conversion.selection import left_digital
-from phasegrad.nn import analog_layers
+from phasegrad.nn import AnalogLayer, analog_layers
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,9 @@ class LayerSummary:
     utilisation: float
     """Fraction of the unit cells in its tiles that store weights."""
     store: str
+    computed: str = ""
+    """What computed its products in one forward pass: ``analog``, ``digital``, ``both``, or ``nothing`` if the layer
+    was not called; empty if no input was passed."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Summary:
 
     def __str__(self) -> str:
         head = ("layer", "kind", "out x in", "tiles", "devices", "utilisation", "weight")
+        watched = any(layer.computed for layer in self.layers)
+        head = (*head, "computed") if watched else head
         rows = [
             (
                 layer.name or "(root)",
@@ -58,10 +63,11 @@ class Summary:
                 f"{layer.devices:,}",
                 f"{layer.utilisation:.1%}",
                 layer.store,
+                *((layer.computed,) if watched else ()),
             )
             for layer in self.layers
         ]
-        total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "")
+        total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "", *(("",) if watched else ()))
         lines = _table([head, *rows, total])
         for head, entries in (("digital:", self.digital), ("bypassing the tiles:", self.bypasses)):
             if entries:
@@ -77,8 +83,9 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
 
     Args:
         net: a converted net.
-        inputs: positional inputs of the net. If they are passed, the net is run once to list the products that bypass
-            the tiles, as [`bypasses`][phasegrad.conversion.bypasses] finds them.
+        inputs: positional inputs of the net. If they are passed, the net is run once: the column ``computed`` says
+            whether the products with the weights of a layer were ``analog``, ``digital`` or ``both``, and the products
+            that bypass the tiles are listed, as [`bypasses`][phasegrad.conversion.bypasses] finds them.
         named: keyword inputs of the net.
 
     Examples:
@@ -90,6 +97,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
         -------------------------------------------------------------------
         total                              2   12,000
     """
+    watch = watch_pass(net, *inputs, **named) if inputs or named else None
     layers = []
     for name, layer in analog_layers(net).items():
         weights, hardware = layer.out_features * layer.in_features, layer.hardware
@@ -103,16 +111,22 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
                 devices=layer.device_count,
                 utilisation=weights / (layer.tiles * hardware.rows * hardware.columns),
                 store=layer.store.name,
+                computed=_computed(layer, watch) if watch is not None else "",
             )
         )
-    found = bypasses(net, *inputs, **named) if inputs or named else {}
-    return Summary(tuple(layers), left_digital(net), found)
+    return Summary(tuple(layers), left_digital(net), watch.found if watch is not None else {})
+
+
+def _computed(layer: AnalogLayer, watch: BypassWatch) -> str:
+    """What computed the products with a layer's weight."""
+    analog, digital = id(layer) in watch.called, id(layer) in watch.bypassed
+    return "both" if analog and digital else "analog" if analog else "digital" if digital else "nothing"
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     """Align the columns, numbers to the right, with a rule below the header and above the total."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    align = ("<", "<", ">", ">", ">", ">", "<")
+    align = ("<", "<", ">", ">", ">", ">", "<", "<")[: len(widths)]
     lines = ["  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)).rstrip() for row in rows]
     rule = "-" * max(len(line) for line in lines)
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
+import warnings
 from typing import Any, TypeVar, overload
 
 from torch import nn
 
-from phasegrad.conversion.counterparts import make_counterpart
+from phasegrad.conversion.counterparts import LAZY, make_counterpart, what_users_added
 from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
+from phasegrad.conversion.hardware_choice import HardwareChoice, check_choice, check_tied_hardware, choose_hardware
+from phasegrad.conversion.in_place import become, carry_attributes, rebind, replace_submodules, restore_attributes
+from phasegrad.conversion.originals import copies, warn_about_originals
+from phasegrad.conversion.resizing import allow_resizing, refuse_resizing
 from phasegrad.conversion.selection import REASONS, Selection, left_digital, reasons_to_stay_digital, selected
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar import Hardware
@@ -28,7 +35,9 @@ from phasegrad.nn import (
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
+from phasegrad.nn.lazy import becomes_analog, keep_digital, make_analog_when_initialised, require_initialised
 from phasegrad.nn.state_keys import check_keys
+from phasegrad.stores import Noiseless, Programmed
 from phasegrad.stores.programmed import assign_devices, blank_devices
 from phasegrad.stores.sharing import Exchanges, exchange_parameters, sharing
 
@@ -37,49 +46,56 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @overload
 def convert(
-    model: nn.Linear, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.Linear, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> AnalogLinear: ...
 @overload
 def convert(
-    model: nn.Conv1d, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.Conv1d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> AnalogConv1d: ...
 @overload
 def convert(
-    model: nn.Conv2d, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.Conv2d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> AnalogConv2d: ...
 @overload
 def convert(
-    model: nn.Conv3d, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.Conv3d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> AnalogConv3d: ...
 @overload
 def convert(
-    model: nn.LSTM, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.LSTM, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> AnalogLSTM: ...
 @overload
 def convert(
-    model: nn.GRU, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.GRU, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> AnalogGRU: ...
 @overload
 def convert(
-    model: nn.MultiheadAttention, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.MultiheadAttention,
+    hardware: HardwareChoice,
+    *,
+    only: Selection | None = None,
+    skip: Selection | None = None,
 ) -> AnalogMultiheadAttention: ...
 @overload
 def convert(
-    model: Module, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> Module: ...
 def convert(
-    model: nn.Module, hardware: Hardware, *, only: Selection | None = None, skip: Selection | None = None
+    model: nn.Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
 ) -> nn.Module:
     """Copy a model and replace its layers by analog counterparts, which are computed in crossbar tiles.
 
     Linear, convolutional, attention and recurrent layers are converted, and the types that were registered with
-    ``phasegrad.conversion.register_counterpart``. A module that occurs in several places stays one module, and
-    shared parameters stay shared. ``left_digital`` and ``phasegrad.summary`` report which modules stay digital,
-    and why.
+    ``phasegrad.conversion.register_counterpart``. A module that occurs in several places stays one module, also in
+    lists and other attributes of the model, and shared parameters stay shared. ``left_digital`` and
+    ``phasegrad.summary`` report which modules stay digital, and why: those that a counterpart could not represent, such
+    as a layer whose ``forward`` was replaced, are among them. A lazy layer becomes analog in its first forward pass.
 
     Args:
-        model: a digital model; it is not changed.
-        hardware: the hardware of every converted layer.
+        model: a digital model, or a net that is partly converted; it is not changed.
+        hardware: the hardware of every converted layer; or a dictionary of hardware by names of modules, of which the
+            first that selects a module counts; or a function ``(module, name) -> Hardware | None``. Modules without
+            hardware stay digital. A name selects modules as in ``only``, and may be a regular expression.
         only: the modules to convert: a filter ``(module, name) -> bool``, or names. A name selects the module with this
             full name, or else every module whose name ends with a dot and this name, including submodules. A single
             string that matches no name is a regular expression that full names must match.
@@ -88,10 +104,16 @@ def convert(
     Returns:
         The converted copy, in the training mode of the model.
 
+    Warns:
+        UserWarning: a function that the model calls refers to one of its layers other than through the model, as a
+            closure does; it will call the digital original.
+
     Raises:
-        ValueError: the model is already converted, the model has no module of a given name, or no module is left to
-            convert.
-        TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a [`Hardware`][phasegrad.Hardware].
+        ValueError: the model is already converted and ``only`` names no digital layer, it is programmed, the model has
+            no module of a given name, no module is left to convert, layers with a common weight have different
+            hardware, or a lazy layer, whose shape is not known yet, should be trained in memory.
+        TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a [`Hardware`][phasegrad.Hardware], a
+            dictionary or a function of one.
 
     Examples:
         >>> import phasegrad as pg
@@ -99,22 +121,36 @@ def convert(
         >>> net = convert(model, pg.presets.pcm_inference(), skip=["2"])
         >>> type(net[0]).__name__, type(net[2]).__name__
         ('AnalogLinear', 'Linear')
+        >>> net = convert(net, pg.presets.ideal_inference(), only=["2"])  # other hardware for the last layer
+        >>> type(net[2]).__name__
+        'AnalogLinear'
     """
-    _check_arguments(model, hardware)
+    _check_arguments(model, hardware, only)
     chosen = {id(m) for n, m in selected(model, only, "only")} if only is not None else None
     skipped = {id(m) for n, m in selected(model, skip, "skip")} if skip is not None else set()
-    reasons = reasons_to_stay_digital(model, chosen, skipped)
-    if all(reasons.values()):
-        details = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
-        raise ValueError(f"convert: nothing to convert ({details})")
-    net = copy.deepcopy(model)
+    by_module = choose_hardware(model, hardware)
+    reasons = reasons_to_stay_digital(model, chosen, skipped, by_module)
     left = {name: why for name, why in reasons.items() if why is not None}
+    layers = {n: by_module[id(model.get_submodule(n))] for n, why in reasons.items() if why is None or why == LAZY}
+    changed = {n: why for n, why in left.items() if why == what_users_added(model.get_submodule(n))}
+    if not layers and not changed:
+        details = "; ".join(f"{name or 'the model'}: {why}" for name, why in left.items()) or "no layer has weights"
+        raise ValueError(f"convert: nothing to convert ({details})")
+    _check_lazy(layers, left)
+    check_tied_hardware(model, [name for name in layers if name not in left], by_module)
+    net = copy.deepcopy(model)
     with sharing() as exchanges:
-        net = _replace(net, _make_counterparts(net, [name for name in reasons if name not in left], hardware))
+        net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, copies(model, net))
+    for name in (name for name in layers if name in left):
+        make_analog_when_initialised(net.get_submodule(name), functools.partial(_become_counterpart, layers[name]))
     close_fused_paths(net)
+    refuse_resizing(net)
     setattr(net, REASONS, left)
     _check_ties(net, exchanges)
-    net.register_load_state_dict_pre_hook(_check_state_dict)
+    _warn_changed(changed)
+    warn_about_originals(model, net, list(reasons))
+    if _check_state_dict not in [getattr(hook, "hook", None) for hook in net._load_state_dict_pre_hooks.values()]:
+        net.register_load_state_dict_pre_hook(_check_state_dict)
     return ignore_in_ddp(net)
 
 
@@ -133,15 +169,18 @@ def to_digital(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     undo_ignore_in_ddp(net)
     with sharing() as exchanges:
-        net = _replace(
-            net,
-            {
-                id(counterpart): _copy_hooks(counterpart, counterpart.to_digital())
-                for counterpart in _outermost_counterparts(net)
-            },
-        )
+        made = [(counterpart, counterpart.to_digital()) for counterpart in _outermost_counterparts(net)]
+        classes, replaced = {id(counterpart): type(counterpart) for counterpart, _ in made}, {}
+        for counterpart, digital in made:
+            restore_attributes(counterpart, digital)
+            replaced[id(counterpart)] = become(counterpart, digital)
+    net = replace_submodules(net, replaced)
     exchange_parameters(net, exchanges)
+    rebind(net, classes, {})
+    for module in net.modules():
+        keep_digital(module)
     open_fused_paths(net)
+    allow_resizing(net)
     if hasattr(net, REASONS):
         delattr(net, REASONS)
     hooks = net._load_state_dict_pre_hooks
@@ -150,20 +189,54 @@ def to_digital(net: nn.Module) -> nn.Module:
     return net
 
 
-def _check_arguments(model: nn.Module, hardware: Hardware) -> None:
+def _check_arguments(model: nn.Module, hardware: HardwareChoice, only: Selection | None) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model is a {type(model).__name__}; it must be a torch.nn.Module")
-    if not isinstance(hardware, Hardware):
-        raise TypeError(
-            f"convert: hardware is a {type(hardware).__name__}; it must be a Hardware, such as "
-            "pg.presets.pcm_inference()"
-        )
-    present = list(analog_layers(model))
-    if present:
+    check_choice(hardware)
+    present = analog_layers(model)
+    if not present:
+        return
+    first, everything = next(iter(present)), only is None and isinstance(hardware, Hardware)
+    if everything or isinstance(model, (AnalogLayer, AnalogComposite)):
         raise ValueError(
-            f"convert: the model is converted already ({present[0] or 'the model itself'} is analog); convert the "
-            "digital model, or call pg.to_digital first"
+            f"convert: the model is converted already ({first or 'the model itself'} is analog); name the layers that "
+            "are still digital in only, convert the digital model, or call pg.to_digital first"
         )
+    for name, layer in present.items():
+        if isinstance(layer.store, (Programmed, Noiseless)):
+            raise ValueError(
+                f"convert: {name} is {layer.store.name}; convert the net that the chip was programmed from, and then "
+                "program it again"
+            )
+    for name in [only] if isinstance(only, str) else () if only is None or callable(only) else only:
+        if name in present:
+            raise ValueError(
+                f"convert: only names {name!r}, which is analog already; name digital layers, or call pg.to_digital "
+                "first"
+            )
+
+
+def _warn_changed(changed: dict[str, str]) -> None:
+    """Warn about layers that stay digital because of what users changed in them."""
+    if changed:
+        first = [f"{name or 'the model'}: {why}" for name, why in itertools.islice(changed.items(), 5)]
+        more = f"; and {len(changed) - 5} more, see left_digital" if len(changed) > 5 else ""
+        warnings.warn(
+            f"convert: these layers stay digital ({'; '.join(first)}{more}). Undo the change, register a counterpart "
+            "with phasegrad.conversion.register_counterpart, or name them in skip if this is intended",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _check_lazy(layers: dict[str, Hardware], left: dict[str, str]) -> None:
+    """Raise for lazy layers to train in memory: an optimizer would keep the parameters that are moved there."""
+    for name, hardware in layers.items():
+        if name in left and hardware.pulses is not None:
+            raise ValueError(
+                f"convert: the shape of {name or 'the model'} is not known before the first forward pass, and its "
+                "hardware trains in memory, where its devices are needed at once; run the model once first"
+            )
 
 
 def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
@@ -180,18 +253,28 @@ def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
             )
 
 
-def _make_counterparts(net: nn.Module, names: list[str], hardware: Hardware) -> dict[int, nn.Module]:
-    """Create the analog counterparts of the named modules, by the id of the digital module."""
-    counterparts: dict[int, nn.Module] = {}
+def _become_analog(net: nn.Module, layers: dict[str, Hardware], copied: dict[int, nn.Module]) -> nn.Module:
+    """Turn the named modules of a net into their counterparts; return the net, which may itself be replaced."""
+    digital = {name: net.get_submodule(name) for name in layers}
+    classes = {id(module): type(module) for module in digital.values()}
     first: dict[int, AnalogLayer] = {}
-    for name in names:
-        digital = net.get_submodule(name)
-        counterparts[id(digital)] = counterpart = _copy_hooks(digital, make_counterpart(digital, hardware))
+    replaced: dict[int, nn.Module] = {}
+    for name, module in digital.items():
+        replaced[id(module)] = counterpart = _become_counterpart(layers[name], module)
         for layer in analog_layers(counterpart).values():
             tied = first.setdefault(id(layer.weight), layer)
             if tied is not layer and type(tied) is type(layer):  # both use the same tiles
                 layer.converters = tied.converters
-    return counterparts
+    net = replace_submodules(net, replaced)
+    rebind(net, classes, copied)
+    return net
+
+
+def _become_counterpart(hardware: Hardware, digital: nn.Module) -> nn.Module:
+    counterpart = make_counterpart(digital, hardware)
+    if isinstance(counterpart, (AnalogLayer, AnalogComposite)) and counterpart is not digital:
+        carry_attributes(digital, counterpart, counterpart._make_digital)
+    return become(digital, counterpart)
 
 
 def _outermost_counterparts(net: nn.Module) -> list[Any]:
@@ -209,29 +292,12 @@ def _outermost_counterparts(net: nn.Module) -> list[Any]:
     return list(found.values())
 
 
-def _copy_hooks(old: nn.Module, new: Module) -> Module:
-    """Copy the hooks that the user registered on a module to its replacement."""
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        getattr(new, name).update(getattr(old, name))
-    new._is_full_backward_hook = old._is_full_backward_hook
-    for name in ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"):
-        getattr(new, name).update(getattr(old, name))
-    return new
-
-
-def _replace(net: nn.Module, replacements: dict[int, nn.Module]) -> nn.Module:
-    """Replace modules wherever they occur; return the root, which may itself be replaced."""
-    for parent in list(net.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is not None and id(child) in replacements:
-                parent._modules[name] = replacements[id(child)]
-    return replacements.get(id(net), net)
-
-
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Check the state dict for every layer before anything is copied; let tied layers share devices."""
     layers = analog_layers(net)
     for name, module in net.named_modules():
+        if becomes_analog(module) and f"{prefix}{name}.configuration".replace("..", ".") in state_dict:
+            require_initialised(net, "load_state_dict")
         if isinstance(module, AnalogComposite):
             module.rename_float_keys(state_dict, f"{prefix}{name}." if name else prefix)
     keys = {name: f"{prefix}{name}." if name else prefix for name in layers}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TypeAlias
 
 from torch import nn
 
-from phasegrad.conversion.counterparts import why_digital
+from phasegrad.conversion.counterparts import LAZY, what_users_added, why_digital
 from phasegrad.deprecation import warn_renamed
 from phasegrad.nn import AnalogComposite, AnalogLayer
 
@@ -114,38 +114,66 @@ def _has_weights(module: nn.Module) -> bool:
     return any(p is not None for p in module._parameters.values())
 
 
-def reasons_to_stay_digital(model: nn.Module, chosen: set[int] | None, skipped: set[int]) -> dict[str, str | None]:
+def chosen_by_user(reason: str) -> bool:
+    """Whether the user left a module digital on purpose."""
+    return reason.startswith(("named in", "not named in"))
+
+
+def reasons_to_stay_digital(
+    model: nn.Module, chosen: set[int] | None, skipped: set[int], with_hardware: Container[int]
+) -> dict[str, str | None]:
     """Find why each module with a counterpart or with parameters of its own stays digital; ``None`` if it does not.
 
-    Submodules of a converted module are converted with it and are not listed.
+    Submodules of a converted module are converted with it and are not listed, nor are modules that are analog already.
+
+    Args:
+        model: the model.
+        chosen: ids of the modules to convert; ``None`` for all.
+        skipped: ids of the modules to leave digital.
+        with_hardware: ids of the modules for which there is hardware.
     """
     reasons: dict[str, str | None] = {}
     seen: set[int] = set()
 
-    def visit(name: str, module: nn.Module) -> None:
-        if id(module) in seen:
+    def visit(name: str, module: nn.Module, parent: nn.Module | None) -> None:
+        if id(module) in seen or isinstance(module, (AnalogLayer, AnalogComposite)):
             return
         seen.add(id(module))
-        reason = _reason_to_stay_digital(module, chosen, skipped)
+        reason = _reason_to_stay_digital(module, chosen, skipped, with_hardware)
+        if reason is None and parent is not None and _reads_weight_of(parent, module):
+            reason = f"{type(parent).__name__} reads its weight and does not call it"
         if reason is None:
             seen.update(id(part) for part in module.modules())
-        if reason is None or _has_weights(module):
+        if reason is None or reason == LAZY or _has_weights(module):
             reasons[name] = reason
         if reason is not None:
             for child_name, child in module.named_children():
-                visit(f"{name}.{child_name}" if name else child_name, child)
+                visit(f"{name}.{child_name}" if name else child_name, child, module)
 
-    visit("", model)
+    visit("", model, None)
     return reasons
 
 
-def _reason_to_stay_digital(module: nn.Module, chosen: set[int] | None, skipped: set[int]) -> str | None:
+def _reads_weight_of(parent: nn.Module, child: nn.Module) -> bool:
+    """Whether a module multiplies by the weight of its child without calling the child."""
+    return (
+        isinstance(parent, nn.MultiheadAttention)
+        and type(parent).forward is nn.MultiheadAttention.forward
+        and parent._modules.get("out_proj") is child
+    )
+
+
+def _reason_to_stay_digital(
+    module: nn.Module, chosen: set[int] | None, skipped: set[int], with_hardware: Container[int]
+) -> str | None:
     reason = why_digital(module)
-    if reason is not None:
+    if reason not in (None, LAZY, what_users_added(module)):
         return reason
     if id(module) in skipped:
         return "named in skip"
     if chosen is not None and id(module) not in chosen:
         return "not named in only"
+    if id(module) not in with_hardware:
+        return "not named in hardware"
     part = next((name for name, m in module.named_modules() if id(m) in skipped), None)
-    return None if part is None else f"{part}, a part of it, is named in skip"
+    return reason if part is None else f"{part}, a part of it, is named in skip"

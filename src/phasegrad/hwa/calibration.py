@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad.conversion import BypassWarning, left_digital
-from phasegrad.conversion.bypass_watch import watching_bypasses
+from phasegrad.conversion.bypass_watch import uncompiled, watching_bypasses
+from phasegrad.conversion.selection import chosen_by_user
 from phasegrad.crossbar.bit_lines import tile_outputs
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.word_lines import drive
@@ -20,6 +21,7 @@ from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 from phasegrad.nn.layer import require_analog_layers
+from phasegrad.ops.profiling import observed
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -75,11 +77,11 @@ def calibrate(
     before = {name: (r.input.clone(), r.output.clone()) for name, r in ranges.items()}
     count, bypassed = 0, {}
     try:
-        with evaluation_mode(net), _input_hooks(ranges.values()), torch.no_grad():
+        with evaluation_mode(net), _input_hooks(ranges.values()), torch.no_grad(), uncompiled():
             for batch in itertools.islice(loader, batches):
-                with watching_bypasses(eager) if count == 0 else nullcontext() as found:
+                with watching_bypasses(eager) if count == 0 else nullcontext() as watch:
                     (forward or forward_batch)(eager, batch)
-                bypassed = bypassed or found or {}
+                bypassed = watch.found if watch is not None else bypassed
                 count += 1
         if count == 0:
             raise ValueError("calibrate: the loader yielded no batch; pass one with at least one batch")
@@ -95,7 +97,7 @@ def calibrate(
 
 def _warn_bypassed(net: nn.Module, bypassed: dict[str, str]) -> None:
     """Warn about products that bypass the tiles, except in modules that the user kept digital."""
-    chosen = {n for n, why in left_digital(net).items() if why.startswith("named in") or why.startswith("not named in")}
+    chosen = {n for n, why in left_digital(net).items() if chosen_by_user(why)}
     unexpected = {name: why for name, why in bypassed.items() if name.rpartition(".")[0] not in chosen}
     if unexpected:
         warnings.warn(
@@ -131,7 +133,8 @@ class _Ranges:
                 self.inputs += 1
                 self.input += (covered.to(self.input) - self.input) / self.inputs
         if self.percentile is not None:
-            largest = self._output_size(x)
+            with observed(self.layer):  # products of the tiles, not past them
+                largest = self._output_size(x)
             if largest > 0:
                 self.outputs += 1
                 self.output += (largest.to(self.output) - self.output) / self.outputs

@@ -28,6 +28,7 @@ from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
 from phasegrad.nn import layer_state, materialisation
 from phasegrad.nn.calling_net import calling_net
+from phasegrad.nn.lazy import require_initialised
 from phasegrad.ops.direct import in_transform
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores import AnalogWeight, Digital, WeightStore
@@ -382,8 +383,12 @@ def analog_layers(net: nn.Module) -> dict[str, AnalogLayer]:
 
 
 def require_analog_layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
-    """The analog layers of a net by name; raise ``ValueError`` in the name of ``caller`` if there is none."""
-    layers = analog_layers(module(caller, "the net", net))
+    """The analog layers of a net by name; raise ``ValueError`` in the name of ``caller`` if there is none.
+
+    It is also raised if a lazy layer of the net has not become analog yet.
+    """
+    require_initialised(module(caller, "the net", net), caller)
+    layers = analog_layers(net)
     if not layers:
         raise ValueError(f"{caller}: the net has no analog layer; convert it first with pg.convert(model, hardware)")
     for name, layer in layers.items():
