@@ -122,7 +122,10 @@ def note_loaded(layer: StoredLayer, with_weight: bool) -> None:
         if (own.device, own.dtype, own.shape) == (weight.device, weight.dtype, weight.shape):
             own.copy_(weight)
         else:
-            own = own.like(weight.clone(), layer.devices)
+            found = own.successor  # made for a layer that is tied to this one
+            if found is None or found.devices is not layer.devices or found.device != weight.device:
+                found = own.successor = own.like(weight.clone(), layer.devices)
+            own = found
         weight = own
     weight = _wrapped(layer, weight)
     _register(layer, weight)
