@@ -48,6 +48,7 @@ class StoredLayer(Protocol):
     @property
     def holds_copy(self) -> bool:
         """Whether the parameter ``weight`` is a copy of what devices store, or of a frozen mean."""
+        ...
 
     @property
     def initial_values(self) -> dict[str, float]:
