@@ -139,7 +139,7 @@ def test_a_weight_in_the_memory_knows_the_layer_that_is_called() -> None:
     assert list(net[0].weight.users) == [net[0]]
     with torch.no_grad():
         net[0].weight.zero_()
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="weight"):
         net(torch.randn(2, 6))
 
 
