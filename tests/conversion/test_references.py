@@ -134,6 +134,15 @@ def test_layers_in_containers_train_in_the_memory(container: str) -> None:
     assert not torch.equal(before, net.layer.devices.conductance)
 
 
+def test_a_weight_in_the_memory_knows_the_layer_that_is_called() -> None:
+    net = pg.convert(nn.Sequential(nn.Linear(6, 6)), MEMORY)
+    assert list(net[0].weight.users) == [net[0]]
+    with torch.no_grad():
+        net[0].weight.zero_()
+    with pytest.warns(UserWarning, match="weight"):
+        net(torch.randn(2, 6))
+
+
 def test_order_and_identity_in_a_list_are_kept() -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:

@@ -40,6 +40,7 @@ from phasegrad.nn.state_keys import check_keys
 from phasegrad.stores import Noiseless, Programmed
 from phasegrad.stores.programmed import assign_devices, blank_devices
 from phasegrad.stores.sharing import Exchanges, exchange_parameters, sharing
+from phasegrad.stores.watched_weight import WatchedWeight
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -274,7 +275,10 @@ def _become_counterpart(hardware: Hardware, digital: nn.Module) -> nn.Module:
     counterpart = make_counterpart(digital, hardware)
     if isinstance(counterpart, (AnalogLayer, AnalogComposite)) and counterpart is not digital:
         carry_attributes(digital, counterpart, counterpart._make_digital)
-    return become(digital, counterpart)
+    module = become(digital, counterpart)
+    if isinstance(module, AnalogLayer) and isinstance(module.weight, WatchedWeight):
+        module.weight.users.add(module)  # the weight knew the object that the module replaces
+    return module
 
 
 def _outermost_counterparts(net: nn.Module) -> list[Any]:
