@@ -177,10 +177,14 @@ def test_a_depthwise_step_descends_the_dense_gradient(algorithm: Any) -> None:
     digital, analog = counterparts(2, fine(), groups=4, padding=1)
     x, lr = images(2, 3), 1e-5
     backward(digital, x), backward(analog, x)
-    before = analog.weight.detach().clone()
+    before, dw_min = analog.weight.detach().clone(), analog.devices.dw_min
+    inputs, d = samples(analog)
+    number = (lr / dw_min * d.abs().t() @ inputs.abs()).view_as(before)  # of the pulses of trains
     algorithm(analog.parameters(), lr=lr).step()
     change, expected = analog.weight.detach() - before, -lr * digital.weight.grad
-    assert (change - expected).abs().max() < 0.03 * expected.abs().max()
+    # The pulses of a train are binomial; counted pulses leave a remainder. Conductances have 24 bits.
+    sd = dw_min * number.sqrt() if algorithm is pg.optim.AnalogSGD else 0.0
+    assert ((change - expected).abs() < 5.0 * sd + 2.0 * dw_min + 1e-5 * before.abs()).all()
 
 
 def test_patches_are_unfolded_in_blocks() -> None:

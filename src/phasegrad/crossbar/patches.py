@@ -56,7 +56,8 @@ class Patches:
         first, last = first - start * per_image, last - start * per_image
         d = d[chosen].movedim(1, -1).unflatten(-1, (self.groups, -1))
         gradients = d.reshape(-1, d.shape[-1])[first:last]
-        if 2 * (last - first) >= (chosen.stop - start) * per_image:  # most of the images: a copy of whole rows is faster
+        # Where most of the images are wanted, a copy of whole rows is faster.
+        if 2 * (last - first) >= (chosen.stop - start) * per_image:
             return self._all_patches(x[chosen], d.shape[1:-2])[first:last], gradients
         index = torch.unravel_index(torch.arange(first, last, device=x.device), d.shape[:-1])
         return self._windows(x[chosen])[index].flatten(1), gradients

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from phasegrad.ops.native import library
 
-
 CHUNK = 1024
 """Values that a kernel processes at a time, as in csrc/chunks.h."""
 

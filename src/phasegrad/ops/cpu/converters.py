@@ -45,8 +45,8 @@ def dac_backward(grad: Tensor, x: Tensor, range: Tensor, decay: float, keep: flo
     grad_x, grad_range = torch.empty_like(x, memory_format=order), torch.zeros(range.shape, dtype=torch.float64)
     partial = workspace.scratch("sums", torch.float64, 2 * -(-x.numel() // CHUNK))
     call(
-        "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), partial.data_ptr(), grad.data_ptr(), x.data_ptr(), float(range),
-        x.numel(), decay, keep,
+        "dac_backward", grad_x.data_ptr(), grad_range.data_ptr(), partial.data_ptr(), grad.data_ptr(), x.data_ptr(),
+        float(range), x.numel(), decay, keep,
     )  # fmt: skip
     return grad_x, grad_range.float()
 
@@ -102,7 +102,8 @@ def convert(
         "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, table, pointers(y),
         pointers(v) if v else None, *optional(rows, channels, first=first), scale[first].data_ptr(),
         None if gain is None else gain[first].data_ptr(),
-        input_range.data_ptr(), len(y), out.shape[0], out.shape[1], inner, int(per_row), int(first > 0), *settings, offset + first,
+        input_range.data_ptr(), len(y), out.shape[0], out.shape[1], inner, int(per_row), int(first > 0),
+        *settings, offset + first,
     )  # fmt: skip
 
 
@@ -127,8 +128,8 @@ def weight_scale(
     clip = torch.empty(out_features, dtype=torch.float32)
     sums = workspace.scratch("sums", torch.float64, out_features)
     call(
-        "weight_scale", scale.data_ptr(), clip.data_ptr(), sums.data_ptr(), w.data_ptr(), out_features, in_features, rows, columns,
-        int(per_column), clip_sigma, int(clip_per_channel),
+        "weight_scale", scale.data_ptr(), clip.data_ptr(), sums.data_ptr(), w.data_ptr(), out_features, in_features,
+        rows, columns, int(per_column), clip_sigma, int(clip_per_channel),
     )  # fmt: skip
     return scale, clip
 

@@ -68,8 +68,8 @@ def pulse_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: in
     words_x, words_d = (torch.empty(v.shape, dtype=torch.int32) for v in (x, d))
     scratch = workspace.scratch("pulses", torch.uint8, 24 * len(x))
     call(
-        "pulse_trains", words_x.data_ptr(), words_d.data_ptr(), scratch.data_ptr(), x.data_ptr(), d.data_ptr(), len(x), x.shape[1],
-        d.shape[1], *rule, int(seed), offset,
+        "pulse_trains", words_x.data_ptr(), words_d.data_ptr(), scratch.data_ptr(), x.data_ptr(), d.data_ptr(), len(x),
+        x.shape[1], d.shape[1], *rule, int(seed), offset,
     )  # fmt: skip
     return words_x, words_d
 
@@ -107,8 +107,9 @@ def pulsed_update(
 @functools.lru_cache(maxsize=256)
 def _scratch_bytes(batch: int, out: int, features: int, groups: int, threads: int) -> int:
     """Memory that a pulsed update needs while it runs."""
+    assert library is not None
     size = ctypes.c_int64()
-    getattr(library, "pg_pulse_scratch")(ctypes.byref(size), batch, out, features, groups, threads)
+    library.pg_pulse_scratch(ctypes.byref(size), batch, out, features, groups, threads)
     return size.value
 
 
