@@ -38,16 +38,17 @@ def scratch(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
         del kept
         with torch.inference_mode(False):  # otherwise it could not be written to outside inference mode
             kept = torch.empty(count, dtype=dtype)
+        if kept.nbytes > MOST_KEPT:
+            return kept.view(shape)
         _make_room(buffers, kept.nbytes)
-    if kept.nbytes <= MOST_KEPT:
-        buffers[name] = kept
-    return kept[:count].view(shape)
+    buffers[name] = kept
+    return kept[:count] if len(shape) == 1 else kept[:count].view(shape)
 
 
 def _make_room(buffers: dict[str, Tensor], size: int) -> None:
     """Free the buffers of earlier calls until a new one fits; the ops that use them still reference them."""
     total = size + sum(b.nbytes for b in buffers.values())
-    while buffers and size <= MOST_KEPT < total:
+    while buffers and total > MOST_KEPT:
         total -= buffers.pop(next(iter(buffers))).nbytes
 
 

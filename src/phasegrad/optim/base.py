@@ -207,4 +207,7 @@ def _finite(x: Tensor) -> bool:
 
 def largest_size(values: Tensor) -> float:
     """The largest magnitude, 0 without values; NaN if one is NaN."""
-    return float(torch.linalg.vector_norm(values, math.inf)) if values.numel() else 0.0
+    if not values.numel():
+        return 0.0
+    low, high = values.aminmax()  # both are NaN if one value is
+    return max(-float(low), float(high))
