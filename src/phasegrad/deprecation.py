@@ -23,10 +23,15 @@ def warn_renamed(old: str, new: str) -> None:
         new: the name to use instead.
     """
     message = f"{old} was renamed to {new} in phasegrad 0.2.0; the old name is removed in 0.3.0"
-    level, frame = 2, sys._getframe(1)
+    warnings.warn(message, DeprecationWarning, stacklevel=users_stack_level())
+
+
+def users_stack_level() -> int:
+    """The ``stacklevel`` with which the caller's warning names the user's line that led to it."""
+    level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _NOT_THE_USERS:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, DeprecationWarning, stacklevel=level)
+    return level
 
 
 def renamed_attributes(module: str, names: dict[str, str]) -> Callable[[str], Any]:

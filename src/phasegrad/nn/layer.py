@@ -28,6 +28,7 @@ from phasegrad.nn import layer_state
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores import AnalogWeight, Digital, WeightStore
 from phasegrad.stores.base import range_name
+from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory import move_into_memory
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
 from phasegrad.stores.noiseless import NoiselessWeights
@@ -176,6 +177,13 @@ class AnalogLayer(nn.Module, ABC):
     def weight_matrix(self) -> Tensor:
         """The parameter ``weight`` as the matrix ``[out, in]`` that is mapped to tiles; differentiable."""
         return self.layout.matrix(self.weight)
+
+    @torch.no_grad()
+    def clipped_weight(self) -> Tensor:
+        """The weight ``[out, in]`` that programming would write: clipped as ``perturbation`` specifies, if digital."""
+        if self.store.why_not_digital is not None:
+            return self.weight_matrix.detach()
+        return programming_target(self).weight
 
     @property
     def columns(self) -> int:
