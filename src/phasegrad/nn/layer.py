@@ -51,7 +51,8 @@ class AnalogLayer(nn.Module, ABC):
         perturbation: clipping and training noise of the digital weight, or ``None``.
         noise_level: 0-d factor of the training noise, which a noise ramp changes.
         input_range: range of the DAC ``[1]`` (a parameter if learned), or ``None`` if each input sets it.
-        output_range: range of the ADC ``[1]`` in units of ``max|w| max|x|``; a parameter if learned.
+        output_range: range of the ADC ``[1]`` in units of ``max|w| max|x|``; a parameter if learned. Learned ranges
+            are frozen if every parameter of the digital counterpart was.
         converters: errors of each physical converter, or ``None`` if all converters are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
         noiseless: the fixed mean of the weights if the layer is noiseless, otherwise ``None``.
@@ -100,17 +101,22 @@ class AnalogLayer(nn.Module, ABC):
     def _make_input_range(self, factory: dict[str, Any]) -> None:
         kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
         if isinstance(kind, LearnedRange):
-            self.input_range = nn.Parameter(torch.full((1,), kind.start, **factory))
+            self.input_range = nn.Parameter(torch.full((1,), kind.start, **factory), self._is_trainable)
         elif isinstance(kind, FixedRange):
             self.register_buffer("input_range", torch.full((1,), kind.value, **factory), persistent=False)
         else:
             self.register_buffer("input_range", None)
 
+    @property
+    def _is_trainable(self) -> bool:
+        """Whether a parameter is trainable; a layer whose parameters are all frozen gets no trainable range."""
+        return any(p.requires_grad for p in self._parameters.values() if p is not None)
+
     def _make_output_range(self, factory: dict[str, Any]) -> None:
         kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
         value = torch.full((1,), self._initial_output_range(), **factory)
         if isinstance(kind, LearnedRange):
-            self.output_range = nn.Parameter(value)
+            self.output_range = nn.Parameter(value, self._is_trainable)
         else:
             self.register_buffer("output_range", value, persistent=isinstance(kind, CalibratedRange))
 

@@ -116,7 +116,7 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
 def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
     """Program the weight that was just loaded, read through the converters of the same state dict."""
     if assigned:  # the weight is the tensor of the checkpoint, which must not change
-        layer.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+        layer.weight = nn.Parameter(layer.weight.detach().clone(), layer.weight.requires_grad)
     if layer.converters is not None:  # torch loads this submodule later, but programming reads the baseline through it
         with torch.no_grad():
             for name, buffer in layer.converters.state_dict().items():

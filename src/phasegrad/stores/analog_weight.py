@@ -44,6 +44,9 @@ class AnalogWeight(DeviceArray):
             the devices with their wires [S], so that a noisy read needs one pass; or ``None``.
     """
 
+    weight_was_trainable: bool = True
+    """Whether the digital weight required a gradient before it was programmed, and will again."""
+
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
     polarity = Registered["Tensor | None"]()

@@ -40,7 +40,8 @@ class InMemory(WeightStore):
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
         """A new parameter with the weights of the devices."""
-        return nn.Parameter(self.layer.weight.detach().clone())
+        weight = self.layer.weight
+        return nn.Parameter(weight.detach().clone(), weight.requires_grad)
 
     def read_once(self) -> None:
         """Return ``None``: each product reads the weights again."""

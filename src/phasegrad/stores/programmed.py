@@ -44,9 +44,9 @@ class Programmed(WeightStore):
 
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
-        """The copy of the devices' value, made trainable again."""
-        weight = self.layer.weight
-        weight.requires_grad_(True)
+        """The copy of the devices' value, made trainable again unless the programmed weight was frozen."""
+        weight, devices = self.layer.weight, self.layer.devices
+        weight.requires_grad_(devices is None or devices.weight_was_trainable)
         return weight
 
     def sync(self) -> None:
@@ -83,12 +83,16 @@ def assign_devices(layer: StoredLayer, devices: AnalogWeight) -> None:
         layer.weight.requires_grad_(False)
         layer.use_store(Programmed)
     elif not isinstance(layer.weight, InMemoryWeight) or layer.weight.devices is not devices:
-        layer.register_parameter("weight", InMemoryWeight(layer.weight.detach().clone(), devices, layer.layout))
+        weight = InMemoryWeight(layer.weight.detach().clone(), devices, layer.layout)
+        layer.register_parameter("weight", weight.requires_grad_(layer.weight.requires_grad))
 
 
 def blank_devices(layer: StoredLayer) -> AnalogWeight:
-    """Unprogrammed devices in the shape of a layer."""
-    return AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, layer.weight.device)
+    """Unprogrammed devices in the shape of a layer, for its digital weight."""
+    size = (layer.out_features, layer.in_features, layer.columns)
+    devices = AnalogWeight(layer.hardware, *size, layer.weight.device)
+    devices.weight_was_trainable = layer.weight.requires_grad
+    return devices
 
 
 @profiled(range_name("sync"))
