@@ -74,7 +74,7 @@ VERBS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "programmed": lambda chip: chip,
     "aged and compensated": aged,
     "copied": copy.deepcopy,
-    "pickled": lambda chip: pickle.loads(pickle.dumps(chip)),  # noqa: S301
+    "pickled": lambda chip: pickle.loads(pickle.dumps(chip)),
     "saved": stored,
 }
 
