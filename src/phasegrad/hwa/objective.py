@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from phasegrad.hwa.recipe import Distillation
-from phasegrad.nn.evaluation import moved
+from phasegrad.nn.evaluation import binds, keywords, moved, run, signature_of
 
 Loss = Callable[[Any, Any], Tensor]
 Forward = Callable[[nn.Module, Any], Any]
@@ -82,16 +81,13 @@ class Objective:
         raise TypeError(f"fine_tune: the loader yielded a {type(batch).__name__}{size}. {_TAKES}")
 
     def _run_on_dictionary(self, net: nn.Module, batch: Mapping[str, Any]) -> Result:
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        if _accepts(net, batch):
-            output = net(**batch)
-        elif _accepts(net, inputs):
-            output = net(**inputs)
-        else:
+        named = keywords(net, batch)
+        if named is None:
             raise TypeError(
                 f"fine_tune: the batch is a dictionary of {', '.join(map(str, batch))}, but forward of "
-                f"{type(net).__name__} takes {_names(_signature(net))}. {_TAKES}"
+                f"{type(net).__name__} takes {_names(signature_of(net))}. {_TAKES}"
             )
+        output = net(**named)
         loss = _computed_loss(output)
         if loss is None and "labels" not in batch:
             raise TypeError(
@@ -156,10 +152,10 @@ def _computed_loss(output: Any) -> Tensor | None:
 
 def _output(net: nn.Module, x: Any) -> Any:
     try:
-        return net(x)
+        return run(net, x)
     except TypeError as error:
-        signature = _signature(net)
-        if signature is None or _binds(signature, x):
+        signature = signature_of(net)
+        if signature is None or binds(signature, x) or isinstance(x, Mapping):
             raise
         raise TypeError(
             f"fine_tune: net(input) failed ({error}): forward of {type(net).__name__} takes {_names(signature)}, "
@@ -167,29 +163,5 @@ def _output(net: nn.Module, x: Any) -> Any:
         ) from error
 
 
-def _accepts(net: nn.Module, names: Iterable[str]) -> bool:
-    """Whether the forward method of a net takes these keywords, as far as its signature tells."""
-    signature = _signature(net)
-    return signature is None or _binds(signature, **dict.fromkeys(names))
-
-
-def _binds(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
-    try:
-        signature.bind(*arguments, **named)
-    except TypeError:
-        return False
-    return True
-
-
 def _names(signature: inspect.Signature | None) -> str:
     return f"({', '.join(signature.parameters if signature else ())})"
-
-
-def _signature(net: nn.Module) -> inspect.Signature | None:
-    """The signature of the forward method of a net, below wrappers that pass everything on; ``None`` without one."""
-    while isinstance(net, (DataParallel, DistributedDataParallel)):
-        net = net.module
-    try:
-        return inspect.signature(getattr(net, "_orig_mod", net).forward)
-    except (TypeError, ValueError):
-        return None

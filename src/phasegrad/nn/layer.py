@@ -56,6 +56,8 @@ class AnalogLayer(nn.Module, ABC):
         converters: errors of each physical converter, or ``None`` if all converters are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
         noiseless: the fixed mean of the weights if the layer is noiseless, otherwise ``None``.
+        ranges_calibrated: whether data determined the converter ranges; ``None`` if this is not known, as for
+            checkpoints of release 0.1.0.
     """
 
     weight: nn.Parameter
@@ -68,6 +70,7 @@ class AnalogLayer(nn.Module, ABC):
     converters: Converters | None
     devices: AnalogWeight | None
     noiseless: NoiselessWeights | None
+    ranges_calibrated: bool | None = None
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
@@ -81,6 +84,7 @@ class AnalogLayer(nn.Module, ABC):
         self.hardware = hardware
         check_type(self, "hardware", Hardware)
         self.perturbation: Perturbation | None = None
+        self.ranges_calibrated = False
         self.training = digital.training
         for name in self._options:
             setattr(self, name, getattr(digital, name))

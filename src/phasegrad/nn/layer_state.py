@@ -32,11 +32,15 @@ class LayerConfiguration(Configuration):
 
     hardware: Hardware
     perturbation: Perturbation | None
+    ranges_calibrated: bool | None = None
+    """Whether data determined the converter ranges; ``None`` if unknown, as in state dicts of release 0.1.0."""
 
 
 def save_configuration(layer: StoredLayer, destination: dict[str, Any], prefix: str) -> None:
     """Write the configuration of a layer to a state dict."""
-    configuration = LayerConfiguration(hardware=layer.hardware, perturbation=layer.perturbation)
+    configuration = LayerConfiguration(
+        hardware=layer.hardware, perturbation=layer.perturbation, ranges_calibrated=layer.ranges_calibrated
+    )
     destination[prefix + _CONFIGURATION] = to_tensor(configuration)
 
 
@@ -96,6 +100,7 @@ def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix
 def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> Iterator[None]:
     """Prepare a layer for loading, and program its weight afterwards if the state dict has no devices."""
     loaded = check_state_dict(layer, state_dict, prefix)
+    has_ranges = any(prefix + name in state_dict for name in ("input_range", "output_range"))
     state_dict.pop(prefix + _CONFIGURATION, None)
     has_devices = f"{prefix}devices.conductance" in state_dict
     reprograms = layer.devices is not None and not has_devices and f"{prefix}weight" in state_dict
@@ -106,6 +111,8 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
     if has_devices and layer.devices is None:
         assign_devices(layer, blank_devices(layer))
     yield
+    if has_ranges:  # a float checkpoint has none, and the layer keeps its own
+        layer.ranges_calibrated = loaded.ranges_calibrated if loaded is not None else None
     if reprograms:
         _reprogram(layer, local_metadata.get("assign_to_params_buffers", False), state_dict, prefix)
         devices = layer.devices

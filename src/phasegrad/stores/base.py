@@ -32,6 +32,7 @@ class StoredLayer(Protocol):
     converters: Converters | None
     devices: AnalogWeight | None
     noiseless: Any
+    ranges_calibrated: bool | None
     training: bool
     weight: nn.Parameter
     out_features: int
