@@ -102,7 +102,7 @@ def calibrate(
         if r.is_determined:
             r.layer.ranges_calibrated = True
     _warn_bypassed(eager, bypassed)
-    _warn_unseen(ranges.values())
+    _warn_unseen([r for r in ranges.values() if not any(name.startswith(f"{r.name}.") for name in bypassed)])
     return net
 
 
@@ -208,7 +208,7 @@ def _watched_inputs(ranges: Iterable[_Ranges]) -> Iterator[None]:
 def _watch(ranges: _Ranges) -> Callable[[], None]:
     """Watch the inputs of one layer; return a function that ends this."""
     layer, forward = ranges.layer, ranges.layer.forward
-    own = layer.__dict__.get("forward")  # one that the user set on this object
+    own = vars(layer).get("forward")  # one that the user set on this object
 
     def watched(*inputs: Any, **named: Any) -> Any:
         ranges.update(inputs[0] if inputs else named["input"])
@@ -216,11 +216,11 @@ def _watch(ranges: _Ranges) -> Callable[[], None]:
 
     def end() -> None:
         if own is None:
-            del layer.__dict__["forward"]
+            del vars(layer)["forward"]
         else:
-            layer.__dict__["forward"] = own
+            vars(layer)["forward"] = own
 
-    layer.__dict__["forward"] = watched
+    vars(layer)["forward"] = watched
     return end
 
 

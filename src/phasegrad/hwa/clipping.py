@@ -39,8 +39,8 @@ def warn_clipped(net: nn.Module) -> None:
     for name, layer in analog_layers(net).items():
         sigma = layer.perturbation.clip_sigma if layer.perturbation else 0.0
         if sigma > 0.0 and layer.store.why_not_digital is None:
-            share = clipped_share(layer)
-            if share > tolerated_share(sigma):
+            share, limit, count = clipped_share(layer), tolerated_share(sigma), int((layer.weight != 0).sum())
+            if share > limit + 3.0 * math.sqrt(limit * (1.0 - limit) / max(count, 1)):  # chance, in small layers
                 found[name] = f"{name or 'the net'} ({share:.0%} at {sigma:g} root mean squares)"
     if found:
         warnings.warn(

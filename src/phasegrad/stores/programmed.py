@@ -84,7 +84,8 @@ def assign_devices(layer: StoredLayer, devices: AnalogWeight) -> None:
         layer.use_store(Programmed)
     elif not isinstance(layer.weight, InMemoryWeight) or layer.weight.devices is not devices:
         weight = InMemoryWeight(layer.weight.detach().clone(), devices, layer.layout)
-        layer.register_parameter("weight", weight.requires_grad_(layer.weight.requires_grad))
+        weight.requires_grad_(layer.weight.requires_grad)
+        layer.register_parameter("weight", weight)
 
 
 def blank_devices(layer: StoredLayer) -> AnalogWeight:
