@@ -13,6 +13,7 @@ import inspect
 import io
 import re
 import textwrap
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +87,8 @@ def run(page: str, name: str) -> list[str]:
     wrong = []
     for block in blocks(page):
         printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), warnings.catch_warnings():
+            warnings.simplefilter("error", pg.nn.UncalibratedWarning)
             # Padded to its place on the page, so that a traceback shows the page's own lines.
             exec(compile("\n" * block.line + block.code, name, "exec"), namespace)
         if not block.exempt and (found := difference(block.output or "", printed.getvalue())):

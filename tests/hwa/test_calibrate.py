@@ -43,7 +43,8 @@ def test_input_range_is_no_more_than_the_largest_input() -> None:
 
 def test_inputs_of_zeros_do_not_close_the_range() -> None:
     layer = pg.nn.AnalogLinear(6, 3, hardware=LEARNED)
-    calibrate(layer, [torch.zeros(4, 6)])
+    with pytest.warns(pg.nn.UncalibratedWarning, match="the net received only zeros"):
+        calibrate(layer, [torch.zeros(4, 6)])
     assert layer.input_range.item() == 3.0
 
 

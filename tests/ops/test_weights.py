@@ -11,6 +11,14 @@ from torch import Tensor
 OFFSET = 11
 
 
+def pruned(*shape: int) -> Tensor:
+    """Weights of which 2 % are left, and none in the first row."""
+    w = draw(*shape)
+    w[w.abs() < 2.33] = 0.0
+    w[0] = 0.0
+    return w
+
+
 class TestWeightScale(OpContract):
     name = "weight_scale"
     rtol = 1e-5
@@ -32,6 +40,8 @@ class TestWeightScale(OpContract):
             "tiles of one": (draw(5, 7), 1, 1, False, 2.5, False),
             "transposed": (draw(70, 33).t(), 32, 16, False, 2.5, False),
             "all zero": (torch.zeros(5, 7), 4, 4, True, 2.5, False),
+            "pruned": (pruned(130, 151), 64, 64, False, 2.5, False),
+            "pruned, a clip each channel": (pruned(33, 70), 32, 16, True, 1.5, True),
             "mean as large as the spread": (draw(33, 70) + 1.0, 32, 16, True, 2.5, False),
             "long": (draw(130, 151), 64, 64, False, 2.5, False),
         }
@@ -39,7 +49,10 @@ class TestWeightScale(OpContract):
     def truth(self, w: Tensor, rows: int, columns: int, per_column: bool, sigmas: float, channels: bool) -> tuple:
         v = w.double().numpy()
         # The clip is about zero, and so is the spread that it counts in: a layer of one weight is not clipped to 0.
-        squares = (v**2).mean(axis=1) if channels else np.full(len(v), (v**2).mean())
+        # Zeros do not count, because they are pruned.
+        sums, nonzero = (v**2).sum(axis=1), (v != 0).sum(axis=1)
+        squares = sums / np.maximum(nonzero, 1)
+        squares = squares if channels else np.full(len(v), sums.sum() / max(nonzero.sum(), 1))
         spread = np.sqrt(squares)
         clip = sigmas * spread if sigmas > 0 else np.full(len(v), math.inf)
         scale = np.stack([abs(v[:, i : i + rows]).max(axis=1) for i in range(0, v.shape[1], rows)])
@@ -70,6 +83,17 @@ class TestWeightScale(OpContract):
         scale, clip = torch.ops.phasegrad.weight_scale(w, 32, 16, True, 2.5, False)
         assert clip.isnan().all()
         assert scale.isnan().all()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+    @pytest.mark.parametrize("channels", [False, True])
+    def test_zeros_do_not_move_the_clip(self, channels: bool, dtype: torch.dtype) -> None:
+        w = draw(33, 70).to(dtype)
+        sparse = torch.zeros(33, 70 * 20, dtype=dtype)
+        sparse[:, ::20] = w
+        dense_clip, sparse_clip = (
+            torch.ops.phasegrad.weight_scale(v, 32, 16, True, 2.5, channels)[1] for v in (w, sparse)
+        )
+        torch.testing.assert_close(sparse_clip, dense_clip, rtol=4 * torch.finfo(dtype).eps, atol=0.0)
 
     def test_equal_weights_are_not_clipped_away(self) -> None:
         _, clip = torch.ops.phasegrad.weight_scale(torch.full((33, 70), 0.1), 32, 16, True, 2.5, False)

@@ -95,9 +95,9 @@ def test_pulses_descend_the_dense_gradient() -> None:
 
 def test_digital_parameters_are_updated_as_by_torch() -> None:
     digital = nn.Linear(12, 4)
-    counterpart = copy.deepcopy(digital)
+    counterpart, in_memory = copy.deepcopy(digital), pg.convert(digital, PRESETS[0]())
     for optimizer in (
-        pg.optim.AnalogSGD(digital.parameters(), lr=0.1, momentum=0.9),
+        pg.optim.AnalogSGD([*digital.parameters(), in_memory.weight], lr=0.1, momentum=0.9),
         torch.optim.SGD(counterpart.parameters(), lr=0.1, momentum=0.9),
     ):
         module = digital if isinstance(optimizer, pg.optim.AnalogSGD) else counterpart

@@ -76,7 +76,7 @@ class Perturbation(Configuration):
         multiplicative: part proportional to ``g``.
         quadratic: part proportional to ``g^2`` (negative for PCM).
         drop_connect: probability that a weight is read as 0.
-        clip_sigma: bound of the weights, in units of their root mean square; 0 for no clipping.
+        clip_sigma: bound of the weights, in units of the root mean square of those that are not 0; 0 for no clipping.
         clip_per: whether the root mean square is computed per ``"layer"`` or per output ``"channel"``.
         profiles: noise that depends on the weight as a polynomial cannot: one profile for each slice of the cell, or
             one for all slices. It takes the place of the polynomial, which must then be 0.

@@ -1,7 +1,7 @@
 """Hardware-aware fine-tuning of digital weights."""
 
 from phasegrad.hwa.calibration import calibrate
-from phasegrad.hwa.fine_tuning import History, fine_tune
+from phasegrad.hwa.fine_tuning import fine_tune
 from phasegrad.hwa.recipe import (
     AdditiveNoise,
     Distillation,
@@ -11,6 +11,7 @@ from phasegrad.hwa.recipe import (
     WeightNoise,
     set_noise_level,
 )
+from phasegrad.hwa.training_loop import History
 
 __all__ = [
     "AdditiveNoise",

@@ -17,11 +17,13 @@ from phasegrad.conversion.selection import chosen_by_user
 from phasegrad.crossbar.bit_lines import tile_outputs
 from phasegrad.crossbar.converters import CalibratedRange, LearnedRange
 from phasegrad.crossbar.word_lines import drive
+from phasegrad.deprecation import users_stack_level
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 from phasegrad.nn.layer import require_analog_layers
 from phasegrad.ops.profiling import observed
+from phasegrad.nn.start_ranges import has_start_ranges, shown, warn_uncalibrated
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -42,9 +44,14 @@ def calibrate(
     range becomes its percentile of the tile outputs, averaged over batches. A layer's inputs come from the preceding
     layers with their ranges so far. After calibration, any training loop is hardware-aware.
 
+    Batches in which a layer receives nothing, as an expert without tokens, or only zeros do not count. A layer that
+    received no input in any batch keeps its ranges and is named in a warning, unless they are no longer the start
+    values: a head that runs only in training, for example, which another call with ``forward`` can reach.
+
     Args:
         net: a converted net that is not programmed.
-        loader: batches; the first element of a tuple or list is the input.
+        loader: batches; the first element of a tuple or list is the input, and a dictionary whose keys the net takes
+            as keywords is passed as such.
         batches: maximum number of batches.
         recipe: noise and clipping to apply to the layers; ``None`` leaves the layers unchanged, for a net that
             will not be trained.
@@ -57,6 +64,8 @@ def calibrate(
     Warns:
         BypassWarning: products with parameters of the net bypass its tiles; see ``phasegrad.conversion.bypasses``.
             Modules that ``only`` or ``skip`` kept digital are not reported.
+        UncalibratedWarning: layers received no input, or only zeros, and their ranges are still start values.
+        UserWarning: the recipe clips many weights; see ``Recipe.apply``.
 
     Raises:
         ValueError: the net has no analog layer or a programmed one, the loader is empty, or an input is not finite.
@@ -77,7 +86,7 @@ def calibrate(
     before = {name: (r.input.clone(), r.output.clone()) for name, r in ranges.items()}
     count, bypassed = 0, {}
     try:
-        with evaluation_mode(net), _input_hooks(ranges.values()), torch.no_grad(), uncompiled():
+        with evaluation_mode(net), _watched_inputs(ranges.values()), torch.no_grad(), uncompiled():
             for batch in itertools.islice(loader, batches):
                 with watching_bypasses(eager) if count == 0 else nullcontext() as watch:
                     (forward or forward_batch)(eager, batch)
@@ -91,8 +100,26 @@ def calibrate(
             r.input.copy_(before[name][0])
             r.output.copy_(before[name][1])
         raise
+    for r in ranges.values():
+        if r.is_determined:
+            r.layer.ranges_calibrated = True
     _warn_bypassed(eager, bypassed)
+    _warn_unseen([r for r in ranges.values() if not any(name.startswith(f"{r.name}.") for name in bypassed)])
     return net
+
+
+def _warn_unseen(ranges: Iterable[_Ranges]) -> None:
+    """Warn about layers whose ranges are still start values, because they received no input, or only zeros."""
+    left = [r for r in ranges if not r.layer.ranges_calibrated and has_start_ranges(r.layer)]
+    unseen, zeros = [r.name for r in left if not r.seen], [r.name for r in left if r.seen]
+    parts = [f"{shown(unseen)} received no input in any batch"] if unseen else []
+    parts += [f"{shown(zeros)} received only zeros"] if zeros else []
+    if parts:
+        warn_uncalibrated(
+            f"calibrate: {', and '.join(parts)}, so their converter ranges remain the start values. Calibration runs "
+            "in evaluation mode: pass batches or forward=lambda net, batch: ... that run these layers, or set "
+            "input_range and output_range"
+        )
 
 
 def _warn_bypassed(net: nn.Module, bypassed: dict[str, str]) -> None:
@@ -105,7 +132,7 @@ def _warn_bypassed(net: nn.Module, bypassed: dict[str, str]) -> None:
             "simulated on the hardware. Change the model, register a counterpart with "
             "phasegrad.conversion.register_counterpart, or pass skip to convert if this is intended",
             BypassWarning,
-            stacklevel=3,
+            stacklevel=users_stack_level(),
         )
 
 
@@ -115,6 +142,7 @@ class _Ranges:
     def __init__(self, name: str, layer: AnalogLayer, sd: float) -> None:
         self.name, self.layer, self.sd = name, layer, sd
         self.inputs = self.outputs = 0  # batches that are not all zero, as a first hidden state is
+        self.seen = False
         hardware = layer.hardware
         self.learns_input = hardware.dac is not None and isinstance(hardware.dac.range, LearnedRange)
         adc_range = hardware.adc.range if hardware.adc else None
@@ -123,7 +151,16 @@ class _Ranges:
         self.input = layer.input_range.data if self.learns_input and layer.input_range is not None else none
         self.output = layer.output_range.data if self.percentile is not None else none
 
+    @property
+    def is_determined(self) -> bool:
+        """Whether inputs determined the ranges."""
+        return self.inputs > 0 if self.learns_input else self.outputs > 0
+
     def update(self, x: Tensor) -> None:
+        """Count the input of one call; an empty one, as of an expert without tokens, says nothing."""
+        if x.numel() == 0:
+            return
+        self.seen = True
         if not bool(torch.isfinite(x).all()):
             raise ValueError(f"calibrate: the input of {self.name or 'the layer'} is not finite; check the data")
         if self.learns_input:
@@ -159,16 +196,35 @@ class _Ranges:
 
 
 @contextmanager
-def _input_hooks(ranges: Iterable[_Ranges]) -> Iterator[None]:
-    """Update the ranges of each layer with every input that it receives."""
+def _watched_inputs(ranges: Iterable[_Ranges]) -> Iterator[None]:
+    """Update the ranges of each layer with every input that it receives.
 
-    def hook(ranges: _Ranges) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
-        return lambda _, inputs, named: ranges.update(inputs[0] if inputs else named["input"])
-
-    with ExitStack() as hooks:
+    ``forward`` itself is watched, because a call of ``layer.forward(x)`` passes by the hooks of the layer, and because
+    hooks would keep torch from its fused paths, which have to show up here.
+    """
+    with ExitStack() as undo:
         for r in ranges:
-            hooks.callback(r.layer.register_forward_pre_hook(hook(r), with_kwargs=True).remove)
+            undo.callback(_watch(r))
         yield
+
+
+def _watch(ranges: _Ranges) -> Callable[[], None]:
+    """Watch the inputs of one layer; return a function that ends this."""
+    layer, forward = ranges.layer, ranges.layer.forward
+    own = vars(layer).get("forward")  # one that the user set on this object
+
+    def watched(*inputs: Any, **named: Any) -> Any:
+        ranges.update(inputs[0] if inputs else named["input"])
+        return forward(*inputs, **named)
+
+    def end() -> None:
+        if own is None:
+            del vars(layer)["forward"]
+        else:
+            vars(layer)["forward"] = own
+
+    vars(layer)["forward"] = watched
+    return end
 
 
 def require_unprogrammed(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:

@@ -12,6 +12,7 @@ from torch import nn
 from phasegrad.configuration import Configuration, check_choice, check_number, check_type
 from phasegrad.crossbar import Hardware, NoiseProfile, Perturbation
 from phasegrad.devices import PCM
+from phasegrad.hwa.clipping import warn_clipped
 from phasegrad.hwa.programming_noise import programming_profiles
 from phasegrad.nn import analog_layers
 
@@ -167,9 +168,9 @@ class Recipe(Configuration):
         noise: weight noise in training, or ``None``.
         ramp: fraction of the training during which the noise grows from 0 to its full strength.
         drop_connect: probability that a weight reads as zero in a step.
-        clip_sigma: clipping threshold in root mean squares of the weights (standard deviations about zero); 0 for no
-            clipping. Clipping narrows the distribution, which reduces the effect of programming errors, because they
-            scale with the largest weight.
+        clip_sigma: clipping threshold in root mean squares of the nonzero weights (standard deviations about zero); 0
+            for no clipping. Clipping narrows the distribution, which reduces the effect of programming errors, because
+            they scale with the largest weight. Weights of exactly 0, such as those of a pruned net, do not count.
         clip_per: group of weights that share a threshold: ``"layer"`` or ``"channel"``.
         distillation: distillation from a teacher, or ``None``.
 
@@ -219,10 +220,16 @@ class Recipe(Configuration):
         )
 
     def apply(self, net: nn.Module) -> None:
-        """Apply noise and clipping to every analog layer of a converted net, in place, for training to use."""
+        """Apply noise and clipping to every analog layer of a converted net, in place, for training to use.
+
+        Warns:
+            UserWarning: clipping changes more than 5 % of a layer's nonzero weights and more than twice the share of
+                a normal distribution (1.2 % at 2.5 root mean squares), or more than half of them.
+        """
         planned = {name: self.perturbation(layer.hardware) for name, layer in analog_layers(net).items()}
         for name, layer in analog_layers(net).items():
             layer.perturbation = planned[name]
+        warn_clipped(net)
 
 
 def set_noise_level(net: nn.Module, level: float) -> None:

@@ -18,8 +18,9 @@ from torch import nn
 
 from phasegrad import argument_checks as checks
 from phasegrad.inference.compensation import apply_compensation, check_compensation
-from phasegrad.inference.programming import Seeds, advance, program
+from phasegrad.inference.programming import Seeds, advance, program_copy
 from phasegrad.nn.layer import require_analog_layers
+from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.progress import track
 from phasegrad.writing import checked_path, write_whole
 
@@ -154,6 +155,9 @@ def accuracy_over_time(
     Returns:
         A [`Report`][phasegrad.inference.Report]: ``print`` it, ``.plot(path)`` it, ``.to_csv(path)``.
 
+    Warns:
+        UncalibratedWarning: layers were never calibrated, so their converter ranges are start values.
+
     Raises:
         ValueError: the net has no analog layer or a non-finite weight, ``times`` are negative or not in increasing
             order, ``chips`` is below 1, or ``evaluate`` returns a value that is not finite.
@@ -165,12 +169,13 @@ def accuracy_over_time(
     if compensation is not None:
         check_compensation("accuracy_over_time", compensation)
     require_analog_layers(net, "accuracy_over_time")
+    warn_start_ranges(net, "accuracy_over_time")
     values = np.empty((len(times), chips))
     with torch.random.fork_rng(), track(values.size, unit="read", shown=progress) as bar:
         for i in range(chips):
             chip_seed = int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> np.uint64(1))
             torch.manual_seed(chip_seed)
-            chip, seeds = program(net, seed=chip_seed), Seeds(chip_seed + 1)
+            chip, seeds = program_copy(net, chip_seed), Seeds(chip_seed + 1)
             for j, time in enumerate(times):
                 bar.describe(f"chip {i + 1}/{chips}, {format_time(time)}")
                 advance(chip, time, temperature)

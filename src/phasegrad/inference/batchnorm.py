@@ -48,7 +48,7 @@ def reestimate_batchnorm(
 
     Examples:
         >>> import phasegrad as pg
-        >>> net = pg.convert(nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4)), pg.presets.pcm_inference())
+        >>> net = pg.convert(nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4)), pg.presets.ideal_inference())
         >>> chip = pg.inference.age(pg.inference.program(net, seed=0), seconds=86_400.0)
         >>> reestimate_batchnorm(chip, [torch.randn(64, 8)])[1].running_mean.shape
         torch.Size([4])

@@ -44,7 +44,8 @@ def noiseless(net: nn.Module) -> nn.Module:
     Examples:
         >>> import phasegrad as pg
         >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
-        >>> quiet, x = noiseless(pg.inference.program(net, seed=0)), torch.randn(3, 16)
+        >>> x = torch.randn(3, 16)
+        >>> quiet = noiseless(pg.inference.program(pg.hwa.calibrate(net, [x], recipe=None), seed=0))
         >>> torch.equal(quiet(x), quiet(x))
         True
     """

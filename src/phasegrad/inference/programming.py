@@ -13,6 +13,7 @@ from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
+from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.stores import AnalogWeight, Noiseless
 from phasegrad.stores.programmed import attach
 from phasegrad.stores.programmed import program as program_layer
@@ -33,17 +34,27 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     Returns:
         The chip, in evaluation mode; its weights are not trainable.
 
+    Warns:
+        UncalibratedWarning: layers were never calibrated, so their converter ranges are start values.
+
     Raises:
         ValueError: the net has no analog layer, is programmed already, or has a non-finite weight.
 
     Examples:
         >>> import phasegrad as pg
         >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
-        >>> chip = program(net, seed=0)
+        >>> chip = program(pg.hwa.calibrate(net, [torch.randn(64, 16)], recipe=None), seed=0)
         >>> chip[0].devices.conductance.shape
         torch.Size([2, 4, 16])
     """
     seed = None if seed is None else checks.seed("program", seed)
+    chip = program_copy(net, seed)
+    warn_start_ranges(net, "program")
+    return chip
+
+
+def program_copy(net: nn.Module, seed: int | None) -> nn.Module:
+    """Program a copy of a net whose ranges were already looked at; see [`program`][phasegrad.inference.program]."""
     layers = _require_not_noiseless(net, "program")
     for name, layer in layers.items():
         if layer.devices is not None:
@@ -90,7 +101,7 @@ def age(
 
     Examples:
         >>> import phasegrad as pg
-        >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.pcm_inference())
+        >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), pg.presets.ideal_inference())
         >>> old = age(program(net, seed=0), seconds=86_400.0)
         >>> float(old[0].devices.clock)
         86400.0

@@ -10,6 +10,7 @@ from phasegrad.nn.layer import AnalogLayer, analog_layers
 from phasegrad.nn.linear import AnalogLinear, AnalogTransposedLinear
 from phasegrad.nn.recurrent import AnalogGRU, AnalogLSTM, AnalogRNN
 from phasegrad.nn.recurrent_cells import AnalogGRUCell, AnalogLSTMCell, AnalogRNNCell
+from phasegrad.nn.start_ranges import UncalibratedWarning
 from phasegrad.nn.transposed import AnalogConvTranspose1d, AnalogConvTranspose2d, AnalogConvTranspose3d
 from phasegrad.stores import InMemoryWeight
 
@@ -33,6 +34,7 @@ __all__ = [
     "AnalogRNNCell",
     "AnalogTransposedLinear",
     "InMemoryWeight",
+    "UncalibratedWarning",
     "analog_layers",
     "ignore_in_ddp",
 ]

@@ -33,6 +33,7 @@ from phasegrad.ops.direct import in_transform
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores import AnalogWeight, Digital, WeightStore
 from phasegrad.stores.base import range_name
+from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory import move_into_memory
 from phasegrad.stores.layout import OUTPUTS_FIRST, Layout
 from phasegrad.stores.noiseless import NoiselessWeights
@@ -63,12 +64,15 @@ class AnalogLayer(nn.Module, ABC):
         perturbation: clipping and training noise of the digital weight, or ``None``.
         noise_level: 0-d factor of the training noise, which a noise ramp changes.
         input_range: range of the DAC ``[1]`` (a parameter if learned), or ``None`` if each input sets it.
-        output_range: range of the ADC ``[1]`` in units of ``max|w| max|x|``; a parameter if learned.
+        output_range: range of the ADC ``[1]`` in units of ``max|w| max|x|``; a parameter if learned. Learned ranges
+            are frozen if every parameter of the digital counterpart was.
         converters: errors of each physical converter, or ``None`` if all converters are ideal.
         devices: the programmed devices, or ``None`` while the weight is digital.
         noiseless: the fixed mean of the weights if the layer is noiseless, otherwise ``None``.
         assigned: a parameter that was assigned to ``weight`` of a layer with devices, until it is programmed.
         range_is_stale: whether the weight was written and programmed since the input range was set.
+        ranges_calibrated: whether data determined the converter ranges; ``None`` if this is not known, as for
+            checkpoints of release 0.1.0.
     """
 
     weight: nn.Parameter
@@ -83,6 +87,7 @@ class AnalogLayer(nn.Module, ABC):
     noiseless: NoiselessWeights | None
     assigned: Assigned | None = None
     range_is_stale: bool = False
+    ranges_calibrated: bool | None = None
 
     @classmethod
     def from_digital(cls, digital: nn.Module, hardware: Hardware) -> Self:
@@ -96,6 +101,7 @@ class AnalogLayer(nn.Module, ABC):
         self.hardware = hardware
         check_type(self, "hardware", Hardware)
         self.perturbation: Perturbation | None = None
+        self.ranges_calibrated = False
         self.training = digital.training
         for name in self._options:
             setattr(self, name, getattr(digital, name))
@@ -116,17 +122,22 @@ class AnalogLayer(nn.Module, ABC):
     def _make_input_range(self, factory: dict[str, Any]) -> None:
         kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
         if isinstance(kind, LearnedRange):
-            self.input_range = nn.Parameter(torch.full((1,), kind.start, **factory))
+            self.input_range = nn.Parameter(torch.full((1,), kind.start, **factory), self._is_trainable)
         elif isinstance(kind, FixedRange):
             self.register_buffer("input_range", torch.full((1,), kind.value, **factory), persistent=False)
         else:
             self.register_buffer("input_range", None)
 
+    @property
+    def _is_trainable(self) -> bool:
+        """Whether a parameter is trainable; a layer whose parameters are all frozen gets no trainable range."""
+        return any(p.requires_grad for p in self._parameters.values() if p is not None)
+
     def _make_output_range(self, factory: dict[str, Any]) -> None:
         kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
         value = torch.full((1,), self._initial_output_range(), **factory)
         if isinstance(kind, LearnedRange):
-            self.output_range = nn.Parameter(value)
+            self.output_range = nn.Parameter(value, self._is_trainable)
         else:
             self.register_buffer("output_range", value, persistent=isinstance(kind, CalibratedRange))
 
@@ -242,6 +253,13 @@ class AnalogLayer(nn.Module, ABC):
     def weight_matrix(self) -> Tensor:
         """The parameter ``weight`` as the matrix ``[out, in]`` that is mapped to tiles; differentiable."""
         return self.layout.matrix(self.weight)
+
+    @torch.no_grad()
+    def clipped_weight(self) -> Tensor:
+        """The weight ``[out, in]`` that programming would write: clipped as ``perturbation`` specifies, if digital."""
+        if self.store.why_not_digital is not None:
+            return self.weight_matrix.detach()
+        return programming_target(self).weight
 
     @property
     def columns(self) -> int:

@@ -34,11 +34,15 @@ class LayerConfiguration(Configuration):
 
     hardware: Hardware
     perturbation: Perturbation | None
+    ranges_calibrated: bool | None = None
+    """Whether data determined the converter ranges; ``None`` if unknown, as in state dicts of release 0.1.0."""
 
 
 def save_configuration(layer: StoredLayer, destination: dict[str, Any], prefix: str) -> None:
     """Write the configuration of a layer to a state dict."""
-    configuration = LayerConfiguration(hardware=layer.hardware, perturbation=layer.perturbation)
+    configuration = LayerConfiguration(
+        hardware=layer.hardware, perturbation=layer.perturbation, ranges_calibrated=layer.ranges_calibrated
+    )
     destination[prefix + _CONFIGURATION] = to_tensor(configuration)
 
 
@@ -82,6 +86,7 @@ def _loaded_configuration(layer: StoredLayer, state_dict: dict[str, Any], prefix
 def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_metadata: Any) -> Iterator[None]:
     """Prepare a layer for loading, and program its weight afterwards if the state dict has no devices."""
     loaded = check_state_dict(layer, state_dict, prefix)
+    has_ranges = any(prefix + name in state_dict for name in ("input_range", "output_range"))
     state_dict.pop(prefix + _CONFIGURATION, None)
     has_devices = f"{prefix}devices.conductance" in state_dict
     reprograms = layer.devices is not None and not has_devices and f"{prefix}weight" in state_dict
@@ -97,6 +102,8 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
             key = f"{prefix}devices.{name}"
             state_dict[key] = state_dict[key].to(mine.dtype)
     yield
+    if has_ranges:  # a float checkpoint has none, and the layer keeps its own
+        layer.ranges_calibrated = loaded.ranges_calibrated if loaded is not None else None
     if reprograms and not layer.weight.is_meta:
         _reprogram(layer, assigned, state_dict, prefix)
         devices = layer.devices
@@ -109,7 +116,7 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
 def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:
     """Program the weight that was just loaded, read through the converters of the same state dict."""
     if assigned:  # the weight is the tensor of the checkpoint, which must not change
-        layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
+        layer.weight = nn.Parameter(layer.weight.clone(), layer.weight.requires_grad)
     assert layer.devices is not None
     if layer.devices.conductance.is_meta:
         layer.devices.to_empty(device=layer.weight.device)

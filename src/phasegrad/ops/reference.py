@@ -137,11 +137,14 @@ def adc_backward(grad: Tensor, code: Tensor) -> Tensor:
 def weight_scale(
     w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
 ) -> tuple[Tensor, Tensor]:
-    """The largest weight of every tile's column (or tile), and the magnitude at which weights are clipped."""
+    """The largest weight of every tile's column (or tile), and the magnitude at which weights are clipped.
+
+    Weights are clipped at ``clip_sigma`` root mean squares of the nonzero weights of the layer (or channel).
+    """
     out_features = w.shape[0]
     clip = torch.full((out_features,), math.inf, dtype=w.dtype, device=w.device)
     if clip_sigma > 0:
-        squares = w.square().mean(1) if clip_per_channel else w.square().mean().expand(out_features)
+        squares = _mean_square(w, 1) if clip_per_channel else _mean_square(w.flatten(), 0).expand(out_features)
         clip = (clip_sigma * squares.sqrt()).contiguous()
     scale = torch.stack([part.abs().amax(1) for part in w.split(rows, dim=1)])
     scale = torch.minimum(scale, clip)
@@ -149,6 +152,13 @@ def weight_scale(
         blocks = [block.amax(1, keepdim=True).expand_as(block) for block in scale.split(columns, dim=1)]
         scale = torch.cat(blocks, dim=1)
     return scale, clip
+
+
+def _mean_square(w: Tensor, dim: int) -> Tensor:
+    """The mean square of nonzero weights; the correction is exactly 1 where no weight is 0."""
+    exact = torch.promote_types(w.dtype, torch.float32)
+    correction = w.shape[dim] / (w != 0).sum(dim).clamp(min=1).to(exact)
+    return (w.square().mean(dim).to(exact) * correction).to(w.dtype)
 
 
 def noisy_weights(

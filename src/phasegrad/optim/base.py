@@ -32,7 +32,7 @@ class PulsedOptimizer(torch.optim.Optimizer):
         defaults: default options of a group, with ``lr`` and ``momentum``.
 
     Raises:
-        ValueError: a rate is negative or not finite.
+        ValueError: a rate is negative or not finite, or no parameter is an in-memory weight.
     """
 
     pulses_devices = True
@@ -44,6 +44,7 @@ class PulsedOptimizer(torch.optim.Optimizer):
         self._generator: torch.Generator | None = None
         self._world_size = world_size()
         super().__init__(given, options)
+        self._require_in_memory_weight()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group if its hardware suits the optimizer, and copy the devices of rank 0 if it is replicated."""
@@ -57,6 +58,18 @@ class PulsedOptimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
         broadcast_devices(self._replicas(self.param_groups[-1:]))
+
+    def _require_in_memory_weight(self) -> None:
+        """Raise unless there is a weight to pulse: an optimizer of digital parameters alone would pulse nothing."""
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        if not any(isinstance(parameter, InMemoryWeight) for parameter in parameters):
+            name = type(self).__name__
+            raise ValueError(
+                f"{name}: none of the {len(parameters)} parameter(s) is an in-memory weight, so nothing would be "
+                f"pulsed. convert copies the model: pass the parameters of the converted net, {name}(net.parameters(), "
+                "...), whose hardware has pulses, such as pg.presets.pcm_capacitor_training(), or use an optimizer of "
+                "torch for digital weights"
+            )
 
     def _check_hardware(self, weight: InMemoryWeight) -> None:
         """Raise ``ValueError`` if the optimizer cannot train the hardware of a weight."""

@@ -48,6 +48,8 @@ class AnalogWeight(DeviceArray):
     """
 
     _version = 2
+    weight_was_trainable: bool = True
+    """Whether the digital weight required a gradient before it was programmed, and will again."""
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")

@@ -33,6 +33,7 @@ class StoredLayer(Protocol):
     converters: Converters | None
     devices: AnalogWeight | None
     noiseless: Any
+    ranges_calibrated: bool | None
     training: bool
     weight: nn.Parameter
     assigned: Assigned | None

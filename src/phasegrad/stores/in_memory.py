@@ -40,7 +40,7 @@ class InMemory(WeightStore):
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
         """A new parameter with the weights of the devices."""
-        return nn.Parameter(self.layer.weight.clone())
+        return nn.Parameter(self.layer.weight.clone(), self.layer.weight.requires_grad)
 
     def read_once(self) -> None:
         """Return ``None``: each product reads the weights again."""

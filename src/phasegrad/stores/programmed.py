@@ -45,8 +45,9 @@ class Programmed(WeightStore):
 
     @torch.no_grad()
     def to_parameter(self) -> nn.Parameter:
-        """A new parameter with the weights of the devices."""
-        return nn.Parameter(self.layer.weight.clone())
+        """A new parameter with the weights of the devices, trainable unless the programmed weight was frozen."""
+        devices = self.layer.devices
+        return nn.Parameter(self.layer.weight.clone(), devices is None or devices.weight_was_trainable)
 
     def sync(self) -> None:
         """Copy the present value of the devices, with gain and without wires, into the parameter ``weight``."""
@@ -90,13 +91,18 @@ def assign_devices(layer: StoredLayer, devices: AnalogWeight, tied: StoredLayer 
             weight = ProgrammedWeight.wrap(weight, devices, requires_grad=False)
         layer.use_store(Programmed)
     elif not isinstance(weight, InMemoryWeight) or weight.devices is not devices:
+        trained = weight.requires_grad
         weight = InMemoryWeight(weight.detach().clone(), devices, layer.layout)
+        weight.requires_grad_(trained)
     layer.register_parameter("weight", weight)
 
 
 def blank_devices(layer: StoredLayer) -> AnalogWeight:
-    """Unprogrammed devices in the shape of a layer."""
-    return AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, layer.weight.device)
+    """Unprogrammed devices in the shape of a layer, for its digital weight."""
+    size = (layer.out_features, layer.in_features, layer.columns)
+    devices = AnalogWeight(layer.hardware, *size, layer.weight.device)
+    devices.weight_was_trainable = layer.weight.requires_grad
+    return devices
 
 
 @profiled(range_name("sync"))

@@ -128,7 +128,7 @@ def weight_scale(
     out_features, in_features = w.shape
     scale = torch.empty((-(-in_features // rows), out_features), dtype=torch.float32)
     clip = torch.empty(out_features, dtype=torch.float32)
-    sums = workspace.scratch("sums", torch.float64, out_features)
+    sums = workspace.scratch("sums", torch.float64, 2 * out_features)
     call(
         "weight_scale", scale.data_ptr(), clip.data_ptr(), sums.data_ptr(), w.data_ptr(), out_features, in_features,
         rows, columns, int(per_column), clip_sigma, int(clip_per_channel),

@@ -9,14 +9,17 @@ constexpr int LANES = 16;  // accumulators are sixteen wide on every instruction
 
 struct alignas(64) RowStatistics {
   float largest[LANES], sum[LANES], squares[LANES];
+  int32_t nonzero[LANES];
 };
 
 static void accumulate(RowStatistics& r, const float* w, int64_t n) {
   vf m[LANES / W], s[LANES / W], q[LANES / W];
+  vi c[LANES / W];
   for (int k = 0; k < LANES / W; ++k) {
     m[k] = load<vf>(r.largest + k * W);
     s[k] = load<vf>(r.sum + k * W);
     q[k] = load<vf>(r.squares + k * W);
+    c[k] = load<vi>(r.nonzero + k * W);
   }
   float tail[LANES];
   for (int64_t i = 0; i < n; i += LANES) {
@@ -31,18 +34,26 @@ static void accumulate(RowStatistics& r, const float* w, int64_t n) {
       m[k] = vmax(vabs(x), m[k]);
       s[k] = s[k] + x;
       q[k] = q[k] + x * x;
+      c[k] = c[k] - (x != splat(0.0f));  // a mask that is set is -1
     }
   }
   for (int k = 0; k < LANES / W; ++k) {
     store(r.largest + k * W, m[k]);
     store(r.sum + k * W, s[k]);
     store(r.squares + k * W, q[k]);
+    store(r.nonzero + k * W, c[k]);
   }
 }
 
 static double total(const float* lanes) {
   double s = 0.0;
   for (int j = 0; j < LANES; ++j) s += (double)lanes[j];
+  return s;
+}
+
+static int64_t total(const int32_t* lanes) {
+  int64_t s = 0;
+  for (int j = 0; j < LANES; ++j) s += lanes[j];
   return s;
 }
 
@@ -53,30 +64,40 @@ static float largest(const RowStatistics& r) {
   return s - s == 0.0 ? m : (float)(s - s);  // the maximum ignores NaN; the sum does not
 }
 
-// Root mean square about zero, which is the centre of the clipping range and of most layers' weights.
-static double clip_at(double squares, double n, double sigmas) { return sigmas * std::sqrt(squares / n); }
+// Root mean square about zero, which is the centre of the clipping range and of most layers' weights. Weights of exactly
+// 0 do not count: they are pruned, and would lower the bound until it clips most of the others.
+static double clip_at(double squares, double nonzero, double sigmas) {
+  return sigmas * std::sqrt(squares / (nonzero > 0.0 ? nonzero : 1.0));
+}
 
-// `squares_of` has room for a sum of every row.
-void weight_scale(float* scale, float* clip, double* squares_of, const float* w, int64_t rows_out, int64_t cols_in, int64_t tile_rows,
-                  int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads) {
+// `squares_of` has room for two sums of every row.
+void weight_scale(float* scale, float* clip, double* squares_of, const float* w, int64_t rows_out, int64_t cols_in,
+                  int64_t tile_rows, int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads) {
   const int64_t tiles = (cols_in + tile_rows - 1) / tile_rows;
+  double* nonzero_of = squares_of + rows_out;
 #pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
   for (int64_t o = 0; o < rows_out; ++o) {
     squares_of[o] = 0.0;
+    nonzero_of[o] = 0.0;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t at = t * tile_rows, length = cols_in - at < tile_rows ? cols_in - at : tile_rows;
       RowStatistics r = {};
       accumulate(r, w + o * cols_in + at, length);
       scale[t * rows_out + o] = largest(r);
       squares_of[o] += total(r.squares);
+      nonzero_of[o] += (double)total(r.nonzero);
     }
   }
   double squares = 0.0;
-  for (int64_t o = 0; o < rows_out; ++o) squares += squares_of[o];
-  const double layer = clip_at(squares, (double)(rows_out * cols_in), clip_sigma);
+  double nonzero = 0.0;
+  for (int64_t o = 0; o < rows_out; ++o) {
+    squares += squares_of[o];
+    nonzero += nonzero_of[o];
+  }
+  const double layer = clip_at(squares, nonzero, clip_sigma);
   for (int64_t o = 0; o < rows_out; ++o)
     clip[o] = !(clip_sigma > 0.0) ? INFINITY
-              : clip_per_channel  ? (float)clip_at(squares_of[o], (double)cols_in, clip_sigma)
+              : clip_per_channel  ? (float)clip_at(squares_of[o], nonzero_of[o], clip_sigma)
                                   : (float)layer;
   for (int64_t t = 0; t < tiles; ++t) {
     float* s = scale + t * rows_out;
