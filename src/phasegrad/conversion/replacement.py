@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, TypeVar, overload
 
 from torch import nn
@@ -25,6 +24,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
+from phasegrad.nn.copying import copy_net
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
@@ -107,7 +107,7 @@ def convert(
     if all(reasons.values()):
         details = "; ".join(f"{name or 'the model'}: {why}" for name, why in reasons.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({details})")
-    net = copy.deepcopy(model)
+    net = copy_net(model)
     left = {name: why for name, why in reasons.items() if why is not None}
     with sharing() as exchanges:
         net = _replace(net, _make_counterparts(net, [name for name in reasons if name not in left], hardware))
@@ -130,7 +130,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
     take_writes_of_net(net)
-    net = copy.deepcopy(net)
+    net = copy_net(net)
     undo_ignore_in_ddp(net)
     with sharing() as exchanges:
         net = _replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from phasegrad.conversion import to_digital
 from phasegrad.hwa.calibration import calibrate, require_unprogrammed
 from phasegrad.hwa.recipe import Distillation, Recipe, set_noise_level
+from phasegrad.nn.copying import copy_net
 from phasegrad.progress import Progress, track
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -244,5 +244,5 @@ class _Loop:
 
 
 def _teacher(net: nn.Module, teacher: nn.Module | None) -> nn.Module:
-    model = copy.deepcopy(teacher) if teacher is not None else to_digital(net)
+    model = copy_net(teacher) if teacher is not None else to_digital(net)
     return model.eval().requires_grad_(False)

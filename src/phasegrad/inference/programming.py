@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
+from phasegrad.nn.copying import copy_net
 from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.stores import AnalogWeight, Noiseless
 from phasegrad.stores.programmed import attach
@@ -48,7 +47,7 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         if layer.devices is not None:
             raise ValueError(f"program: {name or 'the net'} is already programmed; program the original net")
         _check_finite(name, layer.weight)
-    chip = copy.deepcopy(net).eval()
+    chip = copy_net(net).eval()
     untie(chip, analog_layers(chip).values())
     seeds = Seeds(seed)
     shared: dict[int, AnalogLayer] = {}
@@ -100,7 +99,7 @@ def age(
         seconds = _check_time("age", "seconds", seconds)
     else:
         _check_time("age", "until", until)
-    older = copy.deepcopy(chip)
+    older = copy_net(chip)
     advance(older, now(chip) + seconds if seconds is not None else until, temperature)  # type: ignore[arg-type]
     return older
 
