@@ -8,7 +8,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.deprecation import renamed_arguments
 from phasegrad.inference.programming import Seeds, check_programmed
 from phasegrad.nn import analog_layers
-from phasegrad.nn.copying import copy_net
+from phasegrad.nn.copying import shared_copy
 from phasegrad.nn.layer import take_writes_of_net
 
 
@@ -40,7 +40,7 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
     seed = None if seed is None else checks.seed("compensate", seed)
     check_programmed(chip, "compensate")
     take_writes_of_net(chip)
-    corrected = copy_net(chip)
+    corrected = shared_copy(chip, rewritten=True)
     apply_compensation(corrected, compensation, Seeds(seed))
     return corrected
 

@@ -9,7 +9,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
-from phasegrad.nn.copying import copy_net
+from phasegrad.nn.copying import copy_net, shared_copy
 from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.stores import AnalogWeight, Noiseless
 from phasegrad.stores.programmed import attach
@@ -99,7 +99,7 @@ def age(
         seconds = _check_time("age", "seconds", seconds)
     else:
         _check_time("age", "until", until)
-    older = copy_net(chip)
+    older = shared_copy(chip, rewritten=True)
     advance(older, now(chip) + seconds if seconds is not None else until, temperature)  # type: ignore[arg-type]
     return older
 

@@ -2,19 +2,25 @@
 
 ``copy.deepcopy`` refuses a net that holds the result of a computation (``self.features = ...``), an open file, a lock
 or a generator, anywhere. The copies of this module are those of ``deepcopy`` except that such a result is detached from
-its graph, and that an object that cannot be copied is shared with the original.
+its graph, and that an object that cannot be copied is shared with the original. A copy of a chip shares memory with
+it as long as neither is written to.
 """
 
 from __future__ import annotations
 
 import copy
 import copyreg
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from functools import partial
 from types import MethodType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
+
+from phasegrad.nn.layer import analog_layers
+from phasegrad.ops.lazy_copies import lazy_copy, shareable
+from phasegrad.stores.programmed import Programmed
 
 T = TypeVar("T")
 Memo = dict[int, Any]
@@ -31,6 +37,29 @@ def copy_net(net: T, memo: Memo | None = None) -> T:
         memo: copies that exist already, by the id of the original; copies that are made are added.
     """
     return _copied(net, {} if memo is None else memo)
+
+
+def shared_copy(chip: nn.Module, rewritten: bool = False) -> nn.Module:
+    """Copy a chip; the copy shares the memory of its large tensors until either is written to.
+
+    Args:
+        chip: the net.
+        rewritten: whether the caller writes ``weight`` of all layers with devices, so that it need not be copied.
+    """
+    if not any(layer.devices is not None for layer in analog_layers(chip).values()):
+        return copy_net(chip)  # a net that somebody trains keeps its memory
+    memo: Memo = {}
+    for layer in analog_layers(chip).values() if rewritten else ():
+        if layer.store.name == Programmed.name and type(layer.weight) is nn.Parameter:
+            memo[id(layer.weight)] = nn.Parameter(torch.empty_like(layer.weight), layer.weight.requires_grad)
+    tensors = {
+        id(t): t for m in chip.modules() for t in (*m._parameters.values(), *m._buffers.values()) if t is not None
+    }
+    views = Counter(t.untyped_storage()._cdata for t in tensors.values() if shareable(t))
+    for key, tensor in tensors.items():
+        if key not in memo and shareable(tensor) and views[tensor.untyped_storage()._cdata] == 1:
+            memo[key] = lazy_copy(tensor)
+    return copy_net(chip, memo)
 
 
 def _copied(value: Any, memo: Memo) -> Any:

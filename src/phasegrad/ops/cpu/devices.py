@@ -12,6 +12,7 @@ from torch import Tensor
 from phasegrad.ops import pulses, reference, trains
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.cpu.calls import all_floats, call, doubles, floats_of, optional
+from phasegrad.ops.lazy_copies import address
 
 
 def pcm_program(
@@ -52,7 +53,7 @@ def pcm_read(
     conductance, nu = conductance.contiguous(), nu.contiguous()
     out = torch.empty_like(conductance)
     call(
-        "pcm_read", out.data_ptr(), conductance.data_ptr(), nu.data_ptr(), age.data_ptr(), out.numel(),
+        "pcm_read", out.data_ptr(), address(conductance), address(nu), age.data_ptr(), out.numel(),
         int(per_device), g_max, t0, t_read, doubles(noise) if noise else None, int(seed), offset,
     )  # fmt: skip
     return out
@@ -130,10 +131,10 @@ def weighted_sum(
     conductance = conductance.contiguous()
     other_planes = None if other_planes is None else other_planes.contiguous()
     out = torch.empty(conductance.shape[1:], dtype=torch.float32)
+    others = (None, 0) if other_planes is None else (address(other_planes), len(other_planes))
     call(
-        "weighted_sum", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
-        0 if other_planes is None else len(other_planes), out.numel(), floats_of(factors),
-        floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
+        "weighted_sum", out.data_ptr(), address(conductance), len(conductance), *others, out.numel(),
+        floats_of(factors), floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
     )  # fmt: skip
     return out
 
