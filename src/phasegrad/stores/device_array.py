@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,9 @@ from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.pulses import Pulses
-from phasegrad.devices import DeviceState
+from phasegrad.devices import CellSum, DeviceState, ReadMoments
+from phasegrad.ops.direct import call, readable
+from phasegrad.stores.kept_reads import KeptReads
 from phasegrad.stores.registered import Registered
 
 
@@ -62,7 +65,8 @@ class DeviceArray(nn.Module):
         cells = (len(cell.factors), *shape)
         blank = torch.zeros(cells, dtype=torch.float32, device=device)
         for name in ("conductance", "nu"):
-            self.register_buffer(name, blank.clone())
+            self.register_buffer(name, torch.zeros_like(blank))
+        self.kept_reads = KeptReads()
         self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
@@ -75,11 +79,16 @@ class DeviceArray(nn.Module):
         self.register_buffer("noise_seed", torch.zeros(1, dtype=torch.int64, device=device) if planes else None)
         self.register_buffer("heat", None if heat is None else heat.to(device))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.kept_reads = KeptReads()  # files of 0.1.0 have none
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeviceArray:
         def keep_dtype(buffer: Tensor) -> Tensor:
             target = fn(buffer)
             return target if target.dtype == buffer.dtype else buffer.to(target.device)
 
+        self.kept_reads.clear()
         super()._apply(keep_dtype, recurse)
         if loses_values(fn):
             self.clear()
@@ -123,6 +132,30 @@ class DeviceArray(nn.Module):
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""
         return self.cell.device.read(self.state, self.drift_time(now), seed, offset)
 
+    def read_sum(self, now: Tensor, seed: Tensor, cells: CellSum, *, noisy: bool) -> Tensor | None:
+        """The sum ``[out, in]`` of the devices of each cell in one pass, or ``None`` if that is not possible."""
+        conductance, device = self.conductance, self.cell.device
+        if not noisy and not self.drifted(now):
+            return call("noisy_cells", conductance, None, seed, streams.DEVICES, *cells)
+        moments = self._kept_moments(now) if noisy else None
+        if moments is not None:
+            return call("noisy_cells", *moments, seed, streams.DEVICES, *cells)
+        return device.read_cells(self.state, self.drift_time(now), seed, streams.DEVICES, cells, noisy)
+
+    def _kept_moments(self, now: Tensor) -> ReadMoments | None:
+        """The moments of reads at this time, from the second read on; ``None`` if they are not kept."""
+        if not self._keeps_reads(now):
+            return None
+        make = functools.partial(self.cell.device.read_moments, self.state, self.drift_time(now))
+        return self.kept_reads.get("devices", self._read_state(now), make, at_once=False)
+
+    def _keeps_reads(self, now: Tensor) -> bool:
+        return self.pulsed_at is None and self.pulses is None and readable(self.conductance) and readable(now)
+
+    def _read_state(self, now: Tensor) -> tuple[Tensor, ...]:
+        """What a read depends on, besides its seed."""
+        return (self.conductance, self.nu, self.programmed_at, now)
+
     def read_rows(self, rows: Tensor, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Weights ``[out, rows]`` of the rows (inputs) with these indices, as one read sees them.
 
@@ -165,6 +198,7 @@ class DeviceArray(nn.Module):
         Raises:
             ValueError: the temperature is outside the range of the devices' laws; nothing was changed.
         """
+        self.kept_reads.clear()
         device, programmed_at = self.cell.device, float(self.programmed_at)
         if temperature is not None:
             device.check_temperature(temperature)
@@ -188,8 +222,9 @@ class DeviceArray(nn.Module):
             self.noise.copy_(state.noise)
         if self.heat is not None:
             self.heat[1] = 0.0
-        self.conductance.copy_(state.conductance)
-        self.nu.copy_(state.nu)
+        # New tensors, not copies into the old ones: a chip's peak memory stays close to its size.
+        self.conductance = state.conductance.to(self.conductance).contiguous()
+        self.nu = state.nu.to(self.nu).contiguous()
         self.programmed_at.copy_(now)
         if self.pulsed_at is not None:
             self.pulsed_at.copy_(now)
