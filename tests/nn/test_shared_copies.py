@@ -120,3 +120,9 @@ def test_copies_are_eager_where_torch_has_no_lazy_ones(monkeypatch: pytest.Monke
     old = DERIVE["age"](chip)
     assert old[0].devices.nu.data_ptr() != chip[0].devices.nu.data_ptr()
     assert torch.equal(old[0].devices.nu, chip[0].devices.nu)
+
+
+def test_addresses_of_views() -> None:
+    matrix = torch.zeros(4, 6)
+    for tensor in (matrix, matrix[1], matrix[:, 2:], matrix.double()[3, 5]):
+        assert address(tensor) == tensor.data_ptr()

@@ -46,14 +46,18 @@ class TileWeights(NamedTuple):
     """Digital significance of each slice; ``None`` for weights without slices."""
     stream: int = streams.WEIGHTS
     """Random stream of ``perturbation``."""
+    variance: Tensor | None = None
+    """Variance of the weights in each read over the scale of their column, of the shape of ``weight``, for which the
+    product draws noise of its outputs. ``None`` if ``weight`` is one read, or its noise is ``read_noise``."""
 
     def slices(self) -> tuple[tuple[float, TileWeights], ...]:
         """Every slice as separate weights, with its digital significance."""
         if self.slice_factors is None:
             return ((1.0, self),)
+        variances = [None] * len(self.weight) if self.variance is None else self.variance.unbind()
         return tuple(
-            (factor, self._replace(weight=weight, slice_factors=None, stream=self.stream + 2 * i))
-            for i, (factor, weight) in enumerate(zip(self.slice_factors, self.weight.unbind(), strict=True))
+            (factor, self._replace(weight=w, variance=v, slice_factors=None, stream=self.stream + 2 * i))
+            for i, (factor, w, v) in enumerate(zip(self.slice_factors, self.weight.unbind(), variances, strict=True))
         )
 
     def row_tiles(self, rows: int) -> Iterator[TileWeights]:
@@ -85,4 +89,5 @@ class TileWeights(NamedTuple):
         if perturbation is not None:
             perturbation = perturbation._replace(clip=perturbation.clip[chosen])
         weight, scale = self.weight[..., chosen, :], self.scale[:, chosen]
-        return self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation)
+        variance = None if self.variance is None else self.variance[..., chosen, :]
+        return self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation, variance=variance)

@@ -26,6 +26,8 @@ def _failure() -> str | None:
         copied = torch._lazy_clone(original)
         if torch._C._data_address(copied) != torch._C._data_address(original):
             return "a lazy copy does not share memory"
+        if torch._C._data_address(original[1:]) != torch._C._data_address(original):
+            return "an address includes the offset of a view"
         copied.add_(1.0)
         if original.tolist() != [0.0, 0.0] or copied.tolist() != [1.0, 1.0]:
             return "a write to a lazy copy reaches the original"
@@ -49,7 +51,9 @@ _WORKS = works()
 
 def address(tensor: Tensor) -> int:
     """The address of values that are only read."""
-    return torch._C._data_address(tensor) if _WORKS else tensor.data_ptr()
+    if not _WORKS:
+        return tensor.data_ptr()
+    return torch._C._data_address(tensor) + tensor.storage_offset() * tensor.element_size()
 
 
 def shareable(tensor: Tensor) -> bool:
