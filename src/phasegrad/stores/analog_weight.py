@@ -84,11 +84,12 @@ class AnalogWeight(DeviceArray):
     wire_offset = Registered["Tensor | None"]()
 
     def __init__(
-        self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
-    ) -> None:
+        self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None,
+        zeroed: bool = True,
+    ) -> None:  # fmt: skip
         max_weight = None if isinstance(hardware.scale, str) else float(hardware.scale)
         shape, fast = (out_features, in_features), hardware.fast
-        super().__init__(hardware.cell, hardware.pulses, max_weight, shape, device)
+        super().__init__(hardware.cell, hardware.pulses, max_weight, shape, device, zeroed)
         self.hardware = hardware
         self._checked_gain: tuple[Tensor, int, bool] | None = None
         fast_array = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None

@@ -28,6 +28,9 @@ class DeviceArray(nn.Module):
     The buffers are float32, float64 or int64 and part of the state dict; ``.half()`` and ``.to(dtype)`` never round
     them.
 
+    Args:
+        zeroed: whether conductances start at 0; otherwise they are undefined until they are programmed.
+
     Attributes:
         cell: unit cell, which maps conductances to weights.
         pulses: pulse trains of updates, or ``None``.
@@ -58,21 +61,22 @@ class DeviceArray(nn.Module):
     heat = Registered["Tensor | None"]()
 
     def __init__(
-        self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None
-    ) -> None:
+        self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None,
+        zeroed: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.cell, self.pulses, self.max_weight = cell, pulses, max_weight
         cells = (len(cell.factors), *shape)
-        blank = torch.zeros(cells, dtype=torch.float32, device=device)
+        blank = torch.zeros((), dtype=torch.float32, device=device).expand(cells)
         for name in ("conductance", "nu"):
-            self.register_buffer(name, torch.zeros_like(blank))
+            self.register_buffer(name, blank.clone() if zeroed else torch.empty_like(blank).contiguous())
         self.kept_reads = KeptReads()
         self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
-        self.register_buffer("history", blank if steps and steps.has_history else None)
+        self.register_buffer("history", blank.clone() if steps and steps.has_history else None)
         restarts = steps is not None and cell.device.drifts and not self.leaks
-        self.register_buffer("pulsed_at", blank.double() if restarts else None)
+        self.register_buffer("pulsed_at", blank.clone().double() if restarts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
         planes, heat = cell.device.planes, cell.device.heat()
         self.register_buffer("noise", blank.expand(planes, *cells).clone() if planes else None)

@@ -74,7 +74,7 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> Non
     """
     if converters and layer.converters is not None and layer.converters.differ:
         layer.converters.draw(seed)
-    target, devices = programming_target(layer), layer.devices or blank_devices(layer)
+    target, devices = programming_target(layer), layer.devices or blank_devices(layer, zeroed=False)
     devices.program_weight(target.weight, target.scale, layer.output_range, seed, layer.periphery.output_errors)
     attach(layer, devices)
 
@@ -104,9 +104,10 @@ def assign_devices(layer: StoredLayer, devices: AnalogWeight, tied: StoredLayer 
     layer.register_parameter("weight", weight)
 
 
-def blank_devices(layer: StoredLayer) -> AnalogWeight:
-    """Unprogrammed devices in the shape of a layer."""
-    return AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, layer.weight.device)
+def blank_devices(layer: StoredLayer, *, zeroed: bool = True) -> AnalogWeight:
+    """Unprogrammed devices in the shape of a layer, whose conductances are undefined unless they are zeroed."""
+    shape = (layer.out_features, layer.in_features, layer.columns)
+    return AnalogWeight(layer.hardware, *shape, layer.weight.device, zeroed)
 
 
 @profiled(range_name("sync"))
