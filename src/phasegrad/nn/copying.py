@@ -13,7 +13,7 @@ import copyreg
 from collections import Counter, OrderedDict, deque
 from functools import partial
 from types import MethodType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +92,7 @@ def _is_made_of_attributes(module: nn.Module) -> bool:
 
 
 def _copied_module(module: nn.Module, memo: Memo) -> nn.Module:
-    make, arguments, state, *items = module.__reduce_ex__(4)
+    make, arguments, state, *items = cast("tuple[Any, ...]", module.__reduce_ex__(4))
     if make is not copyreg.__newobj__ or not isinstance(state, dict) or any(i is not None for i in items):  # type: ignore[attr-defined]
         return copy.deepcopy(module, memo)
     memo.setdefault(id(memo), []).append(state)  # ids in the memo stay those of living objects
@@ -105,7 +105,8 @@ def _copied_items(value: Any, memo: Memo) -> Any:
     if isinstance(value, tuple):
         items = tuple(_copied(item, memo) for item in value)
         return memo.setdefault(id(value), items)  # a cycle may have copied it meanwhile
-    new = memo[id(value)] = deque(maxlen=value.maxlen) if isinstance(value, deque) else type(value)()
+    new: Any = deque(maxlen=value.maxlen) if isinstance(value, deque) else type(value)()
+    memo[id(value)] = new
     if isinstance(value, dict):
         new.update((_copied(key, memo), _copied(item, memo)) for key, item in value.items())
     elif isinstance(value, set):

@@ -12,11 +12,13 @@ assumed, tensors are copied at once.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 _WORTH = 1 << 12  # elements from which on sharing is worth its bookkeeping
+_data_address: Callable[[Tensor], int] = getattr(torch._C, "_data_address", Tensor.data_ptr)  # of the storage
 _logger = logging.getLogger("phasegrad")
 
 
@@ -24,9 +26,9 @@ def _failure() -> str | None:
     try:
         original = torch.zeros(2, device="cpu")
         copied = torch._lazy_clone(original)
-        if torch._C._data_address(copied) != torch._C._data_address(original):
+        if _data_address(copied) != _data_address(original):
             return "a lazy copy does not share memory"
-        if torch._C._data_address(original[1:]) != torch._C._data_address(original):
+        if _data_address(original[1:]) != _data_address(original):
             return "an address includes the offset of a view"
         copied.add_(1.0)
         if original.tolist() != [0.0, 0.0] or copied.tolist() != [1.0, 1.0]:
@@ -53,7 +55,7 @@ def address(tensor: Tensor) -> int:
     """The address of values that are only read."""
     if not _WORKS:
         return tensor.data_ptr()
-    return torch._C._data_address(tensor) + tensor.storage_offset() * tensor.element_size()
+    return _data_address(tensor) + int(tensor.storage_offset()) * tensor.element_size()
 
 
 def shareable(tensor: Tensor) -> bool:
