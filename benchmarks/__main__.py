@@ -19,6 +19,7 @@ NAMES = (
     "wires",
     "encoder_step",
     "layers_step",
+    "large_model",
 )
 RESULTS = Path(__file__).parent / "results"
 

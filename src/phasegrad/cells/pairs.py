@@ -12,11 +12,18 @@ from torch import Tensor
 from phasegrad.cells.base import Cell
 from phasegrad.configuration import check_integer, check_number
 from phasegrad.devices import Device
+from phasegrad.ops.direct import readable
 
 
 def _pair_targets(weight: Tensor, device: Device) -> Tensor:
     """Store a positive weight on the first device and a negative one on the second; the other is at RESET."""
-    return device.in_window(torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))))
+    if not readable(weight) or (weight.requires_grad and torch.is_grad_enabled()):
+        return device.in_window(torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))))
+    planes = weight.new_empty(2, *weight.shape)  # the same numbers, without the memory of what is stacked
+    torch.clamp(weight.detach(), min=0.0, out=planes[0])
+    torch.neg(weight.detach(), out=planes[1])
+    planes[1].clamp_(min=0.0)
+    return device.in_window(planes)
 
 
 @final

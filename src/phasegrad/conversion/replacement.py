@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import itertools
 import warnings
@@ -32,6 +31,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
+from phasegrad.nn.copying import copy_net
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
@@ -139,7 +139,7 @@ def convert(
         raise ValueError(f"convert: nothing to convert ({details})")
     _check_lazy(layers, left)
     check_tied_hardware(model, [name for name in layers if name not in left], by_module)
-    net = copy.deepcopy(model)
+    net = copy_net(model)
     with sharing() as exchanges:
         net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, copies(model, net))
     for name in (name for name in layers if name in left):
@@ -167,7 +167,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(net):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
     take_writes_of_net(net)
-    net = copy.deepcopy(net)
+    net = copy_net(net)
     undo_ignore_in_ddp(net)
     with sharing() as exchanges:
         made = [(counterpart, counterpart.to_digital()) for counterpart in _outermost_counterparts(net)]

@@ -61,6 +61,9 @@ def tile_outputs(
         hardware: the hardware.
         seed: seed of the read of the weights.
     """
+    if weights.variance is not None:
+        y, v = call("row_products", driven.x[0], weights.weight, weights.variance, hardware.rows)
+        return TileOutputs(y.unsqueeze(1).unbind(), v.unsqueeze(1).unbind())
     weight = weights.read(seed, hardware.rows)
     if hardware.integrator is not None:
         values = _charges(driven.x, weight, weights.scale, input_range, tiling, hardware)

@@ -44,7 +44,7 @@ def product(
         return tiling.product(driven, _total_weight(weights, seed, hardware.rows))
     input_range = dac_range(x) if periphery.input_range is None else periphery.input_range
     conversion = Conversion(input_range, periphery.output_range, hardware, seed)
-    fused = tiling.fused and not torch.is_autocast_enabled(x.device.type)
+    fused = tiling.fused and weights.variance is None and not torch.is_autocast_enabled(x.device.type)
     if fused and hardware.fuses_inputs and weights.slice_factors is None:
         return _fused_product(x, weights, conversion, hardware.dac_settings)
     slices, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
@@ -106,7 +106,7 @@ def _scaled_gain(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | N
 def _slice_product(driven: InputSlice, weights: TileWeights, conversion: Conversion, tiling: Tiling) -> Tensor:
     """The product of one input slice and one weight slice."""
     hardware, seed = conversion.hardware, conversion.seed
-    fused = tiling.fused and not torch.is_autocast_enabled(driven.x.device.type)
+    fused = tiling.fused and weights.variance is None and not torch.is_autocast_enabled(driven.x.device.type)
     if fused and hardware.fuses_outputs and driven.square is None:
         return _fused_product(driven.x, weights, conversion, _NO_DAC)
     outputs = tile_outputs(driven, weights, conversion.input_range, tiling, hardware, seed)

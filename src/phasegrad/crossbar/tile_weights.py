@@ -58,23 +58,30 @@ class TileWeights(NamedTuple):
     """Digital significance of each slice; ``None`` for weights without slices."""
     stream: int = streams.WEIGHTS
     """Random stream of ``perturbation``."""
+    variance: Tensor | None = None
+    """Variance of the weights in each read over the scale of their column, of the shape of ``weight``, for which the
+    product draws noise of its outputs. ``None`` if ``weight`` is one read, or its noise is ``read_noise``."""
 
     def slices(self) -> tuple[tuple[float, TileWeights], ...]:
         """Every slice as separate weights, with its digital significance."""
         if self.slice_factors is None:
             return ((1.0, self),)
         drawn = self.perturbation
+        variances = [None] * len(self.weight) if self.variance is None else self.variance.unbind()
         return tuple(
             (
                 factor,
                 self._replace(
                     weight=weight,
+                    variance=variance,
                     slice_factors=None,
                     stream=self.stream + 2 * i,
                     perturbation=None if drawn is None else drawn.of_slice(i),
                 ),
             )
-            for i, (factor, weight) in enumerate(zip(self.slice_factors, self.weight.unbind(), strict=True))
+            for i, (factor, weight, variance) in enumerate(
+                zip(self.slice_factors, self.weight.unbind(), variances, strict=True)
+            )
         )
 
     def row_tiles(self, rows: int) -> Iterator[TileWeights]:
@@ -106,4 +113,5 @@ class TileWeights(NamedTuple):
         if perturbation is not None:
             perturbation = perturbation._replace(clip=perturbation.clip[chosen])
         weight, scale = self.weight[..., chosen, :], self.scale[:, chosen]
-        return self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation)
+        variance = None if self.variance is None else self.variance[..., chosen, :]
+        return self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation, variance=variance)

@@ -1,6 +1,6 @@
 """Memory devices: how one device is programmed, pulsed, drifts and is read."""
 
-from phasegrad.devices.base import Device, DeviceState
+from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.jump_tables import JumpTable
@@ -25,6 +25,7 @@ from phasegrad.devices.tracing import trace
 __all__ = [
     "PCM",
     "Capacitor",
+    "CellSum",
     "ConstantSteps",
     "CorrelatedNoise",
     "Curve",
@@ -38,6 +39,7 @@ __all__ = [
     "PiecewiseSteps",
     "Power",
     "PowerSteps",
+    "ReadMoments",
     "SetPulses",
     "SoftBoundsSteps",
     "Steps",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -23,6 +24,26 @@ class DeviceState(NamedTuple):
     """State of correlated noise, ``[planes, *shape]``; plane 0 is the present relative deviation of the conductance."""
     heat: Tensor | None = None
     """Present temperature [K], and the e-folds of age that heat has added to drift so far: float64 ``[2]``."""
+
+
+class ReadMoments(NamedTuple):
+    """Reads as ``max(mean + sd z, 0)``; the ``z`` of ``read`` are the normals of its stream ``offset``."""
+
+    mean: Tensor
+    """Conductance without read noise [S]."""
+    sd: Tensor
+    """Standard deviation of a read before it is clipped at 0 [S]."""
+
+
+class CellSum(NamedTuple):
+    """How the devices of a cell add up: ``scale (sum_p factors[1 + p] g_p + factors[0])``."""
+
+    factors: Sequence[float]
+    """An offset, then a factor per device [1/S]."""
+    scale: Tensor | None
+    """``[row tiles, out]``; ``None`` for no scale."""
+    rows: int
+    """Inputs per tile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +135,24 @@ class Device(Configuration, ABC):
     @abstractmethod
     def drift(self, state: DeviceState, age: Tensor) -> Tensor:
         """Conductance [S] without read noise at an age [s], float64, one for all devices or one per device."""
+
+    def read_moments(self, state: DeviceState, age: Tensor) -> ReadMoments | None:
+        """The moments of reads at an age [s], which stay the same until devices age.
+
+        Returns:
+            ``None`` if reads are not of this form or not noisy; ``read`` then is the only way to read.
+        """
+        return None
+
+    def read_cells(
+        self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, cells: CellSum, noisy: bool
+    ) -> Tensor | None:
+        """The sum of ``read``, or of ``drift`` without noise, over the devices of each cell, in one pass.
+
+        Returns:
+            Sums ``[out, in]`` of devices ``[devices, out, in]``; ``None`` for a device that has no such pass.
+        """
+        return None
 
     @abstractmethod
     def read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int) -> Tensor:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import check_number, check_type
-from phasegrad.devices.base import Device, DeviceState
+from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.curves import Curve, Law
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.steps import Steps
 from phasegrad.devices.thermal import Thermal
+from phasegrad.ops.direct import call
 
 _NONE = Curve()
 
@@ -276,6 +277,35 @@ class PCM(Device):
             sd = sd * g + coefficient
         return (g + sd * torch.ops.phasegrad.normal(seed, offset + 1, g.shape)).clamp_(min=0.0)
 
+    @property
+    def _reads_in_one_pass(self) -> bool:
+        """Whether the ops of drift and 1/f noise are all of a read."""
+        others = (self.correlated_noise, self.telegraph, self.thermal)
+        return all(law is None for law in others) and not any(self.read_sd)
+
+    def read_moments(self, state: DeviceState, age: Tensor) -> ReadMoments | None:
+        """The moments of reads whose noise is the 1/f noise that each read redraws; ``None`` for other noise."""
+        if not self._reads_in_one_pass or self.read_noise is None or age.numel() != 1:
+            return None
+        moments = call("pcm_moments", *state[:2], self._op_age(age), *self._op_times, self.read_noise.encode())
+        return ReadMoments(*moments)
+
+    def read_cells(
+        self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, cells: CellSum, noisy: bool
+    ) -> Tensor | None:
+        """The sum of ``read`` or ``drift`` over the devices of each cell; ``None`` if other laws apply."""
+        if not self._reads_in_one_pass or age.numel() != 1:
+            return None
+        law = self.read_noise.encode() if self.read_noise and noisy else ()
+        return call("pcm_cells", *state[:2], self._op_age(age), seed, offset, *self._op_times, law, *cells)
+
+    @property
+    def _op_times(self) -> tuple[float, float, float]:
+        return self.g_max, self.t0, self.t_read
+
+    def _op_age(self, age: Tensor) -> Tensor:
+        return age if self.t_min is None else age.clamp(min=self.t_min) - self.t0  # the op adds t0 to the age
+
     def _deviation(self, state: DeviceState, seed: Tensor, offset: int) -> Tensor:
         """Relative deviation of a read from the drifted conductance."""
         if state.noise is None:
@@ -296,6 +326,4 @@ class PCM(Device):
         return g * self.thermal.factor(state.conductance / self.g_max, state.nu, state.heat)
 
     def _read(self, state: DeviceState, age: Tensor, seed: Tensor, offset: int, noise: tuple[float, ...]) -> Tensor:
-        if self.t_min is not None:  # the op adds t0 to the age
-            age = age.clamp(min=self.t_min) - self.t0
-        return torch.ops.phasegrad.pcm_read(*state[:2], age, seed, offset, self.g_max, self.t0, self.t_read, noise)
+        return torch.ops.phasegrad.pcm_read(*state[:2], self._op_age(age), seed, offset, *self._op_times, noise)

@@ -22,8 +22,8 @@ from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 from phasegrad.nn.layer import require_analog_layers
-from phasegrad.ops.profiling import observed
 from phasegrad.nn.start_ranges import has_start_ranges, shown, warn_uncalibrated
+from phasegrad.ops.profiling import observed
 
 _DEFAULT_RECIPE = Recipe()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
@@ -16,6 +15,7 @@ from phasegrad.hwa.objective import Forward, Loss, Objective
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.hwa.trained_parameters import check_repeatable, check_trainable
 from phasegrad.hwa.training_loop import Checkpointing, Checkpoints, History, Loop, modes_restored_on_failure
+from phasegrad.nn.copying import copy_net
 from phasegrad.progress import track
 
 
@@ -120,5 +120,5 @@ def _default_optimizer(net: nn.Module, steps: int | None, scheduler: Any) -> tup
 
 
 def _teacher(net: nn.Module, teacher: nn.Module | None) -> nn.Module:
-    model = copy.deepcopy(teacher) if teacher is not None else to_digital(net)
+    model = copy_net(teacher) if teacher is not None else to_digital(net)
     return model.eval().requires_grad_(False)

@@ -5,6 +5,7 @@ from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
 from phasegrad.inference.export import export_graph, export_onnx, noiseless
 from phasegrad.inference.programming import age, now, program
+from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
     "Report",
@@ -18,6 +19,7 @@ __all__ = [
     "now",
     "program",
     "reestimate_batchnorm",
+    "sampled_reads",
 ]
 
 

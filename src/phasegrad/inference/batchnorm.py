@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from phasegrad import argument_checks as checks
+from phasegrad.nn.copying import shared_copy
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 from phasegrad.nn.layer import take_writes_of_net
 
@@ -59,7 +59,7 @@ def reestimate_batchnorm(
     if forward is not None:
         checks.function("reestimate_batchnorm", "forward", forward, "(net, batch) -> anything")
     take_writes_of_net(chip)
-    adapted = copy.deepcopy(chip)
+    adapted = shared_copy(chip)
     norms = [m for m in adapted.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     if not norms:
         raise ValueError("reestimate_batchnorm: the net has no batch norm with running statistics; nothing to estimate")

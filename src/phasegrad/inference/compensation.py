@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from phasegrad import argument_checks as checks
 from phasegrad.deprecation import renamed_arguments
 from phasegrad.inference.programming import Seeds, check_programmed
 from phasegrad.nn import analog_layers
+from phasegrad.nn.copying import shared_copy
 from phasegrad.nn.layer import take_writes_of_net
 
 
@@ -42,7 +41,7 @@ def compensate(chip: nn.Module, compensation: str = "tile", *, seed: int | None 
     seed = None if seed is None else checks.seed("compensate", seed)
     check_programmed(chip, "compensate")
     take_writes_of_net(chip)
-    corrected = copy.deepcopy(chip)
+    corrected = shared_copy(chip, rewritten=True)
     apply_compensation(corrected, compensation, Seeds(seed))
     return corrected
 

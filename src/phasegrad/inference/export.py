@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 
 from phasegrad.argument_checks import shown
 from phasegrad.nn import analog_layers
+from phasegrad.nn.copying import shared_copy
 from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.ops import reference
 from phasegrad.stores.noiseless import make_noiseless
@@ -51,7 +51,7 @@ def noiseless(net: nn.Module) -> nn.Module:
     """
     require_analog_layers(net, "noiseless")
     take_writes_of_net(net)
-    quiet = copy.deepcopy(net).eval().requires_grad_(False)
+    quiet = shared_copy(net).eval().requires_grad_(False)
     with sharing() as exchanges:
         for layer in analog_layers(quiet).values():
             make_noiseless(layer)

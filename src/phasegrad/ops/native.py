@@ -64,6 +64,13 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         _POINTER, _POINTER, _SIZE, _POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SEED, _SEED, _INT,
     ),
     "leak": (_POINTER, _SIZE, _SIZE, _FLOAT, _FLOAT, _POINTER, _POINTER, _SIZE, _POINTER, _INT),
+    "pcm_cells": (
+        *(_POINTER,) * 3, _DOUBLE, *(_SIZE,) * 3, *(_DOUBLE,) * 3, *(_POINTER,) * 3, _SIZE, _SEED, _SEED, _INT,
+    ),
+    "noisy_cells": (*(_POINTER,) * 3, *(_SIZE,) * 3, _POINTER, _POINTER, _SIZE, _SEED, _SEED, _INT),
+    "pcm_moments": (*(_POINTER,) * 4, _DOUBLE, _SIZE, *(_DOUBLE,) * 3, _POINTER, _INT),
+    "row_products": (*(_POINTER,) * 5, *(_SIZE,) * 3, _INT),
+    "rectified_cells": (*(_POINTER,) * 4, *(_SIZE,) * 3, _POINTER, _POINTER, _SIZE, _INT),
     "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
 }  # fmt: skip
 

@@ -12,6 +12,10 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import philox
+from phasegrad.ops.cells import noisy_cells as noisy_cells
+from phasegrad.ops.cells import rectified_cells as rectified_cells
+from phasegrad.ops.cells import row_products as row_products
+from phasegrad.ops.cells import sum_of_devices
 from phasegrad.ops.pulses import pulse_counts as pulse_counts
 from phasegrad.ops.pulses import pulsed_update as pulsed_update
 from phasegrad.ops.trains import pulse_trains as pulse_trains
@@ -345,10 +349,39 @@ def pcm_read(
     noise: Sequence[float],
 ) -> Tensor:
     """Drifted conductance, with the noise of one read unless ``noise`` is empty."""
+    drifted, sd = pcm_moments(conductance, nu, age, g_max, t0, t_read, noise)
+    if not noise:
+        return drifted
+    return torch.clamp(drifted + sd * _normal_like(conductance, seed, offset), min=0.0).contiguous()
+
+
+def pcm_moments(
+    conductance: Tensor, nu: Tensor, age: Tensor, g_max: float, t0: float, t_read: float, noise: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    """Drifted conductance, and the standard deviation of the noise of a read before it is clipped at 0."""
     since = (age if age.numel() != 1 else age.reshape(())).double() + t0
     drifted = conductance * torch.exp(-nu * torch.log(since / t0).to(nu.dtype)).to(conductance.dtype)
     if not noise:
-        return drifted.contiguous()
+        return drifted.contiguous(), torch.zeros_like(drifted, memory_format=torch.contiguous_format)
     bandwidth = torch.sqrt(torch.log((since + t_read) / (2.0 * t_read))).to(drifted.dtype)
     sd = drifted * law(conductance / g_max, noise).to(drifted.dtype) * bandwidth
-    return torch.clamp(drifted + sd * _normal_like(conductance, seed, offset), min=0.0).contiguous()
+    return drifted.contiguous(), sd.contiguous()
+
+
+def pcm_cells(
+    conductance: Tensor,
+    nu: Tensor,
+    age: Tensor,
+    seed: Tensor,
+    offset: int,
+    g_max: float,
+    t0: float,
+    t_read: float,
+    noise: Sequence[float],
+    factors: Sequence[float],
+    scale: Tensor | None,
+    rows: int,
+) -> Tensor:
+    """The weights of cells of PCM devices, as one read sees them: ``pcm_read``, then ``sum_of_devices``."""
+    devices = pcm_read(conductance, nu, age, seed, offset, g_max, t0, t_read, noise)
+    return sum_of_devices(devices, factors, scale, rows).contiguous()

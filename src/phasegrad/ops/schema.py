@@ -43,6 +43,14 @@ _SCHEMAS = {
     "float[] nu_sd) -> (Tensor, Tensor)",
     "pcm_read": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
     "float t_read, float[] noise) -> Tensor",
+    "pcm_cells": "(Tensor conductance, Tensor nu, Tensor age, Tensor seed, int offset, float g_max, float t0, "
+    "float t_read, float[] noise, float[] factors, Tensor? scale, int rows) -> Tensor",
+    "noisy_cells": "(Tensor mean, Tensor? sd, Tensor seed, int offset, float[] factors, Tensor? scale, int rows) "
+    "-> Tensor",
+    "pcm_moments": "(Tensor conductance, Tensor nu, Tensor age, float g_max, float t0, float t_read, float[] noise) "
+    "-> (Tensor, Tensor)",
+    "rectified_cells": "(Tensor mean, Tensor sd, float[] factors, Tensor scale, int rows) -> (Tensor, Tensor)",
+    "row_products": "(Tensor x, Tensor mean, Tensor variance, int rows) -> (Tensor, Tensor)",
     "pulse_trains": "(Tensor x, Tensor d, float lr, float dw_min, int length, bool bl_management, "
     "bool update_management, int kind, Tensor seed, int offset) -> (Tensor, Tensor)",
     "pulsed_update": "(Tensor(a!) conductance, Tensor(b!)? history, Tensor(c!)? pulsed_at, Tensor(d!)? weight, "
@@ -114,6 +122,14 @@ _FAKES: dict[str, Callable[..., Any]] = {
     "tile_linear_backward": _fake_tile_linear_backward,
     "pcm_program": lambda target, *_: (_like_first(target), _like_first(target)),
     "pcm_read": _like_first,
+    "pcm_cells": lambda conductance, *_: conductance.new_empty(conductance.shape[1:]),
+    "noisy_cells": lambda mean, *_: mean.new_empty(mean.shape[1:]),
+    "rectified_cells": lambda mean, *_: (mean.new_empty(mean.shape[1:]), mean.new_empty(mean.shape[1:])),
+    "row_products": lambda x, mean, variance, rows: (
+        x.new_empty(-(-len(x) // rows), len(mean)),
+        x.new_empty(-(-len(x) // rows), len(mean)),
+    ),
+    "pcm_moments": lambda conductance, *_: (_like_first(conductance), _like_first(conductance)),
     "pulse_trains": lambda x, d, *_: (x.new_empty(x.shape, dtype=torch.int32), d.new_empty(d.shape, dtype=torch.int32)),
     "pulsed_update": lambda *_: None,
     "pulse_counts": lambda *_: None,

@@ -8,17 +8,41 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.wires import check_conductances, over_tiles
+from phasegrad.devices import CellSum
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
 from phasegrad.stores.pulsed_array import UNTRACKED
 from phasegrad.stores.registered import Registered
+
+_AT_ONCE = 1 << 16  # cells whose moments are computed at a time
+
+
+def _relative(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
+    """Weights ``[out, in]`` over the scales ``[row tiles, out]``, without expanding these to a matrix."""
+    parts = zip(weight.split(rows, dim=1), scale, strict=True)
+    return torch.cat([part / of_tile.unsqueeze(1) for part, of_tile in parts], dim=1)
+
+
+def _linear_map(cell: Cell) -> list[list[float]] | None:
+    """For each slice of a cell, its value without conductance, then its change per conductance of each device [1/S].
+
+    ``None`` for a cell whose weight is not linear in its conductances.
+    """
+    count, window = len(cell.factors), cell.device.window
+    probes = window * torch.cat((torch.zeros(count, 1), torch.eye(count)), dim=1).double()
+    slices = cell.read_slices(probes)
+    factors = (slices[:, 1:] - slices[:, :1]) / window
+    other = window * torch.linspace(0.1, 0.9, count, dtype=torch.float64).unsqueeze(1)
+    linear = torch.allclose(cell.read_slices(other), slices[:, :1] + factors @ other, 1e-9, 1e-9)
+    return torch.cat((slices[:, :1], factors), dim=1).tolist() if linear else None
 
 
 @final
@@ -65,11 +89,12 @@ class AnalogWeight(DeviceArray):
     wire_offset = Registered["Tensor | None"]()
 
     def __init__(
-        self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None
-    ) -> None:
+        self, hardware: Hardware, out_features: int, in_features: int, columns: int, device: Any = None,
+        zeroed: bool = True,
+    ) -> None:  # fmt: skip
         max_weight = None if isinstance(hardware.scale, str) else float(hardware.scale)
         shape, fast = (out_features, in_features), hardware.fast
-        super().__init__(hardware.cell, hardware.pulses, max_weight, shape, device)
+        super().__init__(hardware.cell, hardware.pulses, max_weight, shape, device, zeroed)
         self.hardware = hardware
         self._checked_gain: tuple[Tensor, int, bool] | None = None
         fast_array = DeviceArray(fast.cell, hardware.pulses, fast.scale, shape, device) if fast else None
@@ -124,8 +149,7 @@ class AnalogWeight(DeviceArray):
             seed: seed of the draws.
             errors: errors of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
         """
-        max_weight = expand_scale(nonzero(scale).float(), weight.shape[1], self.hardware)
-        self.program(weight.float() / max_weight, self.clock, seed)
+        self.program(_relative(weight.float(), nonzero(scale).float(), self.hardware.rows), self.clock, seed)
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
@@ -243,11 +267,48 @@ class AnalogWeight(DeviceArray):
             weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
         return TileWeights(weight.to(dtype), self.scale, self.gain, 0.0, slice_factors=factors)
 
+    def row_weights(self) -> TileWeights | None:
+        """The mean and variance of the weights in reads at the present time; ``None`` if reads have other laws."""
+        if not self._keeps_reads(self.clock):
+            return None
+        tensors = (*self._read_state(self.clock), self.scale)
+        kept = self.kept_reads.get("rows", tensors, self._row_moments, at_once=True)
+        if kept is None:
+            return None
+        return TileWeights(kept[0], self.scale, self.gain, 1.0, None, self.cell.slice_factors, variance=kept[1])
+
+    @torch.no_grad()
+    def _row_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of the weights, a few rows of devices at a time."""
+        sliced = self.cell.slice_factors is not None
+        matrices = _linear_map(self.cell)
+        if matrices is None:
+            return None
+        moments = self.conductance.new_empty(2, len(matrices), *self.conductance.shape[1:])
+        step = max(1, _AT_ONCE // self.conductance.shape[2])
+        for first in range(0, self.conductance.shape[1], step):
+            part = slice(first, first + step)
+            state = self.state._replace(conductance=self.conductance[:, part], nu=self.nu[:, part])
+            of_devices = self.cell.device.read_moments(state, self.drift_time(self.clock))
+            if of_devices is None:
+                return None
+            for i, factors in enumerate(matrices):
+                used = [0, *(p for p, factor in enumerate(factors[1:], 1) if factor)]
+                planes = [p - 1 for p in used[1:]]
+                mean, sd = (m[planes] if len(planes) < len(m) else m for m in of_devices)
+                scale, chosen = self.scale[:, part], [factors[p] for p in used]
+                of_cells = call("rectified_cells", mean, sd, chosen, scale, self.hardware.rows)
+                moments[0, i, part], moments[1, i, part] = of_cells
+        mean, variance = moments if sliced else moments[:, 0]
+        return mean, variance
+
     def _mean_weight(self) -> Tensor:
         if self.cell.slice_factors is not None:
             reference = None if self.reference is None else self.reference.present(self.clock)
             return self._combine_slices(self._slices(self.present(self.clock), reference))
-        return self._weight(self.present(self.clock))
+        no_seed = torch.zeros(1, dtype=torch.int64, device=self.clock.device)
+        in_one_pass = self._read_in_one_pass_of_cells(no_seed, noisy=False)
+        return self._weight(self.present(self.clock)) if in_one_pass is None else in_one_pass
 
     def _read_weight(self, seed: Tensor) -> Tensor:
         if self.cell.slice_factors is not None:
@@ -256,8 +317,28 @@ class AnalogWeight(DeviceArray):
         exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
         if self.max_weight is not None and exact and sd is not None and not self.drifted(self.clock):
             return self._read_in_one_pass(sd, seed)
+        in_one_pass = self._read_in_one_pass_of_cells(seed, noisy=True)
+        if in_one_pass is not None:
+            return in_one_pass
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
         return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
+
+    def _read_in_one_pass_of_cells(self, seed: Tensor, *, noisy: bool) -> Tensor | None:
+        if self.fast is not None or (noisy and self.hardware.linear_wires is not None) or not self._adds_up_plainly:
+            return None
+        return self.read_sum(self.clock, seed, self._cell_sum, noisy=noisy)
+
+    @property
+    def _adds_up_plainly(self) -> bool:
+        return type(self.cell).weight is Cell.weight and self.cell.slice_factors is None
+
+    @property
+    def _cell_sum(self) -> CellSum:
+        if self.max_weight is not None:
+            return CellSum(self.factors, None, self.hardware.rows)
+        cell = self.cell
+        factors = [cell.offset, *(factor / cell.device.window for factor in cell.factors)]
+        return CellSum(factors, self.scale, self.hardware.rows)
 
     def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
         offset, *factors = self._factors

@@ -44,8 +44,13 @@ def calibration_read(
             conversion = Conversion(one, output_range.float(), hardware, seed + t, errors=own)
             conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
             read = tile_outputs(InputSlice(rows), tile, one, SingleRows(), hardware, seed)
-            outputs[t].append(factor * converted(read, tile, conversion))
+            outputs[t].append(_summed(converted(read, tile, conversion), factor, weights))
     return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in outputs])
+
+
+def _summed(outputs: Tensor, factor: float, weights: TileWeights) -> Tensor:
+    """Outputs ``[rows, out]`` of a slice; their sum ``[1, out]`` if there are no other slices to be added first."""
+    return factor * outputs if weights.slice_factors is not None else outputs.abs().sum(0, keepdim=True)
 
 
 def drift_gain(baseline: Tensor, present: Tensor, columns: int, per: str) -> Tensor:

@@ -17,8 +17,10 @@ from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.pulses import Pulses
-from phasegrad.devices import DeviceState
+from phasegrad.devices import CellSum, DeviceState, ReadMoments
+from phasegrad.ops.direct import call, readable
 from phasegrad.ops.pulses import CROSSINGS
+from phasegrad.stores.kept_reads import KeptReads
 from phasegrad.stores.registered import Registered
 
 
@@ -27,6 +29,9 @@ class DeviceArray(nn.Module):
 
     The buffers are float32, float64 or int64 and part of the state dict; ``.half()`` and ``.to(dtype)`` never round
     them.
+
+    Args:
+        zeroed: whether conductances start at 0; otherwise they are undefined until they are programmed.
 
     Attributes:
         cell: unit cell, which maps conductances to weights.
@@ -58,31 +63,38 @@ class DeviceArray(nn.Module):
     heat = Registered["Tensor | None"]()
 
     def __init__(
-        self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None
-    ) -> None:
+        self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None,
+        zeroed: bool = True,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.cell, self.pulses, self.max_weight = cell, pulses, max_weight
         cells = (len(cell.factors), *shape)
-        blank = torch.zeros(cells, dtype=torch.float32, device=device)
+        blank = torch.zeros((), dtype=torch.float32, device=device).expand(cells)
         for name in ("conductance", "nu"):
-            self.register_buffer(name, blank.clone())
+            self.register_buffer(name, blank.clone() if zeroed else torch.empty_like(blank).contiguous())
+        self.kept_reads = KeptReads()
         self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
-        self.register_buffer("history", blank if steps and steps.has_history else None)
+        self.register_buffer("history", blank.clone() if steps and steps.has_history else None)
         restarts = steps is not None and cell.device.drifts and not self.leaks
-        self.register_buffer("pulsed_at", blank.double() if restarts else None)
+        self.register_buffer("pulsed_at", blank.clone().double() if restarts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
         planes, heat = cell.device.planes, cell.device.heat()
         self.register_buffer("noise", blank.expand(planes, *cells).clone() if planes else None)
         self.register_buffer("noise_seed", torch.zeros(1, dtype=torch.int64, device=device) if planes else None)
         self.register_buffer("heat", None if heat is None else heat.to(device))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.kept_reads = KeptReads()  # files of 0.1.0 have none
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeviceArray:
         def keep_dtype(buffer: Tensor) -> Tensor:
             target = fn(buffer)
             return target if target.dtype == buffer.dtype else buffer.to(target.device)
 
+        self.kept_reads.clear()
         super()._apply(keep_dtype, recurse)
         if loses_values(fn):
             self.clear()
@@ -125,6 +137,30 @@ class DeviceArray(nn.Module):
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""
         return self.cell.device.read(self.state, self.drift_time(now), seed, offset)
+
+    def read_sum(self, now: Tensor, seed: Tensor, cells: CellSum, *, noisy: bool) -> Tensor | None:
+        """The sum ``[out, in]`` of the devices of each cell in one pass, or ``None`` if that is not possible."""
+        conductance, device = self.conductance, self.cell.device
+        if not noisy and not self.drifted(now):
+            return call("noisy_cells", conductance, None, seed, streams.DEVICES, *cells)
+        moments = self._kept_moments(now) if noisy else None
+        if moments is not None:
+            return call("noisy_cells", *moments, seed, streams.DEVICES, *cells)
+        return device.read_cells(self.state, self.drift_time(now), seed, streams.DEVICES, cells, noisy)
+
+    def _kept_moments(self, now: Tensor) -> ReadMoments | None:
+        """The moments of reads at this time, from the second read on; ``None`` if they are not kept."""
+        if not self._keeps_reads(now):
+            return None
+        make = functools.partial(self.cell.device.read_moments, self.state, self.drift_time(now))
+        return self.kept_reads.get("devices", self._read_state(now), make, at_once=False)
+
+    def _keeps_reads(self, now: Tensor) -> bool:
+        return self.pulsed_at is None and self.pulses is None and readable(self.conductance) and readable(now)
+
+    def _read_state(self, now: Tensor) -> tuple[Tensor, ...]:
+        """What a read depends on, besides its seed."""
+        return (self.conductance, self.nu, self.programmed_at, now)
 
     def read_rows(self, rows: Tensor, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Weights ``[out, rows]`` of the rows (inputs) with these indices, as one read sees them.
@@ -182,6 +218,7 @@ class DeviceArray(nn.Module):
         Raises:
             ValueError: the temperature is outside the range of the devices' laws; nothing was changed.
         """
+        self.kept_reads.clear()
         device, programmed_at = self.cell.device, float(self.programmed_at)
         if temperature is not None:
             device.check_temperature(temperature)
@@ -244,8 +281,9 @@ class DeviceArray(nn.Module):
             self.noise.copy_(state.noise)
         if self.heat is not None:
             self.heat[1] = 0.0
-        self.conductance.copy_(state.conductance)
-        self.nu.copy_(state.nu)
+        # New tensors, not copies into the old ones: a chip's peak memory stays close to its size.
+        self.conductance = state.conductance.to(self.conductance).contiguous()
+        self.nu = state.nu.to(self.nu).contiguous()
         self.programmed_at.copy_(now)
         if self.pulsed_at is not None:
             self.pulsed_at.copy_(now)

@@ -13,6 +13,7 @@ from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.base import StoredLayer, WeightStore, range_name
 from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory_weight import InMemoryWeight
+from phasegrad.stores.single_rows import serves_one_row
 from phasegrad.stores.watched_weight import ProgrammedWeight, WatchedWeight
 
 
@@ -37,6 +38,15 @@ class Programmed(WeightStore):
     def matrix(self, seed: Tensor) -> TileWeights:
         """The weights of the devices at the present time, with the noise of this read."""
         return self.devices.tile_weights(seed, self.layer.weight.dtype)
+
+    def output(
+        self, x: Tensor, bias: Tensor | None, weights: TileWeights | None = None, outputs: slice | None = None
+    ) -> Tensor:
+        """The product of the tiles plus the bias; the noise of a read for one row is drawn for its outputs."""
+        layer = self.layer
+        if weights is None and layer.tiling.fused and serves_one_row(x, layer.hardware):
+            weights = self.devices.row_weights() if layer.weight.dtype == torch.float32 else None
+        return super().output(x, bias, weights, outputs)
 
     @torch.no_grad()
     def mean_matrix(self) -> TileWeights:
@@ -65,7 +75,7 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> Non
     """
     if converters and layer.converters is not None and layer.converters.differ:
         layer.converters.draw(seed)
-    target, devices = programming_target(layer), layer.devices or blank_devices(layer)
+    target, devices = programming_target(layer), layer.devices or blank_devices(layer, zeroed=False)
     devices.program_weight(target.weight, target.scale, layer.output_range, seed, layer.periphery.output_errors)
     attach(layer, devices)
 
@@ -97,10 +107,10 @@ def assign_devices(layer: StoredLayer, devices: AnalogWeight, tied: StoredLayer 
     layer.register_parameter("weight", weight)
 
 
-def blank_devices(layer: StoredLayer) -> AnalogWeight:
-    """Unprogrammed devices in the shape of a layer, for its digital weight."""
-    size = (layer.out_features, layer.in_features, layer.columns)
-    devices = AnalogWeight(layer.hardware, *size, layer.weight.device)
+def blank_devices(layer: StoredLayer, *, zeroed: bool = True) -> AnalogWeight:
+    """Unprogrammed devices in the shape of a layer, whose conductances are undefined unless they are zeroed."""
+    shape = (layer.out_features, layer.in_features, layer.columns)
+    devices = AnalogWeight(layer.hardware, *shape, layer.weight.device, zeroed)
     devices.weight_was_trainable = layer.weight.requires_grad
     return devices
 

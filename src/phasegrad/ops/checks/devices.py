@@ -47,6 +47,64 @@ def check_read(
 _LARGEST_RATE = 1e200
 
 
+def check_moments(
+    conductance: Tensor, nu: Tensor, age: Tensor, g_max: float, t0: float, t_read: float, noise: Sequence[float]
+) -> None:
+    no_seed = torch.zeros(1, dtype=torch.int64, device=conductance.device)
+    check_read(conductance, nu, age, no_seed, 0, g_max, t0, t_read, noise)
+
+
+def check_pcm_cells(
+    conductance: Tensor, nu: Tensor, age: Tensor, seed: Tensor, offset: int, g_max: float, t0: float, t_read: float,
+    noise: Sequence[float], factors: Sequence[float], scale: Tensor | None, rows: int,
+) -> None:  # fmt: skip
+    check_read(conductance, nu, age, seed, offset, g_max, t0, t_read, noise)
+    if age.numel() != 1:
+        raise ValueError(f"pcm_cells: age has shape {list(age.shape)}; give one age for all devices")
+    _check_cells("pcm_cells", conductance, factors, scale, rows)
+
+
+def check_noisy_cells(
+    mean: Tensor, sd: Tensor | None, seed: Tensor, offset: int, factors: Sequence[float], scale: Tensor | None,
+    rows: int,
+) -> None:  # fmt: skip
+    check_floating("noisy_cells", mean=mean)
+    check_seed("noisy_cells", seed, mean)
+    if sd is not None:
+        check_shapes("noisy_cells", mean=mean, sd=sd)
+    _check_cells("noisy_cells", mean, factors, scale, rows)
+
+
+def check_rectified_cells(mean: Tensor, sd: Tensor, factors: Sequence[float], scale: Tensor, rows: int) -> None:
+    check_floating("rectified_cells", mean=mean, sd=sd, scale=scale)
+    check_shapes("rectified_cells", mean=mean, sd=sd)
+    _check_cells("rectified_cells", mean, factors, scale, rows)
+
+
+def check_row_products(x: Tensor, mean: Tensor, variance: Tensor, rows: int) -> None:
+    check_floating("row_products", x=x, mean=mean, variance=variance)
+    check_shapes("row_products", mean=mean, variance=variance)
+    if x.dim() != 1 or mean.dim() != 2 or len(x) != mean.shape[1] or rows < 1:
+        raise ValueError(
+            f"row_products: x is {list(x.shape)}, mean {list(mean.shape)} and rows = {rows}; they must be [in], "
+            "[out, in] and 1 or more"
+        )
+
+
+def _check_cells(op: str, devices: Tensor, factors: Sequence[float], scale: Tensor | None, rows: int) -> None:
+    if devices.dim() != 3 or len(factors) != 1 + len(devices) or len(devices) == 0:
+        raise ValueError(
+            f"{op}: devices have shape {list(devices.shape)}, and there are {len(factors)} factors; give [planes, out, "
+            "in], an offset, and a factor per plane"
+        )
+    expected = [-(-devices.shape[2] // max(rows, 1)), devices.shape[1]]
+    if rows < 1 or (scale is not None and list(scale.shape) != expected):
+        raise ValueError(
+            f"{op}: rows = {rows} and scale {None if scale is None else list(scale.shape)}; rows must be 1 or more, "
+            f"and scale [row tiles, out] = {expected}"
+        )
+
+
 def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> None:
     op, (lr, dw_min, length, _, _, kind) = "pulsed_update", rule
     check_floating(op, x=x, d=d)

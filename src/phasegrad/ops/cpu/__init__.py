@@ -18,11 +18,16 @@ from phasegrad.ops.cpu.converters import (
 )
 from phasegrad.ops.cpu.devices import (
     leak,
+    noisy_cells,
+    pcm_cells,
+    pcm_moments,
     pcm_program,
     pcm_read,
     pulse_counts,
     pulse_trains,
     pulsed_update,
+    rectified_cells,
+    row_products,
     weighted_sum,
 )
 from phasegrad.ops.cpu.product import (
@@ -45,11 +50,16 @@ KERNELS: dict[str, Callable[..., Any]] = {
         weight_scale,
         noisy_weights,
         noisy_weights_backward,
+        noisy_cells,
+        pcm_cells,
+        pcm_moments,
         pcm_program,
         pcm_read,
         pulse_counts,
         pulse_trains,
         pulsed_update,
+        rectified_cells,
+        row_products,
         weighted_sum,
     )
 }

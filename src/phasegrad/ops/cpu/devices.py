@@ -13,6 +13,7 @@ from torch import Tensor
 from phasegrad.ops import pulses, reference, trains, workspace
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.cpu.calls import all_floats, call, doubles, floats_of, optional
+from phasegrad.ops.lazy_copies import address
 from phasegrad.ops.native import library
 
 
@@ -54,10 +55,98 @@ def pcm_read(
     conductance, nu = conductance.contiguous(), nu.contiguous()
     out = torch.empty_like(conductance)
     call(
-        "pcm_read", out.data_ptr(), conductance.data_ptr(), nu.data_ptr(), age.data_ptr(), out.numel(),
+        "pcm_read", out.data_ptr(), address(conductance), address(nu), age.data_ptr(), out.numel(),
         int(per_device), g_max, t0, t_read, doubles(noise) if noise else None, int(seed), offset,
     )  # fmt: skip
     return out
+
+
+def pcm_cells(
+    conductance: Tensor,
+    nu: Tensor,
+    age: Tensor,
+    seed: Tensor,
+    offset: int,
+    g_max: float,
+    t0: float,
+    t_read: float,
+    noise: Sequence[float],
+    factors: Sequence[float],
+    scale: Tensor | None,
+    rows: int,
+) -> Tensor:
+    if not all_floats(conductance, nu, *([] if scale is None else [scale])):
+        return reference.pcm_cells(
+            conductance, nu, age, seed, offset, g_max, t0, t_read, noise, factors, scale, rows
+        )  # fmt: skip
+    conductance, nu = conductance.contiguous(), nu.contiguous()
+    scale = None if scale is None else scale.contiguous()
+    out = torch.empty(conductance.shape[1:], dtype=torch.float32)
+    call(
+        "pcm_cells", out.data_ptr(), address(conductance), address(nu), float(age), *conductance.shape, g_max, t0,
+        t_read, doubles(noise) if noise else None, floats_of(factors), None if scale is None else address(scale), rows,
+        int(seed), offset,
+    )  # fmt: skip
+    return out
+
+
+def noisy_cells(
+    mean: Tensor,
+    sd: Tensor | None,
+    seed: Tensor,
+    offset: int,
+    factors: Sequence[float],
+    scale: Tensor | None,
+    rows: int,
+) -> Tensor:
+    if not all_floats(mean, *(t for t in (sd, scale) if t is not None)):
+        return reference.noisy_cells(mean, sd, seed, offset, factors, scale, rows)
+    mean, sd, scale = mean.contiguous(), *(None if t is None else t.contiguous() for t in (sd, scale))
+    out = torch.empty(mean.shape[1:], dtype=torch.float32)
+    call(
+        "noisy_cells", out.data_ptr(), address(mean), None if sd is None else address(sd), *mean.shape,
+        floats_of(factors), None if scale is None else address(scale), rows, int(seed), offset,
+    )  # fmt: skip
+    return out
+
+
+def pcm_moments(
+    conductance: Tensor, nu: Tensor, age: Tensor, g_max: float, t0: float, t_read: float, noise: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    if not all_floats(conductance, nu) or age.numel() != 1:
+        return reference.pcm_moments(conductance, nu, age, g_max, t0, t_read, noise)
+    conductance, nu = conductance.contiguous(), nu.contiguous()
+    mean, sd = torch.empty_like(conductance), torch.empty_like(conductance)
+    call(
+        "pcm_moments", mean.data_ptr(), sd.data_ptr(), address(conductance), address(nu), float(age), mean.numel(),
+        g_max, t0, t_read, doubles(noise) if noise else None,
+    )  # fmt: skip
+    return mean, sd
+
+
+def rectified_cells(
+    mean: Tensor, sd: Tensor, factors: Sequence[float], scale: Tensor, rows: int
+) -> tuple[Tensor, Tensor]:
+    if not all_floats(mean, sd, scale):
+        return reference.rectified_cells(mean, sd, factors, scale, rows)
+    mean, sd, scale = mean.contiguous(), sd.contiguous(), scale.contiguous()
+    weight, variance = (torch.empty(mean.shape[1:], dtype=torch.float32) for _ in range(2))
+    call(
+        "rectified_cells", weight.data_ptr(), variance.data_ptr(), address(mean), address(sd), *mean.shape,
+        floats_of(factors), address(scale), rows,
+    )  # fmt: skip
+    return weight, variance
+
+
+def row_products(x: Tensor, mean: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    if not all_floats(x, mean, variance):
+        return reference.row_products(x, mean, variance, rows)
+    x, mean, variance = x.contiguous(), mean.contiguous(), variance.contiguous()
+    y, v = (torch.empty(-(-len(x) // rows), len(mean), dtype=torch.float32) for _ in range(2))
+    call(
+        "row_products", y.data_ptr(), v.data_ptr(), address(x), address(mean), address(variance), *mean.shape, rows,
+    )  # fmt: skip
+    return y, v
 
 
 def pulse_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> tuple[Tensor, Tensor]:
@@ -145,10 +234,10 @@ def weighted_sum(
     conductance = conductance.contiguous()
     other_planes = None if other_planes is None else other_planes.contiguous()
     out = torch.empty(conductance.shape[1:], dtype=torch.float32)
+    others = (None, 0) if other_planes is None else (address(other_planes), len(other_planes))
     call(
-        "weighted_sum", out.data_ptr(), conductance.data_ptr(), len(conductance), *optional(other_planes),
-        0 if other_planes is None else len(other_planes), out.numel(), floats_of(factors),
-        floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
+        "weighted_sum", out.data_ptr(), address(conductance), len(conductance), *others, out.numel(),
+        floats_of(factors), floats_of((*sd, 0.0, 0.0)) if sd else None, int(seed), offset,
     )  # fmt: skip
     return out
 

@@ -65,6 +65,28 @@
     (float* out, const float* conductance, const float* nu, const double* age, int64_t n, int per_device,              \
      double g_max, double t0, double t_read, const double* noise, uint64_t seed, uint64_t offset, int threads),        \
     (out, conductance, nu, age, n, per_device, g_max, t0, t_read, noise, seed, offset, threads))                       \
+  X(pcm_cells,                                                                                                         \
+    (float* out, const float* g, const float* nu, double age, int64_t planes, int64_t rows_out, int64_t cols_in,       \
+     double g_max, double t0, double t_read, const double* noise, const float* factors, const float* scale,            \
+     int64_t tile_rows, uint64_t seed, uint64_t offset, int threads),                                                  \
+    (out, g, nu, age, planes, rows_out, cols_in, g_max, t0, t_read, noise, factors, scale, tile_rows, seed, offset,    \
+     threads))                                                                                                         \
+  X(noisy_cells,                                                                                                       \
+    (float* out, const float* mean, const float* sd, int64_t planes, int64_t rows_out, int64_t cols_in,                \
+     const float* factors, const float* scale, int64_t tile_rows, uint64_t seed, uint64_t offset, int threads),        \
+    (out, mean, sd, planes, rows_out, cols_in, factors, scale, tile_rows, seed, offset, threads))                      \
+  X(pcm_moments,                                                                                                       \
+    (float* mean, float* sd, const float* g, const float* nu, double age, int64_t n, double g_max, double t0,          \
+     double t_read, const double* noise, int threads),                                                                 \
+    (mean, sd, g, nu, age, n, g_max, t0, t_read, noise, threads))                                                      \
+  X(row_products,                                                                                                      \
+    (float* y, float* v, const float* x, const float* mean, const float* variance, int64_t out, int64_t in,            \
+     int64_t tile_rows, int threads),                                                                                  \
+    (y, v, x, mean, variance, out, in, tile_rows, threads))                                                            \
+  X(rectified_cells,                                                                                                   \
+    (float* weight, float* variance, const float* mean, const float* sd, int64_t planes, int64_t rows_out,             \
+     int64_t cols_in, const float* factors, const float* scale, int64_t tile_rows, int threads),                       \
+    (weight, variance, mean, sd, planes, rows_out, cols_in, factors, scale, tile_rows, threads))                       \
   X(pulse_trains,                                                                                                      \
     (int32_t* words_x, int32_t* words_d, void* scratch, const float* x, const float* d, int64_t batch, int64_t in,     \
      int64_t out, double lr, double dw_min, int length, int bl_management, int update_management, int kind,            \

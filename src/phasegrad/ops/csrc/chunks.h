@@ -39,6 +39,21 @@ static inline const float* padded(const float* p, int64_t length, float* room) {
   return room;
 }
 
+// Run f(first, length, row, tile) over the pieces of [first, first + length) that lie in one row and one tile.
+template <class F>
+static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, int64_t tile_rows, F f) {
+  int64_t row = first / cols_in, column = first % cols_in, i = 0;
+  while (i < length) {
+    const int64_t tile = column / tile_rows;
+    const int64_t end = (tile + 1) * tile_rows < cols_in ? (tile + 1) * tile_rows : cols_in;
+    const int64_t run = end - column < length - i ? end - column : length - i;
+    f(i, run, row, tile);
+    i += run;
+    column += run;
+    if (column == cols_in) column = 0, ++row;
+  }
+}
+
 // A chunk and at least one vector beyond it. The size keeps neighbouring rooms 1280 bytes apart modulo a page: stores
 // to one would otherwise look like stores to what is loaded from the next.
 struct alignas(64) Room {

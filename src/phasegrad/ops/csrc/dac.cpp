@@ -56,8 +56,8 @@ static inline void backward_lanes(float* gx, Sums& s, const float* grad, const f
 }
 
 // `partial` has room for two sums of every chunk.
-void dac_backward(float* grad_x, double* grad_range, double* partial, const float* grad, const float* x, float range, int64_t n,
-                  double decay, double keep, int threads) {
+void dac_backward(float* grad_x, double* grad_range, double* partial, const float* grad, const float* x, float range,
+                  int64_t n, double decay, double keep, int threads) {
   const int64_t count = chunks_in(n);
   const float size = __builtin_fabsf(range);
   for_chunks(n, threads, [&](int64_t first, int64_t length) {

@@ -87,6 +87,18 @@ static inline bool any(vi mask) {
 #endif
 }
 
+// a * b + c with one rounding, as torch's own kernels add a multiple. Elsewhere products are rounded.
+static inline vf vfma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  for (int i = 0; i < W; ++i) a[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return a;
+#endif
+}
+
 static inline vf to_float(vi x) { return __builtin_convertvector(x, vf); }
 
 // The result is the second argument if either is NaN: pass the bound first, so that NaN passes through.

@@ -64,15 +64,16 @@ static float largest(const RowStatistics& r) {
   return s - s == 0.0 ? m : (float)(s - s);  // the maximum ignores NaN; the sum does not
 }
 
-// Root mean square about zero, which is the centre of the clipping range and of most layers' weights. Weights of exactly
-// 0 do not count: they are pruned, and would lower the bound until it clips most of the others.
+// Root mean square about zero, which is the centre of the clipping range and of most layers' weights. Weights of
+// exactly 0 do not count: they are pruned, and would lower the bound until it clips most of the others.
 static double clip_at(double squares, double nonzero, double sigmas) {
   return sigmas * std::sqrt(squares / (nonzero > 0.0 ? nonzero : 1.0));
 }
 
 // `squares_of` has room for two sums of every row.
 void weight_scale(float* scale, float* clip, double* squares_of, const float* w, int64_t rows_out, int64_t cols_in,
-                  int64_t tile_rows, int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel, int threads) {
+                  int64_t tile_rows, int64_t tile_columns, int per_column, double clip_sigma, int clip_per_channel,
+                  int threads) {
   const int64_t tiles = (cols_in + tile_rows - 1) / tile_rows;
   double* nonzero_of = squares_of + rows_out;
 #pragma omp parallel for num_threads(threads_for(rows_out* cols_in, threads)) schedule(static)
@@ -109,21 +110,6 @@ void weight_scale(float* scale, float* clip, double* squares_of, const float* w,
       for (int64_t o = a; o < b; ++o) m = s[o] > m || s[o] != s[o] ? s[o] : m;
       for (int64_t o = a; o < b; ++o) s[o] = m;
     }
-  }
-}
-
-// Run f(first, length, row, tile) over the pieces of [first, first + length) that lie in one row and one tile.
-template <class F>
-static inline void for_pieces(int64_t first, int64_t length, int64_t cols_in, int64_t tile_rows, F f) {
-  int64_t row = first / cols_in, column = first % cols_in, i = 0;
-  while (i < length) {
-    const int64_t tile = column / tile_rows;
-    const int64_t end = (tile + 1) * tile_rows < cols_in ? (tile + 1) * tile_rows : cols_in;
-    const int64_t run = end - column < length - i ? end - column : length - i;
-    f(i, run, row, tile);
-    i += run;
-    column += run;
-    if (column == cols_in) column = 0, ++row;
   }
 }
 
@@ -196,7 +182,7 @@ void noisy_weights(float* out, const float* w, const float* scale, const float* 
   bool noisy = false;
   for (int k = pieces; k < 4 * pieces; ++k) noisy = noisy || (level != 0.0f && noise[k] != 0.0);
   const bool drops = drop_connect > 0.0, one = pieces == 1;
-  const auto run_of = !noisy ? (drops ? perturb<false, true, true> : perturb<false, false, true>)
+  const auto run_of = !noisy  ? (drops ? perturb<false, true, true> : perturb<false, false, true>)
                       : drops ? (one ? perturb<true, true, true> : perturb<true, true, false>)
                               : (one ? perturb<true, false, true> : perturb<true, false, false>);
   for_chunks(rows_out * cols_in, threads, [&](int64_t first, int64_t length) {

@@ -1,0 +1,104 @@
+// Reads that serve one row of inputs: the mean and variance of the weights, and the mean and variance of their product.
+#include "chunks.h"
+
+namespace pg {
+namespace PG_ISA {
+
+// Mean and variance of max(u + z, 0). The normal distribution is Abramowitz and Stegun 7.1.26, to 7.5e-8; from u = 6 on
+// nothing is clipped.
+static inline void rectified(vf u, vf& mean, vf& variance) {
+  const vf one = splat(1.0f), zero = splat(0.0f), x = vabs(u) * splat(0.70710678f);
+  const vf t = one / (one + splat(0.3275911f) * x), e = vexp(zero - x * x);
+  vf p = splat(1.061405429f) * t + splat(-1.453152027f);
+  p = p * t + splat(1.421413741f);
+  p = p * t + splat(-0.284496736f);
+  p = p * t + splat(0.254829592f);
+  const vf tail = splat(0.5f) * (p * t * e);  // above |u|
+  const vf below = u > zero ? one - tail : tail, density = splat(0.39894228f) * e;
+  const vf clipped = u * below + density;
+  const vi whole = (vi)(u > splat(6.0f));
+  const vf left = (u * u + one) * below + u * density - clipped * clipped;
+  mean = whole ? u : clipped;
+  variance = whole ? one : vmax(zero, left);
+}
+
+// Of cells whose devices read max(mean_p + sd_p z, 0): the mean of the weight, and its variance over the scale of the
+// column (with `scale`, a weight is scale (sum_p factor_p read_p + offset); otherwise sum_p factor_p read_p + offset).
+void rectified_cells(float* weight, float* variance, const float* mean, const float* sd, int64_t planes,
+                     int64_t rows_out, int64_t cols_in, const float* factors, const float* scale, int64_t tile_rows,
+                     int threads) {
+  const int64_t n = rows_out * cols_in;
+  const vf zero = splat(0.0f);
+  for_chunks(n, threads, [&](int64_t first, int64_t length) {
+    Room total, spread, room, room_2;
+    for (int64_t p = 0; p < planes; ++p) {
+      const float* m = padded(mean + p * n + first, length, room.v);
+      const float* s = padded(sd + p * n + first, length, room_2.v);
+      const vf f = splat(factors[1 + p]);
+      for (int64_t i = 0; i < length; i += W) {
+        const vf drifted = load<vf>(m + i), deviation = load<vf>(s + i);
+        const vi noisy = (vi)(deviation > zero);
+        vf a, b;
+        rectified(noisy ? drifted / (noisy ? deviation : splat(1.0f)) : zero, a, b);
+        a = noisy ? a * deviation : vmax(zero, drifted);
+        const vf step = f * deviation;
+        b = noisy ? b * (step * step) : zero;
+        store(total.v + i, (p ? load<vf>(total.v + i) : zero) + a * f);
+        store(spread.v + i, (p ? load<vf>(spread.v + i) : zero) + b);
+      }
+    }
+    for_pieces(first, length, cols_in, tile_rows, [&](int64_t i, int64_t run, int64_t row, int64_t tile) {
+      const float s = scale ? scale[tile * rows_out + row] : 1.0f;
+      for (int64_t j = i; j < i + run; ++j) {
+        weight[first + j] = (total.v[j] + factors[0]) * s;
+        variance[first + j] = spread.v[j] * s;
+      }
+    });
+  });
+}
+
+constexpr int SUMS = 64;  // partial sums of a dot product, the same for every instruction set
+
+struct alignas(64) Sums {
+  float v[SUMS];
+};
+
+static inline float total(const Sums& s) {
+  float t[SUMS];
+  std::memcpy(t, s.v, sizeof t);
+  for (int n = SUMS / 2; n; n /= 2)
+    for (int i = 0; i < n; ++i) t[i] += t[i + n];
+  return t[0];
+}
+
+// y[t, o] = sum_i mean[o, i] x[i] and v[t, o] = sum_i variance[o, i] x[i]^2 over the inputs of each row tile.
+void row_products(float* y, float* v, const float* x, const float* mean, const float* variance, int64_t out, int64_t in,
+                  int64_t tile_rows, int threads) {
+  const int64_t tiles = (in + tile_rows - 1) / tile_rows;
+#pragma omp parallel for num_threads(threads_for(out* in, threads)) schedule(static)
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = t * tile_rows, n = in - first < tile_rows ? in - first : tile_rows;
+      const float *m = mean + o * in + first, *s = variance + o * in + first, *u = x + first;
+      vf a[SUMS / W] = {}, b[SUMS / W] = {};
+      int64_t i = 0;
+      for (; i + SUMS <= n; i += SUMS)
+        for (int k = 0; k < SUMS / W; ++k) {
+          const vf w = load<vf>(u + i + k * W);
+          a[k] = a[k] + load<vf>(m + i + k * W) * w;
+          b[k] = b[k] + load<vf>(s + i + k * W) * (w * w);
+        }
+      Sums sum_y, sum_v;
+      for (int k = 0; k < SUMS / W; ++k) store(sum_y.v + k * W, a[k]), store(sum_v.v + k * W, b[k]);
+      for (int k = 0; i < n; ++i, ++k) {
+        sum_y.v[k] += m[i] * u[i];
+        sum_v.v[k] += s[i] * (u[i] * u[i]);
+      }
+      y[t * out + o] = total(sum_y);
+      v[t * out + o] = total(sum_v);
+    }
+  }
+}
+
+}  // namespace PG_ISA
+}  // namespace pg
