@@ -40,7 +40,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Integrator": {"window": 1e-7},
     "Sinh": {"v0": 0.3},
     "Hardware": {"cell": pg.presets.pcm_inference().cell},
-    "LayerConfiguration": {"hardware": pg.presets.pcm_inference(), "perturbation": None},
+    "LayerConfiguration": {"hardware": pg.presets.pcm_inference(), "perturbation": None, "ranges_calibrated": True},
+    "NoiseProfile": {"parabolas": ((0.1, 0.0, 0.0), (0.2, 0.0, 0.0)), "starts": (0.5,)},
 }
 DEFAULTS = {"size": 1e-7, "device": joshi_2020(), "sigma": 0.1}
 UNBOUNDED = {"Curve.low", "Curve.high", "Power.high", "Capacitor.tau", "Integrator.tau", "Integrator.saturation"}

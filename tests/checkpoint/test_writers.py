@@ -222,6 +222,8 @@ def test_a_handler_that_does_not_raise_lets_the_save_end(tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
+# An interrupt between the opening of a file and its with statement leaves the file to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_interrupts_at_random_moments(tmp_path: Path) -> None:
     """A process that is interrupted 40 times while it saves in a loop; every one comes out as KeyboardInterrupt."""
     code = (

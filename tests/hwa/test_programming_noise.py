@@ -119,7 +119,7 @@ def test_wrong_profiles() -> None:
     profile = NoiseProfile(parabolas=((0.1, 0.0, 0.0),))
     with pytest.raises(ValueError, match="give one of the two"):
         pg.crossbar.Perturbation(additive=0.1, profiles=(profile,))
-    with pytest.raises(TypeError, match="tuple of NoiseProfile"):
+    with pytest.raises(TypeError, match="a tuple, each NoiseProfile"):
         pg.crossbar.Perturbation(profiles=(0.1,))
 
 

@@ -70,6 +70,7 @@ def trained_layer() -> tuple[nn.Module, Tensor]:
 
 def test_a_step_bypasses_the_dispatcher_with_equal_results(runs: list[str]) -> None:
     layer, x = trained_layer()
+    runs.clear()  # the recipe looks at the share of weights that it clips
     past = step(layer, x)
     # tile_linear does not keep the inputs that it converts: the backward pass converts them again.
     assert runs == ["weight_scale", "tile_linear", "dac", "tile_linear_backward", "dac_backward"]

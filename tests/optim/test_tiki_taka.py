@@ -429,7 +429,7 @@ def test_hardware_without_a_fast_array_is_refused(algorithm: Any) -> None:
     with_transfer = pg.presets.pcm_capacitor_training()
     with pytest.raises(ValueError, match=r"fast\.transfer = .*transfer=None"):
         algorithm(net(with_transfer).parameters(), lr=0.1)
-    optimizer = algorithm([nn.Parameter(torch.ones(2))], lr=0.1)
+    optimizer = algorithm(net(pg.presets.tiki_taka_training()).parameters(), lr=0.1)
     with pytest.raises(ValueError, match="fast = None"):
         optimizer.add_param_group({"params": list(module.parameters())})
     assert len(optimizer.param_groups) == 1

@@ -92,7 +92,12 @@ def _is_made_of_attributes(module: nn.Module) -> bool:
 
 
 def _copied_module(module: nn.Module, memo: Memo) -> nn.Module:
-    make, arguments, state, *items = cast("tuple[Any, ...]", module.__reduce_ex__(4))
+    parts = cast("tuple[Any, ...]", module.__reduce_ex__(4))
+    if len(parts) < 3:  # as of a compiled module; its own modules are copied first, and then found in the memo
+        for child in module.children():
+            _copied(child, memo)
+        return copy.deepcopy(module, memo)
+    make, arguments, state, *items = parts
     if make is not copyreg.__newobj__ or not isinstance(state, dict) or any(i is not None for i in items):  # type: ignore[attr-defined]
         return copy.deepcopy(module, memo)
     memo.setdefault(id(memo), []).append(state)  # ids in the memo stay those of living objects

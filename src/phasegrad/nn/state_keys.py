@@ -42,9 +42,9 @@ def check_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, hook: Ca
             key for key in state_dict if key.startswith(prefix) and key not in expected and key not in allowed
         ]
         if unexpected:
-            problems.append(f"Unexpected key(s) in state_dict: {_listed(unexpected)}")
+            problems.insert(0, f"Unexpected key(s) in state_dict: {_listed(unexpected)}")
         if missing:
-            problems.append(f"Missing key(s) in state_dict: {_listed(missing)}")
+            problems.insert(0, f"Missing key(s) in state_dict: {_listed(missing)}")
     if problems:
         lines = "\n\t".join(problems)
         raise RuntimeError(f"Error(s) in loading state_dict for {type(net).__name__}; nothing was loaded:\n\t{lines}")
@@ -95,7 +95,8 @@ def _expected(net: nn.Module, state_dict: dict[str, Any], prefix: str) -> tuple[
         for key, value in (*module._parameters.items(), *module._buffers.items()):
             if value is not None and key not in module._non_persistent_buffers_set:
                 expected[path + key] = value
-                if key == "num_batches_tracked" and path + key not in state_dict:  # of before torch 0.4.1
+                # Batch norms of before torch 0.4.1 have no count, and weights without fixed cells have no mask.
+                if key in ("num_batches_tracked", "mask") and path + key not in state_dict:
                     del expected[path + key]
         if isinstance(module, AnalogLayer):
             allowed |= {key for key in state_dict if key.startswith(f"{path}devices.") or key == f"{path}configuration"}

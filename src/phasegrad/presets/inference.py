@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from phasegrad.argument_checks import integer
 from phasegrad.cells import DifferentialPair
 from phasegrad.crossbar import Adc, Dac, FixedRange, Hardware, LearnedRange
 from phasegrad.devices import PCM, hermes_one, hermes_two, ideal_device, joshi_2020
@@ -65,7 +64,7 @@ def hermes_inference(*, devices: int = 1) -> Hardware:
         in-memory computing-based accelerators. Nat. Commun. 14, 5282 (2023), Methods.
         https://doi.org/10.1038/s41467-023-40770-4
     """
-    if integer("hermes_inference", "devices", devices, 1) > 2:
+    if not isinstance(devices, int) or devices not in (1, 2):
         raise ValueError(
             f"hermes_inference: devices = {devices!r}; it must be 1 or 2, for which statistics are published"
         )
