@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -120,8 +121,8 @@ def _interval(low: float, high: float, above: bool) -> str:
 
 def flag(caller: str, name: str, value: object) -> bool:
     """Raise ``TypeError`` unless a value is ``True`` or ``False``."""
-    if isinstance(value, bool):
-        return value
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
     raise _refuse(TypeError, caller, name, value, "True or False")
 
 
@@ -135,17 +136,26 @@ def choice(caller: str, name: str, value: object, choices: tuple[str, ...]) -> s
     return value
 
 
-def function(caller: str, name: str, value: T, signature: str) -> T:
-    """Raise ``TypeError`` unless a value is a function; ``signature`` says how it will be called."""
-    if callable(value) and not isinstance(value, (type, Tensor, nn.Module)):
+def function(caller: str, name: str, value: T, signature: str, *, modules: bool = False) -> T:
+    """Raise ``TypeError`` unless a value is a function; ``signature`` says how it will be called.
+
+    Args:
+        caller: name of the public function.
+        name: name of the argument.
+        value: the value.
+        signature: how it will be called, for the error.
+        modules: whether a module, such as a loss of torch, may stand for a function.
+    """
+    if callable(value) and not isinstance(value, (type, Tensor)) and (modules or not isinstance(value, nn.Module)):
         return value
     raise _refuse(TypeError, caller, name, value, f"a function {signature}")
 
 
 def loader(caller: str, name: str, value: object) -> Iterable[Any]:
     """Raise ``TypeError`` unless a value can be iterated for batches."""
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes, dict, Tensor, type, nn.Module, set)):
-        return value
+    repeats = isinstance(value, Iterable) or callable(getattr(type(value), "__getitem__", None))
+    if repeats and not isinstance(value, (str, bytes, dict, Tensor, type, nn.Module, set)):
+        return value  # type: ignore[return-value]
     raise _refuse(TypeError, caller, name, value, "an iterable of batches, such as a DataLoader or a list")
 
 

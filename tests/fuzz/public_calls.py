@@ -18,6 +18,7 @@ import phasegrad as pg
 from phasegrad.configuration import Configuration
 
 HARDWARE = pg.presets.pcm_inference()
+IDEAL = pg.presets.ideal_inference()
 TRAINING = pg.presets.soft_bounds_training()
 FAST = pg.presets.tiki_taka_training()
 
@@ -118,7 +119,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]], tup
     "inference.reestimate_batchnorm": (
         pg.inference.reestimate_batchnorm,
         lambda: {
-            "chip": pg.inference.program(pg.convert(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), HARDWARE)),
+            "chip": pg.inference.program(pg.convert(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4)), IDEAL)),
             "loader": batches(),
         },
         ("batches", "forward"),

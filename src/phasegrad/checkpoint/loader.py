@@ -58,7 +58,8 @@ class ResumableLoader:
         seed = checks.integer("ResumableLoader", "seed", seed, 0)
         rank = checks.integer("ResumableLoader", "rank", rank, -(1 << 31))
         ranks = checks.integer("ResumableLoader", "ranks", ranks, -(1 << 31))
-        shuffle, drop_last = bool(shuffle), bool(drop_last)
+        shuffle = checks.flag("ResumableLoader", "shuffle", shuffle)
+        drop_last = checks.flag("ResumableLoader", "drop_last", drop_last)
         if not 0 <= rank < ranks:
             raise ValueError(f"ResumableLoader: rank = {rank} with ranks = {ranks}; rank must be 0 to ranks - 1")
         self.dataset, self.batch_size, self.seed, self.shuffle = dataset, batch_size, seed, shuffle

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.checkpoint.archive import DamagedError
 from phasegrad.checkpoint.compatibility import check_module
 from phasegrad.version import __version__
@@ -34,6 +35,7 @@ def export_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
         ImportError: safetensors is not installed.
         OSError: the file could not be written; an existing file is unchanged.
     """
+    checks.module("export_safetensors", "net", net)
     file = checked_path(path, "export_safetensors")
     first, tied = _deduplicate(net.state_dict())
     metadata = {"format": "pt", "phasegrad": __version__, _FORMAT: str(FORMAT), _TIED: json.dumps(tied)}
@@ -56,6 +58,7 @@ def import_safetensors(net: nn.Module, path: str | os.PathLike[str]) -> None:
         ValueError: a newer phasegrad wrote the file, or it does not fit, because hardware (the message lists the
             fields), keys or shapes differ. Nothing was loaded.
     """
+    checks.module("import_safetensors", "net", net)
     state, metadata = _read(file_argument(path, "import_safetensors"))
     number = int(metadata.get(_FORMAT, FORMAT))
     if number > FORMAT:

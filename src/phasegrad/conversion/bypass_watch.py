@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion.in_place import attribute_values
 from phasegrad.conversion.originals import originals
 from phasegrad.conversion.products import factors, function_name, multiplies, only_scales
@@ -53,6 +54,7 @@ def bypasses(net: nn.Module, *inputs: Any, **named: Any) -> dict[str, str]:
 
 def watch_pass(net: nn.Module, *inputs: Any, **named: Any) -> BypassWatch:
     """Watch one forward pass in evaluation mode, which leaves the net and torch's CPU generator as they are."""
+    checks.module("bypasses", "net", net)
     modes = {module: module.training for module in net.modules()}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Container, Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion.counterparts import LAZY, what_users_added, why_digital
 from phasegrad.deprecation import warn_renamed
 from phasegrad.nn import AnalogComposite, AnalogLayer
@@ -28,7 +29,7 @@ REASONS = "_phasegrad_left_digital"
 
 def left_digital(net: nn.Module) -> dict[str, str]:
     """Report why each module with parameters of its own is digital, by name."""
-    known: dict[str, str] = getattr(net, REASONS, {})
+    known: dict[str, str] = getattr(checks.module("left_digital", "net", net), REASONS, {})
     left = {}
     for name, module in net.named_modules():
         if isinstance(module, AnalogComposite):
@@ -53,6 +54,7 @@ def selected(model: nn.Module, selection: Selection, argument: str) -> list[tupl
         ValueError: a name or pattern matches no module.
     """
     modules = list(model.named_modules(remove_duplicate=False))
+    selection = _checked(selection, argument)
     if callable(selection):
         return _filter(modules, selection, argument)
     chosen: set[str] = set()
@@ -67,6 +69,20 @@ def selected(model: nn.Module, selection: Selection, argument: str) -> list[tupl
             )
         chosen |= found
     return [(n, m) for n, m in modules if any(n == c or n.startswith(f"{c}.") or not c for c in chosen)]
+
+
+def _checked(selection: Any, argument: str) -> Any:
+    """The selection, with names in a list or a string; raise ``TypeError`` if it is something else."""
+    rule = "names of modules, or a filter (module, name) -> bool"
+    if isinstance(selection, type):
+        rule += f", such as lambda module, name: isinstance(module, {selection.__name__})"
+    elif isinstance(selection, str) or (callable(selection) and not isinstance(selection, nn.Module)):
+        return selection
+    elif isinstance(selection, Iterable) and not isinstance(selection, (bytes, dict, Tensor, nn.Module)):
+        names = list(selection)
+        if all(isinstance(name, str) for name in names):
+            return names
+    raise TypeError(f"convert: {argument} = {checks.shown(selection)}; it must be {rule}")
 
 
 def _filter(modules: list[tuple[str, nn.Module]], choose: Filter, argument: str) -> list[tuple[str, nn.Module]]:

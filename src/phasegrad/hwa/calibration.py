@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion import BypassWarning, left_digital
 from phasegrad.conversion.bypass_watch import uncompiled, watching_bypasses
 from phasegrad.conversion.selection import chosen_by_user
@@ -77,8 +78,13 @@ def calibrate(
     """
     eager: nn.Module = getattr(net, "_orig_mod", net)  # torch.compile cannot trace the hooks
     layers = require_unprogrammed(eager, "calibrate")
-    if batches < 1 or not sd > 0:
-        raise ValueError(f"calibrate: batches = {batches} and sd = {sd}; both must be above 0")
+    checks.loader("calibrate", "loader", loader)
+    batches = checks.integer("calibrate", "batches", batches, 1)
+    sd = checks.number("calibrate", "sd", sd, 0.0, above=True)
+    if recipe is not None:
+        checks.instance("calibrate", "recipe", recipe, Recipe)
+    if forward is not None:
+        checks.function("calibrate", "forward", forward, "(net, batch) -> anything")
     perturbations = {name: layer.perturbation for name, layer in layers.items()}
     if recipe is not None:
         recipe.apply(net)
@@ -158,6 +164,8 @@ class _Ranges:
 
     def update(self, x: Tensor) -> None:
         """Count the input of one call; an empty one, as of an expert without tokens, says nothing."""
+        if not isinstance(x, Tensor):  # the layer refuses it
+            return
         if x.numel() == 0:
             return
         self.seen = True

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion import to_digital
 from phasegrad.hwa.calibration import require_unprogrammed
 from phasegrad.hwa.objective import Forward, Loss, Objective
 from phasegrad.hwa.recipe import Recipe
-from phasegrad.hwa.trained_parameters import check_repeatable, check_trainable
+from phasegrad.hwa.trained_parameters import check_parts, check_repeatable, check_trainable
 from phasegrad.hwa.training_loop import Checkpointing, Checkpoints, History, Loop, modes_restored_on_failure
 from phasegrad.nn.copying import copy_net
 from phasegrad.progress import track
@@ -93,11 +94,13 @@ def fine_tune(
         https://doi.org/10.1038/s41467-023-40770-4
     """
     require_unprogrammed(net, "fine_tune")
-    if epochs < 1 or every < 1:
-        raise ValueError(f"fine_tune: epochs = {epochs} and every = {every}; both must be at least 1")
-    check_repeatable(loader)
+    epochs, every = (checks.integer("fine_tune", name, v, 1) for name, v in (("epochs", epochs), ("every", every)))
+    calibration_batches = checks.integer("fine_tune", "calibration_batches", calibration_batches, 0)
+    checks.flag("fine_tune", "progress", progress)
+    check_repeatable(checks.loader("fine_tune", "loader", loader))
+    check_parts(loss, forward, evaluate, recipe, scheduler, teacher, checkpoints)
     check_trainable(net, optimizer)
-    recipe = recipe or Recipe()
+    recipe = Recipe() if recipe is None else recipe
     steps = len(loader) * epochs if isinstance(loader, Sized) else None
     if optimizer is None:
         optimizer, scheduler = _default_optimizer(net, steps, scheduler)

@@ -9,6 +9,7 @@ from typing import final
 import torch
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_choice, check_number, check_type
 from phasegrad.crossbar import Hardware, NoiseProfile, Perturbation
 from phasegrad.devices import PCM
@@ -240,7 +241,6 @@ def set_noise_level(net: nn.Module, level: float) -> None:
     Raises:
         ValueError: the level is negative or not finite.
     """
-    if not 0.0 <= level < float("inf"):
-        raise ValueError(f"set_noise_level: level = {level}; it must be finite and not negative")
+    level = checks.number("set_noise_level", "level", level, 0.0)
     for layer in analog_layers(net).values():
         layer.noise_level.fill_(level)

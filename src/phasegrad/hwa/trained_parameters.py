@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.deprecation import users_stack_level
+from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import analog_layers
 
 
@@ -21,8 +23,26 @@ def check_repeatable(loader: Any) -> None:
             "calibration and every epoch pass over them. Pass the data loader or list itself, not iter(loader); wrap a "
             "generator in a class whose __iter__ starts it again"
         )
-    if not isinstance(loader, Iterable) and not callable(getattr(type(loader), "__getitem__", None)):
-        raise TypeError(f"fine_tune: loader is a {type(loader).__name__}; it must be an iterable of batches")
+
+
+def check_parts(
+    loss: Any, forward: Any, evaluate: Any, recipe: Any, scheduler: Any, teacher: Any, checkpoints: Any
+) -> None:  # fmt: skip
+    """Raise ``TypeError`` unless the parts of a fine-tuning are of the kinds that it uses; ``None`` is a default."""
+    caller = "fine_tune"
+    checks.function(caller, "loss", loss, "(output, target) -> scalar", modules=True)
+    if forward is not None:
+        checks.function(caller, "forward", forward, "(net, batch) -> loss or (output, target)")
+    if evaluate is not None:
+        checks.function(caller, "evaluate", evaluate, "net -> number")
+    if recipe is not None:
+        checks.instance(caller, "recipe", recipe, Recipe)
+    if teacher is not None:
+        checks.module(caller, "teacher", teacher)
+    for name, part, method in (("scheduler", scheduler, "step"), ("checkpoints", checkpoints, "resume")):
+        if part is not None and (isinstance(part, type) or not callable(getattr(part, method, None))):
+            of = "a learning-rate scheduler" if name == "scheduler" else "a store of checkpoints, such as Folder(path)"
+            raise TypeError(f"{caller}: {name} = {checks.shown(part)}; it must be {of}, with a method {method}")
 
 
 def check_trainable(net: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
