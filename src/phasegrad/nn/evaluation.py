@@ -72,7 +72,7 @@ def moved(batch: Any, net: nn.Module) -> Any:
 
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, (Tensor, PackedSequence)):
-        return value.to(device=device)
+        return value.to(device)  # type: ignore[call-overload]
     if isinstance(value, Mapping):
         return {name: _moved(v, device) for name, v in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple takes its fields one by one

@@ -52,6 +52,11 @@ class StoredLayer(Protocol):
         ...
 
     @property
+    def initial_values(self) -> dict[str, float]:
+        """The noise level and the converter ranges of a new layer, by name."""
+        ...
+
+    @property
     def layout(self) -> Layout:
         """Layout of the parameter ``weight``, which converts it to a matrix ``[out, in]``."""
         ...
