@@ -50,10 +50,10 @@ def _products(devices: str) -> Figure:
     hardware = replace(pg.presets.pcm_inference(), rows=SIZE, columns=SIZE)
     if devices == "ideal":
         hardware = replace(hardware, cell=pg.cells.DifferentialPair(device=pg.devices.ideal_device()))
-    layers, digital = [], nn.Linear(SIZE, SIZE)
+    layers, digital, x = [], nn.Linear(SIZE, SIZE), torch.randn(BATCH, SIZE)
     for wires in (Wires(word_line=1.0, bit_line=1.0), None):
-        layers.append(pg.inference.program(pg.convert(digital, replace(hardware, wires=wires)), seed=0))
-    x = torch.randn(BATCH, SIZE)
+        net = pg.convert(digital, replace(hardware, wires=wires))
+        layers.append(pg.inference.program(pg.hwa.calibrate(net, [x], recipe=None), seed=0))
     with torch.no_grad():
         a, b, ratio = side_by_side(lambda: layers[0](x), lambda: layers[1](x), 400)
     name = f"product {SIZE}x{SIZE} B{BATCH}, {devices}"
