@@ -180,9 +180,17 @@ def from_json(text: str) -> Configuration:
     """Create a configuration from the JSON of ``Configuration.to_json``.
 
     Raises:
-        ValueError: the JSON has another version, or names an unknown type of configuration.
+        ValueError: the text is not that of ``to_json``, has another version, or names an unknown type of configuration.
     """
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"from_json: the text is not JSON ({error}); pass what to_json returned") from error
+    if not isinstance(content, dict) or not isinstance(content.get("configuration"), dict):
+        raise ValueError(
+            f"from_json: the JSON is {text[:80]!r}; it must be an object with a version and a configuration, as "
+            "to_json returns"
+        )
     version = content.get("version")
     if version not in (1, VERSION):
         raise ValueError(
@@ -227,6 +235,8 @@ def _decode(value: Any, version: int) -> Any:
         return tuple(_decode(v, version) for v in value)
     if not isinstance(value, dict):
         return value
+    if not isinstance(value.get("type"), str):
+        raise ValueError(f"from_json: an object has the keys {', '.join(value)}; it must have a type, the class's name")
     kind = _find_type(value["type"], Configuration._types)
     renamed = kind.all_renamed()
     fields = {renamed.get(str(name), str(name)): _decode(v, version) for name, v in value.items() if name != "type"}

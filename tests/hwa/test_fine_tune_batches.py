@@ -199,7 +199,7 @@ def test_an_iterator_is_refused_before_anything_changes(once: Callable[[], Itera
 
 
 def test_no_loader_is_refused() -> None:
-    with pytest.raises(TypeError, match="loader is a int; it must be an iterable of batches"):
+    with pytest.raises(TypeError, match="loader = 3; it must be an iterable of batches"):
         fine_tune(pg.convert(nn.Linear(8, 4), PCM), 3, progress=False)  # type: ignore[arg-type]
 
 

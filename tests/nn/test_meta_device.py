@@ -76,11 +76,17 @@ def converted(build: Callable[[], nn.Module], hardware: pg.Hardware, device: str
     return pg.convert(model, hardware).eval()
 
 
+def trainer(hardware: pg.Hardware) -> Any:
+    """An optimizer that trains nets of some hardware."""
+    alone = hardware.fast is not None and hardware.fast.transfer is None
+    return pg.optim.TikiTaka if alone else pg.optim.AnalogSGD
+
+
 def saved(hardware: pg.Hardware, chip: bool) -> nn.Module:
     """A net with a history: calibrated, then aged as a chip, or trained in the memory."""
     net, x = converted(mlp, hardware), torch.randn(20, 8)
     if hardware.pulses is not None:
-        optimizer = pg.optim.AnalogSGD(net.parameters(), lr=0.1)
+        optimizer = trainer(hardware)(net.parameters(), lr=0.1)
         for _ in range(3):
             net(x).square().mean().backward()
             optimizer.step()
@@ -150,7 +156,7 @@ def test_a_loaded_in_memory_net_trains_as_the_one_that_was_saved(name: str, assi
     net.load_state_dict(state, assign=assign)
     for trained in (net, original):
         torch.manual_seed(3)
-        optimizer = pg.optim.AnalogSGD(trained.parameters(), lr=0.1)
+        optimizer = trainer(hardware)(trained.parameters(), lr=0.1)
         trained(x).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

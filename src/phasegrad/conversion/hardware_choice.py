@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -32,6 +33,23 @@ def check_choice(hardware: Any) -> None:
                 raise TypeError(f"convert: hardware[{name!r}] is a {_kind(value)}; hardware maps names to a Hardware")
     elif isinstance(hardware, type) or not callable(hardware):
         raise TypeError(f"convert: hardware is a {_kind(hardware)}; {_RULE}")
+    elif not takes_two(hardware):
+        name = getattr(hardware, "__name__", _kind(hardware))
+        raise TypeError(
+            f"convert: hardware is the function {name}, which does not take (module, name); {_RULE}. Call a preset, as "
+            f"in {name}()"
+        )
+
+
+def takes_two(function: Any) -> bool:
+    """Whether a function can be called with two arguments, as far as its signature tells."""
+    try:
+        inspect.signature(function).bind(None, "")
+    except TypeError:
+        return False
+    except ValueError:  # some built-in functions have no signature
+        pass
+    return True
 
 
 def choose_hardware(model: nn.Module, hardware: HardwareChoice) -> dict[int, Hardware]:

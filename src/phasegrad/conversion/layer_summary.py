@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion.bypass_watch import BypassWatch, watch_pass
 from phasegrad.conversion.selection import left_digital
 from phasegrad.nn import AnalogLayer, analog_layers
@@ -99,7 +100,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
     """
     watch = watch_pass(net, *inputs, **named) if inputs or named else None
     layers = []
-    for name, layer in analog_layers(net).items():
+    for name, layer in analog_layers(checks.module("summary", "net", net)).items():
         weights, hardware = layer.out_features * layer.in_features, layer.hardware
         layers.append(
             LayerSummary(

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion.counterparts import LAZY, make_counterpart, what_users_added
 from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
 from phasegrad.conversion.hardware_choice import HardwareChoice, check_choice, check_tied_hardware, choose_hardware
@@ -164,7 +165,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     Raises:
         ValueError: the net has no analog layer.
     """
-    if not analog_layers(net):
+    if not analog_layers(checks.module("to_digital", "net", net)):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
     take_writes_of_net(net)
     net = copy_net(net)

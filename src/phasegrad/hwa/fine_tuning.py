@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -98,10 +98,11 @@ def fine_tune(
     calibration_batches = checks.integer("fine_tune", "calibration_batches", calibration_batches, 0)
     checks.flag("fine_tune", "progress", progress)
     check_repeatable(checks.loader("fine_tune", "loader", loader))
-    check_parts(loss, forward, evaluate, recipe, scheduler, teacher, checkpoints)
+    check_parts(loss, forward, evaluate, recipe, optimizer, scheduler, teacher, checkpoints)
     check_trainable(net, optimizer)
     recipe = Recipe() if recipe is None else recipe
-    steps = len(loader) * epochs if isinstance(loader, Sized) else None
+    length = _length(loader)
+    steps = None if length is None else length * epochs
     if optimizer is None:
         optimizer, scheduler = _default_optimizer(net, steps, scheduler)
     objective = Objective(loss, forward, recipe.distillation, _teacher(net, teacher) if recipe.distillation else None)
@@ -113,6 +114,14 @@ def fine_tune(
         with track(steps, unit="batch", initial=loop.step, shown=progress) as bar:
             loop.run(evaluate, bar)
     return loop.history
+
+
+def _length(loader: Any) -> int | None:
+    """The number of batches, or ``None`` if it is not known, as of a stream."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def _default_optimizer(net: nn.Module, steps: int | None, scheduler: Any) -> tuple[torch.optim.Optimizer, Any]:

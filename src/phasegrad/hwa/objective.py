@@ -131,6 +131,12 @@ def _returned(value: Any) -> Result:
     if loss is not None:
         return Result(value, None, loss)
     if isinstance(value, (tuple, list)) and len(value) == 2:
+        loss = _computed_loss(value)
+        if loss is not None and loss.requires_grad and isinstance(value[1], Tensor) and value[1].dim() > 0:
+            raise TypeError(
+                "fine_tune: forward returned a tensor of one element and another tensor, as (loss, logits); it must "
+                "return the loss alone, or (output, target), of which loss(output, target) is computed"
+            )
         return Result(*value)
     shape = f" of shape {list(value.shape)}" if isinstance(value, Tensor) else ""
     raise TypeError(

@@ -242,5 +242,5 @@ def set_noise_level(net: nn.Module, level: float) -> None:
         ValueError: the level is negative or not finite.
     """
     level = checks.number("set_noise_level", "level", level, 0.0)
-    for layer in analog_layers(net).values():
+    for layer in analog_layers(checks.module("set_noise_level", "net", net)).values():
         layer.noise_level.fill_(level)

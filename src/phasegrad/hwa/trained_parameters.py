@@ -26,9 +26,15 @@ def check_repeatable(loader: Any) -> None:
 
 
 def check_parts(
-    loss: Any, forward: Any, evaluate: Any, recipe: Any, scheduler: Any, teacher: Any, checkpoints: Any
+    loss: Any, forward: Any, evaluate: Any, recipe: Any, optimizer: Any, scheduler: Any, teacher: Any,
+    checkpoints: Any,
 ) -> None:  # fmt: skip
-    """Raise ``TypeError`` unless the parts of a fine-tuning are of the kinds that it uses; ``None`` is a default."""
+    """Raise unless the parts of a fine-tuning are of the kinds that it uses; ``None`` is a default.
+
+    Raises:
+        TypeError: a part is of another kind.
+        ValueError: the scheduler belongs to another optimizer.
+    """
     caller = "fine_tune"
     checks.function(caller, "loss", loss, "(output, target) -> scalar", modules=True)
     if forward is not None:
@@ -43,6 +49,16 @@ def check_parts(
         if part is not None and (isinstance(part, type) or not callable(getattr(part, method, None))):
             of = "a learning-rate scheduler" if name == "scheduler" else "a store of checkpoints, such as Folder(path)"
             raise TypeError(f"{caller}: {name} = {checks.shown(part)}; it must be {of}, with a method {method}")
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise TypeError(
+            f"{caller}: scheduler = a ReduceLROnPlateau, whose step needs a metric; it must be a learning-rate "
+            "scheduler that is stepped after each batch without one"
+        )
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError(
+            f"{caller}: scheduler = a {type(scheduler).__name__} of another optimizer, so it would schedule nothing; "
+            "pass its optimizer too, as optimizer="
+        )
 
 
 def check_trainable(net: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:

@@ -100,7 +100,10 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
     if has_devices and assigned and layer.devices is not None:  # kernels read float32, as a copy would become
         for name, mine in layer.devices.state_dict().items():
             key = f"{prefix}devices.{name}"
-            state_dict[key] = state_dict[key].to(mine.dtype)
+            state_dict[key] = state_dict[key].to(mine.dtype, copy=True)  # the devices of two nets change alone
+    if layer.assigned is not None and f"{prefix}weight" in state_dict and not assigned:
+        # What is loaded takes the place of an assigned parameter, which belongs to another module.
+        layer.register_parameter("weight", layer.assigned.own)
     yield
     if has_ranges:  # a float checkpoint has none, and the layer keeps its own
         layer.ranges_calibrated = loaded.ranges_calibrated if loaded is not None else None

@@ -17,6 +17,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from phasegrad.ops.workspace import is_alone
+
 _WORTH = 1 << 12  # elements from which on sharing is worth its bookkeeping
 _data_address: Callable[[Tensor], int] = getattr(torch._C, "_data_address", Tensor.data_ptr)  # of the storage
 _logger = logging.getLogger("phasegrad")
@@ -68,6 +70,7 @@ def shareable(tensor: Tensor) -> bool:
         and tensor.layout == torch.strided
         and tensor.numel() >= _WORTH
         and not tensor.is_inference()
+        and is_alone(tensor)  # a numpy array would write to all copies
         and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     )
 

@@ -76,6 +76,11 @@ def _free() -> int | None:
 _FREE = _free()
 
 
+def is_alone(tensor: Tensor) -> bool:
+    """Whether nothing else, such as a view or a numpy array, holds the memory of a tensor, as far as torch tells."""
+    return _FREE is None or _holders(tensor) <= _FREE
+
+
 def for_read(weight: Tensor) -> Tensor:
     """Memory for a noisy copy of a weight.
 

@@ -44,6 +44,15 @@ class AnalogSGD(PulsedOptimizer):
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
+    def _check_hardware(self, weight: InMemoryWeight) -> None:
+        fast = weight.devices.hardware.fast
+        if fast is not None and fast.transfer is None:
+            raise ValueError(
+                f"AnalogSGD: fast = {fast} in the hardware of a weight of shape {tuple(weight.shape)} has no transfer, "
+                "so no pulse would reach the weight. Use TikiTaka, TikiTakaV2, ChoppedTikiTakaV2 or AGAD, or hardware "
+                "with Fast(..., transfer=Transfer(...))"
+            )
+
     def _pulse(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         seed = self._draw_seed(weight, group)
         weight.apply_pulses(update, weight.staged(use=True), float(group["lr"]), seed)

@@ -165,7 +165,7 @@ class InMemoryWeight(WatchedWeight):
             pulses: a function of ``phasegrad.stores.pulsed_weight``, called as ``pulses(devices, *arguments, value)``.
             arguments: its arguments between the devices and the value ``[out, in]``.
         """
-        was_current, value = self.is_current, self.matrix_layout.matrix(self.memory)
+        was_current, value = self.is_unwritten, self.matrix_layout.matrix(self.memory)
         trained = self.trained_cells
         try:
             if trained is None:

@@ -11,9 +11,13 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, final
 
+import torch
 from torch import Tensor
 
-Versions = tuple[tuple["weakref.ref[Tensor]", int], ...]
+Versions = tuple[tuple["weakref.ref[Tensor]", int, Tensor], ...]
+"""Tensors with their versions and a sample of their values: writes through ``.data`` or numpy have no version."""
+
+_SAMPLES = 64
 
 
 class _Record(NamedTuple):
@@ -51,8 +55,9 @@ class KeptReads:
         wanted = at_once or (record is not None and record.kind == kind)
         if not wanted and record is not None:
             return None
-        value = make() if wanted else None
-        self._record = _Record(kind, tuple((weakref.ref(t), t._version) for t in tensors), value)
+        with torch.inference_mode(False), torch.no_grad():  # later reads may want gradients
+            value = make() if wanted else None
+        self._record = _Record(kind, tuple((weakref.ref(t), t._version, _sample(t)) for t in tensors), value)
         return value
 
     def clear(self) -> None:
@@ -70,6 +75,14 @@ class KeptReads:
 
 def _unchanged(versions: Versions, tensors: tuple[Tensor, ...]) -> bool:
     return len(versions) == len(tensors) and all(
-        known() is tensor and version == tensor._version
-        for (known, version), tensor in zip(versions, tensors, strict=True)
+        known() is tensor and version == tensor._version and torch.equal(sample, tensor.reshape(-1)[:: _step(tensor)])
+        for (known, version, sample), tensor in zip(versions, tensors, strict=True)
     )
+
+
+def _step(tensor: Tensor) -> int:
+    return max(1, tensor.numel() // _SAMPLES)
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1)[:: _step(tensor)].clone()

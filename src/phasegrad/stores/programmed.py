@@ -44,6 +44,12 @@ class Programmed(WeightStore):
     ) -> Tensor:
         """The product of the tiles plus the bias; the noise of a read for one row is drawn for its outputs."""
         layer = self.layer
+        if layer.weight.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"{type(layer).__name__}: weight.requires_grad = True, but the weight lives on devices and gets no "
+                "gradient, so an optimizer would never train it. Leave it frozen, layer.weight.requires_grad_(False), "
+                "or train the net that the chip was programmed from"
+            )
         if weights is None and layer.tiling.fused and serves_one_row(x, layer.hardware):
             weights = self.devices.row_weights() if layer.weight.dtype == torch.float32 else None
         return super().output(x, bias, weights, outputs)

@@ -16,6 +16,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from phasegrad.ops.workspace import is_alone
 from phasegrad.stores.analog_weight import AnalogWeight
 
 if TYPE_CHECKING:
@@ -63,17 +64,30 @@ class WatchedWeight(nn.Parameter):
         return self._version == self._seen and self._checksum is None
 
     @property
-    def is_loaded(self) -> bool:
-        """Whether loading a state dict was the last write."""
-        return self._version == self._loaded and self._checksum is None
+    def was_loaded_last(self) -> bool:
+        """Whether loading a state dict was the last write that is known."""
+        return self._version == self._loaded
 
     def mark_current(self) -> None:
         """Take the present value for that of the devices."""
-        self._seen, self._loaded, self._checksum = self._version, _UNKNOWN, None
+        self._seen, self._loaded = self._version, _UNKNOWN
+        self._watch_alias()
+
+    def _watch_alias(self) -> None:
+        """Keep a checksum while somebody holds an alias that was handed out, and none otherwise."""
+        if self._checksum is not None:
+            self._checksum = None if is_alone(self.memory) else _checksum(self.memory)
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether nobody has written the parameter since it was refreshed; compares the value if there is an alias."""
+        self.check_aliases()
+        return self._version == self._seen
 
     def mark_loaded(self, with_value: bool = True) -> None:
         """Note that the state of the devices was loaded, with the value or without."""
-        self._seen, self._loaded, self._checksum = _UNKNOWN, self._version, None
+        self._seen, self._loaded = _UNKNOWN, self._version
+        self._watch_alias()
         self.loaded_alone = not with_value
 
     def _hand_out(self) -> None:
@@ -94,7 +108,7 @@ class WatchedWeight(nn.Parameter):
         if self._checksum is not None:
             if _checksum(self.memory) != self._checksum:
                 self._seen = self._loaded = _UNKNOWN
-            self._checksum = None
+            self._watch_alias()
 
     @property
     def memory(self) -> Tensor:

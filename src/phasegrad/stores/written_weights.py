@@ -203,8 +203,7 @@ def _written_value(name: str, layer: StoredLayer, used: bool) -> Tensor | None:
     assigned = layer.assigned is not None and layer.assigned.value is weight
     own = isinstance(weight, WatchedWeight) and weight.devices is layer.devices
     if isinstance(weight, WatchedWeight) and own:
-        weight.check_aliases()
-        if weight.is_current:
+        if weight.is_unwritten:
             return None
     if not own and not assigned and not used:
         return None
@@ -215,7 +214,7 @@ def _written_value(name: str, layer: StoredLayer, used: bool) -> Tensor | None:
     if not own and not assigned:
         check_passed(name, layer, weight)
         return None
-    if own and cast("WatchedWeight", weight).is_loaded:
+    if own and cast("WatchedWeight", weight).was_loaded_last:
         _follow_loaded(name, layer, weight)
         return None
     if layer.noiseless is not None:

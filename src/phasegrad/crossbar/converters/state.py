@@ -110,5 +110,5 @@ def _any(tolerances: Sequence[Tolerance]) -> bool:
 
 def _places(outputs: int, columns: int, shared: int) -> Tensor:
     """Index of the converter of each column; neighbours in a tile share one."""
-    column = torch.arange(outputs)
+    column = torch.arange(outputs, device="cpu")
     return column // columns * -(-columns // shared) + column % columns // shared
