@@ -269,3 +269,11 @@ def test_a_scripts_type_is_found_where_the_script_is_imported() -> None:
     assert type(from_json(content)) is OwnOfScript
     with pytest.raises(ValueError, match=r"'other\.OwnOfScript' is unknown"):
         from_json(content.replace("__main__", "other"))
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", "x", '{"version": 2}', '{"version": 2, "configuration": {"a": 1}}', None]
+)
+def test_text_that_is_no_configuration_is_refused_by_name(text: str) -> None:
+    with pytest.raises(ValueError, match="from_json: "):
+        from_json(text)

@@ -132,3 +132,8 @@ def test_layers_join_a_net_that_trains_in_the_memory() -> None:
     assert not any(torch.equal(a, net[i].devices.conductance) for a, i in zip(before, (0, 2), strict=True))
     assert type(pg.to_digital(net)[0]) is nn.Linear
     assert type(net[0]) is AnalogLinear
+
+
+def test_a_preset_that_was_not_called_is_named() -> None:
+    with pytest.raises(TypeError, match=r"hardware is the function pcm_inference, .*as in pcm_inference\(\)"):
+        pg.convert(nn.Linear(4, 2), pg.presets.pcm_inference)  # type: ignore[call-overload]

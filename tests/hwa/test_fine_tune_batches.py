@@ -243,3 +243,33 @@ def test_some_weights_or_frozen_weights_are_enough() -> None:
         layer.weight.requires_grad_(False)
     biases = [p for n, p in net.named_parameters() if n.endswith("bias")]
     fine_tune(net, pairs(), epochs=1, optimizer=torch.optim.SGD(biases, lr=0.1), progress=False)
+
+
+def test_a_scheduler_of_another_optimizer_is_refused() -> None:
+    net, batch = pg.convert(nn.Linear(8, 4), PCM), (torch.randn(4, 8), torch.randint(4, (4,)))
+    other = torch.optim.SGD(net.parameters(), lr=0.1)
+    for scheduler, error, message in (
+        (torch.optim.lr_scheduler.StepLR(other, 1), ValueError, "StepLR of another optimizer"),
+        (torch.optim.lr_scheduler.ReduceLROnPlateau(other), TypeError, "whose step needs a metric"),
+    ):
+        with pytest.raises(error, match=message):
+            fine_tune(net, [batch], scheduler=scheduler, epochs=1, progress=False)
+
+
+def test_a_stream_without_length_trains() -> None:
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter([(torch.ones(8), torch.tensor(1))] * 8)
+
+    net = pg.convert(nn.Linear(8, 4), PCM)
+    before = net.weight.detach().clone()
+    fine_tune(net, torch.utils.data.DataLoader(Stream(), batch_size=4), epochs=1, progress=False)
+    assert not torch.equal(net.weight, before)
+
+
+def test_a_loss_with_logits_is_no_output_with_its_target() -> None:
+    net, batch = pg.convert(nn.Linear(8, 4), PCM), (torch.randn(4, 8), torch.randint(4, (4,)))
+    with pytest.raises(TypeError, match=r"as \(loss, logits\); it must return the loss alone"):
+        fine_tune(
+            net, [batch], epochs=1, progress=False, forward=lambda n, b: (n(b[0]).square().mean(), n(b[0]))
+        )  # fmt: skip

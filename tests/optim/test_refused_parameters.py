@@ -36,3 +36,9 @@ def test_digital_parameters_and_groups_without_weights_are_accepted_beside_them(
     optimizer.add_param_group({"params": [*net[1].parameters()]})
     net[0].weight.requires_grad_(False)  # may be thawed later
     pg.optim.AnalogSGD(net.parameters(), lr=0.1)
+
+
+def test_pulses_that_no_transfer_would_carry_to_the_weight_are_refused() -> None:
+    net = pg.convert(nn.Sequential(nn.Linear(8, 4)), pg.presets.tiki_taka_training())
+    with pytest.raises(ValueError, match=r"AnalogSGD: fast = .*has no transfer.*Use TikiTaka"):
+        pg.optim.AnalogSGD(net.parameters(), lr=0.1)
