@@ -20,7 +20,7 @@ from pathlib import Path
 _NAME = "libphasegrad_native.so"
 _logger = logging.getLogger("phasegrad")
 
-INTERFACE = 2
+INTERFACE = 3
 """Version of the functions below and of what they do, as ``PG_INTERFACE`` in csrc/api.h; 0.1.0 has none."""
 
 _POINTER, _SIZE, _SEED = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
@@ -33,12 +33,14 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "dac": (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _INT, _DOUBLE, _INT),
     "dac_backward": (*(_POINTER,) * 5, _FLOAT, _SIZE, _DOUBLE, _DOUBLE, _INT),
     "adc": (
-        *(_POINTER,) * 10, *(_SIZE,) * 4, _INT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED, _INT,
+        *(_POINTER,) * 8, *(_SIZE,) * 4, _INT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED, _INT,
     ),
-    "levels": (*(_POINTER,) * 4, _SIZE, _SIZE, _INT, _INT),
-    "digits": (*(_POINTER,) * 4, *(_SIZE,) * 3, _INT),
-    "join_digits": (*(_POINTER,) * 4, _SIZE, _SIZE, _INT, _INT),
-    "round_sizes": (*(_POINTER,) * 3, *(_SIZE,) * 3, _INT, _INT),
+    "byte_inputs": (*(_POINTER,) * 6, *(_SIZE,) * 3, _INT, _INT, _FLOAT, _INT, _INT),
+    "byte_weights": (*(_POINTER,) * 8, *(_SIZE,) * 3, _INT, _INT),
+    "byte_product": (
+        *(_POINTER,) * 14, *(_SIZE,) * 6, _INT, _FLOAT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED,
+        _INT,
+    ),
     "adc_backward": (_POINTER, _POINTER, _POINTER, _SIZE, _INT),
     "weight_scale": (*(_POINTER,) * 4, *(_SIZE,) * 4, _INT, _DOUBLE, _INT, _INT),
     "noisy_weights": (
@@ -137,6 +139,7 @@ def _open(path: Path) -> ctypes.CDLL:
         function = getattr(library, f"pg_{name}")
         function.argtypes, function.restype = arguments, None
     library.pg_isa.restype = ctypes.c_char_p
+    library.pg_multiplies_bytes.restype = ctypes.c_int
     return library
 
 

@@ -89,24 +89,24 @@ def convert(
     first: int,
     settings: tuple[Any, ...],
     offset: int,
-    units: Sequence[Tensor] = (),
 ) -> None:
-    """Convert tiles ``first``, ``first + 1``, ... and add their outputs to ``out``; tile 0 overwrites it.
-
-    With ``units``, ``[tiles, rows]`` and ``[tiles, channels]``, ``v`` contains integers in units of their product.
-    """
+    """Convert tiles ``first``, ``first + 1``, ... and add their outputs to ``out``; tile 0 overwrites it."""
     scale, gain, input_range = columns
-    rows, channels = units or (None, None)
     inner, per_row, table = math.prod(out.shape[2:]), input_range.numel() > 1, None
     if inner == 1 and not per_row:  # units repeat from row to row
-        table = workspace.scratch("units", torch.float32, 3, len(y), CHUNK + out.shape[1] + 64).data_ptr()
+        table = table_of_units(len(y), out.shape[1]).data_ptr()
     call(
         "adc", out.data_ptr(), code[first].data_ptr() if code.dim() > 1 else None, table, pointers(y),
-        pointers(v) if v else None, *optional(rows, channels, first=first), scale[first].data_ptr(),
+        pointers(v) if v else None, scale[first].data_ptr(),
         None if gain is None else gain[first].data_ptr(),
         input_range.data_ptr(), len(y), out.shape[0], out.shape[1], inner, int(per_row), int(first > 0),
         *settings, offset + first,
     )  # fmt: skip
+
+
+def table_of_units(tiles: int, columns: int) -> Tensor:
+    """Room for the units of columns that share an input range."""
+    return workspace.scratch("units", torch.float32, 3, tiles, CHUNK + columns + 64)
 
 
 def adc_backward(grad: Tensor, code: Tensor) -> Tensor:

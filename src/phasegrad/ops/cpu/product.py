@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from phasegrad.ops import reference, workspace
+from phasegrad.ops.cpu.byte_product import ByteProduct, Conversion, pays_off
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
 
@@ -76,116 +76,37 @@ def tile_linear(
         conversion = (input_range, dac_max_code, decay, keep, bound, seed)
         weights = (weight_offset, offset, rows, noise, drop_connect)
         return reference.tile_linear(x, w, scale, clip, level, gain, *conversion, *weights, *settings)
-    if dac_max_code > 0:
-        x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
         strength = float(level)
         room = workspace.for_read(w) if strength else w.new_empty(w.shape)  # evaluation does not keep the memory
         read = perturbed(room, w, scale, clip, strength, int(seed), weight_offset, rows, noise, drop_connect)
     columns = (scale.contiguous(), None if gain is None else gain.contiguous(), input_range.contiguous())
-    conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
-    tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
-    code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
-    groups = _tile_groups(tiles, w.shape[1] // rows, out.numel())
+    conversion = Conversion(columns, (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed)), offset)
+    out = x.new_empty(x.shape[0], w.shape[0])
+    code = x.new_empty((len(scale), *out.shape) if mode else (0,), dtype=torch.int8)
+    fast = pays_off(x, w, rows)
+    if fast and dac_max_code <= 127.0:
+        levels = ByteProduct(x, read, rows, dac_max_code or 127.0, conversion)
+        if levels.write(out, code, converts=dac_max_code > 0):
+            return out, code, x.new_empty(0) if clip is None else read
+    if dac_max_code > 0:
+        x = dac(x, input_range, dac_max_code, decay, keep)
+    noisy = ByteProduct(x, read, rows, 127.0, conversion) if fast and read_noise > 0 else None
+    groups = _tile_groups(len(scale), w.shape[1] // rows, out.numel())
     y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
-    v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
-    variance = _Variance(x, read, rows) if read_noise > 0 else None
-    integers = None
-    if len(x) >= _MANY and _large(x, w, rows):
-        integers = _Integers.of_levels(x, read, rows, columns[2])
+    v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 and noisy is None else y[:0]
     for group in groups:
         count = group.stop - group.start
         inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
-        if integers is None:
-            _multiply(inputs, weights, y[:count])
-        else:
-            integers.multiply(group, y[:count])
-        if variance is not None:
-            variance.of(group, v[:count])
-        units = variance.units if variance is not None else ()
-        convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion, offset, units)
+        _multiply(inputs, weights, y[:count])
+        if noisy is not None:
+            noisy.write_noise(out, code, y[:count], group)
+            continue
+        if read_noise > 0:
+            _multiply(inputs.square(), weights.abs(), v[:count])
+        convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion.settings, offset)
     return out, code, x.new_empty(0) if clip is None else read
-
-
-class _Variance:
-    """The variance that read noise adds to a product: ``sum_j |w_j| x_j^2`` of each tile.
-
-    Exact for small matrices. For large ones, magnitudes are stochastically rounded to 7 bits; the standard deviation is
-    then within 0.2 % for 1,000 rows, at an eighth of the cost.
-    """
-
-    def __init__(self, x: Tensor, w: Tensor, rows: int) -> None:
-        self.x, self.w, self.rows = x, w, rows
-        tiles = -(-x.shape[1] // rows)
-        self.units: tuple[Tensor, ...] = ()
-        self.coarse = _large(x, w, rows)
-        if self.coarse:
-            self.units = tuple(m.new_empty(tiles, len(m)) for m in (x, w))
-            named = {"sizes of inputs": x, "sizes of weights": w}
-            self.sizes = [workspace.scratch(name, torch.int8, *m.shape) for name, m in named.items()]
-            for i, m in enumerate((x.contiguous(), w.contiguous())):
-                place = (self.sizes[i].data_ptr(), self.units[i].data_ptr(), m.data_ptr())
-                call("round_sizes", *place, *m.shape, rows, int(i == 0))
-
-    def of(self, tiles: slice, out: Tensor) -> None:
-        """The variances of some tiles, ``[tiles, rows, out]``, or the integers that count ``units``."""
-        if not self.coarse:
-            inputs, weights = (_by_tile(m, tiles, self.rows) for m in (self.x, self.w))
-            _multiply(inputs.square(), weights.abs().transpose(1, 2), out)
-            return
-        for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
-            x, w = (m[:, tile * self.rows : (tile + 1) * self.rows] for m in self.sizes)
-            torch._int_mm(x, w.t(), out=part.view(torch.int32))
-
-
-class _Integers:
-    """The product of each tile if inputs lie on the levels of an 8-bit converter: a sum of three products of bytes.
-
-    Weights have 24 bits relative to the largest of their column in a tile. Sums of integers are exact in any order.
-    """
-
-    def __init__(self, levels: Tensor, digits: Tensor, units: Tensor, input_range: Tensor, rows: int) -> None:
-        self.levels, self.digits, self.units, self.input_range, self.rows = levels, digits, units, input_range, rows
-
-    @classmethod
-    def of_levels(cls, x: Tensor, w: Tensor, rows: int, input_range: Tensor) -> _Integers | None:
-        """Return ``None`` if an input is not on a level, or a value is not finite."""
-        x, w, refused, per_row = x.contiguous(), w.contiguous(), ctypes.c_int32(), int(input_range.numel() > 1)
-        levels = workspace.scratch("levels", torch.int8, *x.shape)
-        digits = workspace.scratch("digits", torch.int8, 3, *w.shape)
-        units = w.new_empty(-(-w.shape[1] // rows), len(w))
-        place = (levels.data_ptr(), ctypes.byref(refused), x.data_ptr(), input_range.data_ptr())
-        call("levels", *place, *x.shape, per_row)
-        if not refused.value:
-            place = (digits.data_ptr(), units.data_ptr(), ctypes.byref(refused), w.data_ptr())
-            call("digits", *place, *w.shape, rows)
-        return None if refused.value else cls(levels, digits, units, input_range, rows)
-
-    def multiply(self, tiles: slice, out: Tensor) -> None:
-        """The products of some tiles, ``[tiles, rows, out]``."""
-        ranges = self.input_range.expand(len(self.levels)).contiguous()
-        for tile, whole in zip(range(tiles.start, tiles.stop), out, strict=True):
-            lines = slice(tile * self.rows, (tile + 1) * self.rows)
-            parts = zip(self.levels.split(_AT_ONCE), whole.split(_AT_ONCE), ranges.split(_AT_ONCE), strict=True)
-            for levels, part, limits in parts:
-                products = workspace.scratch("products", torch.int32, 3, *part.shape)
-                for digit, product in zip(self.digits, products, strict=True):
-                    torch._int_mm(levels[:, lines], digit[:, lines].t(), out=product)
-                place = (part.data_ptr(), products.data_ptr(), self.units[tile].data_ptr(), limits.data_ptr())
-                call("join_digits", *place, *part.shape, 1)
-
-
-def _large(x: Tensor, w: Tensor, rows: int) -> bool:
-    """Whether integers are faster: the product is large, and the processor multiplies bytes."""
-    return _BYTES and len(x) * w.numel() >= _LARGE and rows <= _SUMMED
-
-
-_BYTES = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
-_LARGE = 1 << 24  # multiplications
-_AT_ONCE = 256  # inputs whose three products of bytes are in memory at a time
-_MANY = 256  # inputs from which on splitting weights into bytes pays off
-_SUMMED = 1 << 17  # products of bytes that fit a 32-bit sum
 
 
 def tile_linear_backward(

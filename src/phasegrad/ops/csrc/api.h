@@ -7,7 +7,7 @@
 
 // Counts up with every change of a function's parameters or of what it does. ops/native.py has the same number, and
 // refuses a library with another.
-#define PG_INTERFACE 2
+#define PG_INTERFACE 3
 
 #define PG_FUNCTIONS(X)                                                                                                \
   X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))     \
@@ -21,27 +21,29 @@
      double decay, double keep, int threads),                                                                          \
     (grad_x, grad_range, partial, grad, x, range, n, decay, keep, threads))                                            \
   X(adc,                                                                                                               \
-    (float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* row_unit,      \
-     const float* column_unit, const float* scale, const float* gain, const float* range, int64_t tiles,               \
+    (float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* scale,      \
+     const float* gain, const float* range, int64_t tiles,               \
      int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,                 \
      double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),          \
-    (out, code, table, y, v, row_unit, column_unit, scale, gain, range, tiles, outer, channels, inner, per_row,        \
+    (out, code, table, y, v, scale, gain, range, tiles, outer, channels, inner, per_row,        \
      accumulate, output_noise, read_noise, bound, mode, max_code, seed, offset, threads))                              \
-  X(levels,                                                                                                            \
-    (int8_t* out, int32_t* refused, const float* x, const float* range, int64_t n, int64_t length, int per_row,        \
-     int threads),                                                                                                     \
-    (out, refused, x, range, n, length, per_row, threads))                                                             \
-  X(digits,                                                                                                            \
-    (int8_t* out, float* unit, int32_t* refused, const float* w, int64_t n, int64_t length, int64_t tile,              \
-     int threads),                                                                                                     \
-    (out, unit, refused, w, n, length, tile, threads))                                                                 \
-  X(join_digits,                                                                                                       \
-    (float* y, const int32_t* products, const float* column_unit, const float* range, int64_t rows, int64_t columns,   \
-     int per_row, int threads),                                                                                        \
-    (y, products, column_unit, range, rows, columns, per_row, threads))                                                \
-  X(round_sizes,                                                                                                       \
-    (int8_t* out, float* unit, const float* x, int64_t n, int64_t length, int64_t tile, int square, int threads),      \
-    (out, unit, x, n, length, tile, square, threads))                                                                  \
+  X(byte_inputs,                                                                                                       \
+    (uint8_t* out, float* square_unit, int32_t* refused, uint8_t* room, const float* x, const float* range,            \
+     int64_t rows, int64_t length, int64_t tile, int per_row, int converts, float max_code, int digits, int threads),  \
+    (out, square_unit, refused, room, x, range, rows, length, tile, per_row, converts, max_code, digits, threads))     \
+  X(byte_weights,                                                                                                      \
+    (int8_t* out, int32_t* start, float* unit, float* size_unit, int32_t* refused, int8_t* room, const float* w,       \
+     const float* most_of, int64_t columns, int64_t length, int64_t tile, int digits, int threads),                    \
+    (out, start, unit, size_unit, refused, room, w, most_of, columns, length, tile, digits, threads))                  \
+  X(byte_product,                                                                                                      \
+    (float* out, int8_t* code, float* room, float* table, const float* products, const uint8_t* x, const int8_t* w,    \
+     const int32_t* start, const float* unit, const float* size_unit, const float* square_unit, const float* scale,    \
+     const float* gain, const float* range, int64_t rows, int64_t columns, int64_t length, int64_t tile,               \
+     int64_t first_tile, int64_t last_tile, int per_row, float levels, int digits, double output_noise,                \
+     double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),          \
+    (out, code, room, table, products, x, w, start, unit, size_unit, square_unit, scale, gain, range, rows, columns,   \
+     length, tile, first_tile, last_tile, per_row, levels, digits, output_noise, read_noise, bound, mode, max_code,    \
+     seed, offset, threads))                                                                                           \
   X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                         \
     (out, grad, code, n, threads))                                                                                     \
   X(weight_scale,                                                                                                      \

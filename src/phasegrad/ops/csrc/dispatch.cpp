@@ -57,6 +57,15 @@ PG_PUBLIC const char* pg_isa() { return NAMES[isa()]; }
 
 PG_PUBLIC int pg_interface() { return PG_INTERFACE; }
 
+// Whether products of bytes are faster than those of floats.
+PG_PUBLIC int pg_multiplies_bytes() {
+#ifdef PG_HAVE_X86_LEVELS
+  return isa() == AVX512 && __builtin_cpu_supports("avx512vnni");
+#else
+  return 0;
+#endif
+}
+
 #ifdef PG_HAVE_X86_LEVELS
 #define PG_EXPORT(name, parameters, arguments) \
   PG_PUBLIC void pg_##name parameters {        \
