@@ -35,10 +35,10 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     "adc": (
         *(_POINTER,) * 8, *(_SIZE,) * 4, _INT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED, _INT,
     ),
-    "byte_inputs": (*(_POINTER,) * 6, *(_SIZE,) * 3, _INT, _INT, _FLOAT, _INT, _INT),
-    "byte_weights": (*(_POINTER,) * 8, *(_SIZE,) * 3, _INT, _INT),
+    "byte_inputs": (*(_POINTER,) * 7, *(_SIZE,) * 3, _INT, _INT, _FLOAT, _INT, _INT),
+    "byte_weights": (*(_POINTER,) * 9, *(_SIZE,) * 3, _INT, _INT),
     "byte_product": (
-        *(_POINTER,) * 14, *(_SIZE,) * 6, _INT, _FLOAT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED,
+        *(_POINTER,) * 16, *(_SIZE,) * 6, _INT, _FLOAT, _INT, _DOUBLE, _DOUBLE, _FLOAT, _INT, _DOUBLE, _SEED, _SEED,
         _INT,
     ),
     "adc_backward": (_POINTER, _POINTER, _POINTER, _SIZE, _INT),

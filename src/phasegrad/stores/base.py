@@ -18,6 +18,7 @@ from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
 from phasegrad.deprecation import warn_renamed
+from phasegrad.ops.direct import readable
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.layout import Layout
 from phasegrad.stores.watched_weight import Assigned
@@ -168,7 +169,10 @@ class WeightStore(ABC):
             weights, periphery = weights.outputs(outputs), periphery.outputs(outputs)
             bias = None if bias is None else bias[outputs]
         y = product(x, weights, layer.tiling, periphery, layer.hardware, seed)
-        return y if bias is None else y + along_channels(bias, y)
+        if bias is None:
+            return y
+        own = not torch.is_grad_enabled() and readable(y) and readable(bias) and y.dtype == bias.dtype
+        return y.add_(along_channels(bias, y)) if own else y + along_channels(bias, y)
 
     def sync(self) -> None:  # noqa: B027 -- a store without devices has nothing to copy
         """Copy the present value of the devices into the parameter ``weight``."""

@@ -18,8 +18,7 @@ _FAST = library is not None and bool(library.pg_multiplies_bytes())
 _LARGE = 1 << 24  # multiplications
 _MANY = 64  # inputs from which on splitting weights into bytes pays off
 _SUMMED = 1 << 16  # products of bytes that fit a 32-bit sum
-_COLUMNS, _QUAD, _PANEL = 16, 4, 48  # as in csrc/bytes.h
-_GROUPS = {1: 12, 2: 12, 3: 8, 4: 6}  # rows of inputs that are multiplied at a time, by planes
+_COLUMNS, _QUAD, _PANEL = 32, 4, 48  # of two blocks, of a lane, and rows of a panel, as in csrc/bytes.h
 _CLEAR = 100.0  # noise over rounding from which on weights have two digits
 _ABOVE = 1.5  # largest weight of a column over its scale; more after programming errors and read noise is an outlier
 
@@ -36,15 +35,17 @@ class Conversion(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    levels: Tensor
+    levels: Tensor | None
+    squares: Tensor | None
     square_units: Tensor | None
 
 
 class _Weights(NamedTuple):
-    digits: Tensor
-    starts: Tensor
+    digits: Tensor | None
+    sizes: Tensor | None
+    starts: Tensor | None
     units: Tensor
-    size_units: Tensor | None
+    size_units: Tensor
 
 
 def pays_off(x: Tensor, w: Tensor, rows: int) -> bool:
@@ -66,7 +67,8 @@ class ByteProduct:
     def __init__(self, x: Tensor, w: Tensor, rows: int, max_code: float, conversion: Conversion) -> None:
         self._x, self._w, self._rows = x.contiguous(), w.contiguous(), rows
         self._max_code, self._conversion = max_code, conversion
-        self._sizes = conversion.settings[1] > 0.0
+        self._noisy = conversion.settings[1] > 0.0
+        self._tiles = -(-x.shape[1] // rows)
         self._of_noise: tuple[_Inputs, _Weights] | None = None
 
     def write(self, out: Tensor, code: Tensor, *, converts: bool) -> bool:
@@ -81,13 +83,13 @@ class ByteProduct:
             False, with nothing written, if an input is on no level, or a value is not finite.
         """
         digits = _digits(self._rows, self._conversion.settings[0])
-        inputs, weights = self._inputs(digits, converts), self._weights(digits)
+        inputs, weights = self._inputs(digits, converts=converts), self._weights(digits)
         if weights is None and digits == 2:
             digits = 3
-            inputs, weights = self._inputs(digits, converts), self._weights(digits)
+            inputs, weights = self._inputs(digits, converts=converts), self._weights(digits)
         if inputs is None or weights is None:
             return False
-        self._multiply(out, code, None, slice(0, -(-self._x.shape[1] // self._rows)), inputs, weights, digits)
+        self._multiply(out, code, None, slice(0, self._tiles), inputs, weights, digits)
         return True
 
     def write_noise(self, out: Tensor, code: Tensor, products: Tensor, tiles: slice) -> None:
@@ -99,50 +101,49 @@ class ByteProduct:
             self._of_noise = inputs, weights
         self._multiply(out, code, products, tiles, *self._of_noise, 0)
 
-    def _inputs(self, digits: int, converts: bool) -> _Inputs | None:
-        x, rows, tiles, sizes = self._x, self._rows, -(-self._x.shape[1] // self._rows), self._sizes
-        quads, group = -(-rows // _QUAD), _GROUPS[digits + sizes]
-        count = -(-len(x) // group) * group * tiles * quads * _QUAD * (int(digits > 0) + sizes)
-        room = workspace.scratch("row of bytes", torch.uint8, torch.get_num_threads() * 2 * quads * _QUAD)
-        levels, refused = workspace.scratch("levels", torch.uint8, count), ctypes.c_int32()
-        units = x.new_empty(tiles, len(x)) if sizes else None
-        input_range = self._conversion.columns[2]
+    def _inputs(self, digits: int, *, converts: bool) -> _Inputs | None:
+        x, rows, refused = self._x, self._rows, ctypes.c_int32()
+        width, input_range = -(-rows // _QUAD) * _QUAD, self._conversion.columns[2]
+        padded = self._tiles * width * (len(x) + _PANEL)
+        room = workspace.scratch("row of bytes", torch.uint8, torch.get_num_threads() * 6 * width)
+        levels = workspace.scratch("levels", torch.uint8, padded) if digits else None
+        squares = workspace.scratch("squares", torch.uint8, padded) if self._noisy else None
+        units = x.new_empty(self._tiles, len(x)) if self._noisy else None
         call(
-            "byte_inputs", levels.data_ptr(), *optional(units), ctypes.byref(refused), room.data_ptr(), x.data_ptr(),
+            "byte_inputs", *optional(levels, squares, units), ctypes.byref(refused), room.data_ptr(), x.data_ptr(),
             input_range.data_ptr(), *x.shape, rows, int(input_range.numel() > 1), int(converts), self._max_code, digits,
         )  # fmt: skip
-        return None if refused.value else _Inputs(levels, units)
+        return None if refused.value else _Inputs(levels, squares, units)
 
     def _weights(self, digits: int) -> _Weights | None:
-        w, rows, tiles, sizes = self._w, self._rows, -(-self._w.shape[1] // self._rows), self._sizes
-        blocks, planes, width = -(-len(w) // _COLUMNS), digits + sizes, -(-rows // _QUAD) * _QUAD
-        each, refused = planes * _COLUMNS * width, ctypes.c_int32()
-        room = workspace.scratch("block of bytes", torch.int8, torch.get_num_threads() * each)
-        packed = workspace.scratch("digits", torch.int8, tiles * blocks * each)
-        starts = workspace.scratch("starts", torch.int32, max(digits, 1) * tiles * blocks * _COLUMNS)
-        units, size_units = w.new_empty(2, tiles, blocks * _COLUMNS)
+        w, rows, refused = self._w, self._rows, ctypes.c_int32()
+        columns = -(-len(w) // _COLUMNS) * _COLUMNS
+        block, plane = -(-rows // 64) * 64 * _COLUMNS, -(-rows // _QUAD) * _QUAD * columns * self._tiles
+        room = workspace.scratch("block of bytes", torch.int8, torch.get_num_threads() * (digits + self._noisy) * block)
+        packed = workspace.scratch("digits", torch.int8, digits * plane) if digits else None
+        sizes = workspace.scratch("sizes", torch.int8, plane) if self._noisy else None
+        starts = workspace.scratch("starts", torch.int32, digits * self._tiles * columns) if digits else None
+        units, size_units = w.new_empty(2, self._tiles, columns)
         most = _ABOVE * self._conversion.columns[0] if digits == 2 else None
         call(
-            "byte_weights", packed.data_ptr(), starts.data_ptr(), units.data_ptr(),
-            size_units.data_ptr() if sizes else None, ctypes.byref(refused), room.data_ptr(), w.data_ptr(),
-            *optional(most), *w.shape, rows, digits,
+            "byte_weights", *optional(packed, sizes, starts, units, size_units), ctypes.byref(refused), room.data_ptr(),
+            w.data_ptr(), *optional(most), *w.shape, rows, digits,
         )  # fmt: skip
-        return None if refused.value else _Weights(packed, starts, units, size_units if sizes else None)
+        return None if refused.value else _Weights(packed, sizes, starts, units, size_units)
 
     def _multiply(
         self, out: Tensor, code: Tensor, products: Tensor | None, tiles: slice, inputs: _Inputs, weights: _Weights,
         digits: int,
     ) -> None:  # fmt: skip
-        (scale, gain, input_range), count = self._conversion.columns, -(-self._x.shape[1] // self._rows)
+        scale, gain, input_range = self._conversion.columns
         panel = out.shape[1] * _PANEL * (1 if out.shape[1] % 4 == 0 else 4)
-        room = workspace.scratch("panels", torch.float32, torch.get_num_threads() * (1 + self._sizes) * panel)
-        table = table_of_units(count, out.shape[1])
+        room = workspace.scratch("panels", torch.float32, torch.get_num_threads() * (1 + self._noisy) * panel)
+        table = table_of_units(self._tiles, out.shape[1])
         call(
             "byte_product", out.data_ptr(), code.data_ptr() if len(code) else None, room.data_ptr(), table.data_ptr(),
-            *optional(products), inputs.levels.data_ptr(), weights.digits.data_ptr(), weights.starts.data_ptr(),
-            weights.units.data_ptr(), *optional(weights.size_units, inputs.square_units), scale.data_ptr(),
-            *optional(gain), input_range.data_ptr(), *out.shape, self._x.shape[1], self._rows, tiles.start, tiles.stop,
-            int(input_range.numel() > 1), self._max_code, digits, *self._conversion.settings, self._conversion.offset,
+            *optional(products, inputs.levels, inputs.squares, *weights, inputs.square_units, scale, gain, input_range),
+            *out.shape, self._x.shape[1], self._rows, tiles.start, tiles.stop, int(input_range.numel() > 1),
+            self._max_code, digits, *self._conversion.settings, self._conversion.offset,
         )  # fmt: skip
 
 

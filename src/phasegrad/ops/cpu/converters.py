@@ -106,7 +106,7 @@ def convert(
 
 def table_of_units(tiles: int, columns: int) -> Tensor:
     """Room for the units of columns that share an input range."""
-    return workspace.scratch("units", torch.float32, 3, tiles, CHUNK + columns + 64)
+    return workspace.scratch("units", torch.float32, 5, tiles, CHUNK + columns + 64)
 
 
 def adc_backward(grad: Tensor, code: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 namespace pg {
 namespace PG_ISA {
 
-// `table` has room for 3 x tiles x (CHUNK + channels + 64) values if values are channels and rows share an input range.
+// `table` has room for 5 x tiles x (CHUNK + channels + 64) values if values are channels and rows share an input range.
 void adc(float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* scale,
          const float* gain, const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner,
          int per_row, int accumulate, double output_noise, double read_noise, float bound, int mode, double max_code,

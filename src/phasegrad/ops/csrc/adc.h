@@ -7,6 +7,8 @@ namespace PG_ISA {
 
 typedef int8_t vb __attribute__((vector_size(W)));
 
+constexpr int64_t UNITS = 5;  // values of a column: scale, unit, gain, codes per unit, unit of a code
+
 struct Adc {  // constant during a call
   float output_noise, read_noise, bound, max_code;
   int mode;  // 0: no converter, 1: mid-tread, 2: mid-rise, 3: counter, 4: end-point
@@ -38,10 +40,18 @@ static void fill_units(float* s, float* u, float* k, const float* scale, const f
   }
 }
 
-static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
-  const vf max_code = splat(a.max_code), zero = splat(0.0f);
-  const vf full = vabs(splat(a.bound) * u);  // a range learned below zero counts by its magnitude
-  vf q = vclamp(y * (max_code / full), -max_code, max_code);
+// Codes per unit of output, and the output of a code.
+static void fill_steps(float* up, float* step, const float* u, int64_t length, const Adc& a) {
+  for (int64_t i = 0; i < length; i += W) {
+    const vf full = vabs(splat(a.bound) * load<vf>(u + i));  // a range learned below zero counts by its magnitude
+    store(up + i, splat(a.max_code) / full);
+    store(step + i, full / splat(a.max_code));
+  }
+}
+
+static inline vf convert(vf y, vf u, vf up, vf step, const Adc& a, vi& code) {
+  const vf max_code = splat(a.max_code), zero = splat(0.0f), full = vabs(splat(a.bound) * u);
+  vf q = vclamp(y * up, -max_code, max_code);
   if (a.mode == 1)
     q = vround(q);
   else if (a.mode == 2)
@@ -53,7 +63,7 @@ static inline vf convert(vf y, vf u, const Adc& a, vi& code) {
   // A column without weights or inputs has no full scale and is not converted; a NaN range results in NaN.
   const vi passes = ~finite(y) | (vi)(full <= zero);
   code = ((vi)((vi)(y > full) & isplat(1)) | (vi)(y < -full)) & ~passes;
-  return passes ? y : q * (full / max_code) + zero * full;
+  return passes ? y : q * step + zero * full;
 }
 
 static inline vf noise_sd(vf s, vf u, vf v, const Adc& a) {
@@ -80,25 +90,29 @@ struct Conversion {
     if (!periodic()) return;
     const int64_t n = period();
     for (int64_t t = 0; t < tiles; ++t) {
-      float* p = table + 3 * t * n;
-      std::memset(p, 0, 3 * n * sizeof(float));  // whole vectors are read
+      float* p = table + UNITS * t * n;
+      std::memset(p, 0, UNITS * n * sizeof(float));  // whole vectors are read
       fill_units(p, p + n, p + 2 * n, scale + t * channels, gain ? gain + t * channels : nullptr, range, 0,
                  CHUNK + channels, channels, 1, false);
+      fill_steps(p + 3 * n, p + 4 * n, p + n, CHUNK + channels, a);
     }
   }
 
   // Add values first .. first + length - 1 of tile t to `sum`, or overwrite it. `y` and `v`, which may be null, hold
   // these values, readable in whole vectors.
   void add(float* sum, int64_t t, int64_t first, int64_t length, const float* y, const float* v, bool overwrite) const {
-    Room s_room, u_room, k_room, z;
-    const float *s = s_room.v, *u = u_room.v, *k = k_room.v;
+    Room s_room, u_room, k_room, up_room, step_room, z;
+    const float *s = s_room.v, *u = u_room.v, *k = k_room.v, *up = up_room.v, *step = step_room.v;
     if (periodic()) {
-      s = table + 3 * t * period() + first % channels;
+      s = table + UNITS * t * period() + first % channels;
       u = s + period();
       k = u + period();
+      up = k + period();
+      step = up + period();
     } else {
       fill_units(s_room.v, u_room.v, k_room.v, scale + t * channels, gain ? gain + t * channels : nullptr, range, first,
                  length, channels, inner, per_row);
+      fill_steps(up_room.v, step_room.v, u, length, a);
     }
     if (noisy) normal_chunk(Philox(seed, offset + t), z.v, first, length);
     int8_t* ct = code ? code + t * values() + first : nullptr;
@@ -110,12 +124,15 @@ struct Conversion {
         yi = yi + noise_sd(load<vf>(s + i), ui, load<vf>(v + i), a) * load<vf>(z.v + i);
       else if (noisy)
         yi = yi + splat(a.output_noise) * ui * load<vf>(z.v + i);
-      if (a.mode) yi = convert(yi, ui, a, ci);
+      if (a.mode) yi = convert(yi, ui, load<vf>(up + i), load<vf>(step + i), a, ci);
       if (gain) yi = yi * load<vf>(k + i);
       store(sum + i, overwrite ? yi : load<vf>(sum + i) + yi);
       if (!ct) continue;
       const vb small = __builtin_convertvector(ci, vb);
-      std::memcpy(ct + i, &small, length - i < W ? length - i : W);
+      if (length - i < W)
+        std::memcpy(ct + i, &small, length - i);
+      else
+        store(ct + i, small);
     }
   }
 };

@@ -21,29 +21,32 @@
      double decay, double keep, int threads),                                                                          \
     (grad_x, grad_range, partial, grad, x, range, n, decay, keep, threads))                                            \
   X(adc,                                                                                                               \
-    (float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* scale,      \
-     const float* gain, const float* range, int64_t tiles,               \
-     int64_t outer, int64_t channels, int64_t inner, int per_row, int accumulate, double output_noise,                 \
-     double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),          \
-    (out, code, table, y, v, scale, gain, range, tiles, outer, channels, inner, per_row,        \
-     accumulate, output_noise, read_noise, bound, mode, max_code, seed, offset, threads))                              \
+    (float* out, int8_t* code, float* table, const float* const* y, const float* const* v, const float* scale,         \
+     const float* gain, const float* range, int64_t tiles, int64_t outer, int64_t channels, int64_t inner,             \
+     int per_row, int accumulate, double output_noise, double read_noise, float bound, int mode, double max_code,      \
+     uint64_t seed, uint64_t offset, int threads),                                                                     \
+    (out, code, table, y, v, scale, gain, range, tiles, outer, channels, inner, per_row, accumulate, output_noise,     \
+     read_noise, bound, mode, max_code, seed, offset, threads))                                                        \
   X(byte_inputs,                                                                                                       \
-    (uint8_t* out, float* square_unit, int32_t* refused, uint8_t* room, const float* x, const float* range,            \
-     int64_t rows, int64_t length, int64_t tile, int per_row, int converts, float max_code, int digits, int threads),  \
-    (out, square_unit, refused, room, x, range, rows, length, tile, per_row, converts, max_code, digits, threads))     \
+    (uint8_t* levels, uint8_t* squares, float* square_unit, int32_t* refused, uint8_t* room, const float* x,           \
+     const float* range, int64_t rows, int64_t length, int64_t tile, int per_row, int converts, float max_code,        \
+     int digits, int threads),                                                                                         \
+    (levels, squares, square_unit, refused, room, x, range, rows, length, tile, per_row, converts, max_code, digits,   \
+     threads))                                                                                                         \
   X(byte_weights,                                                                                                      \
-    (int8_t* out, int32_t* start, float* unit, float* size_unit, int32_t* refused, int8_t* room, const float* w,       \
-     const float* most_of, int64_t columns, int64_t length, int64_t tile, int digits, int threads),                    \
-    (out, start, unit, size_unit, refused, room, w, most_of, columns, length, tile, digits, threads))                  \
+    (int8_t* out, int8_t* sizes, int32_t* start, float* unit, float* size_unit, int32_t* refused, int8_t* room,        \
+     const float* w, const float* most_of, int64_t columns, int64_t length, int64_t tile, int digits, int threads),    \
+    (out, sizes, start, unit, size_unit, refused, room, w, most_of, columns, length, tile, digits, threads))           \
   X(byte_product,                                                                                                      \
-    (float* out, int8_t* code, float* room, float* table, const float* products, const uint8_t* x, const int8_t* w,    \
-     const int32_t* start, const float* unit, const float* size_unit, const float* square_unit, const float* scale,    \
-     const float* gain, const float* range, int64_t rows, int64_t columns, int64_t length, int64_t tile,               \
-     int64_t first_tile, int64_t last_tile, int per_row, float levels, int digits, double output_noise,                \
-     double read_noise, float bound, int mode, double max_code, uint64_t seed, uint64_t offset, int threads),          \
-    (out, code, room, table, products, x, w, start, unit, size_unit, square_unit, scale, gain, range, rows, columns,   \
-     length, tile, first_tile, last_tile, per_row, levels, digits, output_noise, read_noise, bound, mode, max_code,    \
-     seed, offset, threads))                                                                                           \
+    (float* out, int8_t* code, float* room, float* table, const float* products, const uint8_t* x,                     \
+     const uint8_t* squares, const int8_t* w, const int8_t* sizes, const int32_t* start, const float* unit,            \
+     const float* size_unit, const float* square_unit, const float* scale, const float* gain, const float* range,      \
+     int64_t rows, int64_t columns, int64_t length, int64_t tile, int64_t first_tile, int64_t last_tile, int per_row,  \
+     float levels, int digits, double output_noise, double read_noise, float bound, int mode, double max_code,         \
+     uint64_t seed, uint64_t offset, int threads),                                                                     \
+    (out, code, room, table, products, x, squares, w, sizes, start, unit, size_unit, square_unit, scale, gain, range,  \
+     rows, columns, length, tile, first_tile, last_tile, per_row, levels, digits, output_noise, read_noise, bound,     \
+     mode, max_code, seed, offset, threads))                                                                           \
   X(adc_backward, (float* out, const float* grad, const int8_t* code, int64_t n, int threads),                         \
     (out, grad, code, n, threads))                                                                                     \
   X(weight_scale,                                                                                                      \

@@ -6,9 +6,9 @@
 // order. The variance of read noise, sum_j |w_j| x_j^2, is needed to a fraction of a percent: magnitudes of 7 bits
 // make it a fourth product of bytes.
 //
-// Inputs: [groups, tiles, quads, 1 or 2, rows of a group, 4] bytes: levels plus 128, then the sizes of the squares.
-// Weights: [tiles, blocks, quads, planes, 16, 4] signed bytes; a block is 16 columns, and the planes are the digits of
-// the weights, the highest first, then their sizes. What is beyond the last input, row or column is zero.
+// Inputs are [groups, tiles, quads, rows of a group, 4] bytes: levels plus 128, or sizes of squares. Weights are
+// [tiles, blocks, quads, planes, 16, 4] signed bytes: a plane is a digit of 16 columns, the highest first, or a size of
+// 16 of a block's 32 columns. What is beyond the last input or column is zero.
 #pragma once
 #include "chunks.h"
 
@@ -18,10 +18,11 @@ namespace PG_ISA {
 constexpr int64_t COLUMNS = 16;  // of a block
 constexpr int64_t QUAD = 4;      // bytes that are multiplied and summed in one lane
 constexpr int64_t PLANE = COLUMNS * QUAD;
-constexpr int64_t PANEL = 48;    // rows of inputs whose outputs stay in the cache; a multiple of every group
+constexpr int64_t PANEL = 48;  // rows of inputs whose outputs stay in the cache; a multiple of every group
 
 // Rows of inputs that are multiplied with a block at a time: their sums and the planes fill the registers.
-constexpr int rows_of_group(int planes) { return planes == 4 ? 6 : (planes == 3 ? 8 : 12); }
+constexpr int rows_of_group(int planes) { return planes == 3 ? 8 : 12; }
+constexpr int SIZE_PLANES = 2;  // blocks of sizes are twice as wide, as one plane would not keep the multipliers busy
 
 static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -41,7 +42,6 @@ struct PlainSums {
     for (int j = 0; j < COLUMNS; ++j)
       for (int k = 0; k < QUAD; ++k) v[j] += (int32_t)x[k] * (int32_t)weights.w[QUAD * j + k];
   }
-  inline void add_sizes(const uint8_t* x, Weights weights) { add(x, weights); }
   inline void finish(int32_t* to) const { std::memcpy(to, v, sizeof v); }
 };
 
@@ -58,13 +58,6 @@ struct VnniSums {
     const vi inputs = isplat(quad);
     asm("vpdpbusd %2, %1, %0" : "+v"(v) : "v"(inputs), "v"(weights));
   }
-  // Sizes have no sign, so the inputs may be the signed operand, which can be broadcast within the instruction.
-  inline void add_sizes(const uint8_t* x, Weights weights) {
-    struct Quad {
-      uint8_t v[QUAD];
-    };
-    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(v) : "v"(weights), "m"(*(const Quad*)x));
-  }
   inline void finish(int32_t* to) const { store(to, v); }
 };
 static inline bool has_vnni() {
@@ -76,29 +69,27 @@ typedef PlainSums VnniSums;
 static inline bool has_vnni() { return false; }
 #endif
 
-// out [rows of a group, planes, 16]: products of a group of inputs with one block of columns, each a sum over a tile.
-// Digits are summed from `start` [digits, 16], which takes off 128 times their sum.
-template <class Sums, int DIGITS, int SIZES>
-static inline void multiply_block(int32_t* out, const uint8_t* x, const int8_t* w, const int32_t* start,
-                                  int64_t quads) {
-  constexpr int PLANES = DIGITS + SIZES, ROWS = rows_of_group(PLANES);
-  constexpr int KINDS = (DIGITS ? 1 : 0) + SIZES;
-  static const int32_t zero[COLUMNS] = {};
+// out [rows of a group, planes, 16]: products of a group of inputs with one block of columns, summed over a tile from
+// `start` [planes, 16] on. Meanwhile the share of this group of the next block is fetched from memory, from `next` on.
+template <class Sums, int PLANES>
+static inline void multiply_block(int32_t* out, const uint8_t* x, const int8_t* w, const int32_t* start, int64_t quads,
+                                  const int8_t* next) {
+  constexpr int ROWS = rows_of_group(PLANES);
+  constexpr int FETCHED = PLANES * PLANE / (PANEL / ROWS);  // bytes of the next block for a quad of this one
   Sums s[ROWS][PLANES];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-    for (int p = 0; p < PLANES; ++p) s[i][p] = Sums::start(p < DIGITS ? start + p * COLUMNS : zero);
-  for (int64_t q = 0; q < quads; ++q, w += PLANES * PLANE, x += KINDS * ROWS * QUAD) {
+    for (int p = 0; p < PLANES; ++p) s[i][p] = Sums::start(start + p * COLUMNS);
+  for (int64_t q = 0; q < quads; ++q, w += PLANES * PLANE, x += ROWS * QUAD) {
+    __builtin_prefetch(next + FETCHED * q, 0, 2);
     typename Sums::Weights planes[PLANES];
 #pragma GCC unroll 4
     for (int p = 0; p < PLANES; ++p) planes[p] = Sums::weights(w + p * PLANE);
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; ++i) {
+    for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
-      for (int p = 0; p < DIGITS; ++p) s[i][p].add(x + QUAD * i, planes[p]);
-      if (SIZES) s[i][PLANES - 1].add_sizes(x + QUAD * ((KINDS - 1) * ROWS + i), planes[PLANES - 1]);
-    }
+      for (int p = 0; p < PLANES; ++p) s[i][p].add(x + QUAD * i, planes[p]);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; ++i)
