@@ -92,6 +92,10 @@ def tile_linear(
             return out, code, x.new_empty(0) if clip is None else read
     if dac_max_code > 0:
         x = dac(x, input_range, dac_max_code, decay, keep)
+    if len(x) == 1 and read_noise > 0:
+        y, v = _row_products(x, read, rows)
+        convert(out, code, y.unbind(), v.unbind(), columns, 0, conversion.settings, offset)
+        return out, code, x.new_empty(0) if clip is None else read
     noisy = ByteProduct(x, read, rows, 127.0, conversion) if fast and read_noise > 0 else None
     groups = _tile_groups(len(scale), w.shape[1] // rows, out.numel())
     y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
@@ -107,6 +111,14 @@ def tile_linear(
             _multiply(inputs.square(), weights.abs(), v[:count])
         convert(out, code, y[:count].unbind(), v[:count].unbind(), columns, group.start, conversion.settings, offset)
     return out, code, x.new_empty(0) if clip is None else read
+
+
+def _row_products(x: Tensor, w: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """The products of one row of inputs ``[tiles, 1, out]``, and ``sum_j |w_j| x_j^2``, in one pass over the weights."""
+    x, w = x.contiguous(), w.contiguous()
+    y, v = x.new_empty(2, -(-w.shape[1] // rows), 1, len(w))
+    call("row_products", y.data_ptr(), v.data_ptr(), x.data_ptr(), w.data_ptr(), None, *w.shape, rows)
+    return y, v
 
 
 def tile_linear_backward(

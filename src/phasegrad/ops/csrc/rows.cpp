@@ -71,9 +71,10 @@ static inline float total(const Sums& s) {
   return t[0];
 }
 
-// y[t, o] = sum_i mean[o, i] x[i] and v[t, o] = sum_i variance[o, i] x[i]^2 over the inputs of each row tile.
-void row_products(float* y, float* v, const float* x, const float* mean, const float* variance, int64_t out, int64_t in,
-                  int64_t tile_rows, int threads) {
+// y[t, o] = sum_i mean[o, i] x[i] and v[t, o] = sum_i spread(variance[o, i]) x[i]^2 over the inputs of each row tile.
+template <class Spread>
+static void multiply_row(float* y, float* v, const float* x, const float* mean, const float* variance, int64_t out,
+                         int64_t in, int64_t tile_rows, int threads, Spread spread) {
   const int64_t tiles = (in + tile_rows - 1) / tile_rows;
 #pragma omp parallel for num_threads(threads_for(out* in, threads)) schedule(static)
   for (int64_t o = 0; o < out; ++o) {
@@ -86,18 +87,27 @@ void row_products(float* y, float* v, const float* x, const float* mean, const f
         for (int k = 0; k < SUMS / W; ++k) {
           const vf w = load<vf>(u + i + k * W);
           a[k] = a[k] + load<vf>(m + i + k * W) * w;
-          b[k] = b[k] + load<vf>(s + i + k * W) * (w * w);
+          b[k] = b[k] + spread(load<vf>(s + i + k * W)) * (w * w);
         }
       Sums sum_y, sum_v;
       for (int k = 0; k < SUMS / W; ++k) store(sum_y.v + k * W, a[k]), store(sum_v.v + k * W, b[k]);
       for (int k = 0; i < n; ++i, ++k) {
         sum_y.v[k] += m[i] * u[i];
-        sum_v.v[k] += s[i] * (u[i] * u[i]);
+        sum_v.v[k] += spread(splat(s[i]))[0] * (u[i] * u[i]);
       }
       y[t * out + o] = total(sum_y);
       v[t * out + o] = total(sum_v);
     }
   }
+}
+
+// Without variances, those of a read noise of the weights' size: |mean|.
+void row_products(float* y, float* v, const float* x, const float* mean, const float* variance, int64_t out, int64_t in,
+                  int64_t tile_rows, int threads) {
+  if (variance)
+    multiply_row(y, v, x, mean, variance, out, in, tile_rows, threads, [](vf s) { return s; });
+  else
+    multiply_row(y, v, x, mean, mean, out, in, tile_rows, threads, [](vf s) { return vabs(s); });
 }
 
 }  // namespace PG_ISA
