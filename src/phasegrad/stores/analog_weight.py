@@ -27,8 +27,10 @@ _AT_ONCE = 1 << 16  # cells whose moments are computed at a time
 
 def _relative(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
     """Weights ``[out, in]`` over the scales ``[row tiles, out]``, without expanding these to a matrix."""
-    parts = zip(weight.split(rows, dim=1), scale, strict=True)
-    return torch.cat([part / of_tile.unsqueeze(1) for part, of_tile in parts], dim=1)
+    relative = torch.empty_like(weight)
+    for part, of_tile, to in zip(weight.split(rows, dim=1), scale, relative.split(rows, dim=1), strict=True):
+        torch.div(part, of_tile.unsqueeze(1), out=to)
+    return relative
 
 
 def _linear_map(cell: Cell) -> list[list[float]] | None:

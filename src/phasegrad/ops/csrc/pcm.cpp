@@ -14,13 +14,16 @@ void pcm_program(float* conductance, float* nu, const float* target, int64_t n, 
     const float* x = padded(target + first, length, room.v);
     normal_chunk(for_g, z.v, first, length);
     normal_chunk(for_nu, z_nu.v, first, length);
+    const bool whole = length % W == 0;
+    float *to = whole ? conductance + first : z.v, *to_nu = whole ? nu + first : z_nu.v;
     for (int64_t i = 0; i < length; i += W) {
       const vf t = load<vf>(x + i), g = t * inverse, ln_g = ln_of(g);
       vf deviation = splat((float)programming_sd[degree]);
       for (int k = degree - 1; k >= 0; --k) deviation = deviation * g + splat((float)programming_sd[k]);
-      store(z.v + i, vmax(zero, t + vmax(zero, deviation) * load<vf>(z.v + i)));
-      store(z_nu.v + i, vabs(mean(g, ln_g) + sd(g, ln_g) * load<vf>(z_nu.v + i)));
+      store(to + i, vmax(zero, t + vmax(zero, deviation) * load<vf>(z.v + i)));
+      store(to_nu + i, vabs(mean(g, ln_g) + sd(g, ln_g) * load<vf>(z_nu.v + i)));
     }
+    if (whole) return;
     std::memcpy(conductance + first, z.v, length * sizeof(float));
     std::memcpy(nu + first, z_nu.v, length * sizeof(float));
   });
