@@ -1,4 +1,4 @@
-"""Large products whose inputs lie on the levels of a converter, as sums of products of bytes; see ``csrc/bytes.h``."""
+"""Large products whose inputs lie on the levels of a converter, as products of bytes; see ``csrc/bytes.h``."""
 
 from __future__ import annotations
 

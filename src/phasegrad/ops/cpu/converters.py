@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import reference, workspace
-from phasegrad.ops.cpu.calls import CHUNK, all_floats, call, doubles, optional, pointers
+from phasegrad.ops.cpu.calls import CHUNK, all_floats, call, doubles, pointers
 
 
 def normal(seed: Tensor, offset: int, size: Sequence[int]) -> Tensor:
