@@ -136,8 +136,9 @@ class ByteProduct:
         digits: int,
     ) -> None:  # fmt: skip
         scale, gain, input_range = self._conversion.columns
-        panel = out.shape[1] * _PANEL * (1 if out.shape[1] % 4 == 0 else 4)
-        room = workspace.scratch("panels", torch.float32, torch.get_num_threads() * (1 + self._noisy) * panel)
+        panel = _PANEL if out.shape[1] % 4 == 0 else 4 * _PANEL
+        workers = min(torch.get_num_threads(), -(-len(out) // panel))
+        room = workspace.scratch("panels", torch.float32, workers, 1 + self._noisy, panel, out.shape[1])
         table = table_of_units(self._tiles, out.shape[1])
         call(
             "byte_product", out.data_ptr(), code.data_ptr() if len(code) else None, room.data_ptr(), table.data_ptr(),

@@ -330,7 +330,7 @@ void byte_product(float* out, int8_t* code, float* room, float* table, const flo
   const auto multiply_rows = has_vnni() ? multiply<VnniSums> : multiply<PlainSums>;
   const int64_t panels = ceil_div(rows, at_once), kinds = sizes ? 2 : 1;
   c.fill_table();
-  for_workers(panels, threads, [&](int64_t worker, int64_t p) {
+  for_workers(panels, threads < panels ? threads : (int)panels, [&](int64_t worker, int64_t p) {
     float *y = room + worker * kinds * at_once * columns, *v = y + at_once * columns;
     const int64_t first_row = p * at_once, last_row = first_row + at_once < rows ? first_row + at_once : rows;
     const int64_t begin = first_row * columns, end = last_row * columns;
