@@ -32,7 +32,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
-from phasegrad.nn.copying import copy_net
+from phasegrad.nn.copying import copy_net, refuse_shared
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
@@ -141,8 +141,9 @@ def convert(
     _check_lazy(layers, left)
     check_tied_hardware(model, [name for name in layers if name not in left], by_module)
     net = copy_net(model)
+    refuse_shared("convert", model, net, layers)
     with sharing() as exchanges:
-        net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, copies(model, net))
+        net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, model)
     for name in (name for name in layers if name in left):
         make_analog_when_initialised(net.get_submodule(name), functools.partial(_become_counterpart, layers[name]))
     close_fused_paths(net)
@@ -168,7 +169,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(checks.module("to_digital", "net", net)):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
     take_writes_of_net(net)
-    net = copy_net(net)
+    original, net = net, copy_net(net)
     undo_ignore_in_ddp(net)
     with sharing() as exchanges:
         made = [(counterpart, counterpart.to_digital()) for counterpart in _outermost_counterparts(net)]
@@ -178,7 +179,7 @@ def to_digital(net: nn.Module) -> nn.Module:
             replaced[id(counterpart)] = become(counterpart, digital)
     net = replace_submodules(net, replaced)
     exchange_parameters(net, exchanges)
-    rebind(net, classes, {})
+    rebind(net, classes, {}, original)
     for module in net.modules():
         keep_digital(module)
     open_fused_paths(net)
@@ -255,8 +256,9 @@ def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
             )
 
 
-def _become_analog(net: nn.Module, layers: dict[str, Hardware], copied: dict[int, nn.Module]) -> nn.Module:
-    """Turn the named modules of a net into their counterparts; return the net, which may itself be replaced."""
+def _become_analog(net: nn.Module, layers: dict[str, Hardware], model: nn.Module) -> nn.Module:
+    """Turn the named modules of a copy of a model into their counterparts; return the copy, or its counterpart."""
+    copied = copies(model, net)
     digital = {name: net.get_submodule(name) for name in layers}
     classes = {id(module): type(module) for module in digital.values()}
     first: dict[int, AnalogLayer] = {}
@@ -268,7 +270,7 @@ def _become_analog(net: nn.Module, layers: dict[str, Hardware], copied: dict[int
             if tied is not layer and type(tied) is type(layer):  # both use the same tiles
                 layer.converters = tied.converters
     net = replace_submodules(net, replaced)
-    rebind(net, classes, copied)
+    rebind(net, classes, copied, model)
     return net
 
 
