@@ -145,7 +145,8 @@ def convert(
     with sharing() as exchanges:
         net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, model)
     for name in (name for name in layers if name in left):
-        make_analog_when_initialised(net.get_submodule(name), functools.partial(_become_counterpart, layers[name]))
+        make = functools.partial(_become_counterpart, layers[name])
+        make_analog_when_initialised(net.get_submodule(name), layers[name], make)
     close_fused_paths(net)
     refuse_resizing(net)
     setattr(net, REASONS, left)
