@@ -12,7 +12,13 @@ from torch import nn
 from phasegrad import argument_checks as checks
 from phasegrad.conversion.counterparts import LAZY, make_counterpart, what_users_added
 from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
-from phasegrad.conversion.hardware_choice import HardwareChoice, check_choice, check_tied_hardware, choose_hardware
+from phasegrad.conversion.hardware_choice import (
+    HardwareChoice,
+    check_choice,
+    check_entries,
+    check_tied_hardware,
+    choose_hardware,
+)
 from phasegrad.conversion.in_place import become, carry_attributes, rebind, replace_submodules, restore_attributes
 from phasegrad.conversion.originals import copies, warn_about_originals
 from phasegrad.conversion.resizing import allow_resizing, refuse_resizing
@@ -97,7 +103,8 @@ def convert(
         model: a digital model, or a net that is partly converted; it is not changed.
         hardware: the hardware of every converted layer; or a dictionary of hardware by names of modules, of which the
             first that selects a module counts; or a function ``(module, name) -> Hardware | None``. Modules without
-            hardware stay digital. A name selects modules as in ``only``, and may be a regular expression.
+            hardware stay digital. A name selects modules as in ``only``, and may be a regular expression. All parts of
+            a layer, such as ``out_proj`` of an attention layer, have the hardware of the layer.
         only: the modules to convert: a filter ``(module, name) -> bool``, or names. A name selects the module with this
             full name, or else every module whose name ends with a dot and this name, including submodules. A single
             string that matches no name is a regular expression that full names must match.
@@ -108,12 +115,13 @@ def convert(
 
     Warns:
         UserWarning: a function that the model calls refers to one of its layers other than through the model, as a
-            closure does; it will call the digital original.
+            closure does; it will call the digital original. Or an entry of ``hardware`` also names a part of a layer.
 
     Raises:
         ValueError: the model is already converted and ``only`` names no digital layer, it is programmed, the model has
-            no module of a given name, no module is left to convert, layers with a common weight have different
-            hardware, or a lazy layer, whose shape is not known yet, should be trained in memory.
+            no module of a given name, no module is left to convert, an entry of ``hardware`` applies to no layer,
+            layers with a common weight have different hardware, a layer cannot be copied, or a lazy layer, whose shape
+            is not known yet, should be trained in memory.
         TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a [`Hardware`][phasegrad.Hardware], a
             dictionary or a function of one.
 
@@ -139,6 +147,7 @@ def convert(
         details = "; ".join(f"{name or 'the model'}: {why}" for name, why in left.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({details})")
     _check_lazy(layers, left)
+    check_entries(model, hardware, reasons)
     check_tied_hardware(model, [name for name in layers if name not in left], by_module)
     net = copy_net(model)
     refuse_shared("convert", model, net, layers)
