@@ -166,6 +166,21 @@ def path(caller: str, name: str, value: object) -> Path:
     raise _refuse(TypeError, caller, name, value, "a path: a string or os.PathLike, not empty")
 
 
+def result(caller: str, function: str, value: object, where: str = "") -> float:
+    """The number that a user's function returned, such as an accuracy; ``where`` says when, for the error.
+
+    Raises:
+        ValueError: it is no finite number: ``None``, text, several numbers, NaN.
+    """
+    try:
+        found = math.nan if isinstance(value, (str, bytes)) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        found = math.nan
+    if math.isfinite(found):
+        return found
+    raise ValueError(f"{caller}: {function} returned {shown(value)}{where}; it must return one finite number")
+
+
 def tensor(caller: str, name: str, value: object, of: str) -> Tensor:
     """Raise ``TypeError`` unless a value is a tensor; ``of`` describes the expected one."""
     if isinstance(value, Tensor):

@@ -1,6 +1,6 @@
 """Random stacks of all layer types: converted, trained, programmed, aged, saved, loaded and converted back.
 
-``PHASEGRAD_FUZZ=5000`` runs 5000 examples that differ in each run, instead of the same 500.
+``PHASEGRAD_FUZZ=5000`` runs 5000 examples that differ in each run, instead of the same 120.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def run(net: nn.Module, x: Tensor) -> Tensor:
 def test_random_stacks_convert_train_program_and_load(part: int) -> None:
     parametrized = given(case=models(), rows=st.sampled_from([3, 512]), scale=st.sampled_from(["column", "tile"]))
     configured = settings(
-        max_examples=(REQUESTED or 200) // PARTS,
+        max_examples=(REQUESTED or 120) // PARTS,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

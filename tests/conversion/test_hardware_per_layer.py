@@ -48,7 +48,13 @@ def test_a_partly_converted_net_is_converted_further() -> None:
 CHOICES: list[tuple[Any, dict[str, pg.Hardware]]] = [
     ({"0": FINE, "4": FINE, r"\d": COARSE}, {"0": FINE, "2": COARSE, "4": FINE}),
     ({r"[04]": FINE, "": COARSE}, {"0": FINE, "2": COARSE, "4": FINE}),
-    ({"": COARSE, "0": FINE}, {"0": COARSE, "2": COARSE, "4": COARSE}),
+    (
+        {
+            "0": COARSE,
+            "": FINE,
+        },
+        {"0": COARSE, "2": FINE, "4": FINE},
+    ),
     ({"2": COARSE}, {"2": COARSE}),
     (lambda module, name: FINE if name in ("0", "4") else COARSE, {"0": FINE, "2": COARSE, "4": FINE}),
     (lambda module, name: COARSE if getattr(module, "out_features", 0) == 2 else None, {"4": COARSE}),
@@ -61,6 +67,52 @@ def test_hardware_is_chosen_by_name_or_function(choice: Any, expected: dict[str,
     net = pg.convert(model(), choice)
     assert hardware_of(net) == expected
     assert left_digital(net) == {n: "not named in hardware" for n in ("0", "2", "4") if n not in expected}
+
+
+def attention() -> nn.Module:
+    return nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2), "fc": nn.Linear(4, 4), "drop": nn.Dropout()})
+
+
+def emb() -> nn.Module:
+    return nn.ModuleDict({"emb": nn.Embedding(4, 4), "fc": nn.Linear(4, 4)})
+
+
+UNUSED: list[tuple[Any, Any, str]] = [
+    (model, {"": COARSE, "0": FINE}, r"hardware\['0'\] applies to no layer: 0 has the hardware of '', the first"),
+    (model, {"0": FINE, "2": FINE, r"[02]": COARSE}, r"hardware\['\[02\]'\] applies to no layer: 0 has .* of '0'"),
+    (model, {"": COARSE, "1": FINE}, r"hardware\['1'\] applies to no layer \(no layer has weights\)"),
+    (
+        attention,
+        {"out_proj": FINE, "": COARSE},
+        r"names attn\.out_proj, which is a part of a layer.*name the layer, attn",
+    ),
+    (attention, {"attn": FINE, "attn.out_proj": COARSE, "fc": FINE}, r"\['attn.out_proj'\] names attn.out_proj"),
+    (attention, {"fc": FINE, "drop": COARSE}, r"hardware\['drop'\] applies to no layer \(no layer has weights\)"),
+    (emb, {"fc": FINE, "emb": COARSE}, r"hardware\['emb'\] applies to no layer \(emb: a look-up of rows"),
+    (lambda: pg.convert(model(), FINE, only=["0"]), {"0": COARSE, "2": FINE}, r"\['0'\].*0: analog already"),
+]
+
+
+@pytest.mark.parametrize(("make", "choice", "text"), UNUSED)
+def test_an_entry_that_applies_to_no_layer_is_refused(make: Any, choice: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        pg.convert(make(), choice)
+
+
+def test_an_entry_that_also_names_a_part_of_a_layer_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"hardware\['.*'\] names attn\.out_proj, which is a part of a layer") as found:
+        net = pg.convert(attention(), {r".*(fc|out_proj)": FINE, "": COARSE})
+    assert len(found) == 1
+    assert found[0].filename == __file__
+    assert hardware_of(net) == {"attn.in_proj": COARSE, "attn.out_proj": COARSE, "fc": FINE}
+    net = pg.convert(attention(), {"attn": FINE, "": COARSE})  # the entry names the layer and with it its parts
+    assert hardware_of(net) == {"attn.in_proj": FINE, "attn.out_proj": FINE, "fc": COARSE}
+
+
+def test_an_entry_for_what_the_user_left_digital_is_fine() -> None:
+    net = pg.convert(model(), {"0": FINE, "2": COARSE}, skip=["2"])
+    assert hardware_of(net) == {"0": FINE}
+    assert hardware_of(pg.convert(model(), {"0": FINE, "2": COARSE}, only=["0"])) == {"0": FINE}
 
 
 def test_only_and_skip_apply_as_well() -> None:

@@ -12,11 +12,12 @@ from torch import nn
 
 import phasegrad as pg
 from phasegrad.conversion import left_digital
-from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange
+from phasegrad.crossbar import AbsMaxRange, Adc, Dac, FullScaleRange, LearnedRange
 from phasegrad.nn import AnalogLayer, AnalogLinear
 
 IDEAL = pg.presets.ideal_inference()
 COARSE = replace(IDEAL, dac=Dac(bits=3, range=AbsMaxRange()), adc=Adc(bits=4, range=FullScaleRange()))
+LEARNED = replace(IDEAL, dac=Dac(range=LearnedRange(start=0.5)), adc=Adc(range=LearnedRange(start=0.5)))
 LAZY = {
     "linear": (lambda: nn.LazyLinear(3), (2, 5)),
     "conv1d": (lambda: nn.LazyConv1d(3, 2), (2, 4, 5)),
@@ -96,3 +97,53 @@ def test_a_lazy_layer_is_not_trained_in_memory_before_its_first_pass() -> None:
         pg.convert(model, pg.presets.soft_bounds_training())
     model(torch.randn(2, 5))
     assert type(pg.convert(model, pg.presets.soft_bounds_training())[1]) is AnalogLinear
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "transposed1d"])
+def test_learned_ranges_are_trained_by_an_optimizer_that_was_made_before_the_first_pass(kind: str) -> None:
+    make, shape = LAZY[kind]
+    net, x = pg.convert(nn.Sequential(make()), LEARNED), torch.randn(shape)
+    before = dict(net.named_parameters())
+    assert before.keys() == {"0.weight", "0.bias", "0.input_range", "0.output_range"}
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(x).sum().backward()
+    optimizer.step()
+    after = dict(net.named_parameters())
+    assert all(after[name] is parameter for name, parameter in before.items())
+    assert net[0].input_range.item() != 0.5
+    eager = nn.Sequential(make())
+    eager(x)
+    eager.load_state_dict(net[0].to_digital().state_dict(prefix="0."))
+    again = pg.convert(eager, LEARNED)
+    assert again.state_dict().keys() == net.state_dict().keys()
+
+
+def test_ranges_of_a_lazy_layer_go_where_its_parameters_go() -> None:
+    model = nn.Sequential(nn.Linear(5, 5), nn.LazyLinear(3))
+    net = pg.convert(pg.convert(model, LEARNED, only=["0"]), LEARNED, only=["1"])
+    twice = pg.convert(net, {"1": replace(LEARNED, adc=None)})
+    copied = copy.deepcopy(twice).double()
+    assert {n for n, _ in copied.named_parameters()} >= {"1.weight", "1.input_range"}
+    assert copied[1].input_range.dtype == torch.float64
+    assert "1.output_range" not in copied.state_dict()
+    copied(torch.randn(2, 5, dtype=torch.float64))
+    assert copied[1].hardware.adc is None
+    assert [n for n, _ in pg.to_digital(net).named_parameters()] == [n for n, _ in model.named_parameters()]
+    frozen = nn.LazyLinear(3)
+    frozen.weight.requires_grad = frozen.bias.requires_grad = False
+    assert not pg.convert(nn.Sequential(frozen), LEARNED)[0].input_range.requires_grad
+
+
+def test_a_float_checkpoint_initialises_a_lazy_layer_and_leaves_its_ranges() -> None:
+    model, x = nn.Sequential(nn.LazyLinear(3)), torch.randn(4, 5)
+    net = pg.convert(model, LEARNED)
+    model(x)
+    net.load_state_dict(model.state_dict())
+    parameter = net[0].input_range
+    net(x)
+    assert net[0].input_range is parameter
+    assert torch.equal(net[0].weight, model[0].weight)
+    state = net.state_dict()
+    del state["0.input_range"]  # an analog layer misses its own
+    with pytest.raises(RuntimeError, match="input_range"):
+        net.load_state_dict(state)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import phasegrad as pg
-from phasegrad.crossbar import Adc, CalibratedRange, Dac, FixedRange
+from phasegrad.crossbar import Adc, CalibratedRange, Dac, FixedRange, LearnedRange
 from phasegrad.hwa import calibrate, fine_tune
 from phasegrad.nn import UncalibratedWarning, analog_layers
 
@@ -278,3 +278,30 @@ def test_dictionaries_are_passed_as_keywords() -> None:
         ranges.append(net.layer.input_range.item())
     calibrate(pg.convert(Named(), PCM), [{"x": X, "labels": X}], recipe=None)
     assert ranges[0] == ranges[1] != 3.0
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(8, 4), lambda: nn.Conv1d(8, 4, 3), lambda: nn.GRU(8, 4)])
+@pytest.mark.parametrize("preset", ["soft_bounds_training", "pcm_pair_training", "tiki_taka_training"])
+def test_ranges_of_layers_that_are_trained_in_the_memory_are_calibrated(preset: str, make: Any) -> None:
+    hardware = getattr(pg.presets, preset)()
+    hardware = replace(hardware, dac=Dac(range=LearnedRange()), adc=Adc(range=CalibratedRange()))
+    net, x = pg.convert(make(), hardware), torch.rand(9, 8, 5) if make().__class__ is nn.Conv1d else torch.rand(9, 8)
+    layers = analog_layers(net)
+    devices = {name: layer.devices.conductance.clone() for name, layer in layers.items()}
+    assert said(lambda: calibrate(net, [x], recipe=None)) == []
+    first = next(iter(layers.values()))
+    assert first.input_range.item() == pytest.approx(min(3.0 * x.square().mean().sqrt(), x.max()).item(), rel=1e-5)
+    for name, layer in layers.items():
+        assert layer.ranges_calibrated
+        assert 0.0 < layer.output_range.item() != 10.0
+        assert torch.equal(layer.devices.conductance, devices[name])
+    with pytest.raises(ValueError, match=r"fine_tune: .* is trained in the memory, by the pulses of an optimizer"):
+        fine_tune(net, [(x, x)])
+
+
+def test_start_values_that_the_user_confirms_are_not_doubted() -> None:
+    net = pg.convert(nn.Linear(8, 2), PCM)
+    (message,) = said(lambda: pg.inference.program(net, seed=0))
+    assert "ranges_calibrated = True where the start values are right" in message
+    net.ranges_calibrated = True
+    assert said(lambda: pg.inference.program(net, seed=0)) == []

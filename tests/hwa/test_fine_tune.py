@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -302,3 +303,31 @@ def test_checkpoints_are_saved_every_so_many_steps_and_after_each_epoch(tmp_path
     folder = pg.checkpoint.Folder(tmp_path, keep=100)
     _tuned(_resumable(), folder, every=4)
     assert sorted(int(f.stem[5:]) for f in folder.files()) == [4, 6, 8, 12, 16, 18]
+
+
+class NeedsClosure(torch.optim.SGD):
+    """An optimizer that evaluates the loss itself."""
+
+    def step(self, closure: Callable[[], Any]) -> Any:  # type: ignore[override]
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, NeedsClosure])
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_an_optimizer_that_needs_a_closure_is_refused_at_once(kind: Any, scheduled: bool) -> None:
+    net = pg.convert(model(), PCM)
+    optimizer = kind(net.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer) if scheduled else None
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(TypeError, match=rf"fine_tune: optimizer = a {kind.__name__}, whose step needs a closure"):
+        fine_tune(net, data(), epochs=1, optimizer=optimizer, scheduler=scheduler)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "None"), ("0.9", "'0.9'"), (torch.ones(2), "a tensor of shape"), (math.nan, "nan")]
+)
+def test_what_evaluate_returns_must_be_a_number(value: Any, shown: str) -> None:
+    net = pg.convert(model(), PCM)
+    with pytest.raises(ValueError, match=rf"fine_tune: evaluate returned {shown}.* after epoch 1; it must return one"):
+        fine_tune(net, data(), epochs=1, evaluate=lambda net: value)

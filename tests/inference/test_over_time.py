@@ -158,6 +158,9 @@ def test_a_report_prints_one_line_per_time() -> None:
         ({"times": (10.0, 1.0)}, "they must not decrease"),
         ({"compensation": "row"}, "compensation = 'row'"),
         ({"evaluate": lambda chip: float("nan")}, "evaluate returned nan for chip 0 at 0 s"),
+        ({"evaluate": lambda chip: None}, "evaluate returned None for chip 0 at 0 s; it must return one finite number"),
+        ({"evaluate": lambda chip: "0.9"}, "evaluate returned '0.9' for chip 0 at 0 s"),
+        ({"evaluate": lambda chip: torch.ones(2, 4)}, r"evaluate returned a tensor of shape \[2, 4\]"),
         ({"evaluate": lambda chip: float("inf") if now(chip) > 0 else 1.0}, "evaluate returned inf for chip 0 at 1 h"),
     ],
 )

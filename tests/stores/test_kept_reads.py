@@ -87,3 +87,43 @@ def test_chips_made_in_inference_mode_keep_nothing() -> None:
         chip = _chip()
     assert torch.equal(_read(chip), _read(chip))
     assert not _keeps(chip)
+
+
+def _through_data(values: Tensor, place: int) -> None:
+    values.data.view(-1)[place] = 20e-6
+
+
+def _through_numpy(values: Tensor, place: int) -> None:
+    values.numpy().reshape(-1)[place] = 20e-6
+
+
+@pytest.mark.parametrize(
+    ("size", "reads", "rows", "write"),
+    [
+        ((48, 40), 1, 1, _through_data),
+        ((48, 40), 1, 5, _through_numpy),
+        ((73, 29), 64, 1, _through_numpy),
+        ((73, 29), 64, 5, _through_data),
+    ],
+    ids=["small, one row", "small", "large, one row", "large"],
+)
+def test_a_single_value_that_is_written_without_a_count_is_noticed(
+    size: tuple[int, int], reads: int, rows: int, write: Callable[[Tensor, int], None]
+) -> None:
+    """At once for a few thousand devices, after 64 reads at most for more."""
+    torch.manual_seed(0)
+    net = pg.inference.program(pg.convert(nn.Linear(*size), pg.presets.pcm_inference()), seed=0)
+    chip, x = pg.inference.age(net, seconds=60.0), torch.randn(rows, size[0])
+
+    def read(chip: nn.Module) -> Tensor:
+        torch.manual_seed(7)
+        with torch.no_grad():
+            return chip(x)
+
+    before = [read(chip), read(chip), read(chip)][-1]
+    assert _keeps(chip)
+    write(chip.devices.conductance, chip.devices.conductance.numel() // 3)
+    found = [read(chip) for _ in range(reads)][-1]
+    fresh = copy.deepcopy(chip)
+    assert not torch.equal(found, before)
+    assert torch.equal(found, read(fresh))

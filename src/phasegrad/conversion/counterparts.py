@@ -30,7 +30,7 @@ from phasegrad.nn import (
     AnalogRNNCell,
     AnalogTransposedLinear,
 )
-from phasegrad.nn.lazy import becomes_analog, is_lazy
+from phasegrad.nn.lazy import RANGES, becomes_analog, is_lazy
 from phasegrad.nn.linear import TransposedLinear
 
 Make: TypeAlias = Callable[[nn.Module, Hardware], nn.Module]
@@ -173,7 +173,8 @@ def what_users_added(module: nn.Module) -> str | None:
         return f"its {replaced} was replaced on the instance, and may compute something else"
     if any(type(module) is kind for kind, _ in _REGISTERED.values()) or _has_computed_parameters(module):
         return None  # the user's function knows what the module has
-    added = sorted(set(_parts(module)) - _standard_parts(module))
+    own = _standard_parts(module).union(RANGES if becomes_analog(module) else ())
+    added = sorted(set(_parts(module)) - own)
     if added:
         return f"{added[0]} was added to the {type(module).__name__}, and its analog counterpart has no place for it"
     return None

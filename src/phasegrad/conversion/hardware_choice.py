@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from torch import nn
 
-from phasegrad.conversion.selection import selected
+from phasegrad.conversion.counterparts import LAZY
+from phasegrad.conversion.selection import chosen_by_user, selected
 from phasegrad.crossbar import Hardware
-from phasegrad.nn import analog_layers
+from phasegrad.nn import AnalogLayer, analog_layers
 
 HardwareChoice: TypeAlias = Hardware | Mapping[str, Hardware] | Callable[[nn.Module, str], Hardware | None]
 """The hardware of all layers, of the modules that names select, or a function ``(module, name) -> Hardware | None``."""
@@ -78,6 +80,69 @@ def choose_hardware(model: nn.Module, hardware: HardwareChoice) -> dict[int, Har
             )
         chosen[id(module)] = value
     return chosen
+
+
+def check_entries(model: nn.Module, hardware: HardwareChoice, reasons: Mapping[str, str | None]) -> None:
+    """Check that each entry of a dictionary of hardware decides the hardware of a layer.
+
+    Args:
+        model: the model.
+        hardware: the choice; only dictionaries are checked.
+        reasons: why modules stay digital, ``None`` for those that are converted, by name.
+
+    Warns:
+        UserWarning: an entry also names a part of a layer that has other hardware.
+
+    Raises:
+        ValueError: an entry applies to no layer, and ``only`` or ``skip`` are not why.
+    """
+    if not isinstance(hardware, Mapping):
+        return
+    names = [name for name, why in reasons.items() if why is None or why == LAZY]
+    layers = {id(model.get_submodule(name)) for name in names}
+    owners = {id(p): m for m in map(model.get_submodule, names) for p in m.modules() if p is not m}
+    first: dict[int, str] = {}
+    for entry in hardware:
+        found = {id(module): name for name, module in selected(model, entry, "hardware")}
+        for key in found:
+            first.setdefault(key, entry)
+        deciding = {key for key in found if first[key] == entry}
+        if not deciding & layers and not any(chosen_by_user(reasons.get(name) or "") for name in found.values()):
+            raise ValueError(f"convert: hardware[{entry!r}] {_why_unused(model, found, first, owners, reasons)}")
+        _warn_parts(entry, [found[key] for key in deciding & owners.keys() if id(owners[key]) not in found])
+
+
+def _why_unused(
+    model: nn.Module, found: Mapping[int, str], first: Mapping[int, str], owners: Mapping[int, nn.Module],
+    reasons: Mapping[str, str | None],
+) -> str:  # fmt: skip
+    """Why an entry that names the ``found`` modules applies to no layer, for an error."""
+    for key, name in found.items():
+        if name in reasons and reasons[name] in (None, LAZY):
+            return (
+                f"applies to no layer: {name or 'the model'} has the hardware of {first[key]!r}, the first entry that "
+                "selects it. Put entries for single modules before those for many"
+            )
+    for key, name in found.items():
+        if key in owners:
+            owner = next(n for n, m in model.named_modules() if m is owners[key])
+            return f"{_part(name)}; name the layer, {owner or 'the model'}"
+    why = [f"{name or 'the model'}: {reasons[name]}" for name in found.values() if reasons.get(name)]
+    why += [f"{n}: analog already" for n in found.values() if isinstance(model.get_submodule(n), AnalogLayer)]
+    return f"applies to no layer ({'; '.join(why[:5]) or 'no layer has weights'}); leave it out"
+
+
+def _warn_parts(entry: str, parts: list[str]) -> None:
+    if parts:
+        warnings.warn(
+            f"convert: hardware[{entry!r}] {_part(min(parts))}; name the layer to give it this one",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _part(name: str) -> str:
+    return f"names {name}, which is a part of a layer, and all parts of a layer have the hardware of the layer"
 
 
 def check_tied_hardware(model: nn.Module, names: list[str], chosen: dict[int, Hardware]) -> None:

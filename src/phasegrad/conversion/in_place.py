@@ -16,7 +16,10 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType, Tensor, nn.Module)
+from phasegrad.nn.copying import all_plain
+
+_ATOMS = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType)
+_REFERENCES = (Tensor, nn.Module, types.MethodType, types.FunctionType, weakref.ref)
 _STATE = frozenset(("_parameters", "_buffers", "_modules"))
 _HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks_with_kwargs",
@@ -74,13 +77,18 @@ def replace_submodules(net: nn.Module, replacements: Mapping[int, nn.Module]) ->
     return replacements.get(id(net), net)
 
 
-def rebind(net: nn.Module, classes: Mapping[int, type], copies: Mapping[int, nn.Module]) -> None:
+def rebind(
+    net: nn.Module, classes: Mapping[int, type], copies: Mapping[int, nn.Module], original: nn.Module
+) -> None:  # fmt: skip
     """Rebind methods and weak references that the attributes of a net hold, however deep in containers.
 
+    Objects that the copy shares with the original, as one whose ``__deepcopy__`` returns itself, are left alone.
+
     Args:
-        net: a copy of a model, some of whose modules have become counterparts.
+        net: a copy of ``original``, some of whose modules have become counterparts.
         classes: the class that a module had before, by the id of the module.
         copies: the copy of each module of the model, by the id of the original.
+        original: the model that was copied.
     """
 
     def rebound(value: Any) -> Any:
@@ -93,7 +101,7 @@ def rebind(net: nn.Module, classes: Mapping[int, type], copies: Mapping[int, nn.
                 return getattr(value.__self__, name, value)
         return value
 
-    seen: set[int] = set()
+    seen = _containers(original)
     for module in list(net.modules()):
         for key, value in list(vars(module).items()):
             if key not in _STATE:
@@ -102,8 +110,18 @@ def rebind(net: nn.Module, classes: Mapping[int, type], copies: Mapping[int, nn.
                     vars(module)[key] = new
 
 
+def _containers(net: nn.Module) -> set[int]:
+    """The ids of the containers and objects that the attributes of a net hold, however deep."""
+    seen: set[int] = set()
+    for module in net.modules():
+        for key, value in list(vars(module).items()):
+            if key not in _STATE:
+                _rewritten(value, lambda part: part, seen)
+    return seen
+
+
 def attribute_values(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Every module of a net with each object that its attributes hold, however deep in containers."""
+    """Every module of a net with each tensor, module, function and weak reference that its attributes hold."""
     seen: set[int] = set()
     for module in net.modules():
         for key, value in list(vars(module).items()):
@@ -116,23 +134,26 @@ def attribute_values(net: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
 
 def _rewritten(value: Any, new: Callable[[Any], Any], seen: set[int]) -> Any:
     """The value with ``new`` of each object in it; mutable containers and objects are changed in place."""
-    if isinstance(value, (Tensor, types.MethodType, types.FunctionType, weakref.ref)):
-        return new(value)
+    if type(value) in (tuple, list) and all_plain(value):  # a vocabulary may have a million of these
+        return value
     if isinstance(value, _ATOMS) or id(value) in seen:
         return value
+    if isinstance(value, _REFERENCES):
+        return new(value)
     if isinstance(value, (tuple, frozenset, functools.partial)):
         return _rebuilt(value, new, seen)
     seen.add(id(value))
     if isinstance(value, (list, deque)):
-        _assign(value, enumerate(list(value)), new, seen)
+        _assign(value, () if all_plain(value) else enumerate(list(value)), new, seen)
     elif isinstance(value, dict):
-        _assign(value, list(value.items()), new, seen)
-        if any(_rewritten(key, new, seen) is not key for key in value):
+        if not all_plain(value.values()):
+            _assign(value, list(value.items()), new, seen)
+        if not all_plain(value) and any(_rewritten(key, new, seen) is not key for key in value):
             items = [(_rewritten(key, new, seen), part) for key, part in value.items()]
             value.clear()
             value.update(items)
     elif isinstance(value, set):
-        parts = [(part, _rewritten(part, new, seen)) for part in list(value)]
+        parts = [] if all_plain(value) else [(part, _rewritten(part, new, seen)) for part in list(value)]
         for old, replaced in parts:
             if replaced is not old:
                 value.discard(old)

@@ -50,7 +50,7 @@ def originals(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def warn_about_originals(model: nn.Module, net: nn.Module, names: list[str]) -> None:
-    """Warn about functions of the net that refer to modules of the model among ``names`` or that contain them."""
+    """Warn about what the net holds that refers to modules of the model among ``names``, or to their parents."""
     modules = {name: model.get_submodule(name) for name in names}
     containing = {
         id(parent): name for name in reversed(names) for parent in (*_ancestors(model, name), model.get_submodule(name))
@@ -58,16 +58,17 @@ def warn_about_originals(model: nn.Module, net: nn.Module, names: list[str]) -> 
     seen: set[int] = set()
     found = {
         f"{where} refers to {containing[id(m)] or 'the model'}": None
-        for where, function in _functions(net)
-        for m in _referred_modules(function, containing, seen)
+        for where, value in _references(net)
+        for m in _referred_modules(value, containing, seen)
     }
     if not found:
         return
     vars(net)[_ORIGINALS] = Originals(modules)
     warnings.warn(
-        f"convert: {'; '.join(found)} of the digital model, through a closure, a default or a global variable. A copy "
-        "does not change what a function refers to, so the net will compute this digitally, with the weights of the "
-        "model. Let the function find the layer through self, or convert the model before the function is made",
+        f"convert: {'; '.join(found)} of the digital model, through a closure, a default, a global variable or an "
+        "object that is not copied. A copy does not change what functions and such objects refer to, so the net will "
+        "compute this digitally, with the weights of the model. Let the function find the layer through self, or "
+        "convert the model before it is made; let the __deepcopy__ of the object return a copy",
         UserWarning,
         stacklevel=3,
     )
@@ -79,11 +80,11 @@ def _ancestors(model: nn.Module, name: str) -> Iterator[nn.Module]:
         yield model.get_submodule(name)
 
 
-def _functions(net: nn.Module) -> Iterator[tuple[str, types.FunctionType]]:
-    """The functions that a net holds, and the methods of its classes outside torch, with their names."""
+def _references(net: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a net holds that may refer to modules, and the methods of its classes outside torch, with their names."""
     names = {id(module): name for name, module in net.named_modules()}
     for module, key, value in attribute_values(net):
-        if isinstance(value, types.FunctionType):
+        if not isinstance(value, Tensor):
             yield f"{names[id(module)]}.{key}".lstrip("."), value
     kinds = {base for module in net.modules() for base in type(module).__mro__}
     for kind in kinds:

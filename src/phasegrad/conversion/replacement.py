@@ -12,7 +12,13 @@ from torch import nn
 from phasegrad import argument_checks as checks
 from phasegrad.conversion.counterparts import LAZY, make_counterpart, what_users_added
 from phasegrad.conversion.fused_paths import close_fused_paths, open_fused_paths
-from phasegrad.conversion.hardware_choice import HardwareChoice, check_choice, check_tied_hardware, choose_hardware
+from phasegrad.conversion.hardware_choice import (
+    HardwareChoice,
+    check_choice,
+    check_entries,
+    check_tied_hardware,
+    choose_hardware,
+)
 from phasegrad.conversion.in_place import become, carry_attributes, rebind, replace_submodules, restore_attributes
 from phasegrad.conversion.originals import copies, warn_about_originals
 from phasegrad.conversion.resizing import allow_resizing, refuse_resizing
@@ -32,7 +38,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
-from phasegrad.nn.copying import copy_net
+from phasegrad.nn.copying import copy_net, refuse_shared
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
@@ -97,7 +103,8 @@ def convert(
         model: a digital model, or a net that is partly converted; it is not changed.
         hardware: the hardware of every converted layer; or a dictionary of hardware by names of modules, of which the
             first that selects a module counts; or a function ``(module, name) -> Hardware | None``. Modules without
-            hardware stay digital. A name selects modules as in ``only``, and may be a regular expression.
+            hardware stay digital. A name selects modules as in ``only``, and may be a regular expression. All parts of
+            a layer, such as ``out_proj`` of an attention layer, have the hardware of the layer.
         only: the modules to convert: a filter ``(module, name) -> bool``, or names. A name selects the module with this
             full name, or else every module whose name ends with a dot and this name, including submodules. A single
             string that matches no name is a regular expression that full names must match.
@@ -108,12 +115,13 @@ def convert(
 
     Warns:
         UserWarning: a function that the model calls refers to one of its layers other than through the model, as a
-            closure does; it will call the digital original.
+            closure does; it will call the digital original. Or an entry of ``hardware`` also names a part of a layer.
 
     Raises:
         ValueError: the model is already converted and ``only`` names no digital layer, it is programmed, the model has
-            no module of a given name, no module is left to convert, layers with a common weight have different
-            hardware, or a lazy layer, whose shape is not known yet, should be trained in memory.
+            no module of a given name, no module is left to convert, an entry of ``hardware`` applies to no layer,
+            layers with a common weight have different hardware, a layer cannot be copied, or a lazy layer, whose shape
+            is not known yet, should be trained in memory.
         TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a [`Hardware`][phasegrad.Hardware], a
             dictionary or a function of one.
 
@@ -139,12 +147,15 @@ def convert(
         details = "; ".join(f"{name or 'the model'}: {why}" for name, why in left.items()) or "no layer has weights"
         raise ValueError(f"convert: nothing to convert ({details})")
     _check_lazy(layers, left)
+    check_entries(model, hardware, reasons)
     check_tied_hardware(model, [name for name in layers if name not in left], by_module)
     net = copy_net(model)
+    refuse_shared("convert", model, net, layers)
     with sharing() as exchanges:
-        net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, copies(model, net))
+        net = _become_analog(net, {n: hardware for n, hardware in layers.items() if n not in left}, model)
     for name in (name for name in layers if name in left):
-        make_analog_when_initialised(net.get_submodule(name), functools.partial(_become_counterpart, layers[name]))
+        make = functools.partial(_become_counterpart, layers[name])
+        make_analog_when_initialised(net.get_submodule(name), layers[name], make)
     close_fused_paths(net)
     refuse_resizing(net)
     setattr(net, REASONS, left)
@@ -168,7 +179,7 @@ def to_digital(net: nn.Module) -> nn.Module:
     if not analog_layers(checks.module("to_digital", "net", net)):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
     take_writes_of_net(net)
-    net = copy_net(net)
+    original, net = net, copy_net(net)
     undo_ignore_in_ddp(net)
     with sharing() as exchanges:
         made = [(counterpart, counterpart.to_digital()) for counterpart in _outermost_counterparts(net)]
@@ -178,7 +189,7 @@ def to_digital(net: nn.Module) -> nn.Module:
             replaced[id(counterpart)] = become(counterpart, digital)
     net = replace_submodules(net, replaced)
     exchange_parameters(net, exchanges)
-    rebind(net, classes, {})
+    rebind(net, classes, {}, original)
     for module in net.modules():
         keep_digital(module)
     open_fused_paths(net)
@@ -255,8 +266,9 @@ def _check_ties(net: nn.Module, exchanges: Exchanges) -> None:
             )
 
 
-def _become_analog(net: nn.Module, layers: dict[str, Hardware], copied: dict[int, nn.Module]) -> nn.Module:
-    """Turn the named modules of a net into their counterparts; return the net, which may itself be replaced."""
+def _become_analog(net: nn.Module, layers: dict[str, Hardware], model: nn.Module) -> nn.Module:
+    """Turn the named modules of a copy of a model into their counterparts; return the copy, or its counterpart."""
+    copied = copies(model, net)
     digital = {name: net.get_submodule(name) for name in layers}
     classes = {id(module): type(module) for module in digital.values()}
     first: dict[int, AnalogLayer] = {}
@@ -268,7 +280,7 @@ def _become_analog(net: nn.Module, layers: dict[str, Hardware], copied: dict[int
             if tied is not layer and type(tied) is type(layer):  # both use the same tiles
                 layer.converters = tied.converters
     net = replace_submodules(net, replaced)
-    rebind(net, classes, copied)
+    rebind(net, classes, copied, model)
     return net
 
 

@@ -6,13 +6,16 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from phasegrad.nn import analog_layers
+
 _METHOD = "resize_token_embeddings"
 
 
 def refuse_resizing(net: nn.Module) -> None:
-    """Let ``resize_token_embeddings`` of every module of a net raise."""
+    """Let ``resize_token_embeddings`` of every module of a net with analog layers raise."""
     for module in net.modules():
-        if callable(getattr(type(module), _METHOD, None)) and _METHOD not in vars(module):
+        resizes = callable(getattr(type(module), _METHOD, None)) and _METHOD not in vars(module)
+        if resizes and analog_layers(module):
             vars(module)[_METHOD] = _refuse
 
 

@@ -130,6 +130,12 @@ class Hardware(Configuration):
         """All unit cells of a weight."""
         return (self.cell,) if self.fast is None else (self.cell, self.fast.cell)
 
+    @property
+    def learned_ranges(self) -> dict[str, float]:
+        """The start values of the converter ranges that are parameters of a layer, by name."""
+        kinds = {"input_range": self.dac and self.dac.range, "output_range": self.adc and self.adc.range}
+        return {name: kind.start for name, kind in kinds.items() if isinstance(kind, LearnedRange)}
+
     def _derive(self) -> None:
         """Set the attributes that forward passes read, once per hardware: compilers trace them as constants."""
         exact_ends = self.dac is None and self.adc is None and self.integrator is None

@@ -25,6 +25,7 @@ from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 from phasegrad.nn.layer import require_analog_layers
 from phasegrad.nn.start_ranges import has_start_ranges, shown, warn_uncalibrated
 from phasegrad.ops.profiling import observed
+from phasegrad.stores import InMemory
 
 _DEFAULT_RECIPE = Recipe()
 
@@ -50,7 +51,7 @@ def calibrate(
     values: a head that runs only in training, for example, which another call with ``forward`` can reach.
 
     Args:
-        net: a converted net that is not programmed.
+        net: a converted net that is not programmed. Weights that are trained in the memory need ``recipe=None``.
         loader: batches; the first element of a tuple or list is the input, and a dictionary whose keys the net takes
             as keywords is passed as such.
         batches: maximum number of batches.
@@ -69,7 +70,8 @@ def calibrate(
         UserWarning: the recipe clips many weights; see ``Recipe.apply``.
 
     Raises:
-        ValueError: the net has no analog layer or a programmed one, the loader is empty, or an input is not finite.
+        ValueError: the net has no analog layer or a programmed one, a recipe is given for weights that are trained in
+            the memory, the loader is empty, or an input is not finite.
 
     References:
         Rasch, M. J. et al. Hardware-aware training for large-scale and diverse deep learning inference workloads using
@@ -77,7 +79,7 @@ def calibrate(
         https://doi.org/10.1038/s41467-023-40770-4
     """
     eager: nn.Module = getattr(net, "_orig_mod", net)  # torch.compile cannot trace the hooks
-    layers = require_unprogrammed(eager, "calibrate")
+    layers = require_unprogrammed(eager, "calibrate", in_memory=recipe is None)
     checks.loader("calibrate", "loader", loader)
     batches = checks.integer("calibrate", "batches", batches, 1)
     sd = checks.number("calibrate", "sd", sd, 0.0, above=True)
@@ -235,10 +237,15 @@ def _watch(ranges: _Ranges) -> Callable[[], None]:
     return end
 
 
-def require_unprogrammed(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
-    """The analog layers of a net by name; raise ``ValueError`` if there is none or one stores no digital weight."""
+def require_unprogrammed(net: nn.Module, caller: str, *, in_memory: bool = False) -> dict[str, AnalogLayer]:
+    """The analog layers of a net by name.
+
+    Raises:
+        ValueError: there is none, or one is programmed, noiseless or, unless ``in_memory``, trained in the memory.
+    """
     layers = require_analog_layers(net, caller)
     for name, layer in layers.items():
-        if layer.store.why_not_digital is not None:
+        accepted = in_memory and layer.store.name == InMemory.name
+        if layer.store.why_not_digital is not None and not accepted:
             raise ValueError(f"{caller}: {name or 'the net'} {layer.store.why_not_digital}")
     return layers

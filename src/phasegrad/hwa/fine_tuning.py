@@ -82,8 +82,10 @@ def fine_tune(
 
     Raises:
         ValueError: the net has no analog layer or a programmed one, nothing is trainable, ``optimizer`` holds no
-            trainable parameter of the net, the loader is empty, the loss is not finite, or a checkpoint does not fit.
-        TypeError: the loader is an iterator, or the batches or the results of ``forward`` have another form.
+            trainable parameter of the net, the loader is empty, the loss or what ``evaluate`` returns is not finite,
+            or a checkpoint does not fit.
+        TypeError: the loader is an iterator, the step of ``optimizer`` needs a closure, as that of L-BFGS does, or the
+            batches or the results of ``forward`` have another form.
 
     References:
         Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -65,7 +66,7 @@ def check_trainable(net: nn.Module, optimizer: torch.optim.Optimizer | None) -> 
     """Check that an optimizer holds trainable parameters of a net; warn if it holds no weight of an analog layer.
 
     Raises:
-        TypeError: ``optimizer`` is not an optimizer.
+        TypeError: ``optimizer`` is not an optimizer, or its step needs a closure.
         ValueError: every parameter of the net is frozen, or the optimizer holds none that is trainable.
     """
     trainable = {id(p): p for p in net.parameters() if p.requires_grad}
@@ -80,6 +81,12 @@ def check_trainable(net: nn.Module, optimizer: torch.optim.Optimizer | None) -> 
         raise TypeError(
             f"fine_tune: optimizer = {optimizer!r}; it must be an optimizer, such as "
             "torch.optim.Adam(net.parameters(), lr=1e-3)"
+        )
+    if _needs_closure(optimizer):
+        raise TypeError(
+            f"fine_tune: optimizer = a {type(optimizer).__name__}, whose step needs a closure that computes the loss "
+            "several times, each time with other noise; pass an optimizer with one step per backward pass, such as "
+            "torch.optim.Adam(net.parameters(), lr=1e-3), or write your own loop after pg.hwa.calibrate(net, loader)"
         )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held & trainable.keys():
@@ -96,3 +103,14 @@ def check_trainable(net: nn.Module, optimizer: torch.optim.Optimizer | None) -> 
             UserWarning,
             stacklevel=users_stack_level(),
         )
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step needs an argument, as that of L-BFGS; the class tells, since schedulers replace the method."""
+    try:
+        inspect.signature(type(optimizer).step).bind(optimizer)
+    except TypeError:
+        return True
+    except ValueError:  # some built-in functions have no signature
+        return False
+    return False

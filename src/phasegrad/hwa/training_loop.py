@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from phasegrad import argument_checks as checks
 from phasegrad.hwa.calibration import calibrate
 from phasegrad.hwa.objective import Objective
 from phasegrad.hwa.recipe import Recipe, set_noise_level
@@ -129,7 +130,8 @@ class Loop:
             self.history.learning_rate.append(self.optimizer.param_groups[0]["lr"])
             self.history.noise_level.append(self.level)
             if evaluate is not None:
-                self.history.metric.append(float(evaluate(self.net.eval())))
+                found = evaluate(self.net.eval())
+                self.history.metric.append(checks.result("fine_tune", "evaluate", found, f" after epoch {epoch + 1}"))
             self._save_checkpoint()
         set_noise_level(self.net, 1.0)
         self.net.eval()

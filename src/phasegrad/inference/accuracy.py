@@ -181,7 +181,8 @@ def accuracy_over_time(
                 advance(chip, time, temperature)
                 if compensation is not None:
                     apply_compensation(chip, compensation, seeds)
-                values[j, i] = _value(evaluate(chip), i, time)
+                where = f" for chip {i} at {format_time(time)}"
+                values[j, i] = checks.result("accuracy_over_time", "evaluate", evaluate(chip), where)
                 bar.update()
     return Report(times, values, seed, compensation)
 
@@ -200,16 +201,3 @@ def _check_times(times: object) -> tuple[float, ...]:
     if any(b < a for a, b in itertools.pairwise(known)):
         raise ValueError(f"{caller}: times = {known}; they must not decrease, because a chip only ages")
     return known
-
-
-def _value(value: object, chip: int, time: float) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(
-            f"accuracy_over_time: evaluate returned {checks.shown(value)} for chip {chip} at {format_time(time)}; it "
-            "must return a finite number"
-        )
-    return number

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import copyreg
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
 from functools import partial
 from types import MethodType
 from typing import Any, TypeVar, cast
@@ -27,6 +28,7 @@ Memo = dict[int, Any]
 """By the id of an object, its copy, as ``copy.deepcopy`` keeps it."""
 
 _CONTAINERS = (dict, OrderedDict, list, tuple, set, deque)
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
 
 
 def copy_net(net: T, memo: Memo | None = None) -> T:
@@ -35,8 +37,38 @@ def copy_net(net: T, memo: Memo | None = None) -> T:
     Args:
         net: the net.
         memo: copies that exist already, by the id of the original; copies that are made are added.
+
+    Raises:
+        ValueError: the copy would share an analog layer with the net, because of a ``__deepcopy__`` of the user's.
     """
-    return _copied(net, {} if memo is None else memo)
+    copied = _copied(net, {} if memo is None else memo)
+    if isinstance(net, nn.Module):
+        refuse_shared("copying the net", net, copied, analog_layers(copied))
+    return copied
+
+
+def refuse_shared(caller: str, net: nn.Module, copied: nn.Module, names: Iterable[str]) -> None:
+    """Raise ``ValueError`` if the named modules of a copy are those of the net, which a change of the copy would reach.
+
+    Args:
+        caller: what the copy is made for, for the error.
+        net: the net.
+        copied: its copy.
+        names: names of modules of the copy that are going to be changed.
+    """
+    own = set(net.modules())
+    shared = [name for name in names if not own.isdisjoint(copied.get_submodule(name).modules())]
+    if shared:
+        raise ValueError(
+            f"{caller}: {', '.join(name or 'the model' for name in shared[:20])} cannot be copied: a __deepcopy__, of "
+            "the module or of one that contains it, returns the object itself, so what is done to the copy would "
+            "change the original. Let it return a copy, or name these modules in skip of convert"
+        )
+
+
+def all_plain(values: Iterable[Any]) -> bool:
+    """Whether values are all numbers or strings, which refer to nothing; quick for vocabularies of a million words."""
+    return _PLAIN.issuperset(map(type, values))
 
 
 def shared_copy(chip: nn.Module, rewritten: bool = False) -> nn.Module:
@@ -63,6 +95,8 @@ def shared_copy(chip: nn.Module, rewritten: bool = False) -> nn.Module:
 
 
 def _copied(value: Any, memo: Memo) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if id(value) in memo:
         return memo[id(value)]
     if isinstance(value, nn.Module) and _is_made_of_attributes(value):
@@ -108,11 +142,15 @@ def _copied_module(module: nn.Module, memo: Memo) -> nn.Module:
 
 def _copied_items(value: Any, memo: Memo) -> Any:
     if isinstance(value, tuple):
+        if all_plain(value):
+            return value
         items = tuple(_copied(item, memo) for item in value)
         return memo.setdefault(id(value), items)  # a cycle may have copied it meanwhile
     new: Any = deque(maxlen=value.maxlen) if isinstance(value, deque) else type(value)()
     memo[id(value)] = new
-    if isinstance(value, dict):
+    if all_plain(value) and (not isinstance(value, dict) or all_plain(value.values())):
+        new.extend(value) if isinstance(new, (list, deque)) else new.update(value)
+    elif isinstance(value, dict):
         new.update((_copied(key, memo), _copied(item, memo)) for key, item in value.items())
     elif isinstance(value, set):
         new.update(_copied(item, memo) for item in value)

@@ -36,7 +36,8 @@ def warn_start_ranges(net: nn.Module, caller: str) -> None:
         warn_uncalibrated(
             f"{caller}: {shown(names)} {'were' if len(names) > 1 else 'was'} never calibrated, so converter ranges are "
             "start values, whatever the size of the inputs. Call pg.hwa.calibrate(net, loader) first, with recipe=None "
-            "for a net that is not trained, or set input_range and output_range"
+            "for a net that is not trained or trained in the memory; or set input_range and output_range, and "
+            "ranges_calibrated = True where the start values are right"
         )
 
 

@@ -25,9 +25,24 @@ from phasegrad.stores.pulsed_weight import read_fast, send_counts_to_slow, updat
 _AVERAGED = 0.05
 """Weight of a step in the running mean that determines the automatic ``fast_lr``."""
 
+_GROWTH = 2.0
+"""Largest growth of that mean in one step. A mean alone would remember a spike of 1e6 times for 200 steps, in which the
+fast array receives next to nothing, and its reads count far too much."""
+
 _BEYOND = 4.0
 """A read of the fast array is at most this multiple of its scale: bounds vary from device to device, and reads are
 noisy."""
+
+
+class FastRate(NamedTuple):
+    """The learning rate of the fast array of a weight in one step."""
+
+    update: float
+    """The rate of the update."""
+    transfer: float
+    """The rate that scales reads: the content of the array is that of many steps, so one spike hardly counts."""
+    strength: float
+    """The running mean of the largest products of input and gradient."""
 
 
 class DueRows(NamedTuple):
@@ -54,7 +69,8 @@ class FastArrayOptimizer(PulsedOptimizer):
             read of a row; schedulers may change it.
         momentum: momentum of the digital parameters.
         fast_lr: learning rate of the fast arrays; ``None`` to set it per layer so that the largest product of input and
-            gradient of a sample, as a running mean over steps, corresponds to ``pulses`` pulses.
+            gradient of a sample, as a running mean over steps, corresponds to ``pulses`` pulses. A step at most
+            doubles the mean, so a spike of the gradients is soon forgotten.
         pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
         rows: rows (inputs) per transfer; ``None`` for the whole array.
@@ -107,7 +123,7 @@ class FastArrayOptimizer(PulsedOptimizer):
 
     def _step(self) -> None:
         """Update all parameters, or none if counted pulses are refused, which only the reads of the step decide."""
-        self._fast_rates: dict[InMemoryWeight, tuple[float, float]] = {}
+        self._fast_rates: dict[InMemoryWeight, FastRate] = {}
         self._may_be_refused = False
         self._check()
         snapshot = Snapshot(self, self._weights(self.param_groups)) if self._may_be_refused else None
@@ -121,18 +137,18 @@ class FastArrayOptimizer(PulsedOptimizer):
     def _check_update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         """Find the rate of the fast array, and whether a read could send more pulses than the slow devices accept."""
         _rename_lines(group)
-        fast_lr, strength = self._fast_rates[weight] = self._fast_lr(weight, self.state[weight], group)
-        rate = float(group["lr"]) / fast_lr if fast_lr > 0.0 else math.inf
-        if not (math.isfinite(fast_lr) and math.isfinite(rate)):
+        fast = self._fast_rates[weight] = self._fast_rate(weight, self.state[weight], group)
+        rate = float(group["lr"]) / fast.transfer if fast.update > 0.0 and fast.transfer > 0.0 else math.inf
+        if not (math.isfinite(fast.update) and math.isfinite(rate)):
             raise ValueError(
                 f"{type(self).__name__}: the largest product of input and gradient of a weight of shape "
-                f"{tuple(weight.shape)} is {strength:.4g}, for which the fast array has no learning rate "
-                f"(fast_lr = {fast_lr}), so no device was pulsed. Check the scale of the loss, lower lr = "
+                f"{tuple(weight.shape)} is {fast.strength:.4g}, for which the fast array has no learning rate "
+                f"(fast_lr = {fast.update}), so no device was pulsed. Check the scale of the loss, lower lr = "
                 f"{group['lr']}, or give fast_lr, and call zero_grad before the next step"
             )
-        fast = weight.devices.hardware.fast
-        if fast is not None and "threshold" in group:
-            largest_transfer = _BEYOND * fast.scale * rate
+        array = weight.devices.hardware.fast
+        if array is not None and "threshold" in group:
+            largest_transfer = _BEYOND * array.scale * rate
             self._may_be_refused |= largest_transfer > self._threshold(weight, group) * weight.devices.most_pulses
 
     def _threshold(self, weight: InMemoryWeight, group: dict[str, Any]) -> float:
@@ -143,37 +159,38 @@ class FastArrayOptimizer(PulsedOptimizer):
         if not state:
             state.update({"samples": 0, "reads": 0, "strength": 0.0}, **self._initial_state(weight))
         assert weight.pending is not None
-        fast_lr, state["strength"] = self._fast_rates[weight]
+        fast = self._fast_rates[weight]
+        state["strength"] = fast.strength
         number, trained = weight.pending.number, weight.trained_cells
         samples, chopper = weight.staged(use=True), state.get("chopper")
         if chopper is not None:
             samples = ((x * chopper, d) for x, d in samples)
-        weight.apply_pulses(update, samples, fast_lr, self._draw_seed(weight, group))
+        weight.apply_pulses(update, samples, fast.update, self._draw_seed(weight, group))
         rows, reads = self._due(weight, state, group, number)
         if len(rows):
             seed = self._draw_seed(weight, group)
             read = read_fast(weight.devices, rows, seed)
             if trained is not None:  # what is read in other cells must not reach the slow array
                 read = read * trained.index_select(1, rows)
-            self._transfer(weight, state, group, DueRows(rows, reads, read, float(group["lr"]) / fast_lr, seed))
+            self._transfer(weight, state, group, DueRows(rows, reads, read, float(group["lr"]) / fast.transfer, seed))
         state["samples"] += number
         state["reads"] += len(rows)
 
-    def _fast_lr(
-        self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]
-    ) -> tuple[float, float]:  # fmt: skip
-        """The rate of the fast array in this step, and the running mean of the largest products."""
+    def _fast_rate(self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any]) -> FastRate:
+        """The rate of the fast array in this step, with the running mean of the largest products."""
         past = state.get("strength", 0.0)
         if group["fast_lr"] is not None:
-            return float(group["fast_lr"]), past
+            return FastRate(float(group["fast_lr"]), float(group["fast_lr"]), past)
         assert weight.pending is not None
         sizes = [(_largest(s.x), _largest(s.d)) for s in weight.pending.samples if len(s.x)]
         now = float(torch.cat([x * d for x, d in sizes]).mean()) if sizes else 0.0
         if not math.isfinite(now):  # the product of two floats may have no float
             now = float(torch.cat([x.double() * d.double() for x, d in sizes]).mean())
-        strength = now if past == 0.0 else past + _AVERAGED * (now - past)
+        mean = now if past == 0.0 else past + _AVERAGED * (now - past)
+        kept = min(mean, _GROWTH * past) if past > 0.0 and math.isfinite(mean) else mean
         # Without any gradient so far, no rate sends pulses, so 1 is safe.
-        return group["pulses"] * weight.devices.pulse_size / (strength or 1.0), strength
+        size = group["pulses"] * weight.devices.pulse_size
+        return FastRate(size / (mean or 1.0), size / (kept or 1.0), kept)
 
     def _due(
         self, weight: InMemoryWeight, state: dict[str, Any], group: dict[str, Any], number: int

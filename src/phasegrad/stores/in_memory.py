@@ -22,7 +22,10 @@ class InMemory(WeightStore):
     """Conductances that pulses change; the parameter is an [`InMemoryWeight`][phasegrad.nn.InMemoryWeight]."""
 
     name = "in memory"
-    why_not_digital = "is programmed, so its weights cannot be trained; use the net the chip was programmed from"
+    why_not_digital = (
+        "is trained in the memory, by the pulses of an optimizer of pg.optim such as AnalogSGD, so no recipe and no "
+        "fine-tuning applies to its weights; its converter ranges are calibrated by pg.hwa.calibrate(..., recipe=None)"
+    )
 
     def matrix(self, seed: Tensor) -> TileWeights:
         """The weights of the devices, with the noise of this read."""
