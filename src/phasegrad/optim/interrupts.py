@@ -6,14 +6,16 @@ has recorded that its samples are used.
 
 from __future__ import annotations
 
+import importlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# signal.signal also converts handlers to enumerations, which takes 50 us.
-_set_handler: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+# The functions of ``signal`` also convert numbers and handlers to enumerations, which takes longer than a small update.
+_plain: Any = importlib.import_module("_signal")
+_SIGINT = int(signal.SIGINT)
 
 
 def _nothing_waits() -> None:
@@ -27,7 +29,7 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
     A second SIGINT takes effect at once. Handlers of the program, if it has its own, are called then. In threads other
     than the main one, where Python delivers no signals, nothing changes.
     """
-    handler = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
+    handler = _plain.getsignal(_SIGINT) if threading.current_thread() is threading.main_thread() else None
     if not callable(handler):
         yield _nothing_waits
         return
@@ -44,9 +46,9 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
             waiting.clear()
             handler(*arguments)
 
-    _set_handler(signal.SIGINT, defer)
+    _plain.signal(_SIGINT, defer)
     try:
         yield deliver
     finally:
-        _set_handler(signal.SIGINT, handler)
+        _plain.signal(_SIGINT, handler)
         deliver()
