@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,12 +10,14 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.ops.finite import all_finite
 from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.optim.options import check_options, check_rate, checked_parameters
 from phasegrad.optim.replicas import broadcast_devices, common_generator, gathered, world_size
 from phasegrad.stores import InMemoryWeight
 from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.staged_gradient import Samples
 from phasegrad.stores.written_weights import take_writes_of
 
 
@@ -121,16 +122,18 @@ class PulsedOptimizer(torch.optim.Optimizer):
         self._update_all()
 
     def _update_all(self) -> None:
-        parameters = [(p, group) for group in self.param_groups for p in group["params"] if _has_gradient(p)]
+        weights = [(p, g) for g in self.param_groups for p in g["params"] if isinstance(p, InMemoryWeight)]
         with deferred_interrupts() as deliver:
-            for parameter, group in parameters:
-                if isinstance(parameter, InMemoryWeight):
-                    self._update(parameter, group)
+            for weight, group in weights:
+                if weight.pending is not None:
+                    self._update(weight, group)
                     deliver()
             # Last and together, because their gradients remain: a step that was interrupted can be called again.
-            for parameter, group in parameters:
-                if not isinstance(parameter, InMemoryWeight):
-                    parameter.add_(self._direction(parameter, group["momentum"]), alpha=-float(group["lr"]))
+            for group in self.param_groups:
+                digital = [p for p in group["params"] if not isinstance(p, InMemoryWeight) and p.grad is not None]
+                if digital:
+                    directions = [self._direction(parameter, group["momentum"]) for parameter in digital]
+                    torch._foreach_add_(digital, directions, alpha=-float(group["lr"]))
 
     def _update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         """Convert the staged samples of a weight to pulses, and discard them."""
@@ -193,29 +196,19 @@ class PulsedOptimizer(torch.optim.Optimizer):
 
     def _check(self) -> None:
         """Check all rates and staged samples before any parameter is changed."""
+        staged: list[tuple[InMemoryWeight, dict[str, Any], Samples]] = []
         for group in self.param_groups:
             check_rate(type(self).__name__, "learning rate lr", group["lr"])
             for parameter in group["params"]:
                 if isinstance(parameter, InMemoryWeight) and parameter.pending is not None:
-                    for x, d, _ in parameter.pending.samples:
-                        if not _finite(x) or not _finite(d):
-                            raise ValueError(
-                                f"{type(self).__name__}: a staged input or gradient is not finite, so no device was "
-                                "pulsed. Check whether the loss has diverged, lower the learning rate, and call "
-                                "zero_grad before the next step"
-                            )
-                    if parameter.pending.samples:
-                        self._check_update(parameter, group)
-
-
-def _has_gradient(parameter: Tensor) -> bool:
-    gradient = parameter.pending if isinstance(parameter, InMemoryWeight) else parameter.grad
-    return gradient is not None
-
-
-def _finite(x: Tensor) -> bool:
-    """Whether every value is finite: one pass for the sum, and a full check only if the sum is not finite."""
-    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+                    staged.extend((parameter, group, sample) for sample in parameter.pending.samples)
+        if not all_finite([tensor for _, _, (x, d, _) in staged for tensor in (x, d)]):
+            raise ValueError(
+                f"{type(self).__name__}: a staged input or gradient is not finite, so no device was pulsed. Check "
+                "whether the loss has diverged, lower the learning rate, and call zero_grad before the next step"
+            )
+        for parameter, group in {id(parameter): (parameter, group) for parameter, group, _ in staged}.values():
+            self._check_update(parameter, group)
 
 
 def largest_size(values: Tensor) -> float:

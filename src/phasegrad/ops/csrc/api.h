@@ -98,6 +98,8 @@
      uint64_t seed, uint64_t offset, int threads),                                                                     \
     (words_x, words_d, scratch, x, d, batch, in, out, lr, dw_min, length, bl_management, update_management, kind,      \
      seed, offset, threads))                                                                                           \
+  X(finite, (int32_t* result, const float** v, const int64_t* n, int64_t count, int threads),                          \
+    (result, v, n, count, threads))                                                                                    \
   X(pulse_scratch, (int64_t* bytes, int64_t batch, int64_t out, int64_t in, int64_t groups, int threads),              \
     (bytes, batch, out, in, groups, threads))                                                                          \
   X(pulsed_update,                                                                                                     \

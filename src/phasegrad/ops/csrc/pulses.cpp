@@ -795,6 +795,12 @@ static bool all_finite(const float* v, int64_t n) {
   return sum == 0.0f;
 }
 
+// Whether all values of several arrays are finite.
+void finite(int32_t* result, const float** v, const int64_t* n, int64_t count, int) {
+  *result = 1;
+  for (int64_t i = 0; i < count && *result; ++i) *result = all_finite(v[i], n[i]);
+}
+
 // What an update without groups needs while it runs.
 struct Dense {
   Line* samples;
