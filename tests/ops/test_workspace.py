@@ -104,6 +104,11 @@ def test_scratch_that_is_kept_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> No
     assert list(kept) == ["c", "a", "d"]
     workspace.scratch("c", torch.int8, 60)  # and a buffer that grows does not count twice
     assert list(kept) == ["d", "c"]
+    assert workspace.scratch_bytes("d", 30) is kept["d"]  # without a view
+    assert list(kept) == ["c", "d"]
+    assert len(workspace.scratch_bytes("d", 40)) == len(kept["d"]) == 40
+    assert len(workspace.scratch_bytes("e", 101)) == 101
+    assert "e" not in kept
     assert sum(b.nbytes for b in kept.values()) <= 100
 
 

@@ -30,10 +30,14 @@ KERNELS: dict[str, Kernel] = {}  # of the CPU, each with its checks; schema regi
 GRADIENTS: dict[str, Callable[..., Any]] = {}  # functions of the kernel to run, then the op's arguments
 
 _NESTED = (list, *GROUPS)
-_PLAIN_TYPES = (Tensor, nn.Parameter)  # a subclass may have its own __torch_function__
+_NESTED_TYPES = frozenset(_NESTED)
+_PLAIN_TYPES = frozenset((Tensor, nn.Parameter))  # a subclass may have its own __torch_function__
 _VALUES = frozenset((int, float, bool, type(None)))
 _transform_level: Callable[[], int | None] = getattr(torch._C._functorch, "maybe_current_level", None)  # type: ignore
 _logger = logging.getLogger("phasegrad")
+
+
+_dispatch_keys: Any = getattr(torch._C, "_dispatch_keys", None)
 
 
 def _keys(tensor: Tensor) -> int:
@@ -126,16 +130,27 @@ def readable(tensor: Tensor) -> bool:
 def _plain(arguments: Any) -> bool:
     for a in arguments:
         kind = type(a)
-        if kind in _PLAIN_TYPES:
-            if _keys(a) != _PLAIN_KEYS:
-                return False
-        elif kind in _VALUES:  # the check of a type is faster than isinstance, and most arguments are numbers
+        if kind in _VALUES:  # the check of a type is faster than isinstance, and most arguments are numbers
             continue
+        if kind in _PLAIN_TYPES:
+            if _dispatch_keys(a).raw_repr() != _PLAIN_KEYS:
+                return False
+        elif kind in _NESTED_TYPES or isinstance(a, _NESTED):
+            if not _plain(a):
+                return False
         elif isinstance(a, Tensor):
             return False
-        elif isinstance(a, _NESTED) and not _plain(a):
-            return False
     return True
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the dispatcher would do nothing with a tensor but pass it to the kernel of the CPU."""
+    return type(tensor) in _PLAIN_TYPES and _dispatch_keys(tensor).raw_repr() == _PLAIN_KEYS
+
+
+def bypasses() -> bool:
+    """Whether calls of ops with plain tensors bypass the dispatcher now."""
+    return _BYPASS and not torch.compiler.is_compiling() and _unobserved()
 
 
 def checked(name: str, function: Kernel) -> Kernel:
@@ -153,8 +168,7 @@ def checked(name: str, function: Kernel) -> Kernel:
 
 def call(name: str, *arguments: Any) -> Any:
     """Run an op, with its gradient."""
-    compiling = torch.compiler.is_compiling()
-    if compiling or not _BYPASS or name not in KERNELS or not _unobserved() or not _plain(arguments):
+    if not bypasses() or name not in KERNELS or not _plain(arguments):
         return getattr(torch.ops.phasegrad, name)(*flatten(arguments))
     run = KERNELS[name]
     return GRADIENTS[name](run, *arguments) if name in GRADIENTS else run(*arguments)

@@ -45,6 +45,16 @@ def scratch(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
     return kept[:count] if len(shape) == 1 else kept[:count].view(shape)
 
 
+def scratch_bytes(name: str, size: int) -> Tensor:
+    """``scratch`` of ``size`` bytes or more, for a kernel that only needs the address: no view is made."""
+    buffers = _scratch.__dict__
+    kept = buffers.get(name)
+    if kept is None or kept.numel() < size:
+        return scratch(name, torch.uint8, size)
+    buffers[name] = buffers.pop(name)  # the last one used
+    return kept
+
+
 def _make_room(buffers: dict[str, Tensor], size: int) -> None:
     """Free the buffers of earlier calls until a new one fits; the ops that use them still reference them."""
     total = size + sum(b.nbytes for b in buffers.values())

@@ -20,6 +20,7 @@ from phasegrad.crossbar.pulses import Pulses
 from phasegrad.devices import CellSum, DeviceState, ReadMoments
 from phasegrad.ops.direct import call, readable
 from phasegrad.ops.pulses import CROSSINGS
+from phasegrad.ops.repeated_update import RepeatedUpdate
 from phasegrad.stores.kept_reads import KeptReads
 from phasegrad.stores.registered import Registered
 
@@ -72,7 +73,7 @@ class DeviceArray(nn.Module):
         blank = torch.zeros((), dtype=torch.float32, device=device).expand(cells)
         for name in ("conductance", "nu"):
             self.register_buffer(name, blank.clone() if zeroed else torch.empty_like(blank).contiguous())
-        self.kept_reads = KeptReads()
+        self.kept_reads, self.repeated_update = KeptReads(), RepeatedUpdate()
         self.register_buffer("programmed_at", torch.zeros((), dtype=torch.float64, device=device))
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
@@ -87,7 +88,7 @@ class DeviceArray(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.kept_reads = KeptReads()  # files of 0.1.0 have none
+        self.kept_reads, self.repeated_update = KeptReads(), RepeatedUpdate()  # files of 0.1.0 have none
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeviceArray:
         def keep_dtype(buffer: Tensor) -> Tensor:
@@ -95,6 +96,7 @@ class DeviceArray(nn.Module):
             return target if target.dtype == buffer.dtype else buffer.to(target.device)
 
         self.kept_reads.clear()
+        self.repeated_update = RepeatedUpdate()
         super()._apply(keep_dtype, recurse)
         if loses_values(fn):
             self.clear()
@@ -196,6 +198,28 @@ class DeviceArray(nn.Module):
         assert device.steps is not None
         at_zero = self.cell.targets(torch.zeros(1, dtype=torch.float64))[up].item()
         return device.steps.nominal(at_zero / device.g_max, up == down)
+
+    @functools.cached_property
+    def train_rule(self) -> tuple[float, int, bool, bool, int]:
+        """How gradients become pulse trains: the fields of ``TrainRule`` after the learning rate."""
+        pulses = self.pulses
+        assert pulses is not None
+        return self.dw_min, pulses.length, pulses.bl_management, pulses.update_management, pulses.code
+
+    @functools.cached_property
+    def step_family(self) -> int:
+        """The step law of the devices; see ``phasegrad.ops.pulses``."""
+        assert self.cell.device.steps is not None
+        return self.cell.device.steps.family
+
+    @functools.cached_property
+    def step_coefficients(self) -> Tensor:
+        """The numbers of that law, float32, on the device of the first update."""
+        device = self.cell.device
+        assert device.steps is not None
+        return torch.tensor(
+            device.steps.coefficients(device.g_max), dtype=torch.float32, device=self.conductance.device
+        )
 
     @property
     def most_pulses(self) -> int:

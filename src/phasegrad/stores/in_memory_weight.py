@@ -157,7 +157,6 @@ class InMemoryWeight(WatchedWeight):
         """Outputs and inputs of the matrix."""
         return self.matrix_layout.size(self.shape)
 
-    @torch.no_grad()
     def apply_pulses(self, pulses: Callable[..., None], *arguments: Any) -> None:
         """Send pulses to the devices and update the value of this parameter.
 
@@ -183,7 +182,8 @@ class InMemoryWeight(WatchedWeight):
     def _write_back(self, value: Tensor, was_current: bool) -> None:
         """Take over what pulses have made of the matrix ``[out, in]``."""
         if value.data_ptr() != self.data_ptr():  # the matrix is a copy: write it back
-            self.copy_(self.matrix_layout.weight(value, self.shape))
+            with torch.no_grad():
+                self.copy_(self.matrix_layout.weight(value, self.shape))
         if was_current:
             self.mark_current()
 

@@ -31,7 +31,7 @@ class Layout:
 
     def matrix(self, weight: Tensor) -> Tensor:
         """The weight as ``[out, in]``: group by group, each with its output channels by kernel positions."""
-        matrix = weight.flatten(1)
+        matrix = weight if weight.dim() == 2 else weight.flatten(1)
         if not self.inputs_first:
             return matrix
         if self.groups == 1:

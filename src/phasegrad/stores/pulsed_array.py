@@ -5,13 +5,10 @@ Every function accepts the array first and changes its devices in place.
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from phasegrad.crossbar import streams
-from phasegrad.devices import Device
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.direct import call
 from phasegrad.stores.device_array import DeviceArray
@@ -44,9 +41,9 @@ def pulse(
     Raises:
         ValueError: ``x`` or ``d`` is not finite; no device was pulsed.
     """
-    call(
-        "pulsed_update", *_pulsed(array, tracked), x.float(), d.float(), _train_rule(array, lr), float(now),
-        _step_law(array), seed, offset,
+    array.repeated_update(
+        *_pulsed(array, tracked), x.float(), d.float(), _train_rule(array, lr), float(now), _step_law(array), seed,
+        offset,
     )  # fmt: skip
 
 
@@ -148,19 +145,12 @@ def _pulsed(array: DeviceArray, tracked: TrackedWeight) -> tuple[PulsedState, Tr
 
 def _train_rule(array: DeviceArray, lr: float) -> TrainRule:
     """The rule by which the ops convert gradients to pulse trains."""
-    pulses = array.pulses
-    assert pulses is not None
-    return TrainRule(lr, array.dw_min, pulses.length, pulses.bl_management, pulses.update_management, pulses.code)
+    return TrainRule(lr, *array.train_rule)
 
 
 def _step_law(array: DeviceArray) -> StepLaw:
     """The pulsed planes and the step law of their devices, as arguments of the ops."""
-    steps = array.cell.device.steps
-    assert steps is not None
-    return StepLaw(array.pulsed_planes, steps.family, _coefficients(array.cell.device, array.conductance.device))
-
-
-@functools.lru_cache(maxsize=256)
-def _coefficients(device: Device, place: torch.device) -> Tensor:
-    assert device.steps is not None
-    return torch.tensor(device.steps.coefficients(device.g_max), dtype=torch.float32, device=place)
+    coefficients, place = array.step_coefficients, array.conductance.device
+    if coefficients.device != place:
+        coefficients = array.step_coefficients = coefficients.to(place)
+    return StepLaw(array.pulsed_planes, array.step_family, coefficients)

@@ -106,11 +106,17 @@ def _check_cells(op: str, devices: Tensor, factors: Sequence[float], scale: Tens
 
 
 def check_trains(x: Tensor, d: Tensor, rule: TrainRule, seed: Tensor, offset: int) -> None:
-    op, (lr, dw_min, length, _, _, kind) = "pulsed_update", rule
+    op = "pulsed_update"
     check_floating(op, x=x, d=d)
     check_seed(op, seed, x)
     if x.dim() != 2 or d.dim() != 2 or len(x) != len(d) or x.shape[1] == 0 or d.shape[1] == 0:
         raise ValueError(f"{op}: x is {list(x.shape)} and d {list(d.shape)}; they must be [batch, in] and [batch, out]")
+    check_rule(*rule)
+
+
+def check_rule(lr: float, dw_min: float, length: int, bl_management: bool, update_management: bool, kind: int) -> None:
+    """Raise ``ValueError`` if the fields of a ``TrainRule`` have no meaning."""
+    op = "pulsed_update"
     if not (math.isfinite(lr) and lr >= 0.0):
         raise ValueError(f"{op}: the learning rate is {lr}; it must be finite and not negative")
     if not (math.isfinite(dw_min) and dw_min > 0.0):
@@ -164,7 +170,7 @@ def check_pulse_counts(
     if counts.dtype != torch.int32 or counts.dim() != 2:
         raise TypeError(f"pulse_counts: counts are {counts.dtype} {list(counts.shape)}; they must be int32 [out, in]")
     check_seed("pulse_counts", seed, counts)
-    check_pulsed("pulse_counts", tuple(counts.shape), counts.device, state, parameters, law)
+    check_pulsed("pulse_counts", (counts.shape[0], counts.shape[1]), counts.device, state, parameters, law)
     check_tracked("pulse_counts", state.conductance, tracked)
 
 
@@ -173,11 +179,11 @@ def check_tracked(op: str, conductance: Tensor, tracked: TrackedWeight) -> None:
     if weight is None:
         return
     shape = conductance.shape[1:]
-    expected = {"weight": (weight, weight.shape), "other_planes": (others, others is not None and others.shape[1:])}
-    for name, (t, has) in expected.items():
+    for name, t in (("weight", weight), ("other_planes", others)):
         if t is None:
             continue
-        if t.dtype != torch.float32 or t.device != conductance.device or has != shape or not t.is_contiguous():
+        has = t.shape if t is weight else t.shape[1:]
+        if t.dtype is not torch.float32 or t.device != conductance.device or has != shape or not t.is_contiguous():
             raise ValueError(
                 f"{op}: {name} is {t.dtype} {list(t.shape)} on {t.device}; it must be contiguous float32 "
                 f"{list(shape) if t is weight else ['planes', *shape]} on {conductance.device}"
@@ -218,24 +224,23 @@ def check_leak(conductance: Tensor, level: float, lost: float, tracked: TrackedW
 
 
 def check_pulsed(
-    op: str, lines: Sequence[int], device: torch.device, state: PulsedState, parameters: Tensor, law: StepLaw
+    op: str, lines: tuple[int, int], device: torch.device, state: PulsedState, parameters: Tensor, law: StepLaw
 ) -> None:
     (conductance, history, pulsed_at), (planes, family, coefficients) = state, law
-    shape = list(conductance.shape)
-    states = {"conductance": conductance, "parameters": parameters, "coefficients": coefficients}
-    if history is not None:
-        states["history"] = history
-    for name, t in states.items():
-        if t.dtype != torch.float32 or t.device != device:
+    shape, states = conductance.shape, (conductance, parameters, coefficients, history)
+    for name, t in zip(("conductance", "parameters", "coefficients", "history"), states, strict=True):
+        if t is not None and (t.dtype is not torch.float32 or t.device != device):
             raise TypeError(f"{op}: {name} is {t.dtype} on {t.device}; it must be float32 on {device}")
-    if conductance.dim() != 3 or shape[1:] != list(lines) or not conductance.is_contiguous():
-        raise ValueError(f"{op}: conductance has shape {shape}; it must be contiguous [planes, {lines[0]}, {lines[1]}]")
+    if len(shape) != 3 or shape[1:] != lines or not conductance.is_contiguous():
+        raise ValueError(
+            f"{op}: conductance has shape {list(shape)}; it must be contiguous [planes, {lines[0]}, {lines[1]}]"
+        )
     for name, t in (("history", history), ("pulsed_at", pulsed_at)):
-        if t is not None and (list(t.shape) != shape or not t.is_contiguous()):
-            raise ValueError(f"{op}: {name} has shape {list(t.shape)}; it must be contiguous {shape}")
+        if t is not None and (t.shape != shape or not t.is_contiguous()):
+            raise ValueError(f"{op}: {name} has shape {list(t.shape)}; it must be contiguous {list(shape)}")
     if pulsed_at is not None and (pulsed_at.dtype != torch.float64 or pulsed_at.device != device):
         raise TypeError(f"{op}: pulsed_at is {pulsed_at.dtype} on {pulsed_at.device}; float64 on {device} is wanted")
-    if list(parameters.shape) not in ([4, *shape], [4, 1, 1, 1]):
+    if parameters.shape not in ((4, *shape), (4, 1, 1, 1)):
         raise ValueError(
             f"{op}: parameters have shape {list(parameters.shape)}; they must be {[4, *shape]} or [4, 1, 1, 1]"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,11 @@ def doubles(values: Sequence[float]) -> ctypes.Array[ctypes.c_double]:
 
 
 def floats_of(values: Sequence[float]) -> ctypes.Array[ctypes.c_float]:
+    return _floats(tuple(values))
+
+
+@functools.lru_cache(maxsize=256)
+def _floats(values: tuple[float, ...]) -> ctypes.Array[ctypes.c_float]:
     return (ctypes.c_float * len(values))(*values)
 
 

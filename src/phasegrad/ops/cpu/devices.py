@@ -183,7 +183,7 @@ def pulsed_update(
     parameters, coefficients = parameters.contiguous(), law.coefficients.contiguous()
     x, d, refused = x.contiguous(), d.contiguous(), ctypes.c_int32()
     sizes = (len(x), *conductance.shape[1:], conductance.shape[1] // d.shape[1])
-    scratch = workspace.scratch("pulses", torch.uint8, _scratch_bytes(*sizes, torch.get_num_threads()))
+    scratch = update_scratch(sizes, torch.get_num_threads())
     call(
         "pulsed_update", *optional(*state), parameters.data_ptr(), x.data_ptr(), d.data_ptr(), ctypes.byref(refused),
         scratch.data_ptr(), *sizes, *rule, len(conductance), parameters[0].numel() == 1, now, *law.planes,
@@ -191,6 +191,11 @@ def pulsed_update(
     )  # fmt: skip
     if refused.value:
         trains.check_finite(x, d)
+
+
+def update_scratch(sizes: tuple[int, ...], threads: int) -> Tensor:
+    """The memory that a pulsed update needs while it runs; sizes: batch, outputs, inputs, groups."""
+    return workspace.scratch_bytes("pulses", _scratch_bytes(*sizes, threads))
 
 
 @functools.lru_cache(maxsize=256)
