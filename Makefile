@@ -135,12 +135,14 @@ release-check: develop packages docs
 	$(BIN)/python .ci/check_release.py
 
 # torch is installed first and without its requirements, so that no other package chooses its build and an index that
-# has only torch suffices. Its requirements are pinned and installed with phasegrad's.
+# has only torch suffices. Its requirements are pinned and installed with phasegrad's; builds for CUDA pin Triton.
 .venv/.stamp-base: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "phasegrad needs Python 3.10 or later; make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	grep -v '^torch==' constraints.txt > $(PINS)
 	$(PIP) --no-deps $(TORCH)
+	@! $(BIN)/python -c 'from importlib.metadata import requires; assert "triton" in str(requires("torch"))' 2> /dev/null || \
+	  sed -i '/^triton==/d' $(PINS)
 	$(PIP) --constraint $(PINS) cmake ninja scikit-build-core
 	@touch $@
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from tests.contracts.triton_kernels import needs_triton, run_kernel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -67,6 +68,11 @@ class KernelContract:
     """Positions of the arguments that take a gradient."""
     opchecked: ClassVar[tuple[str, ...]]
     """Names of the samples that torch.library.opcheck sees; it is slow."""
+    triton_block_sizes: ClassVar[dict[str, Sequence[int]]] = {"launch.BLOCKS": (16, 64, 512)}
+    """Constants of ``phasegrad.ops.triton`` with sizes for which results must not change."""
+    triton_rtol: ClassVar[float] = 0.0
+    triton_atol: ClassVar[float] = 0.0
+    """Tolerances of the Triton kernel where they are larger than those of the C++ kernel."""
 
     def samples(self) -> dict[str, Call]:
         raise NotImplementedError
@@ -95,12 +101,13 @@ class KernelContract:
         """Whether two calls with copies of the same arguments agree."""
         return same_bits(results, others)
 
-    def agrees(self, results: Any, wanted: Any, call: Call) -> None:
+    def agrees(self, results: Any, wanted: Any, call: Call, rtol: float = 0.0, atol: float = 0.0) -> None:
         fraction, step = self.near_ties(*call)
         for got, want in zip(tensors(results), tensors(wanted), strict=True):
             assert got.shape == want.shape, f"{self.name} gave {got.shape}, not {want.shape}"
             got, want = got.double(), want.double()
-            off = ~torch.isclose(got, want, rtol=self.rtol, atol=self.atol, equal_nan=True)
+            tolerance = {"rtol": max(rtol, self.rtol), "atol": max(atol, self.atol)}
+            off = ~torch.isclose(got, want, **tolerance, equal_nan=True)
             largest = (got - want)[off].abs().max().item() if off.any() else 0.0
             message = f"{self.name}: {int(off.sum())} of {off.numel()} values differ by up to {largest}"
             assert off.sum() <= fraction * off.numel(), message
@@ -112,6 +119,21 @@ class KernelContract:
     @pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
     def test_kernel_equals_reference(self, call: Call) -> None:
         self.agrees(self.op(*call), getattr(reference, self.name)(*call), call)
+
+    @needs_triton
+    def test_triton_equals_reference(self, call: Call) -> None:
+        wanted = getattr(reference, self.name)(*call)
+        self.agrees(run_kernel(self.name, *call), wanted, call, self.triton_rtol, self.triton_atol)
+
+    @needs_triton
+    def test_block_sizes_of_triton_do_not_show(self, opcheck_call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        for constant, sizes in self.triton_block_sizes.items():
+            results = []
+            for size in sizes:
+                with monkeypatch.context() as patched:
+                    patched.setattr(f"phasegrad.ops.triton.{constant}", size)
+                    results.append(run_kernel(self.name, *opcheck_call))
+            assert all(same_bits(results[0], other) for other in results[1:])
 
     def test_repeats_to_the_bit_for_any_number_of_threads(self, call: Call) -> None:
         results = []

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import cpu, reference
+from phasegrad.ops import cpu, cuda, reference
 from phasegrad.ops.arguments import flat
 from phasegrad.ops.direct import KERNELS, checked, dispatched
 from phasegrad.ops.gradients import GRADIENTS
@@ -162,13 +162,17 @@ def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+_CPU_KERNELS = cuda.interpreted() if library is None else cpu.KERNELS
+
+
 def _register(name: str, schema: str) -> None:
     qualified = f"phasegrad::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd")(flat(name, checked(name, getattr(reference, name))))
-    if library is not None and name in cpu.KERNELS:
-        KERNELS[name] = checked(name, cpu.KERNELS[name])
+    if name in _CPU_KERNELS:
+        KERNELS[name] = checked(name, _CPU_KERNELS[name])
         torch.library.impl(qualified, "CPU")(flat(name, KERNELS[name]))
+    torch.library.impl(qualified, "CUDA")(flat(name, checked(name, cuda.chosen(name, getattr(reference, name)))))
     torch.library.register_fake(qualified)(flat(name, checked(name, _FAKES[name])))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(dispatched(name))

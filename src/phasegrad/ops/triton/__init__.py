@@ -1,0 +1,20 @@
+"""The ops on CUDA, through Triton kernels.
+
+Importing this package needs Triton; ``phasegrad.ops.cuda`` decides whether and when it is imported. A kernel reads
+seeds, levels and ranges from device memory, so that no op waits for the device. Float64 uses the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from phasegrad.ops.triton.draws import normal, uniform
+
+KERNELS: dict[str, Callable[..., Any]] = {
+    f.__name__: f
+    for f in (
+        normal,
+        uniform,
+    )
+}
