@@ -9,12 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from phasegrad.ops.triton.converters import adc, adc_backward, dac, dac_backward
 from phasegrad.ops.triton.draws import normal, uniform
+from phasegrad.ops.triton.weights import noisy_weights, noisy_weights_backward, weight_scale
 
 KERNELS: dict[str, Callable[..., Any]] = {
     f.__name__: f
     for f in (
         normal,
         uniform,
+        dac,
+        dac_backward,
+        adc,
+        adc_backward,
+        weight_scale,
+        noisy_weights,
+        noisy_weights_backward,
     )
 }

@@ -37,11 +37,12 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, like: Tensor, **
     """
     if 0 in grid:
         return
+    # As in the C++ kernels, a product and a sum are rounded separately, except where a kernel says tl.fma.
     if like.device.type == "cuda" and like.device.index != torch.cuda.current_device():
         with torch.cuda.device(like.device):
-            kernel[grid](*arguments, **constants)
+            kernel[grid](*arguments, **constants, enable_fp_fusion=False)
     else:
-        kernel[grid](*arguments, **constants)
+        kernel[grid](*arguments, **constants, enable_fp_fusion=False)
 
 
 def flat_grid(count: int, blocks: int) -> tuple[int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+
 @triton.jit
 def words(seed, offset, block):
     """The four 32-bit words of blocks of the stream ``(seed, offset)``.
@@ -34,6 +35,31 @@ def place(block, word):
 
 
 @triton.jit
+def in_order(a, b, c, d, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """The values of consecutive blocks as they lie in the stream ``[ROWS, 64 GROUPS]``.
+
+    Args:
+        a, b, c, d: values from the four words of ``16 GROUPS`` blocks ``[ROWS, 16 GROUPS]``.
+    """
+    words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (ROWS, GROUPS, 16, 2, 2))  # word 2 i + j is at [..., i, j]
+    return tl.reshape(tl.permute(words, (0, 1, 3, 4, 2)), (ROWS, 64 * GROUPS))
+
+
+@triton.jit
+def normal_rows(seed, offset, group, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """Consecutive normals of a stream ``[ROWS, 64 GROUPS]``; value ``64 group`` ``[ROWS, 1]`` is a row's first."""
+    a, b, c, d = normals(seed, offset, 16 * group + tl.arange(0, 16 * GROUPS)[None, :])
+    return in_order(a, b, c, d, ROWS, GROUPS)
+
+
+@triton.jit
+def uniform_rows(seed, offset, group, ROWS: tl.constexpr, GROUPS: tl.constexpr):
+    """Consecutive uniforms, as ``normal_rows``."""
+    a, b, c, d = uniforms(seed, offset, 16 * group + tl.arange(0, 16 * GROUPS)[None, :])
+    return in_order(a, b, c, d, ROWS, GROUPS)
+
+
+@triton.jit
 def log(x):
     """The natural logarithm of positive, normal float32 numbers, to 1 or 2 units in the last place."""
     bits = x.to(tl.int32, bitcast=True)
@@ -41,20 +67,20 @@ def log(x):
     f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
     s = f / (f + 2.0)
     z = s * s
-    y = ((0.2222222222 * z + 0.2857142857) * z + 0.4) * z + 0.6666666667
-    return exponent.to(tl.float32) * 0.6931471806 + (y * z * s + (s + s))
+    y = tl.fma(tl.fma(tl.fma(0.2222222222, z, 0.2857142857), z, 0.4), z, 0.6666666667)
+    return tl.fma(exponent.to(tl.float32), 0.6931471806, tl.fma(y * z, s, s + s))
 
 
 @triton.jit
 def _box_muller(a, b):
-    u = (a >> 1).to(tl.int32).to(tl.float32) * 4.656612873077393e-10 + 2.3283064365386963e-10
+    u = tl.fma((a >> 1).to(tl.int32).to(tl.float32), 4.656612873077393e-10, 2.3283064365386963e-10)
     radius = tl.sqrt(-2.0 * log(u))
     angle = (b << 2).to(tl.int32, bitcast=True).to(tl.float32) * 3.6572951981e-10  # in [-pi/4, pi/4)
     square = angle * angle
-    sine = (-1.9515295891e-4 * square + 8.3321608736e-3) * square - 1.6666654611e-1
-    sine = sine * (square * angle) + angle
-    cosine = (2.443315711809948e-5 * square - 1.388731625493765e-3) * square + 4.166664568298827e-2
-    cosine = cosine * (square * square) - 0.5 * square + 1.0
+    sine = tl.fma(tl.fma(-1.9515295891e-4, square, 8.3321608736e-3), square, -1.6666654611e-1)
+    sine = tl.fma(sine, square * angle, angle)
+    cosine = tl.fma(tl.fma(2.443315711809948e-5, square, -1.388731625493765e-3), square, 4.166664568298827e-2)
+    cosine = tl.fma(cosine, square * square, tl.fma(-0.5, square, 1.0))
     # Bit 30 exchanges sine and cosine; their signs are bit 31, and bits 31 and 30 together.
     odd = ((b >> 30) & 1) != 0
     first, second = radius * tl.where(odd, sine, cosine), radius * tl.where(odd, cosine, sine)
