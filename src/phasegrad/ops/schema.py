@@ -87,14 +87,14 @@ def _fake_tile_linear(
     mode = rest[-2]
     shape = (len(scale), x.shape[0], w.shape[0]) if mode != reference.NO_CONVERTER else (0,)
     code = torch.empty(shape, dtype=torch.int8, device=x.device)
-    return x.new_empty(x.shape[0], w.shape[0]), code, w.new_empty((0,) if clip is None else w.shape)
+    return x.new_empty(x.shape[0], w.shape[0]), code, x.new_empty((0,) if clip is None else w.shape)
 
 
 def _fake_tile_linear_backward(
-    grad: Tensor, code: Tensor, x: Tensor, read: Tensor, *rest: Any
+    grad: Tensor, code: Tensor, x: Tensor, read: Tensor, w: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    wanted = rest[-1]
-    return x.new_empty(x.shape if wanted[0] else (0,)), read.new_empty(read.shape if wanted[1] else (0,))
+    wanted, weight = rest[-1], read if w is None else w
+    return x.new_empty(x.shape if wanted[0] else (0,)), weight.new_empty(read.shape if wanted[1] else (0,))
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:

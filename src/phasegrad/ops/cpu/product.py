@@ -11,26 +11,9 @@ from torch import Tensor
 from phasegrad.ops import reference, workspace
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
-
-
-def _tile_groups(tiles: int, whole: int, outputs: int) -> list[slice]:
-    """Tiles to be multiplied in one call: many if they are small, one at a time if they are large, to fit the cache.
-
-    The first ``whole`` tiles have all their rows; a shorter last tile is multiplied alone.
-    """
-    step = max(1, _CACHED // max(outputs, 1))
-    starts = [*range(0, whole, step), *range(whole, tiles)]
-    return [slice(a, b) for a, b in zip(starts, [*starts[1:], tiles], strict=True)]
-
+from phasegrad.ops.row_tiles import by_tile, tile_groups
 
 _CACHED = 1 << 18  # outputs that fit the second-level cache
-
-
-def _by_tile(matrix: Tensor, tiles: slice, rows: int) -> Tensor:
-    """Columns of a matrix as ``[tiles, rows of the matrix, columns of one tile]``."""
-    columns = matrix[:, tiles.start * rows : tiles.stop * rows]
-    count = tiles.stop - tiles.start
-    return columns.unsqueeze(0) if count == 1 else columns.unflatten(1, (count, -1)).transpose(0, 1)
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -87,7 +70,7 @@ def tile_linear(
     conversion = (output_noise, read_noise, float(bound), mode, adc_max_code, int(seed))
     tiles, out = len(scale), x.new_empty(x.shape[0], w.shape[0])
     code = x.new_empty((tiles, *out.shape) if mode else (0,), dtype=torch.int8)
-    groups = _tile_groups(tiles, w.shape[1] // rows, out.numel())
+    groups = tile_groups(tiles, w.shape[1] // rows, out.numel(), _CACHED)
     y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
     v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 else y[:0]
     variance = _Variance(x, read, rows) if read_noise > 0 else None
@@ -96,7 +79,7 @@ def tile_linear(
         integers = _Integers.of_levels(x, read, rows, columns[2])
     for group in groups:
         count = group.stop - group.start
-        inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
+        inputs, weights = by_tile(x, group, rows), by_tile(read, group, rows).transpose(1, 2)
         if integers is None:
             _multiply(inputs, weights, y[:count])
         else:
@@ -131,7 +114,7 @@ class _Variance:
     def of(self, tiles: slice, out: Tensor) -> None:
         """The variances of some tiles, ``[tiles, rows, out]``, or the integers that count ``units``."""
         if not self.coarse:
-            inputs, weights = (_by_tile(m, tiles, self.rows) for m in (self.x, self.w))
+            inputs, weights = (by_tile(m, tiles, self.rows) for m in (self.x, self.w))
             _multiply(inputs.square(), weights.abs().transpose(1, 2), out)
             return
         for tile, part in zip(range(tiles.start, tiles.stop), out, strict=True):
@@ -206,7 +189,7 @@ def tile_linear_backward(
     grad_w = read.new_empty(read.shape if wanted[1] else (0,))
     tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
     alike = not len(code) and gain is None  # every tile's outputs have the same gradient
-    groups = [slice(0, 1)] if alike else _tile_groups(tiles, whole, grad.numel())
+    groups = [slice(0, 1)] if alike else tile_groups(tiles, whole, grad.numel(), _CACHED)
     rows = read.shape[1] if alike else rows
     g = grad.unsqueeze(0) if alike else grad.new_empty(groups[0].stop, *grad.shape)
     for group in groups:
@@ -214,9 +197,9 @@ def tile_linear_backward(
         if not alike:
             _unclipped(part, grad, code[group], None if gain is None else gain[group])
         if wanted[0]:
-            _multiply_into(_by_tile(grad_x, group, rows), part, _by_tile(read, group, rows))
+            _multiply_into(by_tile(grad_x, group, rows), part, by_tile(read, group, rows))
         if wanted[1]:
-            _multiply(part.transpose(1, 2), _by_tile(x, group, rows), _by_tile(grad_w, group, rows))
+            _multiply(part.transpose(1, 2), by_tile(x, group, rows), by_tile(grad_w, group, rows))
     if wanted[1] and w is not None and clip is not None:
         straight_through(grad_w, w.contiguous(), clip.contiguous())
     return grad_x, grad_w

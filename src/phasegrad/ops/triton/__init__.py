@@ -11,6 +11,7 @@ from typing import Any
 
 from phasegrad.ops.triton.converters import adc, adc_backward, dac, dac_backward
 from phasegrad.ops.triton.draws import normal, uniform
+from phasegrad.ops.triton.product import tile_linear, tile_linear_backward
 from phasegrad.ops.triton.weights import noisy_weights, noisy_weights_backward, weight_scale
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -25,5 +26,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
         weight_scale,
         noisy_weights,
         noisy_weights_backward,
+        tile_linear,
+        tile_linear_backward,
     )
 }

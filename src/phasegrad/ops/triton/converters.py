@@ -50,13 +50,13 @@ def _rounded(x):
 
 @triton.jit
 def _dac(
-    out, x, range, rows, inner, max_code, LEVELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+    out, x, limit, rows, inner, max_code, LEVELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
     chunks = tl.cdiv(inner, COLUMNS)
     pid = tl.program_id(0)
     row = (pid // chunks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = (pid % chunks).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    r = tl.load(range + row, mask=row < rows, other=1.0).to(tl.float32)
+    r = tl.load(limit + row, mask=row < rows, other=1.0).to(tl.float32)
     up = tl.where(r == 0.0, 0.0, clamp(tl.div_rn(max_code, r), -_LARGEST, _LARGEST))
     mask = (row < rows) & (column < inner)
     value = tl.load(x + row * inner + column, mask=mask, other=0.0).to(tl.float32)
@@ -89,13 +89,13 @@ def converted_inputs(x: Tensor, range: Tensor, max_code: float, *, levels: bool)
 
 
 @triton.jit
-def _dac_backward(grad_x, taken, inside, grad, x, range, count, VALUES: tl.constexpr):
+def _dac_backward(grad_x, taken, inside, grad, x, limit, count, VALUES: tl.constexpr):
     pid = tl.program_id(0)
     n = pid.to(tl.int64) * VALUES + tl.arange(0, VALUES)
     mask = n < count
     g = tl.load(grad + n, mask=mask, other=0.0).to(tl.float32)
     value = tl.load(x + n, mask=mask, other=0.0).to(tl.float32)
-    r = tl.load(range).to(tl.float32)
+    r = tl.load(limit).to(tl.float32)
     passes = tl.abs(value) <= tl.abs(r)
     sign = tl.where(value > 0.0, 1.0, tl.where(value < 0.0, -1.0, value))
     beyond = tl.where(passes, 0.0, sign)
@@ -106,14 +106,14 @@ def _dac_backward(grad_x, taken, inside, grad, x, range, count, VALUES: tl.const
 
 
 @triton.jit
-def _range_gradient(out, taken, inside, range, programs, enough, decay, VALUES: tl.constexpr):
+def _range_gradient(out, taken, inside, limit, programs, enough, decay, VALUES: tl.constexpr):
     total = tl.zeros((VALUES,), tl.float64)
     count = tl.zeros((VALUES,), tl.int64)
-    for first in tl.range(0, programs, VALUES):
+    for first in range(0, programs, VALUES):
         n = first + tl.arange(0, VALUES)
         total += tl.load(taken + n, mask=n < programs, other=0.0)
         count += tl.load(inside + n, mask=n < programs, other=0).to(tl.int64)
-    pull = tl.where(tl.sum(count, 0) >= enough, decay * tl.load(range).to(tl.float32), 0.0)
+    pull = tl.where(tl.sum(count, 0) >= enough, decay * tl.load(limit).to(tl.float32), 0.0)
     tl.store(out, tl.sum(total, 0).to(tl.float32) + pull)
 
 
@@ -186,7 +186,7 @@ def _adc(
     total = tl.zeros((ROWS, 64 * GROUPS), tl.float32)
     if ADD:
         total = tl.load(out + place, mask=mask, other=0.0).to(tl.float32)
-    for tile in tl.range(0, tiles):
+    for tile in range(0, tiles):
         value = tl.load(y + place, mask=mask, other=0.0).to(tl.float32) * step
         s = tl.load(scale + channel, mask=exists, other=0.0).to(tl.float32)
         unit = s * r
@@ -292,7 +292,7 @@ def _unclipped(
     mask = n < size
     g = tl.load(grad + n, mask=mask, other=0.0).to(tl.float32)
     column = (n % columns) if GAIN else n
-    for _ in tl.range(0, tiles):
+    for _ in range(0, tiles):
         value = g
         if CODE:
             value = tl.where(tl.load(code + n, mask=mask, other=0) == 0, value, 0.0)

@@ -16,13 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def words(seed, offset, block):
-    """The four 32-bit words of blocks of the stream ``(seed, offset)``.
-
-    Args:
-        seed: int64, loaded from the seed's tensor.
-        offset: the stream, an integer of up to 64 bits.
-        block: numbers of blocks, int64.
-    """
+    """The four 32-bit words of blocks of the stream ``(seed, offset)``; seed and numbers of blocks are int64."""
     stream = tl.cast(offset, tl.int64)
     low, high = block.to(tl.uint32), (block >> 32).to(tl.uint32)
     return tl.philox(seed, low, high, stream.to(tl.uint32), (stream >> 32).to(tl.uint32))
@@ -36,12 +30,10 @@ def place(block, word):
 
 @triton.jit
 def in_order(a, b, c, d, ROWS: tl.constexpr, GROUPS: tl.constexpr):
-    """The values of consecutive blocks as they lie in the stream ``[ROWS, 64 GROUPS]``.
-
-    Args:
-        a, b, c, d: values from the four words of ``16 GROUPS`` blocks ``[ROWS, 16 GROUPS]``.
-    """
-    words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (ROWS, GROUPS, 16, 2, 2))  # word 2 i + j is at [..., i, j]
+    """Values from the four words of blocks ``[ROWS, 16 GROUPS]``, as they lie in the stream ``[ROWS, 64 GROUPS]``."""
+    words = tl.reshape(
+        tl.join(tl.join(a, c), tl.join(b, d)), (ROWS, GROUPS, 16, 2, 2)
+    )  # word 2 i + j is at [..., i, j]
     return tl.reshape(tl.permute(words, (0, 1, 3, 4, 2)), (ROWS, 64 * GROUPS))
 
 

@@ -38,18 +38,18 @@ def _row_sizes(
     exists = row < out_features
     total = tl.zeros((ROWS, COLUMNS), tl.float64)
     count = tl.zeros((ROWS, COLUMNS), tl.int32)
-    for tile in tl.range(0, tiles):
+    for tile in range(0, tiles):
         start = tile * rows
         end = tl.minimum(start + rows, in_features)
         size = tl.zeros((ROWS, COLUMNS), tl.int32)
-        for first in tl.range(start, end, COLUMNS):
+        for first in range(start, end, COLUMNS):
             column = first + tl.arange(0, COLUMNS)[None, :]
             place = w + row[:, None] * in_features + column
             value = tl.load(place, mask=exists[:, None] & (column < end), other=0.0).to(tl.float32)
             size = tl.maximum(size, _size(value))
             total += value.to(tl.float64) * value.to(tl.float64)
             count += (value != 0.0).to(tl.int32)
-        found = tl.max(size, 1).to(tl.float32, bitcast=True)
+        found = tl.cast(tl.max(size, 1), tl.float32, bitcast=True)
         tl.store(largest + tile * out_features + row, found, mask=exists)
     tl.store(squares + row, tl.sum(total, 1), mask=exists)
     tl.store(nonzero + row, tl.sum(count, 1), mask=exists)
@@ -67,13 +67,13 @@ def _scales(
     if CLIPS and not PER_CHANNEL:
         total = tl.zeros((COLUMNS,), tl.float64)
         count = tl.zeros((COLUMNS,), tl.int64)
-        for first in tl.range(0, out_features, COLUMNS):
+        for first in range(0, out_features, COLUMNS):
             channel = first + tl.arange(0, COLUMNS)
             total += tl.load(squares + channel, mask=channel < out_features, other=0.0)
             count += tl.load(nonzero + channel, mask=channel < out_features, other=0).to(tl.int64)
         limit = sigma * tl.sqrt_rn((tl.sum(total, 0) / tl.maximum(tl.sum(count, 0), 1)).to(tl.float32))
     size = tl.zeros((COLUMNS,), tl.int32)
-    for first in tl.range(start, end, COLUMNS):
+    for first in range(start, end, COLUMNS):
         channel = first + tl.arange(0, COLUMNS)
         mask = channel < end
         bound = tl.full((COLUMNS,), 0.0, tl.float32) + limit
@@ -90,10 +90,12 @@ def _scales(
         if tile == 0:
             tl.store(clip + channel, bound, mask=mask)
     if not PER_COLUMN:
-        found = tl.max(size, 0).to(tl.float32, bitcast=True)
-        for first in tl.range(start, end, COLUMNS):
+        found = tl.cast(tl.max(size, 0), tl.float32, bitcast=True)
+        for first in range(start, end, COLUMNS):
             channel = first + tl.arange(0, COLUMNS)
-            tl.store(scale + tile * out_features + channel, found + tl.zeros((COLUMNS,), tl.float32), mask=channel < end)
+            tl.store(
+                scale + tile * out_features + channel, found + tl.zeros((COLUMNS,), tl.float32), mask=channel < end
+            )
 
 
 def weight_scale(
@@ -158,7 +160,7 @@ def _noisy_weights(
             if PIECES:
                 size = tl.where(by_sign != 0, clipped, size)
                 a, b, c = tl.zeros_like(size), tl.zeros_like(size), tl.zeros_like(size)
-                for piece in tl.range(0, pieces):
+                for piece in range(0, pieces):
                     # Each piece has its start and three coefficients; the first starts at minus infinity.
                     beyond = size >= tl.load(parabolas + 4 * piece) * s
                     a = tl.where(beyond, tl.load(parabolas + 4 * piece + 1), a)
@@ -223,7 +225,7 @@ def as_read(
 
 
 @triton.jit
-def _straight_through(out, grad, w, clip, out_features, in_features, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _straight_through(grad, w, clip, out_features, in_features, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     chunks = tl.cdiv(in_features, COLUMNS)
     pid = tl.program_id(0)
     row = (pid // chunks).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
@@ -231,22 +233,24 @@ def _straight_through(out, grad, w, clip, out_features, in_features, ROWS: tl.co
     mask = (row < out_features) & (column < in_features)
     bound = tl.load(clip + row, mask=row < out_features, other=0.0).to(tl.float32)
     value = tl.load(w + row * in_features + column, mask=mask, other=0.0).to(tl.float32)
-    g = tl.load(grad + row * in_features + column, mask=mask, other=0.0).to(tl.float32)
-    outward = ((value > bound) & (g < 0.0)) | ((value < -bound) & (g > 0.0))
-    tl.store(out + row * in_features + column, tl.where(outward, 0.0, g), mask=mask)
+    # Few weights are clipped: only their gradients are read.
+    above, below = mask & (value > bound), mask & (value < -bound)
+    g = tl.load(grad + row * in_features + column, mask=above | below, other=0.0).to(tl.float32)
+    outward = (above & (g < 0.0)) | (below & (g > 0.0))
+    tl.store(grad + row * in_features + column, tl.zeros_like(value), mask=outward)
 
 
 def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
     if not all_taken(grad, w, clip):
         return reference.noisy_weights_backward(grad, w, clip)
-    out = torch.empty(grad.shape, dtype=grad.dtype, device=grad.device)
-    straight_through(out, grad.contiguous(), w, clip)
+    out = grad.clone(memory_format=torch.contiguous_format)
+    straight_through(out, w, clip)
     return out
 
 
-def straight_through(out: Tensor, grad: Tensor, w: Tensor, clip: Tensor) -> None:
-    """A gradient without what would push clipped weights further out; ``out`` may be the gradient itself."""
+def straight_through(grad: Tensor, w: Tensor, clip: Tensor) -> None:
+    """Zero a gradient, in place, where a descent step would push clipped weights further out."""
     w, clip = w.contiguous(), clip.contiguous()
     columns = min(COLUMNS, triton.next_power_of_2(w.shape[1]))
     grid = (triton.cdiv(len(w), ROWS) * triton.cdiv(w.shape[1], columns),)
-    launch(_straight_through, grid, out, grad, w, clip, *w.shape, like=w, ROWS=ROWS, COLUMNS=columns)
+    launch(_straight_through, grid, grad, w, clip, *w.shape, like=w, ROWS=ROWS, COLUMNS=columns)
