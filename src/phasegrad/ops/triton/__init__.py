@@ -12,6 +12,8 @@ from typing import Any
 from phasegrad.ops.triton.converters import adc, adc_backward, dac, dac_backward
 from phasegrad.ops.triton.draws import normal, uniform
 from phasegrad.ops.triton.weights import noisy_weights, noisy_weights_backward, weight_scale
+from phasegrad.ops.triton.pulses import pulse_counts, pulsed_update
+from phasegrad.ops.triton.trains import pulse_trains
 
 KERNELS: dict[str, Callable[..., Any]] = {
     f.__name__: f
@@ -25,5 +27,8 @@ KERNELS: dict[str, Callable[..., Any]] = {
         weight_scale,
         noisy_weights,
         noisy_weights_backward,
+        pulse_counts,
+        pulse_trains,
+        pulsed_update,
     )
 }
