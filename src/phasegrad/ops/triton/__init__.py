@@ -10,9 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from phasegrad.ops.triton.converters import adc, adc_backward, dac, dac_backward
+from phasegrad.ops.triton.cells import noisy_cells, pcm_cells
+from phasegrad.ops.triton.devices import pcm_moments, pcm_program, pcm_read
 from phasegrad.ops.triton.draws import normal, uniform
 from phasegrad.ops.triton.weights import noisy_weights, noisy_weights_backward, weight_scale
 from phasegrad.ops.triton.pulses import pulse_counts, pulsed_update
+from phasegrad.ops.triton.rows import rectified_cells, row_products
+from phasegrad.ops.triton.sums import leak, weighted_sum
 from phasegrad.ops.triton.trains import pulse_trains
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -27,8 +31,17 @@ KERNELS: dict[str, Callable[..., Any]] = {
         weight_scale,
         noisy_weights,
         noisy_weights_backward,
+        leak,
+        noisy_cells,
+        pcm_cells,
+        pcm_moments,
+        pcm_program,
+        pcm_read,
         pulse_counts,
         pulse_trains,
         pulsed_update,
+        rectified_cells,
+        row_products,
+        weighted_sum,
     )
 }

@@ -76,6 +76,7 @@ def pcm_program(
         _pcm_program, flat_grid(target.numel(), launches.BLOCKS), conductance, nu, target, target.numel(), seed,
         offset, 1.0 / g_max, tuple(map(float, programming_sd)), *mean[1:], *spread[1:], like=target,
         TERMS=len(programming_sd), MEAN=mean.kind, SPREAD=spread.kind, BLOCKS=launches.BLOCKS,
+        enable_fp_fusion=False,
     )  # fmt: skip
     return conductance, nu
 
@@ -133,7 +134,7 @@ def _read(
     launch(
         _pcm_read, flat_grid(out.numel(), launches.BLOCKS), out, sd, conductance.contiguous(), nu.contiguous(), age,
         out.numel(), seed, offset, 1.0 / g_max, t0, t_read, *law[1:], like=out, PER_DEVICE=per_device,
-        NOISY=bool(noise), MOMENTS=sd is not None, LAW=law.kind, BLOCKS=launches.BLOCKS,
+        NOISY=bool(noise), MOMENTS=sd is not None, LAW=law.kind, BLOCKS=launches.BLOCKS, enable_fp_fusion=False,
     )  # fmt: skip
 
 

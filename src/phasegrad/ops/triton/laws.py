@@ -18,8 +18,7 @@ from phasegrad.ops.triton.philox import log
 TABLE: tl.constexpr = tl.constexpr(1)
 TWO: tl.constexpr = tl.constexpr(2)
 EXPONENTIAL: tl.constexpr = tl.constexpr(4)
-LOGARITHM: tl.constexpr = tl.constexpr(8)
-ABOVE: tl.constexpr = tl.constexpr(4)  # factor of the two kinds before, for conductances from the threshold on
+LOGARITHM: tl.constexpr = tl.constexpr(8)  # both times 4 for the branch above the threshold
 
 TINY: tl.constexpr = tl.constexpr(1.17549435e-38)
 
@@ -65,9 +64,9 @@ def ln_of(g):
 @triton.jit
 def _branch(g, ln_g, a, b, c1, c2, c3, low, high, KIND):
     value = tl.zeros_like(g) + b
-    if KIND & LOGARITHM:
+    if LOGARITHM & KIND:
         value = a * ln_g + b
-    if KIND & EXPONENTIAL:
+    if EXPONENTIAL & KIND:
         value = tl.exp(value)
     value += g * (c1 + g * (c2 + g * c3))
     return tl.minimum(at_least(value, low), high, propagate_nan=tl.PropagateNan.ALL)
@@ -76,12 +75,12 @@ def _branch(g, ln_g, a, b, c1, c2, c3, low, high, KIND):
 @triton.jit
 def law_of(g, ln_g, p, points, KIND: tl.constexpr):
     """A law of the normalised conductance and its logarithm."""
-    if KIND & TABLE:
+    if TABLE & KIND:
         value = _interpolate(g, points, p[0])
     else:
         value = _branch(g, ln_g, p[1], p[2], p[3], p[4], p[5], p[6], p[7], KIND)
-        if KIND & TWO:
-            above = _branch(g, ln_g, p[8], p[9], p[10], p[11], p[12], p[13], p[14], KIND // ABOVE)
+        if TWO & KIND:
+            above = _branch(g, ln_g, p[8], p[9], p[10], p[11], p[12], p[13], p[14], KIND // 4)
             value = tl.where(g < p[0], value, above)
     return value
 
