@@ -12,10 +12,10 @@ from torch import Tensor
 
 from phasegrad.ops import reference
 from phasegrad.ops.triton import launch as launches
-from phasegrad.ops.triton.devices import NO_LAW, lanes, moments
+from phasegrad.ops.triton.devices import NO_LAW, lanes, moments, normals_of
 from phasegrad.ops.triton.launch import all_floats, flat_grid, launch
 from phasegrad.ops.triton.laws import at_least, encode, of_age
-from phasegrad.ops.triton.philox import box_muller, normals, words
+from phasegrad.ops.triton.philox import box_muller, words
 
 
 @triton.jit
@@ -28,24 +28,15 @@ def _normals_at(seed, offset, n):
 
 
 @triton.jit
-def _read_plane(total, conductance, other, at, inside, z, drift, bandwidth, inverse, law, points, factor,
-                KEPT: tl.constexpr, NOISY: tl.constexpr, LAW: tl.constexpr, SCALED: tl.constexpr,
-                FIRST: tl.constexpr):  # fmt: skip
-    """Add a plane of devices as one read sees them; ``other`` are drift exponents, or deviations kept from a read."""
+def _read_devices(conductance, other, at, inside, z, drift, bandwidth, inverse, law, points, KEPT: tl.constexpr,
+                  NOISY: tl.constexpr, LAW: tl.constexpr):  # fmt: skip
+    """Devices as one read sees them; ``other`` are their drift exponents, or deviations kept from an earlier read."""
     if KEPT:
         value = tl.load(conductance + at, mask=inside, other=0.0)
         sd = tl.load(other + at, mask=inside, other=0.0) if NOISY else value
     else:
         value, sd = moments(conductance, other, at, inside, drift, bandwidth, inverse, law, points, NOISY, LAW)
-    if NOISY:
-        value = at_least(value + sd * z, 0.0)
-    if FIRST:
-        total = value * factor
-    elif SCALED:  # as torch adds multiples
-        total = tl.fma(value, tl.zeros_like(value) + factor, total)
-    else:
-        total += value * factor
-    return total
+    return at_least(value + sd * z, 0.0) if NOISY else value
 
 
 @triton.jit
@@ -57,56 +48,39 @@ def scale_of(scale, at, out, features, rows, inside, WIDE: tl.constexpr):
     return tl.load(scale + tile * out + row, mask=inside, other=0.0)
 
 
-@triton.jit(do_not_specialize=("offset",))
+@triton.jit(do_not_specialize=["offset"])
 def _cells(
     weight, conductance, other, ages, scale, out, features, rows, seed, offset, inverse, t0: tl.float64,
     t_read: tl.float64, law, points, factors, PLANES: tl.constexpr, KEPT: tl.constexpr, NOISY: tl.constexpr,
     LAW: tl.constexpr, SCALED: tl.constexpr, SHIFTED: tl.constexpr, ALIGNED: tl.constexpr, WIDE: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64)
-    block = first * BLOCKS + tl.arange(0, BLOCKS)
-    first = first * 4 * BLOCKS
+    block = tl.program_id(0).to(tl.int64) * BLOCKS
+    at = 4 * block + lanes(BLOCKS)
     count = tl.cast(out, tl.int64) * features
+    inside = at < count
     drift = 0.0
     bandwidth = 0.0
     if not KEPT:
         drift, bandwidth = of_age(tl.load(ages), t0, t_read)
-    zero = tl.zeros((BLOCKS,), tl.float32)
-    totals = (zero, zero, zero, zero)
+    total = tl.zeros((BLOCKS, 2, 2), tl.float32)
     for plane in tl.static_range(PLANES):
-        start = plane * count + first
-        z = totals
-        if NOISY and ALIGNED:  # groups of 64 values begin where planes do
-            z = normals(tl.load(seed), offset, block + plane * count // 4)
+        z = total
+        if NOISY and ALIGNED:  # groups of 64 normals begin where planes do
+            z = normals_of(tl.load(seed), offset, block + plane * count // 4, BLOCKS)
         elif NOISY:
-            key = tl.load(seed)
-            z = (_normals_at(key, offset, start + lanes(0, BLOCKS)), _normals_at(key, offset, start + lanes(1, BLOCKS)),
-                 _normals_at(key, offset, start + lanes(2, BLOCKS)),
-                 _normals_at(key, offset, start + lanes(3, BLOCKS)))  # fmt: skip
-        totals = (
-            _read_plane(totals[0], conductance + start, other + start, lanes(0, BLOCKS),
-                        lanes(0, BLOCKS) < count - first, z[0], drift, bandwidth, inverse, law, points,
-                        factors[1 + plane], KEPT, NOISY, LAW, SCALED, plane == 0),
-            _read_plane(totals[1], conductance + start, other + start, lanes(1, BLOCKS),
-                        lanes(1, BLOCKS) < count - first, z[1], drift, bandwidth, inverse, law, points,
-                        factors[1 + plane], KEPT, NOISY, LAW, SCALED, plane == 0),
-            _read_plane(totals[2], conductance + start, other + start, lanes(2, BLOCKS),
-                        lanes(2, BLOCKS) < count - first, z[2], drift, bandwidth, inverse, law, points,
-                        factors[1 + plane], KEPT, NOISY, LAW, SCALED, plane == 0),
-            _read_plane(totals[3], conductance + start, other + start, lanes(3, BLOCKS),
-                        lanes(3, BLOCKS) < count - first, z[3], drift, bandwidth, inverse, law, points,
-                        factors[1 + plane], KEPT, NOISY, LAW, SCALED, plane == 0),
-        )  # fmt: skip
-    for word in tl.static_range(4):
-        at = first + lanes(word, BLOCKS)
-        inside = at < count
-        total = totals[word]
-        if SHIFTED:
-            total += factors[0]
-        if SCALED:
-            total *= scale_of(scale, at, out, features, rows, inside, WIDE)
-        tl.store(weight + at, total, mask=inside)
+            z = _normals_at(tl.load(seed), offset, plane * count + at)
+        value = _read_devices(conductance, other, plane * count + at, inside, z, drift, bandwidth, inverse, law, points,
+                              KEPT, NOISY, LAW)  # fmt: skip
+        if SCALED and plane > 0:  # as torch adds multiples
+            total = tl.fma(value, tl.zeros_like(value) + factors[1 + plane], total)
+        else:
+            total += value * factors[1 + plane]
+    if SHIFTED:
+        total += factors[0]
+    if SCALED:
+        total *= scale_of(scale, at, out, features, rows, inside, WIDE)
+    tl.store(weight + at, total, mask=inside)
 
 
 def _read(
@@ -122,7 +96,7 @@ def _read(
         None if scale is None else scale.contiguous(), out, features, rows, seed, offset, 1.0 / g_max, t0, t_read,
         *encoded[1:], tuple(map(float, factors)), like=weight, PLANES=planes, LAW=encoded.kind,
         SCALED=scale is not None, SHIFTED=scale is None or factors[0] != 0.0, ALIGNED=weight.numel() % 64 == 0,
-        WIDE=weight.numel() >= 1 << 31, **constants, BLOCKS=launches.BLOCKS, enable_fp_fusion=False,
+        WIDE=weight.numel() >= 1 << 31, **constants, BLOCKS=launches.BLOCKS,
     )  # fmt: skip
     return weight
 

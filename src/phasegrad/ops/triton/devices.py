@@ -21,41 +21,40 @@ from phasegrad.ops.triton.philox import normals
 
 
 @triton.jit
-def lanes(word, BLOCKS: tl.constexpr):
-    """Where the values of a word of a program's blocks are among the program's values."""
-    lane = tl.arange(0, BLOCKS)
+def lanes(BLOCKS: tl.constexpr):
+    """Where the values of a program's blocks are among the program's values ``[BLOCKS, 2, 2]``."""
+    lane = tl.arange(0, BLOCKS)[:, None, None]
+    word = 2 * tl.arange(0, 2)[None, :, None] + tl.arange(0, 2)[None, None, :]
     return 64 * (lane // 16) + 16 * word + lane % 16
 
 
 @triton.jit
-def _program(conductance, nu, target, at, inside, z, z_nu, inverse, sd, mean, mean_points, spread, spread_points,
-             TERMS: tl.constexpr, MEAN: tl.constexpr, SPREAD: tl.constexpr):  # fmt: skip
-    t = tl.load(target + at, mask=inside, other=0.0)
-    g = t * inverse
-    deviation = tl.zeros_like(g) + sd[TERMS - 1]
-    for k in tl.static_range(1, TERMS):
-        deviation = deviation * g + sd[TERMS - 1 - k]
-    tl.store(conductance + at, at_least(t + at_least(deviation, 0.0) * z, 0.0), mask=inside)
-    ln_g = ln_of(g)
-    exponent = law_of(g, ln_g, mean, mean_points, MEAN) + law_of(g, ln_g, spread, spread_points, SPREAD) * z_nu
-    tl.store(nu + at, tl.abs(exponent), mask=inside)
+def normals_of(seed, offset, first, BLOCKS: tl.constexpr):
+    """The normals of ``BLOCKS`` blocks from ``first`` on, in the places of ``lanes``."""
+    a, b, c, d = normals(seed, offset, first + tl.arange(0, BLOCKS))
+    return tl.join(tl.join(a, c), tl.join(b, d))
 
 
-@triton.jit(do_not_specialize=("offset",))
+@triton.jit(do_not_specialize=["offset"])
 def _pcm_program(
     conductance, nu, target, count, seed, offset, inverse, sd, mean, mean_points, spread, spread_points,
     TERMS: tl.constexpr, MEAN: tl.constexpr, SPREAD: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64)
-    block = first * BLOCKS + tl.arange(0, BLOCKS)
-    first = first * 4 * BLOCKS
+    block = tl.program_id(0).to(tl.int64) * BLOCKS
+    at = 4 * block + lanes(BLOCKS)
+    inside = at < count
     key = tl.load(seed)
-    z = normals(key, offset, block)
-    z_nu = normals(key, tl.cast(offset, tl.int64) + 1, block)
-    for word in tl.static_range(4):
-        at = lanes(word, BLOCKS)
-        _program(conductance + first, nu + first, target + first, at, at < count - first, z[word], z_nu[word], inverse,
-                 sd, mean, mean_points, spread, spread_points, TERMS, MEAN, SPREAD)  # fmt: skip
+    t = tl.load(target + at, mask=inside, other=0.0)
+    g = t * inverse
+    ln_g = ln_of(g)
+    deviation = tl.zeros_like(g) + sd[TERMS - 1]
+    for k in tl.static_range(1, TERMS):
+        deviation = deviation * g + sd[TERMS - 1 - k]
+    programmed = t + at_least(deviation, 0.0) * normals_of(key, offset, block, BLOCKS)
+    tl.store(conductance + at, at_least(programmed, 0.0), mask=inside)
+    z = normals_of(key, tl.cast(offset, tl.int64) + 1, block, BLOCKS)
+    exponent = law_of(g, ln_g, mean, mean_points, MEAN) + law_of(g, ln_g, spread, spread_points, SPREAD) * z
+    tl.store(nu + at, tl.abs(exponent), mask=inside)
 
 
 def pcm_program(
@@ -76,7 +75,6 @@ def pcm_program(
         _pcm_program, flat_grid(target.numel(), launches.BLOCKS), conductance, nu, target, target.numel(), seed,
         offset, 1.0 / g_max, tuple(map(float, programming_sd)), *mean[1:], *spread[1:], like=target,
         TERMS=len(programming_sd), MEAN=mean.kind, SPREAD=spread.kind, BLOCKS=launches.BLOCKS,
-        enable_fp_fusion=False,
     )  # fmt: skip
     return conductance, nu
 
@@ -94,31 +92,22 @@ def moments(conductance, nu, at, inside, drift, bandwidth, inverse, law, points,
     return mean, sd
 
 
-@triton.jit(do_not_specialize=("offset",))
+@triton.jit(do_not_specialize=["offset"])
 def _pcm_read(
     out, sds, conductance, nu, ages, count, seed, offset, inverse, t0: tl.float64, t_read: tl.float64, law, points,
     PER_DEVICE: tl.constexpr, NOISY: tl.constexpr, MOMENTS: tl.constexpr, LAW: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64)
-    block = first * BLOCKS + tl.arange(0, BLOCKS)
-    first = first * 4 * BLOCKS
-    if NOISY and not MOMENTS:
-        z = normals(tl.load(seed), offset, block)
-    if not PER_DEVICE:
-        drift, bandwidth = of_age(tl.load(ages), t0, t_read)
-    for word in tl.static_range(4):
-        at = lanes(word, BLOCKS)
-        inside = at < count - first
-        if PER_DEVICE:
-            drift, bandwidth = of_age(tl.load(ages + first + at, mask=inside, other=0.0), t0, t_read)
-        mean, sd = moments(
-            conductance + first, nu + first, at, inside, drift, bandwidth, inverse, law, points, NOISY, LAW
-        )
-        if MOMENTS:
-            tl.store(sds + first + at, sd, mask=inside)
-        elif NOISY:
-            mean = at_least(mean + sd * z[word], 0.0)
-        tl.store(out + first + at, mean, mask=inside)
+    block = tl.program_id(0).to(tl.int64) * BLOCKS
+    at = 4 * block + lanes(BLOCKS)
+    inside = at < count
+    age = tl.load(ages + at, mask=inside, other=0.0) if PER_DEVICE else tl.load(ages)
+    drift, bandwidth = of_age(age, t0, t_read)
+    mean, sd = moments(conductance, nu, at, inside, drift, bandwidth, inverse, law, points, NOISY, LAW)
+    if MOMENTS:
+        tl.store(sds + at, sd, mask=inside)
+    elif NOISY:
+        mean = at_least(mean + sd * normals_of(tl.load(seed), offset, block, BLOCKS), 0.0)
+    tl.store(out + at, mean, mask=inside)
 
 
 NO_LAW = (0.0, float("inf"), *(0.0,) * 16)
@@ -134,7 +123,7 @@ def _read(
     launch(
         _pcm_read, flat_grid(out.numel(), launches.BLOCKS), out, sd, conductance.contiguous(), nu.contiguous(), age,
         out.numel(), seed, offset, 1.0 / g_max, t0, t_read, *law[1:], like=out, PER_DEVICE=per_device,
-        NOISY=bool(noise), MOMENTS=sd is not None, LAW=law.kind, BLOCKS=launches.BLOCKS, enable_fp_fusion=False,
+        NOISY=bool(noise), MOMENTS=sd is not None, LAW=law.kind, BLOCKS=launches.BLOCKS,
     )  # fmt: skip
 
 

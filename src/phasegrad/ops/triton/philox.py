@@ -41,7 +41,9 @@ def in_order(a, b, c, d, ROWS: tl.constexpr, GROUPS: tl.constexpr):
     Args:
         a, b, c, d: values from the four words of ``16 GROUPS`` blocks ``[ROWS, 16 GROUPS]``.
     """
-    words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (ROWS, GROUPS, 16, 2, 2))  # word 2 i + j is at [..., i, j]
+    words = tl.reshape(
+        tl.join(tl.join(a, c), tl.join(b, d)), (ROWS, GROUPS, 16, 2, 2)
+    )  # word 2 i + j is at [..., i, j]
     return tl.reshape(tl.permute(words, (0, 1, 3, 4, 2)), (ROWS, 64 * GROUPS))
 
 

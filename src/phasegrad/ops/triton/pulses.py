@@ -160,7 +160,7 @@ def _follow(weight, conductance, other_planes, factors, at, count, g, g_down, in
     tl.store(weight + at, total + factors[0], mask=inside)
 
 
-@triton.jit(do_not_specialize=("first", "batch", "offset", "features"))
+@triton.jit(do_not_specialize=["first", "batch", "offset", "features"])
 def _update(
     conductance, history, pulsed_at, weight, other_planes, factors, parameters, coefficients, words_x, words_d, counts,
     refused, seed, now: tl.float64, first, batch, offset, out, features, groups,
@@ -270,7 +270,7 @@ def _pulse(
         like=conductance, UP=planes[0], DOWN=planes[1], PLANES=count,
         OTHERS=0 if tracked.other_planes is None else len(tracked.other_planes), FAMILY=family,
         SHARED=parameters[0].numel() == 1, STAMPED=state.pulsed_at is not None, **constants, OUTPUTS=TILE[0],
-        INPUTS=TILE[1], num_warps=1, enable_fp_fusion=False,
+        INPUTS=TILE[1], num_warps=1,
     )  # fmt: skip
 
 

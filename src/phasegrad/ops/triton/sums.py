@@ -11,10 +11,9 @@ from torch import Tensor
 
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.triton import launch as launches
-from phasegrad.ops.triton.devices import lanes
+from phasegrad.ops.triton.devices import lanes, normals_of
 from phasegrad.ops.triton.launch import flat_grid, launch
 from phasegrad.ops.triton.laws import at_least
-from phasegrad.ops.triton.philox import normals
 
 
 @triton.jit
@@ -25,46 +24,23 @@ def _others(total, other_planes, factors, at, inside, count, PLANES: tl.constexp
     return total + factors[0]
 
 
-@triton.jit(do_not_specialize=("offset",))
+@triton.jit(do_not_specialize=["offset"])
 def _weighted_sum(
     out, conductance, other_planes, factors, sd, count, seed, offset, PLANES: tl.constexpr, OTHERS: tl.constexpr,
     NOISY: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    first = tl.program_id(0).to(tl.int64)
-    block = first * BLOCKS + tl.arange(0, BLOCKS)
-    first = first * 4 * BLOCKS
+    block = tl.program_id(0).to(tl.int64) * BLOCKS
+    at = 4 * block + lanes(BLOCKS)
+    inside = at < count
     stride = tl.cast(count, tl.int64)
-    totals = (tl.zeros((BLOCKS,), tl.float32), tl.zeros((BLOCKS,), tl.float32), tl.zeros((BLOCKS,), tl.float32),
-              tl.zeros((BLOCKS,), tl.float32))  # fmt: skip
+    total = tl.zeros((BLOCKS, 2, 2), tl.float32)
     for plane in tl.static_range(PLANES):
+        g = tl.load(conductance + plane * stride + at, mask=inside, other=0.0)
         if NOISY:
-            z = normals(tl.load(seed), tl.cast(offset, tl.int64) + plane, block)
-        else:
-            z = totals
-        totals = (
-            _add_plane(totals[0], conductance + plane * stride + first, z[0], factors[1 + plane], sd, 0,
-                       count - first, NOISY, BLOCKS),
-            _add_plane(totals[1], conductance + plane * stride + first, z[1], factors[1 + plane], sd, 1,
-                       count - first, NOISY, BLOCKS),
-            _add_plane(totals[2], conductance + plane * stride + first, z[2], factors[1 + plane], sd, 2,
-                       count - first, NOISY, BLOCKS),
-            _add_plane(totals[3], conductance + plane * stride + first, z[3], factors[1 + plane], sd, 3,
-                       count - first, NOISY, BLOCKS),
-        )  # fmt: skip
-    for word in tl.static_range(4):
-        at = lanes(word, BLOCKS)
-        inside = at < count - first
-        total = _others(totals[word], other_planes, factors, first + at, inside, stride, PLANES, OTHERS)
-        tl.store(out + first + at, total, mask=inside)
-
-
-@triton.jit
-def _add_plane(total, plane, z, factor, sd, word, left, NOISY: tl.constexpr, BLOCKS: tl.constexpr):
-    at = lanes(word, BLOCKS)
-    g = tl.load(plane + at, mask=at < left, other=0.0)
-    if NOISY:
-        g = at_least(g + (sd[0] + g * (sd[1] + g * sd[2])) * z, 0.0)
-    return total + g * factor
+            z = normals_of(tl.load(seed), tl.cast(offset, tl.int64) + plane, block, BLOCKS)
+            g = at_least(g + (sd[0] + g * (sd[1] + g * sd[2])) * z, 0.0)
+        total += g * factors[1 + plane]
+    tl.store(out + at, _others(total, other_planes, factors, at, inside, stride, PLANES, OTHERS), mask=inside)
 
 
 def weighted_sum(
@@ -82,7 +58,6 @@ def weighted_sum(
         None if other_planes is None else other_planes.contiguous(), tuple(map(float, factors)),
         tuple(map(float, (*sd, 0.0, 0.0, 0.0)[:3])), out.numel(), seed, offset, like=out, PLANES=len(conductance),
         OTHERS=0 if other_planes is None else len(other_planes), NOISY=bool(sd), BLOCKS=launches.BLOCKS,
-        enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
@@ -116,5 +91,5 @@ def leak(conductance: Tensor, level: float, lost: float, tracked: TrackedWeight)
     launch(
         _leak, (triton.cdiv(count, LEAK),), conductance, weight, others, tuple(map(float, factors)), count, level, lost,
         like=conductance, PLANES=len(conductance), OTHERS=0 if others is None else len(others),
-        TRACKED=weight is not None, BLOCK=LEAK, enable_fp_fusion=False,
+        TRACKED=weight is not None, BLOCK=LEAK,
     )  # fmt: skip

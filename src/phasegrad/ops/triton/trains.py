@@ -43,7 +43,7 @@ def _largest(v, count, refused, BLOCK: tl.constexpr):
     return tl.max(largest).to(tl.float64)
 
 
-@triton.jit(do_not_specialize=("batch", "length"))
+@triton.jit(do_not_specialize=["batch", "length"])
 def _lines(
     amplitudes, slots, refused, x, d, lr: tl.float64, dw_min: tl.float64, batch, features, out, length,
     BL_MANAGEMENT: tl.constexpr, UPDATE_MANAGEMENT: tl.constexpr, BLOCK: tl.constexpr,
@@ -128,7 +128,7 @@ def _evenly(n, slots):
     return word
 
 
-@triton.jit(do_not_specialize=("first", "per_block", "streams", "offset"))
+@triton.jit(do_not_specialize=["first", "per_block", "streams", "offset"])
 def _words(
     to, values, amplitudes, slots, seed_at, first, lines, groups, per_block, streams, offset,
     OUTPUT: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
@@ -172,7 +172,7 @@ class Lines:
         launch(
             _lines, (len(x),), self.amplitudes, self.slots, refused, x, d, rule.lr, rule.dw_min, len(x), x.shape[1],
             d.shape[1], rule.length, like=x, BL_MANAGEMENT=rule.bl_management,
-            UPDATE_MANAGEMENT=rule.update_management, BLOCK=BLOCK, enable_fp_fusion=False,
+            UPDATE_MANAGEMENT=rule.update_management, BLOCK=BLOCK,
         )  # fmt: skip
 
     def words(
@@ -189,7 +189,7 @@ class Lines:
             launch(
                 _words, (count, triton.cdiv(values.shape[1], BLOCK)), to, values, self.amplitudes[output], self.slots,
                 seed, first, values.shape[1], groups if output else 1, per_block, streams, offset + 8 * output,
-                like=values, OUTPUT=bool(output), KIND=self.rule.kind, BLOCK=BLOCK, enable_fp_fusion=False,
+                like=values, OUTPUT=bool(output), KIND=self.rule.kind, BLOCK=BLOCK,
             )  # fmt: skip
             sides.append(to)
         return sides[0], sides[1]

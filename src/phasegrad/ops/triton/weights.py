@@ -93,7 +93,9 @@ def _scales(
         found = tl.max(size, 0).to(tl.float32, bitcast=True)
         for first in tl.range(start, end, COLUMNS):
             channel = first + tl.arange(0, COLUMNS)
-            tl.store(scale + tile * out_features + channel, found + tl.zeros((COLUMNS,), tl.float32), mask=channel < end)
+            tl.store(
+                scale + tile * out_features + channel, found + tl.zeros((COLUMNS,), tl.float32), mask=channel < end
+            )
 
 
 def weight_scale(
