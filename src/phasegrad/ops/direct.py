@@ -123,6 +123,19 @@ def readable(tensor: Tensor) -> bool:
     )
 
 
+def product_operand(x: Tensor, weight: Tensor) -> Tensor | None:
+    """The inputs of ``tile_linear`` under autocast: in its dtype on CUDA, where only operands of the product are cast.
+
+    ``None`` if autocast is to choose the dtype of the product alone: on the CPU, where kernels are float32.
+    """
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x
+    if device != "cuda" or weight.dtype != torch.float32:
+        return None
+    return x.to(torch.get_autocast_dtype(device))
+
+
 def _plain(arguments: Any) -> bool:
     for a in arguments:
         kind = type(a)

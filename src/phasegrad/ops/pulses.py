@@ -157,15 +157,26 @@ def check_counts(counts: Tensor, parameters: Tensor, law: StepLaw) -> None:
     largest = max(-low, high)
     if largest <= _COMMON:
         return
-    up, _, bottom, top = parameters[:, list(dict.fromkeys(law.planes))] if parameters[0].numel() > 1 else parameters
-    step = float(up.mean(dtype=torch.float64))
-    crossing = float((top - bottom).mean(dtype=torch.float64)) / step if step > 0.0 else math.inf
-    limit = int(min(max(_COMMON, _SLACK * CROSSINGS * crossing), _LARGEST_COUNT))
+    limit, crossing = (float(v) for v in (largest_count(parameters, law), _crossing(parameters, law)))
     if largest > limit:
         raise ValueError(
             f"pulse_counts: a device would receive {largest} pulses, but {crossing:.4g} cross its conductance window "
-            f"and at most {limit} are sent at once; no device was pulsed. Lower the counts"
+            f"and at most {int(limit)} are sent at once; no device was pulsed. Lower the counts"
         )
+
+
+def largest_count(parameters: Tensor, law: StepLaw) -> Tensor:
+    """The most pulses that a device may receive at once, a float64 scalar on the device."""
+    limit = _SLACK * CROSSINGS * _crossing(parameters, law)
+    return limit.clamp(_COMMON, _LARGEST_COUNT).nan_to_num(_LARGEST_COUNT).floor()
+
+
+def _crossing(parameters: Tensor, law: StepLaw) -> Tensor:
+    """How many mean steps cross the mean window; infinite if pulses change nothing."""
+    pulsed = parameters[:, sorted(set(law.planes))] if parameters[0].numel() > 1 else parameters
+    up, _, bottom, top = pulsed.unbind()
+    step, window = up.mean(dtype=torch.float64), (top - bottom).mean(dtype=torch.float64)
+    return torch.where(step > 0.0, window / step, torch.full_like(step, math.inf))
 
 
 def _pulse_samples(

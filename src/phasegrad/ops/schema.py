@@ -2,7 +2,8 @@
 
 Kernels are registered here and are defined in other modules. Every op is pure, except those that pulse or relax devices
 in place, as their schemas say. Randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset``
-the stream. Under autocast every op computes in float32. Under ``vmap`` an op runs once for each element of the batch.
+the stream. Under autocast every op computes in float32, except that ``tile_linear`` on CUDA multiplies in autocast's
+dtype. Under ``vmap`` an op runs once for each element of the batch.
 """
 
 from __future__ import annotations
@@ -179,7 +180,7 @@ def _register(name: str, schema: str) -> None:
     if not schema.endswith("()"):  # an op that returns nothing changes its arguments, and cannot run element by element
         torch.library.register_vmap(qualified, _vmap_rule(getattr(torch.ops.phasegrad, name)))
     if "_backward" not in name:
-        for device in ("cpu", "cuda"):
+        for device in ("cpu", "cuda") if name != "tile_linear" else ("cpu",):  # on CUDA, see direct.product_operand
             torch.library.register_autocast(qualified, device, torch.float32)
 
 

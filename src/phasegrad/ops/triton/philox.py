@@ -64,7 +64,8 @@ def log(x):
 
 
 @triton.jit
-def _box_muller(a, b):
+def box_muller(a, b):
+    """Two standard normals from two words."""
     u = tl.fma((a >> 1).to(tl.int32).to(tl.float32), 4.656612873077393e-10, 2.3283064365386963e-10)
     radius = tl.sqrt(-2.0 * log(u))
     angle = (b << 2).to(tl.int32, bitcast=True).to(tl.float32) * 3.6572951981e-10  # in [-pi/4, pi/4)
@@ -89,8 +90,8 @@ def _with_sign(x, bits):
 def normals(seed, offset, block):
     """Four standard normals per block, float32."""
     a, b, c, d = words(seed, offset, block)
-    first, second = _box_muller(a, b)
-    third, fourth = _box_muller(c, d)
+    first, second = box_muller(a, b)
+    third, fourth = box_muller(c, d)
     return first, second, third, fourth
 
 
@@ -98,9 +99,10 @@ def normals(seed, offset, block):
 def uniforms(seed, offset, block):
     """Four uniforms in [0, 1) per block, float32 with 24 bits."""
     a, b, c, d = words(seed, offset, block)
-    return _unit(a), _unit(b), _unit(c), _unit(d)
+    return unit(a), unit(b), unit(c), unit(d)
 
 
 @triton.jit
-def _unit(word):
+def unit(word):
+    """A uniform in [0, 1) from the upper 24 bits of a word."""
     return (word >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
