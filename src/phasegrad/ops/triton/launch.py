@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,10 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, like: Tensor, **
     if 0 in grid:
         return
     # As in the C++ kernels, a product and a sum are rounded separately, except where a kernel says tl.fma.
-    if like.device.type == "cuda" and like.device.index != torch.cuda.current_device():
+    if like.device.type == "cpu":  # Triton's interpreter, which computes with numpy
+        with np.errstate(all="ignore"):  # a GPU does not warn of infinities
+            kernel[grid](*arguments, **constants)
+    elif like.device.index != torch.cuda.current_device():
         with torch.cuda.device(like.device):
             kernel[grid](*arguments, **constants, enable_fp_fusion=False)
     else:
