@@ -41,9 +41,9 @@ def test_a_net_is_fine_tuned_programmed_and_aged() -> None:
     compensated = pg.inference.compensate(old)
     assert accuracy(compensated, x, labels) > 0.9
     report = pg.inference.accuracy_over_time(
-        net, lambda n: accuracy(n, x, labels), times=(1.0, 86_400.0), chips=1, seed=0, progress=False
+        net, lambda n: accuracy(n, x, labels), times=(86_400.0,), chips=1, seed=0, progress=False
     )
-    assert (report.mean > 0.8).all()
+    assert report.mean().min() > 0.8
 
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], Callable[[], pg.Hardware]]] = {
