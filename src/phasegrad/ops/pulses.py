@@ -157,26 +157,26 @@ def check_counts(counts: Tensor, parameters: Tensor, law: StepLaw) -> None:
     largest = max(-low, high)
     if largest <= _COMMON:
         return
-    limit, crossing = (float(v) for v in (largest_count(parameters, law), _crossing(parameters, law)))
+    limit = int(largest_count(parameters, law))
     if largest > limit:
-        raise ValueError(
-            f"pulse_counts: a device would receive {largest} pulses, but {crossing:.4g} cross its conductance window "
-            f"and at most {int(limit)} are sent at once; no device was pulsed. Lower the counts"
-        )
+        raise ValueError(too_many(largest, limit))
+
+
+def too_many(largest: int, limit: int) -> str:
+    """The message about a count above the limit."""
+    return (
+        f"pulse_counts: a device would receive {largest} pulses, but at most {limit} are sent at once, many times "
+        "those that cross its conductance window; no device was pulsed. Lower the counts"
+    )
 
 
 def largest_count(parameters: Tensor, law: StepLaw) -> Tensor:
-    """The most pulses that a device may receive at once, a float64 scalar on the device."""
-    limit = _SLACK * CROSSINGS * _crossing(parameters, law)
-    return limit.clamp(_COMMON, _LARGEST_COUNT).nan_to_num(_LARGEST_COUNT).floor()
-
-
-def _crossing(parameters: Tensor, law: StepLaw) -> Tensor:
-    """How many mean steps cross the mean window; infinite if pulses change nothing."""
+    """The most pulses that a device may receive at once, an int64 scalar on the device."""
     pulsed = parameters[:, sorted(set(law.planes))] if parameters[0].numel() > 1 else parameters
     up, _, bottom, top = pulsed.unbind()
     step, window = up.mean(dtype=torch.float64), (top - bottom).mean(dtype=torch.float64)
-    return torch.where(step > 0.0, window / step, torch.full_like(step, math.inf))
+    crossings = torch.where(step > 0.0, window / step, torch.full_like(step, math.inf))  # infinite: nothing changes
+    return (_SLACK * CROSSINGS * crossings).clamp(_COMMON, _LARGEST_COUNT).long()
 
 
 def _pulse_samples(

@@ -37,7 +37,6 @@ TILE = (8, 16)
 WORDS = 1 << 26
 """Words of trains that are in memory at a time, in whole blocks of samples."""
 
-SAMPLES_PER_BLOCK: tl.constexpr = tl.constexpr(pulses.SAMPLES_PER_BLOCK)
 STREAMS: tl.constexpr = tl.constexpr(trains.STREAMS)
 
 
@@ -166,7 +165,7 @@ def _update(
     refused, seed, now: tl.float64, first, batch, offset, out, features, groups,
     UP: tl.constexpr, DOWN: tl.constexpr, PLANES: tl.constexpr, OTHERS: tl.constexpr, FAMILY: tl.constexpr,
     SHARED: tl.constexpr, MEAN: tl.constexpr, COUNTED: tl.constexpr, STAMPED: tl.constexpr, TRACKED: tl.constexpr,
-    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr,
+    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, PER_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Pulse a tile of weights of one group, by ``batch`` samples from ``first`` on or by given counts."""
     per = out // groups
@@ -217,12 +216,12 @@ def _update(
                 )
     else:
         end = tl.cast(first, tl.int64) + batch
-        block = tl.cast(first, tl.int64) // SAMPLES_PER_BLOCK
-        while block * SAMPLES_PER_BLOCK < end:
+        block = tl.cast(first, tl.int64) // PER_BLOCK
+        while block * PER_BLOCK < end:
             key = keys(at, seed_value, offset + block * (STREAMS + 1) + STREAMS)
-            begin = block * SAMPLES_PER_BLOCK
+            begin = block * PER_BLOCK
             sample = begin + (group + groups - begin % groups) % groups
-            last = tl.minimum(end, begin + SAMPLES_PER_BLOCK)
+            last = tl.minimum(end, begin + PER_BLOCK)
             while sample < last:
                 row = sample - first
                 x = tl.load(words_x + row * features + line_x, mask=has_x, other=0)
@@ -270,7 +269,7 @@ def _pulse(
         like=conductance, UP=planes[0], DOWN=planes[1], PLANES=count,
         OTHERS=0 if tracked.other_planes is None else len(tracked.other_planes), FAMILY=family,
         SHARED=parameters[0].numel() == 1, STAMPED=state.pulsed_at is not None, **constants, OUTPUTS=TILE[0],
-        INPUTS=TILE[1], num_warps=1,
+        INPUTS=TILE[1], PER_BLOCK=pulses.SAMPLES_PER_BLOCK, num_warps=1,
     )  # fmt: skip
 
 
@@ -326,7 +325,7 @@ def pulse_counts(
     limit = refusals.largest_count(parameters, law)
     grid = (triton.cdiv(counts.numel(), 1024),)
     launch(_excess, grid, refused, counts, counts.numel(), limit, like=counts, BLOCK=1024)
-    refusals.finish(refused, refusals.too_many)
+    refusals.finish(refused, pulses.too_many)
     sent = (None, None, counts, refused, seed, 0, 0, offset)
     _pulse(state, tracked, parameters, sent, now, law, 1, MEAN=False, COUNTED=True, TRACKED=tracked.weight is not None)
 
@@ -336,7 +335,7 @@ def _excess(refused, counts, number, limit_at, BLOCK: tl.constexpr):
     """Note the largest count and the limit, if it is above."""
     limit = tl.load(limit_at)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    largest = tl.max(tl.abs(tl.load(counts + at, mask=at < number, other=0)))
+    largest = tl.max(tl.abs(tl.load(counts + at, mask=at < number, other=0).to(tl.int64)))
     if largest > limit:
         tl.atomic_max(refused, largest)
         tl.store(refused + 1, limit)

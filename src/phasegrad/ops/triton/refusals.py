@@ -33,7 +33,7 @@ def start(device: torch.device) -> Tensor:
     while _under_way and _under_way[0][1].query():
         host, _, message = _under_way.pop(0)
         _raise_if(host, message)
-    return torch.zeros(2, dtype=torch.int32, device=device)
+    return torch.zeros(2, dtype=torch.int64, device=device)
 
 
 def finish(flag: Tensor, message: Message) -> None:
@@ -64,13 +64,6 @@ def not_finite(first: int, second: int) -> str:
     return trains.NOT_FINITE
 
 
-def too_many(largest: int, limit: int) -> str:
-    return (
-        f"pulse_counts: a device would receive {largest} pulses, and at most {limit} are sent at once, many times what "
-        "crosses its conductance window; no device was pulsed. Lower the counts"
-    )
-
-
 def check_tables(law: StepLaw) -> None:
     """``pulses.check_tables``, which waits for the device, once for each tensor of coefficients."""
     coefficients = law.coefficients
@@ -80,13 +73,13 @@ def check_tables(law: StepLaw) -> None:
 
 
 def largest_count(parameters: Tensor, law: StepLaw) -> Tensor:
-    """The most pulses that a device may receive at once, int32 ``[1]`` on the device.
+    """The most pulses that a device may receive at once, int64 ``[1]`` on the device.
 
     It takes a pass over the parameters, which do not change after fabrication.
     """
     key = (parameters._version, *law.planes)
     known = _limits.get(parameters)
     if known is None or known[0] != key:
-        known = (key, pulses.largest_count(parameters, law).to(torch.int32).reshape(1))
+        known = (key, pulses.largest_count(parameters, law).reshape(1))
         _limits[parameters] = known
     return known[1]
