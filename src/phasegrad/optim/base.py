@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
+from phasegrad.ops.host_reads import waits
 from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.optim.options import check_options, check_rate, checked_parameters
@@ -214,8 +215,11 @@ def _has_gradient(parameter: Tensor) -> bool:
 
 
 def _finite(x: Tensor) -> bool:
-    """Whether every value is finite: one pass for the sum, and a full check only if the sum is not finite."""
-    return math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
+    """Whether every value is finite: one pass for the sum, and a full check only if the sum is not finite.
+
+    On a GPU the update itself finds out, so that the host need not wait.
+    """
+    return waits(x) or math.isfinite(float(x.sum())) or bool(torch.isfinite(x).all())
 
 
 def largest_size(values: Tensor) -> float:
