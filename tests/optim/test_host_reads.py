@@ -11,7 +11,6 @@ from tests.test_host_reads import NoHostReads
 from torch import nn
 
 import phasegrad as pg
-from phasegrad.stores import known_numbers
 
 P = pg.presets
 ASKING = ("stores.known_numbers", "optim.base", "optim.fast_array", "optim.mixed_precision")
