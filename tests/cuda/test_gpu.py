@@ -13,6 +13,7 @@ from tests.cuda.chain import classes, perceptron
 from torch import Tensor, nn
 
 import phasegrad as pg
+from phasegrad.ops import direct
 
 pytestmark = needs_gpu
 
@@ -99,6 +100,22 @@ def test_low_precision_products_agree_with_float32(dtype: torch.dtype, autocast:
     assert low.dtype == dtype
     error = (low.float() - exact).square().mean().sqrt() / exact.std()
     assert error < 0.02, error
+
+
+def test_calls_bypass_the_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = hardware_aware()
+    names: list[str] = []
+
+    def noted(name: str, run: Callable[..., object]) -> Callable[..., object]:
+        def op(*arguments: object) -> object:
+            names.append(name)
+            return run(*arguments)
+
+        return op
+
+    monkeypatch.setattr(direct, "CUDA_KERNELS", {name: noted(name, run) for name, run in direct.CUDA_KERNELS.items()})
+    net(x).sum().backward()
+    assert {"weight_scale", "tile_linear", "tile_linear_backward", "dac", "dac_backward"} <= set(names)
 
 
 def test_tf32_is_torchs_choice() -> None:

@@ -3,7 +3,7 @@
 The dispatcher passes a call to a kernel in Python through boxed arguments: 10 to 40 us per op, several times per
 training step, which is more than the kernels of a small layer take. ``call`` first checks whether anything could
 intercept the call: a compiler, a mode (fake tensors, tracing), a ``torch.func`` transform, autocast, a tensor that is
-not a plain CPU tensor. If so, and for all other devices, it calls the dispatcher.
+not a plain one on the CPU or a GPU, or several devices. If so, and for all other devices, it calls the dispatcher.
 
 Some of these checks read private state of torch. ``mistrusted`` tries them when this module is imported; if one
 does not behave as assumed, every call goes through the dispatcher.
@@ -11,6 +11,7 @@ does not behave as assumed, every call goes through the dispatcher.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from phasegrad.ops.checks import CHECKS
 Kernel = Callable[..., Any]
 
 KERNELS: dict[str, Kernel] = {}  # of the CPU, each with its checks; schema registers them
+CUDA_KERNELS: dict[str, Kernel] = {}  # the same of CUDA
 GRADIENTS: dict[str, Callable[..., Any]] = {}  # functions of the kernel to run, then the op's arguments
 
 _NESTED = (list, *GROUPS)
@@ -47,6 +49,7 @@ def _unobserved() -> bool:
         and _transform_level() is None
         and torch._C._get_tracing_state() is None
         and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled("cuda")
     )
 
 
@@ -136,17 +139,32 @@ def product_operand(x: Tensor, weight: Tensor) -> Tensor | None:
     return x.to(torch.get_autocast_dtype(device))
 
 
-def _plain(arguments: Any) -> bool:
+@functools.cache
+def _plain_cuda_keys() -> int:
+    return _keys(torch.empty(0, device="cuda"))
+
+
+def _kernel(name: str, arguments: Any) -> Kernel | None:
+    """The kernel of an op for plain tensors on one kind of device, or ``None`` if the dispatcher must choose."""
+    kernels, keys, first = KERNELS, _PLAIN_KEYS, arguments[0]
+    while isinstance(first, _NESTED) and first:
+        first = first[0]
+    if type(first) in _PLAIN_TYPES and first.is_cuda:
+        kernels, keys = CUDA_KERNELS, _plain_cuda_keys()
+    return kernels[name] if name in kernels and _plain(arguments, keys) else None
+
+
+def _plain(arguments: Any, keys: int) -> bool:
     for a in arguments:
         kind = type(a)
         if kind in _PLAIN_TYPES:
-            if _keys(a) != _PLAIN_KEYS:
+            if _keys(a) != keys:
                 return False
         elif kind in _VALUES:  # the check of a type is faster than isinstance, and most arguments are numbers
             continue
         elif isinstance(a, Tensor):
             return False
-        elif isinstance(a, _NESTED) and not _plain(a):
+        elif isinstance(a, _NESTED) and not _plain(a, keys):
             return False
     return True
 
@@ -167,9 +185,9 @@ def checked(name: str, function: Kernel) -> Kernel:
 def call(name: str, *arguments: Any) -> Any:
     """Run an op, with its gradient."""
     compiling = torch.compiler.is_compiling()
-    if compiling or not _BYPASS or name not in KERNELS or not _unobserved() or not _plain(arguments):
+    run = _kernel(name, arguments) if not compiling and _BYPASS and _unobserved() else None
+    if run is None:
         return getattr(torch.ops.phasegrad, name)(*flatten(arguments))
-    run = KERNELS[name]
     return GRADIENTS[name](run, *arguments) if name in GRADIENTS else run(*arguments)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from phasegrad.ops import cpu, cuda, reference
 from phasegrad.ops.arguments import flat
-from phasegrad.ops.direct import KERNELS, checked, dispatched
+from phasegrad.ops.direct import CUDA_KERNELS, KERNELS, checked, dispatched
 from phasegrad.ops.gradients import GRADIENTS
 from phasegrad.ops.native import library
 
@@ -173,7 +173,8 @@ def _register(name: str, schema: str) -> None:
     if name in _CPU_KERNELS:
         KERNELS[name] = checked(name, _CPU_KERNELS[name])
         torch.library.impl(qualified, "CPU")(flat(name, KERNELS[name]))
-    torch.library.impl(qualified, "CUDA")(flat(name, checked(name, cuda.chosen(name, getattr(reference, name)))))
+    CUDA_KERNELS[name] = checked(name, cuda.chosen(name, getattr(reference, name)))
+    torch.library.impl(qualified, "CUDA")(flat(name, CUDA_KERNELS[name]))
     torch.library.register_fake(qualified)(flat(name, checked(name, _FAKES[name])))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(dispatched(name))
