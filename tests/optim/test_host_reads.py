@@ -1,4 +1,4 @@
-"""A training step in the memory reads no value of a tensor on the host: on CUDA, each such read waits for the device."""
+"""A training step in the memory reads no tensor on the host: on CUDA, each such read waits for the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tests.test_host_reads import NoHostReads
 from torch import nn
 
 import phasegrad as pg
-from phasegrad.stores import known_numbers
 
 P = pg.presets
 ASKING = ("stores.known_numbers", "optim.base", "optim.fast_array", "optim.mixed_precision")
