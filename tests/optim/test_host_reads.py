@@ -1,4 +1,4 @@
-"""A training step in the memory reads no value of a tensor on the host: on CUDA, each such read waits for the device."""
+"""A training step in the memory reads no tensor on the host: on CUDA, each such read waits for the device."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Clocks and counters of devices, whose values the host knows without waiting for a GPU.
 
-They are tensors, because they belong to the state dict, and decisions of every step depend on them: whether devices have
+They are tensors because they belong to the state dict. Decisions of every step depend on them: whether devices have
 drifted, which planes are pulsed. The host reads such a tensor once, follows what the functions here do to it, and reads
 it again only after others have written it.
 """
