@@ -146,10 +146,11 @@ def _plain_cuda_keys() -> int:
 
 def _kernel(name: str, arguments: Any) -> Kernel | None:
     """The kernel of an op for plain tensors on one kind of device, or ``None`` if the dispatcher must choose."""
-    kernels, keys, first = KERNELS, _PLAIN_KEYS, arguments[0]
+    kernels, keys = KERNELS, _PLAIN_KEYS
+    first: Any = arguments[0]
     while isinstance(first, _NESTED) and first:
         first = first[0]
-    if type(first) in _PLAIN_TYPES and first.is_cuda:
+    if isinstance(first, Tensor) and first.is_cuda:
         kernels, keys = CUDA_KERNELS, _plain_cuda_keys()
     return kernels[name] if name in kernels and _plain(arguments, keys) else None
 

@@ -21,7 +21,7 @@ from phasegrad.ops.triton.launch import all_taken, launch
 VALUES = 1024
 """Values that a program of an elementwise kernel converts; a power of two."""
 
-ROWS, GROUPS = 16, 2
+ROWS, GROUPS = 8, 2
 """Rows, and 64ths of columns, of a matrix that a program of ``adc`` converts; powers of two."""
 
 _LARGEST = tl.constexpr(3.4028234663852886e38)

@@ -15,7 +15,7 @@ from phasegrad.ops.triton import philox
 from phasegrad.ops.triton.converters import clamp, finite
 from phasegrad.ops.triton.launch import all_taken, launch
 
-ROWS, GROUPS = 8, 8
+ROWS, GROUPS = 4, 4
 """Rows, and 64ths of columns, of a weight that a program reads; powers of two."""
 
 SCALE_ROWS, COLUMNS = 4, 512
