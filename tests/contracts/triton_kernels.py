@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,18 +13,30 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from phasegrad.ops import arguments
+from phasegrad.ops import arguments, native
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+# The interpreter is slow: of the runs of all tests, only the one on the C++ kernels uses it, where there are such.
+REPEATED = os.environ.get("PHASEGRAD_DISPATCH") == "always" or (
+    os.environ.get("PHASEGRAD_BACKEND") == "reference" and native._find() is not None
+)
+
+
+MISSING = importlib.util.find_spec("triton") is None
+needs_triton = pytest.mark.skipif(
+    MISSING or (REPEATED and DEVICE.type == "cpu"),
+    reason="Triton is not installed" if MISSING else "tested in the run on the C++ kernels",
+)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
 def triton_kernel(name: str) -> Callable[..., Any]:
     """The Triton kernel of an op, with the flat arguments of its schema, which may be on the CPU."""
-    kernel = importlib.import_module("phasegrad.ops.triton").KERNELS[name]
-    return arguments.flat(name, kernel)
+    kernels = importlib.import_module("phasegrad.ops.triton").KERNELS
+    if name not in kernels:
+        pytest.skip("the reference computes on CUDA")
+    return arguments.flat(name, kernels[name])
 
 
 def on_device(argument: Any) -> Any:
