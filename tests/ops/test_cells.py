@@ -117,14 +117,15 @@ def test_triton_reads_the_cells_of_the_reference(
 
 @needs_triton
 def test_triton_agrees_with_the_reference_on_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    g, nu = _devices((2, 11, 100))
-    mean, sd = reference.pcm_moments(g, nu, torch.tensor(60.0, dtype=torch.float64), 25e-6, 20.0, 25e-8, LAWS["joshi"])
-    scale, factors, results = torch.rand(4, 11), _factors(2), []
+    g, _ = _devices((2, 11, 100))
+    mean = g / 25e-6
+    sd = 0.5 * mean.flip(-1)  # some reads are clipped at 0, some devices have no noise
+    scale, factors, results = torch.rand(4, 11), [0.2, 1.0, -2.0], []
     for cells in (64, 512, 2048):
         monkeypatch.setattr("phasegrad.ops.triton.rows.CELLS", cells)
         results.append(run_kernel("rectified_cells", mean, sd, factors, scale, 30))
     wanted = reference.rectified_cells(mean, sd, factors, scale, 30)
-    torch.testing.assert_close(results[0], wanted, rtol=2e-5, atol=1e-7)
+    torch.testing.assert_close(results[0], wanted, rtol=2e-5, atol=1e-6)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
     x, weight, variance, results = torch.randn(600), torch.randn(11, 600), torch.rand(11, 600), []
     for outputs in (2, 4, 16):

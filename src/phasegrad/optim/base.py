@@ -87,6 +87,9 @@ class PulsedOptimizer(torch.optim.Optimizer):
         an in-memory weight are used up: after the step its ``grad`` is ``None``. An exception or Ctrl-C leaves each
         weight either updated or untouched with its samples; the next step continues there.
 
+        On CUDA nothing waits for the device: a weight whose samples are not finite, or whose counts are far above the
+        limit, is left as it is by its own update, and a later step raises.
+
         Args:
             closure: function that evaluates the model again and returns the loss, as in torch.
 

@@ -37,7 +37,8 @@ class TikiTaka(FastArrayOptimizer):
             read of a row; schedulers may change it.
         momentum: momentum of the digital parameters.
         fast_lr: learning rate of the fast arrays; ``None`` to set it per layer so that the largest product of input and
-            gradient of a sample, as a running mean over steps, corresponds to ``pulses`` pulses.
+            gradient of a sample, as a running mean over steps, corresponds to ``pulses`` pulses; on CUDA, each
+            step then waits for that product.
         pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
         rows: rows (inputs) per transfer; ``None`` for the whole array.

@@ -116,6 +116,14 @@ def _coincidences(x, d, key, sample, MEAN: tl.constexpr):
 
 
 @triton.jit
+def _words(words_x, words_d, row, line_x, line_d, features, per, has_x, has_d):
+    """The words of one sample on the lines of a tile, inputs ``[1, in]`` and outputs ``[out, 1]``."""
+    x = tl.load(words_x + row * features + line_x, mask=has_x, other=0)
+    d = tl.load(words_d + row * per + line_d, mask=has_d, other=0)
+    return x.to(tl.uint32, bitcast=True)[None, :], d.to(tl.uint32, bitcast=True)[:, None]
+
+
+@triton.jit
 def _device(conductance, history, parameters, at, total, inside, c, FAMILY: tl.constexpr, SHARED: tl.constexpr,
             DOWN: tl.constexpr):  # fmt: skip
     """A tile of devices: conductance, history, and step size, bounds and rate in one direction."""
@@ -222,12 +230,13 @@ def _update(
             begin = block * PER_BLOCK
             sample = begin + (group + groups - begin % groups) % groups
             last = tl.minimum(end, begin + PER_BLOCK)
+            x, d = _words(
+                words_x, words_d, tl.minimum(sample, end - 1) - first, line_x, line_d, features, per, has_x, has_d
+            )
             while sample < last:
-                row = sample - first
-                x = tl.load(words_x + row * features + line_x, mask=has_x, other=0)
-                d = tl.load(words_d + row * per + line_d, mask=has_d, other=0)
-                x = x.to(tl.uint32, bitcast=True)[None, :]
-                d = d.to(tl.uint32, bitcast=True)[:, None]
+                # Those of the next sample, so that the load and the arithmetic of a warp overlap.
+                row = tl.minimum(sample + groups, end - 1) - first
+                next_x, next_d = _words(words_x, words_d, row, line_x, line_d, features, per, has_x, has_d)
                 number = _coincidences(x, d, key, (sample - begin).to(tl.uint32), MEAN)
                 downward = ((x ^ d) >> 31) == 0  # x d > 0: descend
                 while tl.max(waiting + number) > 31:
@@ -240,6 +249,8 @@ def _update(
                 grown |= tl.where(downward, 0, number)
                 shrunk |= tl.where(downward, number, 0)
                 sample += groups
+                x = next_x
+                d = next_d
             while tl.max(waiting) > 0:
                 queue, waiting, done, g, p, g_down, p_down = _two_steps(
                     queue, waiting, done, g, p, g_down, p_down, key, up, down, c, coefficients, FAMILY, PAIR
