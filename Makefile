@@ -48,8 +48,8 @@ BACKEND_FREE := tests/fuzz tests/examples tests/plot tests/test_field_types.py t
   tests/test_repository.py tests/test_errors.py tests/checkpoint/test_writers.py tests/conversion/test_model_zoo.py
 MATHJAX := $(if $(shell command -v npm 2>/dev/null),build/mathjax/node_modules/mathjax/es5/tex-svg.js)
 
-.PHONY: help demo test test-native test-most test-reference test-reference-all test-dispatch lint format docs bench \
-  reproduce install develop integrations neighbours packages release-check clean
+.PHONY: help demo test test-native test-most test-reference test-reference-all test-dispatch test-cuda test-interpreted \
+  sanitize-cuda lint format docs bench bench-cuda reproduce install develop integrations neighbours packages release-check clean
 .DEFAULT_GOAL := help
 # Each step uses all cores.
 .NOTPARALLEL:
@@ -60,6 +60,7 @@ help:
 	@echo "make lint       ruff, pyright, import-linter, clang-format; make format fixes what it can"
 	@echo "make docs       the documentation, in site/"
 	@echo "make bench      the benchmarks, into benchmarks/results/"
+	@echo "make test-cuda  the tests that need a GPU; make bench-cuda measures one, into benchmarks/results/"
 	@echo "make reproduce  the reproductions of published results, into docs/results/"
 	@echo "make install    only .venv with phasegrad; make develop adds the development tools"
 	@echo "make integrations   frameworks and formats that phasegrad is tested with, some 300 MB"
@@ -94,6 +95,21 @@ test-reference-all: .venv/.stamp-dev
 test-dispatch: .venv/.stamp-dev
 	PHASEGRAD_BACKEND=native PHASEGRAD_DISPATCH=always $(PYTEST) tests/ops tests/nn $(ARGS)
 
+# What needs a GPU, and the kernels compiled for it: a few minutes.
+test-cuda: .venv/.stamp-dev
+	$(PYTEST) tests/cuda $(ARGS)
+	$(PYTEST) tests/ops -k triton $(ARGS)
+
+# Layers and optimizers on the CUDA kernels, without a GPU, in Triton's interpreter.
+test-interpreted: .venv/.stamp-dev
+	PHASEGRAD_BACKEND=triton $(PYTEST) tests/cuda $(ARGS)
+
+# Memory errors and races of the kernels; compute-sanitizer comes with the CUDA toolkit.
+sanitize-cuda: .venv/.stamp-dev
+	compute-sanitizer --error-exitcode 1 $(BIN)/python -m pytest -x -n 0 tests/ops -k 'test_triton_equals_reference' $(ARGS)
+	compute-sanitizer --tool racecheck --error-exitcode 1 $(BIN)/python -m pytest -x -n 0 tests/ops \
+	  -k 'test_triton_equals_reference and long' $(ARGS)
+
 lint: .venv/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -117,6 +133,9 @@ bench: $(RUN)
 	mkdir -p benchmarks/results
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-cuda: $(RUN)
+	$(BIN)/python -m benchmarks.cuda $(ARGS)
+
 reproduce: $(RUN)
 	$(BIN)/python examples/mnist.py --out docs/results/mnist_pcm_inference $(ARGS)
 	$(BIN)/python examples/reproduce.py --out docs/results --jobs 2
@@ -135,12 +154,14 @@ release-check: develop packages docs
 	$(BIN)/python .ci/check_release.py
 
 # torch is installed first and without its requirements, so that no other package chooses its build and an index that
-# has only torch suffices. Its requirements are pinned and installed with phasegrad's.
+# has only torch suffices. Its requirements are pinned and installed with phasegrad's; builds for CUDA pin Triton.
 .venv/.stamp-base: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "phasegrad needs Python 3.10 or later; make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	grep -v '^torch==' constraints.txt > $(PINS)
 	$(PIP) --no-deps $(TORCH)
+	@! $(BIN)/python -c 'from importlib.metadata import requires; assert "triton" in str(requires("torch"))' 2> /dev/null || \
+	  sed -i '/^triton==/d' $(PINS)
 	$(PIP) --constraint $(PINS) cmake ninja scikit-build-core
 	@touch $@
 

@@ -12,6 +12,9 @@ import pytest
 import torch
 
 os.environ["MPLBACKEND"] = "Agg"
+# Without a GPU, the CUDA kernels are tested in Triton's interpreter, which is chosen when Triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 # Workers that each start a thread for every core would only wait for one another.
 workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

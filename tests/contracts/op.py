@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from tests.contracts.triton_kernels import DEVICE, needs_triton, run_kernel
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -67,6 +68,13 @@ class KernelContract:
     """Positions of the arguments that take a gradient."""
     opchecked: ClassVar[tuple[str, ...]]
     """Names of the samples that torch.library.opcheck sees; it is slow."""
+    triton_block_sizes: ClassVar[tuple[tuple[str, tuple[int, int, int]], ...]] = (("launch.BLOCKS", (64, 256, 4096)),)
+    """Constants of ``phasegrad.ops.triton`` with three sizes for which results are the same."""
+    only_compiled: ClassVar[tuple[str, ...]] = ()
+    """Samples that take Triton's interpreter too long."""
+    triton_rtol: ClassVar[float] = 0.0
+    triton_atol: ClassVar[float] = 0.0
+    """Tolerances of the Triton kernel where they are larger than those of the C++ kernel."""
 
     def samples(self) -> dict[str, Call]:
         raise NotImplementedError
@@ -87,6 +95,9 @@ class KernelContract:
         if "call" in metafunc.fixturenames:
             samples = self.samples()
             metafunc.parametrize("call", list(samples.values()), ids=list(samples))
+        if "triton_call" in metafunc.fixturenames:
+            samples = {n: s for n, s in self.samples().items() if DEVICE.type == "cuda" or n not in self.only_compiled}
+            metafunc.parametrize("triton_call", list(samples.values()), ids=list(samples))
         if "opcheck_call" in metafunc.fixturenames:
             samples = self.samples()
             metafunc.parametrize("opcheck_call", [samples[n] for n in self.opchecked], ids=self.opchecked)
@@ -95,12 +106,13 @@ class KernelContract:
         """Whether two calls with copies of the same arguments agree."""
         return same_bits(results, others)
 
-    def agrees(self, results: Any, wanted: Any, call: Call) -> None:
+    def agrees(self, results: Any, wanted: Any, call: Call, rtol: float = 0.0, atol: float = 0.0) -> None:
         fraction, step = self.near_ties(*call)
         for got, want in zip(tensors(results), tensors(wanted), strict=True):
             assert got.shape == want.shape, f"{self.name} gave {got.shape}, not {want.shape}"
             got, want = got.double(), want.double()
-            off = ~torch.isclose(got, want, rtol=self.rtol, atol=self.atol, equal_nan=True)
+            tolerance = {"rtol": max(rtol, self.rtol), "atol": max(atol, self.atol)}
+            off = ~torch.isclose(got, want, **tolerance, equal_nan=True)
             largest = (got - want)[off].abs().max().item() if off.any() else 0.0
             message = f"{self.name}: {int(off.sum())} of {off.numel()} values differ by up to {largest}"
             assert off.sum() <= fraction * off.numel(), message
@@ -112,6 +124,25 @@ class KernelContract:
     @pytest.mark.skipif(library is None, reason="no kernels: the op is its reference")
     def test_kernel_equals_reference(self, call: Call) -> None:
         self.agrees(self.op(*call), getattr(reference, self.name)(*call), call)
+
+    def run_in_blocks(self, call: Call, which: int, monkeypatch: pytest.MonkeyPatch) -> Any:
+        """The results of the Triton kernel with the ``which``-th sizes of its blocks."""
+        with monkeypatch.context() as patched:
+            for constant, sizes in self.triton_block_sizes:
+                patched.setattr(f"phasegrad.ops.triton.{constant}", sizes[which])
+            return run_kernel(self.name, *call)
+
+    @needs_triton
+    def test_triton_equals_reference(self, triton_call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = getattr(reference, self.name)(*triton_call)
+        results = self.run_in_blocks(triton_call, -1, monkeypatch)  # few large blocks suit the interpreter
+        self.agrees(results, wanted, triton_call, self.triton_rtol, self.triton_atol)
+
+    @needs_triton
+    def test_block_sizes_of_triton_do_not_show(self, opcheck_call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+        results = [self.run_in_blocks(opcheck_call, which, monkeypatch) for which in range(3)]
+        assert same_bits(results[0], results[1])
+        assert same_bits(results[0], results[2])
 
     def test_repeats_to_the_bit_for_any_number_of_threads(self, call: Call) -> None:
         results = []

@@ -46,6 +46,7 @@ def units(call: Call, tile: int) -> np.ndarray:
 
 class TestAdc(OpContract):
     name = "adc"
+    triton_block_sizes = (("converters.ROWS", (2, 16, 256)), ("converters.GROUPS", (1, 2, 8)))
     rtol = 2e-6
     atol = 2e-6
     elementwise = (0, 1)
@@ -207,6 +208,7 @@ class TestAdc(OpContract):
 
 class TestAdcBackward(FloatingContract):
     name = "adc_backward"
+    triton_block_sizes = (("converters.VALUES", (64, 256, 4096)),)
     opchecked = ("images",)
 
     def samples(self) -> dict[str, Call]:

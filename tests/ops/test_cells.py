@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tests.contracts.triton_kernels import needs_triton, run_kernel
 from torch import Tensor
 
 from phasegrad.devices import Power, Table
@@ -87,6 +88,52 @@ def test_kernels_agree_with_the_reference() -> None:
             OPS.row_products(x, weight, variance, rows), reference.row_products(x, weight, variance, rows), strict=True
         ):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@needs_triton
+@pytest.mark.parametrize("shape", [(2, 64, 65), (2, 3, 43), (1, 1, 1)])
+@pytest.mark.parametrize("noise", LAWS)
+@pytest.mark.parametrize("scaled", [True, False])
+def test_triton_reads_the_cells_of_the_reference(
+    shape: tuple[int, ...], noise: str, scaled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (g, nu), age, rows = _devices(shape), torch.tensor(3600.0, dtype=torch.float64), 50
+    scale = torch.rand(-(-shape[2] // rows), shape[1]) if scaled else None
+    settings, factors = (25e-6, 20.0, 250e-9, LAWS[noise]), _factors(shape[0])
+    mean, sd = run_kernel("pcm_moments", g, nu, age, *settings)
+    torch.testing.assert_close((mean, sd), reference.pcm_moments(g, nu, age, *settings), rtol=1e-6, atol=1e-12)
+    expected = reference.pcm_cells(g, nu, age, SEED, 7, *settings, factors, scale, rows)
+    found = []
+    for blocks in (16, 256, 1024):
+        monkeypatch.setattr("phasegrad.ops.triton.launch.BLOCKS", blocks if shape[1] < 64 else 1024)
+        found.append(run_kernel("pcm_cells", g, nu, age, SEED, 7, *settings, factors, scale, rows))
+        kept = sd if noise != "no noise" else None
+        found.append(run_kernel("noisy_cells", mean, kept, SEED, 7, factors, scale, rows))
+        if shape[1] == 64:
+            break
+    torch.testing.assert_close(found[0], expected, rtol=2e-6, atol=1e-6)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@needs_triton
+def test_triton_agrees_with_the_reference_on_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    g, _ = _devices((2, 11, 100))
+    mean = g / 25e-6
+    sd = 0.5 * mean.flip(-1)  # some reads are clipped at 0, some devices have no noise
+    scale, factors, results = torch.rand(4, 11), [0.2, 1.0, -2.0], []
+    for cells in (64, 512, 2048):
+        monkeypatch.setattr("phasegrad.ops.triton.rows.CELLS", cells)
+        results.append(run_kernel("rectified_cells", mean, sd, factors, scale, 30))
+    wanted = reference.rectified_cells(mean, sd, factors, scale, 30)
+    torch.testing.assert_close(results[0], wanted, rtol=2e-5, atol=1e-6)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+    x, weight, variance, results = torch.randn(600), torch.randn(11, 600), torch.rand(11, 600), []
+    for outputs in (2, 4, 16):
+        monkeypatch.setattr("phasegrad.ops.triton.rows.OUTPUTS", outputs)
+        results.append(run_kernel("row_products", x, weight, variance, 290))
+    wanted = reference.row_products(x, weight, variance, 290)
+    torch.testing.assert_close(results[0], wanted, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
 def test_shapes_are_checked() -> None:

@@ -18,6 +18,7 @@ def along_rows(range: Tensor, x: Tensor) -> np.ndarray:
 
 class TestDac(OpContract):
     name = "dac"
+    triton_block_sizes = (("converters.VALUES", (64, 256, 4096)),)
     differentiable = (0, 1)
     elementwise = (0,)
     opchecked = ("odd", "images", "transposed")
@@ -110,6 +111,7 @@ class TestDac(OpContract):
 
 class TestDacBackward(FloatingContract):
     name = "dac_backward"
+    triton_block_sizes = (("converters.VALUES", (64, 256, 4096)),)
     rtol = 1e-5
     atol = 1e-4  # a float32 sum over the clipped gradients
     opchecked = ("odd",)

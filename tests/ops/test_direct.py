@@ -105,9 +105,9 @@ def test_modes_are_seen(around: Callable[[], AbstractContextManager[object]], ru
 )
 def test_tensors_that_are_not_plain_are_seen(make: Callable[[Tensor], Tensor]) -> None:
     x = torch.randn(3, 4)
-    assert direct._plain([x, nn.Parameter(x), [x, x], 1.0, None])
-    assert not direct._plain([x, make(x)])
-    assert not direct._plain([x, [x, make(x)]])
+    assert direct._plain([x, nn.Parameter(x), [x, x], 1.0, None], direct._PLAIN_KEYS)
+    assert not direct._plain([x, make(x)], direct._PLAIN_KEYS)
+    assert not direct._plain([x, [x, make(x)]], direct._PLAIN_KEYS)
 
 
 def test_transforms_are_seen(runs: list[str]) -> None:

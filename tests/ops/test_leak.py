@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.contracts.op import SEED, draw, threads
+from tests.contracts.triton_kernels import needs_triton, on_device, run_kernel
 from torch import Tensor
 
 from phasegrad.ops import arguments, reference
@@ -46,6 +47,18 @@ def test_reference_and_threads_give_the_same_bits(name: str) -> None:
     for g, weight in results[1:]:
         assert torch.equal(g, results[0][0])
         assert torch.equal(weight, results[0][1])
+
+
+@needs_triton
+@pytest.mark.parametrize("block", [64, 256, 4096])
+@pytest.mark.parametrize("name", ["one", "pair", "nothing"])
+def test_triton_gives_the_bits_of_the_reference(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phasegrad.ops.triton.sums.LEAK", block)
+    found, wanted = (on_device(call(name, 1)), call(name, 1))
+    run_kernel("leak", *found)
+    arguments.flat("leak", reference.leak)(*wanted)
+    assert torch.equal(found[0].cpu(), wanted[0])
+    assert torch.equal(found[3].cpu(), wanted[3])
 
 
 def test_a_weight_is_not_needed() -> None:

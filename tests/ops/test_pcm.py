@@ -84,10 +84,10 @@ class TestPcmProgram(OpContract):
             "long": call(targets(20_011), three, CURVE, PIECES),
         }
 
-    def agrees(self, results: Any, wanted: Any, call: Call) -> None:
+    def agrees(self, results: Any, wanted: Any, call: Call, rtol: float = 0.0, atol: float = 0.0) -> None:
         """Conductances in units of the largest, so that one tolerance serves both results."""
         (g, nu), (g_wanted, nu_wanted) = results, wanted
-        super().agrees((g.double() / G_MAX, nu), (g_wanted.double() / G_MAX, nu_wanted), call)
+        super().agrees((g.double() / G_MAX, nu), (g_wanted.double() / G_MAX, nu_wanted), call, rtol, atol)
 
     def truth(
         self, target: Tensor, seed: Tensor, offset: int, g_max: float, programming_sd: list[float], mean: list[float],

@@ -21,6 +21,7 @@ def pruned(*shape: int) -> Tensor:
 
 class TestWeightScale(OpContract):
     name = "weight_scale"
+    triton_block_sizes = (("weights.SCALE_ROWS", (4, 16, 64)), ("weights.COLUMNS", (32, 64, 512)))
     rtol = 1e-5
     elementwise = ()
     opchecked = ("uneven tiles", "transposed")
@@ -125,6 +126,7 @@ MANY_PARABOLAS = [c for k in range(16) for c in (0.01 * k, 0.02 * (k % 3), -0.01
 
 class TestNoisyWeights(OpContract):
     name = "noisy_weights"
+    triton_block_sizes = (("weights.ROWS", (16, 32, 64)), ("weights.GROUPS", (1, 2, 8)))
     rtol = 1e-5
     atol = 1e-5
     differentiable = (0,)
@@ -223,6 +225,7 @@ class TestNoisyWeights(OpContract):
 
 class TestNoisyWeightsBackward(FloatingContract):
     name = "noisy_weights_backward"
+    triton_block_sizes = (("weights.ROWS", (4, 16, 64)), ("weights.COLUMNS", (32, 64, 512)))
     opchecked = ("odd",)
 
     def samples(self) -> dict[str, Call]:

@@ -15,7 +15,7 @@ from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LinearTiling, Tiling
 from phasegrad.crossbar.word_lines import Periphery, combined_input, dac_range, drive
-from phasegrad.ops.direct import call
+from phasegrad.ops.direct import call, product_operand
 
 _NO_DAC = (0.0, 0.0, 1.0)  # inputs that are converted already
 
@@ -44,9 +44,9 @@ def product(
         return tiling.product(driven, _total_weight(weights, seed, hardware.rows))
     input_range = dac_range(x) if periphery.input_range is None else periphery.input_range
     conversion = Conversion(input_range, periphery.output_range, hardware, seed)
-    fused = tiling.fused and weights.variance is None and not torch.is_autocast_enabled(x.device.type)
-    if fused and hardware.fuses_inputs and weights.slice_factors is None:
-        return _fused_product(x, weights, conversion, hardware.dac_settings)
+    operand = _operand(x, weights, tiling)
+    if operand is not None and hardware.fuses_inputs and weights.slice_factors is None:
+        return _fused_product(operand, weights, conversion, hardware.dac_settings)
     slices, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
     conversion = conversion._replace(input_range=input_range)
     parts = _slice_pairs(slices, weights, conversion, periphery.output_errors)
@@ -106,11 +106,17 @@ def _scaled_gain(gain: Tensor | None, factor: float, like: Tensor) -> Tensor | N
 def _slice_product(driven: InputSlice, weights: TileWeights, conversion: Conversion, tiling: Tiling) -> Tensor:
     """The product of one input slice and one weight slice."""
     hardware, seed = conversion.hardware, conversion.seed
-    fused = tiling.fused and weights.variance is None and not torch.is_autocast_enabled(driven.x.device.type)
-    if fused and hardware.fuses_outputs and driven.square is None:
-        return _fused_product(driven.x, weights, conversion, _NO_DAC)
+    operand = _operand(driven.x, weights, tiling)
+    if operand is not None and hardware.fuses_outputs and driven.square is None:
+        return _fused_product(operand, weights, conversion, _NO_DAC)
     outputs = tile_outputs(driven, weights, conversion.input_range, tiling, hardware, seed)
     return converted(outputs, weights, conversion)
+
+
+def _operand(x: Tensor, weights: TileWeights, tiling: Tiling) -> Tensor | None:
+    """The inputs of a fused product, or ``None`` if it cannot be fused."""
+    fused = tiling.fused and weights.variance is None
+    return product_operand(x, weights.weight) if fused else None
 
 
 def _fused_product(

@@ -3,7 +3,7 @@
 The dispatcher passes a call to a kernel in Python through boxed arguments: 10 to 40 us per op, several times per
 training step, which is more than the kernels of a small layer take. ``call`` first checks whether anything could
 intercept the call: a compiler, a mode (fake tensors, tracing), a ``torch.func`` transform, autocast, a tensor that is
-not a plain CPU tensor. If so, and for all other devices, it calls the dispatcher.
+not a plain one on the CPU or a GPU, or several devices. If so, and for all other devices, it calls the dispatcher.
 
 Some of these checks read private state of torch. ``mistrusted`` tries them when this module is imported; if one
 does not behave as assumed, every call goes through the dispatcher.
@@ -11,6 +11,7 @@ does not behave as assumed, every call goes through the dispatcher.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from phasegrad.ops.checks import CHECKS
 Kernel = Callable[..., Any]
 
 KERNELS: dict[str, Kernel] = {}  # of the CPU, each with its checks; schema registers them
+CUDA_KERNELS: dict[str, Kernel] = {}  # the same of CUDA
 GRADIENTS: dict[str, Callable[..., Any]] = {}  # functions of the kernel to run, then the op's arguments
 
 _NESTED = (list, *GROUPS)
@@ -51,6 +53,7 @@ def _unobserved() -> bool:
         and _transform_level() is None
         and torch._C._get_tracing_state() is None
         and not torch.is_autocast_enabled("cpu")
+        and not torch.is_autocast_enabled("cuda")
     )
 
 
@@ -127,16 +130,45 @@ def readable(tensor: Tensor) -> bool:
     )
 
 
-def _plain(arguments: Any) -> bool:
+def product_operand(x: Tensor, weight: Tensor) -> Tensor | None:
+    """The inputs of ``tile_linear`` under autocast: in its dtype on CUDA, where only operands of the product are cast.
+
+    ``None`` if autocast is to choose the dtype of the product alone: on the CPU, where kernels are float32.
+    """
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return x
+    if device != "cuda" or weight.dtype != torch.float32:
+        return None
+    return x.to(torch.get_autocast_dtype(device))
+
+
+@functools.cache
+def _plain_cuda_keys() -> int:
+    return _keys(torch.empty(0, device="cuda"))
+
+
+def _kernel(name: str, arguments: Any) -> Kernel | None:
+    """The kernel of an op for plain tensors on one kind of device, or ``None`` if the dispatcher must choose."""
+    kernels, keys = KERNELS, _PLAIN_KEYS
+    first: Any = arguments[0]
+    while isinstance(first, _NESTED) and first:
+        first = first[0]
+    if isinstance(first, Tensor) and first.is_cuda:
+        kernels, keys = CUDA_KERNELS, _plain_cuda_keys()
+    return kernels[name] if name in kernels and _plain(arguments, keys) else None
+
+
+def _plain(arguments: Any, keys: int) -> bool:
     for a in arguments:
         kind = type(a)
         if kind in _VALUES:  # the check of a type is faster than isinstance, and most arguments are numbers
             continue
         if kind in _PLAIN_TYPES:
-            if _dispatch_keys(a).raw_repr() != _PLAIN_KEYS:
+            if _dispatch_keys(a).raw_repr() != keys:
                 return False
         elif kind in _NESTED_TYPES or isinstance(a, _NESTED):
-            if not _plain(a):
+            if not _plain(a, keys):
                 return False
         elif isinstance(a, Tensor):
             return False
@@ -168,9 +200,9 @@ def checked(name: str, function: Kernel) -> Kernel:
 
 def call(name: str, *arguments: Any) -> Any:
     """Run an op, with its gradient."""
-    if not bypasses() or name not in KERNELS or not _plain(arguments):
+    run = _kernel(name, arguments) if bypasses() else None
+    if run is None:
         return getattr(torch.ops.phasegrad, name)(*flatten(arguments))
-    run = KERNELS[name]
     return GRADIENTS[name](run, *arguments) if name in GRADIENTS else run(*arguments)
 
 

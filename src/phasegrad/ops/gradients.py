@@ -141,7 +141,7 @@ class _TileLinear(torch.autograd.Function):
         code, x, read, w, clip, gain, scale, input_range, bound = ctx.saved_tensors
         max_code, *rule = ctx.dac
         converts = max_code > 0
-        driven = call("dac", x, input_range, max_code, *rule) if converts else x
+        driven = call("dac", x, input_range, max_code, *rule).to(x.dtype) if converts else x  # autocast gives float32
         if clip is not None and _recorded(w):  # with create_graph=True
             read = _AsRead.apply(read, w, clip)
         wanted = (wants_x or (converts and wants_range), wants_w)

@@ -2,7 +2,8 @@
 
 The library is plain C behind ctypes, so one build serves every Python and torch version. Environment:
 
-- ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (never use it), or unset;
+- ``PHASEGRAD_BACKEND``: ``native`` (fail if the library is missing), ``reference`` (no kernels on any device),
+  ``triton`` (the CUDA kernels on every device, interpreted on the CPU, for tests), or unset;
 - ``PHASEGRAD_ISA``: ``baseline``, ``avx2`` or ``avx512``, for a narrower instruction set than the processor has;
 - ``PHASEGRAD_DISPATCH``: ``always`` (every call of an op goes through torch's dispatcher), or unset;
   ``phasegrad.ops.direct`` reads it.
@@ -86,11 +87,17 @@ def _find() -> Path | None:
     return next((folder / _NAME for folder in folders if (folder / _NAME).is_file()), None)
 
 
-def _load() -> ctypes.CDLL | None:
+def wished_backend() -> str:
+    """The backend that the environment asks for, or an empty string."""
     wish = os.environ.get("PHASEGRAD_BACKEND", "")
-    if wish not in ("", "native", "reference"):
-        raise ImportError(f"PHASEGRAD_BACKEND = {wish!r}; it can be 'native', 'reference', or unset")
-    path = None if wish == "reference" else _find()
+    if wish not in ("", "native", "reference", "triton"):
+        raise ImportError(f"PHASEGRAD_BACKEND = {wish!r}; it can be 'native', 'reference', 'triton', or unset")
+    return wish
+
+
+def _load() -> ctypes.CDLL | None:
+    wish = wished_backend()
+    path = None if wish in ("reference", "triton") else _find()
     if path is None:
         if wish == "native":
             raise ImportError(
@@ -163,18 +170,3 @@ def _check_complete(path: Path) -> None:
 
 
 library = _load()
-
-
-def backends() -> dict[str, str]:
-    """The backend of each kind of device.
-
-    Returns:
-        ``{"cpu": "native (avx2)" or "torch reference", "cuda": "torch reference"}``; the instruction set in
-        brackets is the one chosen on this processor.
-
-    Examples:
-        >>> sorted(backends())
-        ['cpu', 'cuda']
-    """
-    cpu = "torch reference" if library is None else f"native ({library.pg_isa().decode()})"
-    return {"cpu": cpu, "cuda": "torch reference"}

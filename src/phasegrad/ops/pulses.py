@@ -157,15 +157,26 @@ def check_counts(counts: Tensor, parameters: Tensor, law: StepLaw) -> None:
     largest = max(-low, high)
     if largest <= _COMMON:
         return
-    up, _, bottom, top = parameters[:, list(dict.fromkeys(law.planes))] if parameters[0].numel() > 1 else parameters
-    step = float(up.mean(dtype=torch.float64))
-    crossing = float((top - bottom).mean(dtype=torch.float64)) / step if step > 0.0 else math.inf
-    limit = int(min(max(_COMMON, _SLACK * CROSSINGS * crossing), _LARGEST_COUNT))
+    limit = int(largest_count(parameters, law))
     if largest > limit:
-        raise ValueError(
-            f"pulse_counts: a device would receive {largest} pulses, but {crossing:.4g} cross its conductance window "
-            f"and at most {limit} are sent at once; no device was pulsed. Lower the counts"
-        )
+        raise ValueError(too_many(largest, limit))
+
+
+def too_many(largest: int, limit: int) -> str:
+    """The message about a count above the limit."""
+    return (
+        f"pulse_counts: a device would receive {largest} pulses, but at most {limit} are sent at once, many times "
+        "those that cross its conductance window; no device was pulsed. Lower the counts"
+    )
+
+
+def largest_count(parameters: Tensor, law: StepLaw) -> Tensor:
+    """The most pulses that a device may receive at once, an int64 scalar on the device."""
+    pulsed = parameters[:, sorted(set(law.planes))] if parameters[0].numel() > 1 else parameters
+    up, _, bottom, top = pulsed.unbind()
+    step, window = up.mean(dtype=torch.float64), (top - bottom).mean(dtype=torch.float64)
+    crossings = torch.where(step > 0.0, window / step, torch.full_like(step, math.inf))  # infinite: nothing changes
+    return (_SLACK * CROSSINGS * crossings).clamp(_COMMON, _LARGEST_COUNT).long()
 
 
 def _pulse_samples(

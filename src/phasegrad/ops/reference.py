@@ -243,18 +243,21 @@ def tile_linear(
     """The product of each row-tile of a matrix: inputs through ``dac``, outputs through ``adc``.
 
     With ``dac_max_code = 0`` the inputs are already converted. The matrix is read by ``noisy_weights``; without
-    ``clip`` and ``level`` it is read unchanged, and the third result, otherwise the matrix as read, is empty.
+    ``clip`` and ``level`` it is read unchanged, and the third result, otherwise the matrix as read, is empty. Where
+    inputs have 16 bits and the matrix is float32, the operands of the product are rounded to 16 bits, and nothing else.
     """
     if dac_max_code > 0:
         x = dac(x, input_range, dac_max_code, decay, keep)
     read = w
     if clip is not None and level is not None:
         read = noisy_weights(w, scale, clip, level, seed, weight_offset, rows, noise, drop_connect)
-    tiles = list(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True))
+    dtype, read = x.dtype, read.to(x.dtype)
+    operands = (m.to(w.dtype).split(rows, dim=1) for m in (x, read))
+    tiles = list(zip(*operands, strict=True))
     y = [torch.mm(a, b.t()) for a, b in tiles]
     v = [torch.mm(a.square(), b.abs().t()) for a, b in tiles] if read_noise > 0 else []
     out, code = adc(y, v, scale, gain, input_range, bound, seed, offset, output_noise, read_noise, mode, adc_max_code)
-    return out, code, w.new_empty(0) if clip is None else read
+    return out.to(dtype), code, x.new_empty(0) if clip is None else read
 
 
 def tile_linear_backward(
@@ -274,12 +277,15 @@ def tile_linear_backward(
     gradient that is not requested is empty.
     """
     grad_x, grad_w = [], []
-    for tile, (a, b) in enumerate(zip(x.split(rows, dim=1), read.split(rows, dim=1), strict=True)):
+    exact = (read if w is None else w).dtype  # of sums
+    operands = (m.to(x.dtype).to(exact).split(rows, dim=1) for m in (x, read))
+    dtype, grad = x.dtype, grad.to(exact)
+    for tile, (a, b) in enumerate(zip(*operands, strict=True)):
         g = adc_backward(grad, code[tile]) if len(code) else grad
         g = g if gain is None else g * gain[tile].to(g.dtype)
-        grad_x.append(torch.mm(g, b) if wanted[0] else x.new_empty(0))
-        grad_w.append(torch.mm(g.t(), a) if wanted[1] else x.new_empty(0))
-    whole_x, whole_w = torch.cat(grad_x, dim=-1), torch.cat(grad_w, dim=-1)
+        grad_x.append(torch.mm(g, b) if wanted[0] else a.new_empty(0))
+        grad_w.append(torch.mm(g.t(), a) if wanted[1] else a.new_empty(0))
+    whole_x, whole_w = torch.cat(grad_x, dim=-1).to(dtype), torch.cat(grad_w, dim=-1)
     if wanted[1] and w is not None and clip is not None:
         whole_w = noisy_weights_backward(whole_w, w, clip)
     return whole_x, whole_w

@@ -2,7 +2,8 @@
 
 Kernels are registered here and are defined in other modules. Every op is pure, except those that pulse or relax devices
 in place, as their schemas say. Randomness is ``(seed, offset)``: ``seed`` an int64 tensor with one element, ``offset``
-the stream. Under autocast every op computes in float32. Under ``vmap`` an op runs once for each element of the batch.
+the stream. Under autocast every op computes in float32, except that ``tile_linear`` on CUDA multiplies in autocast's
+dtype. Under ``vmap`` an op runs once for each element of the batch.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from phasegrad.ops import cpu, reference
+from phasegrad.ops import cpu, cuda, reference
 from phasegrad.ops.arguments import flat
-from phasegrad.ops.direct import KERNELS, checked, dispatched
+from phasegrad.ops.direct import CUDA_KERNELS, KERNELS, checked, dispatched
 from phasegrad.ops.gradients import GRADIENTS
 from phasegrad.ops.native import library
 
@@ -87,14 +88,14 @@ def _fake_tile_linear(
     mode = rest[-2]
     shape = (len(scale), x.shape[0], w.shape[0]) if mode != reference.NO_CONVERTER else (0,)
     code = torch.empty(shape, dtype=torch.int8, device=x.device)
-    return x.new_empty(x.shape[0], w.shape[0]), code, w.new_empty((0,) if clip is None else w.shape)
+    return x.new_empty(x.shape[0], w.shape[0]), code, x.new_empty((0,) if clip is None else w.shape)
 
 
 def _fake_tile_linear_backward(
-    grad: Tensor, code: Tensor, x: Tensor, read: Tensor, *rest: Any
+    grad: Tensor, code: Tensor, x: Tensor, read: Tensor, w: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    wanted = rest[-1]
-    return x.new_empty(x.shape if wanted[0] else (0,)), read.new_empty(read.shape if wanted[1] else (0,))
+    wanted, weight = rest[-1], read if w is None else w
+    return x.new_empty(x.shape if wanted[0] else (0,)), weight.new_empty(read.shape if wanted[1] else (0,))
 
 
 def _like_first(x: Tensor, *_: Any) -> Tensor:
@@ -162,20 +163,25 @@ def _vmap_rule(op: Callable[..., Any]) -> Callable[..., Any]:
     return rule
 
 
+_CPU_KERNELS = cuda.interpreted() if library is None else cpu.KERNELS
+
+
 def _register(name: str, schema: str) -> None:
     qualified = f"phasegrad::{name}"
     torch.library.define(qualified, schema, tags=(torch.Tag.pt2_compliant_tag,))
     torch.library.impl(qualified, "CompositeExplicitAutograd")(flat(name, checked(name, getattr(reference, name))))
-    if library is not None and name in cpu.KERNELS:
-        KERNELS[name] = checked(name, cpu.KERNELS[name])
+    if name in _CPU_KERNELS:
+        KERNELS[name] = checked(name, _CPU_KERNELS[name])
         torch.library.impl(qualified, "CPU")(flat(name, KERNELS[name]))
+    CUDA_KERNELS[name] = checked(name, cuda.chosen(name, getattr(reference, name)))
+    torch.library.impl(qualified, "CUDA")(flat(name, CUDA_KERNELS[name]))
     torch.library.register_fake(qualified)(flat(name, checked(name, _FAKES[name])))
     if name in GRADIENTS:
         torch.library.impl(qualified, "Autograd")(dispatched(name))
     if not schema.endswith("()"):  # an op that returns nothing changes its arguments, and cannot run element by element
         torch.library.register_vmap(qualified, _vmap_rule(getattr(torch.ops.phasegrad, name)))
     if "_backward" not in name:
-        for device in ("cpu", "cuda"):
+        for device in ("cpu", "cuda") if name != "tile_linear" else ("cpu",):  # on CUDA, see direct.product_operand
             torch.library.register_autocast(qualified, device, torch.float32)
 
 

@@ -32,6 +32,11 @@ STREAMS = 16
 SLOTS = 0x7FFFFFFF
 """The bits of a word that are slots."""
 
+NOT_FINITE = (
+    "pulsed_update: x or d is not finite; no device was pulsed. Look for a diverged loss or a learning rate that is "
+    "too high"
+)
+
 _MASK = 0xFFFFFFFF
 _SIGN = 1 << 31
 
@@ -88,10 +93,7 @@ def pulse_trains(
 def check_finite(x: Tensor, d: Tensor) -> None:
     """Raise if an input or gradient is not finite."""
     if not bool(torch.isfinite(x).all()) or not bool(torch.isfinite(d).all()):
-        raise ValueError(
-            "pulsed_update: x or d is not finite; no device was pulsed. Look for a diverged loss or a learning rate "
-            "that is too high"
-        )
+        raise ValueError(NOT_FINITE)
 
 
 def _signed(word: Tensor, negative: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.ops.finite import all_finite
+from phasegrad.ops.host_reads import waits
 from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.optim.options import check_options, check_rate, checked_parameters
@@ -86,6 +87,9 @@ class PulsedOptimizer(torch.optim.Optimizer):
         A step does nothing to parameters without a gradient: no pulse, transfer, leak or refresh. The staged samples of
         an in-memory weight are used up: after the step its ``grad`` is ``None``. An exception or Ctrl-C leaves each
         weight either updated or untouched with its samples; the next step continues there.
+
+        On CUDA nothing waits for the device: a weight whose samples are not finite, or whose counts are far above the
+        limit, is left as it is by its own update, and a later step raises.
 
         Args:
             closure: function that evaluates the model again and returns the loss, as in torch.
@@ -202,13 +206,18 @@ class PulsedOptimizer(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if isinstance(parameter, InMemoryWeight) and parameter.pending is not None:
                     staged.extend((parameter, group, sample) for sample in parameter.pending.samples)
-        if not all_finite([tensor for _, _, (x, d, _) in staged for tensor in (x, d)]):
+        if not all_finite([tensor for _, _, (x, d, _) in staged for tensor in (x, d) if not waits(tensor)]):
             raise ValueError(
                 f"{type(self).__name__}: a staged input or gradient is not finite, so no device was pulsed. Check "
                 "whether the loss has diverged, lower the learning rate, and call zero_grad before the next step"
             )
         for parameter, group in {id(parameter): (parameter, group) for parameter, group, _ in staged}.values():
             self._check_update(parameter, group)
+
+
+def _has_gradient(parameter: Tensor) -> bool:
+    gradient = parameter.pending if isinstance(parameter, InMemoryWeight) else parameter.grad
+    return gradient is not None
 
 
 def largest_size(values: Tensor) -> float:

@@ -9,6 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
+from phasegrad.ops.host_reads import waits
 from phasegrad.optim.base import PulsedOptimizer, largest_size
 from phasegrad.stores import InMemoryWeight
 from phasegrad.stores.pulsed_weight import send_counts
@@ -49,6 +50,8 @@ class MixedPrecision(PulsedOptimizer):
 
     def _check_update(self, weight: InMemoryWeight, group: dict[str, Any]) -> None:
         assert weight.pending is not None
+        if waits(weight):
+            return  # the update refuses what is far above the limit, so that the host need not wait
         target, epsilon = weight.devices.fast or weight.devices, self._epsilon(weight, group)
         products = sum(s.number * largest_size(s.x) * largest_size(s.d) for s in weight.pending.samples)
         if float(group["lr"]) * products <= epsilon * (target.most_pulses - 2):

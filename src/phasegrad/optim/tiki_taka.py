@@ -38,7 +38,7 @@ class TikiTaka(FastArrayOptimizer):
         momentum: momentum of the digital parameters.
         fast_lr: learning rate of the fast arrays; ``None`` to set it per layer so that the largest product of input and
             gradient of a sample, as a running mean over steps, corresponds to ``pulses`` pulses. A step at most
-            doubles the mean, so a spike of the gradients is soon forgotten.
+            doubles the mean, so a spike of the gradients is soon forgotten. On CUDA each step waits for that product.
         pulses: number of pulses for the automatic ``fast_lr``.
         transfer_every: samples from one transfer to the next.
         rows: rows (inputs) per transfer; ``None`` for the whole array.

@@ -19,6 +19,7 @@ from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.known_numbers import number
 from phasegrad.stores.pulsed_array import UNTRACKED
 from phasegrad.stores.registered import Registered
 
@@ -216,7 +217,7 @@ class AnalogWeight(DeviceArray):
     @property
     def _factors(self) -> list[float]:
         """Offset, then the factors of the pulsed planes, then those of the other planes."""
-        return self._factors_by_polarity[1.0 if self.polarity is None else float(self.polarity)]
+        return self._factors_by_polarity[1.0 if self.polarity is None else number(self.polarity)]
 
     def _factors_with(self, polarity: float) -> list[float]:
         slow, fast = self.factors, self.hardware.fast

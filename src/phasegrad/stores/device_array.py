@@ -22,6 +22,7 @@ from phasegrad.ops.direct import call, readable
 from phasegrad.ops.pulses import CROSSINGS
 from phasegrad.ops.repeated_update import RepeatedUpdate
 from phasegrad.stores.kept_reads import KeptReads
+from phasegrad.stores.known_numbers import number
 from phasegrad.stores.registered import Registered
 
 
@@ -130,7 +131,7 @@ class DeviceArray(nn.Module):
         """Whether present conductances may differ from the stored ones."""
         if self.heat is not None:
             return True
-        return self.cell.device.drifts and self.cell.device.drifts_within(float(now) - float(self.programmed_at))
+        return self.cell.device.drifts and self.cell.device.drifts_within(number(now) - number(self.programmed_at))
 
     def present(self, now: Tensor) -> Tensor:
         """Conductances ``[devices, out, in]`` [S], drifted, without read noise."""
@@ -232,7 +233,7 @@ class DeviceArray(nn.Module):
     def pulsed_planes(self) -> tuple[int, int]:
         """The planes that the next update pulses to increase a weight, and to decrease it."""
         assert self.updates is not None
-        return self.cell.pulsed(int(self.updates))
+        return self.cell.pulsed(int(number(self.updates)))
 
     def advance(self, now: Tensor, until: float, temperature: float | None = None) -> None:
         """Advance correlated noise and heat to a time [s], at a temperature [K] or the present one.

@@ -11,7 +11,9 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.ops.arguments import PulsedState, StepLaw, TrackedWeight, TrainRule
 from phasegrad.ops.direct import call
+from phasegrad.stores import known_numbers
 from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.known_numbers import number
 
 UNTRACKED = TrackedWeight(None, None, ())
 
@@ -23,12 +25,12 @@ def apply_leak(array: DeviceArray, now: Tensor, tracked: TrackedWeight = UNTRACK
         Whether the devices leak and time has passed.
     """
     device = array.cell.device
-    elapsed = float(now) - float(array.programmed_at) if device.drifts else 0.0
+    elapsed = number(now) - number(array.programmed_at) if device.drifts else 0.0
     leak = device.leak(elapsed) if elapsed > 0.0 else None
     if leak is None:
         return False
     call("leak", array.conductance, *leak, tracked)
-    array.programmed_at.copy_(now)
+    known_numbers.copy(array.programmed_at, now)
     return True
 
 
@@ -42,8 +44,8 @@ def pulse(
         ValueError: ``x`` or ``d`` is not finite; no device was pulsed.
     """
     array.repeated_update(
-        *_pulsed(array, tracked), x.float(), d.float(), _train_rule(array, lr), float(now), _step_law(array), seed,
-        offset,
+        *_pulsed(array, tracked), x.float(), d.float(), _train_rule(array, lr), _stamp(array, now),
+        _step_law(array), seed, offset,
     )  # fmt: skip
 
 
@@ -52,13 +54,14 @@ def send_counts(
     tracked: TrackedWeight = UNTRACKED,
 ) -> None:  # fmt: skip
     """Send a given number of pulses per cell, int32 ``[out, in]``; a positive count increases the weight."""
-    call("pulse_counts", *_pulsed(array, tracked), counts, float(now), _step_law(array), seed, offset)
+    call("pulse_counts", *_pulsed(array, tracked), counts, _stamp(array, now), _step_law(array), seed, offset)
 
 
 def send_counts_to_rows(array: DeviceArray, counts: Tensor, rows: Tensor, now: Tensor, seed: Tensor) -> None:
     """Send a given number of pulses per cell to the rows with these indices, int32 ``[out, rows]``; positive: up."""
     state, parameters = _select_rows(array, rows)
-    call("pulse_counts", state, UNTRACKED, parameters, counts, float(now), _step_law(array), seed, streams.UPDATE)
+    law, stamp = _step_law(array), _stamp(array, now)
+    call("pulse_counts", state, UNTRACKED, parameters, counts, stamp, law, seed, streams.UPDATE)
     _store_rows(array, rows, state)
 
 
@@ -67,7 +70,7 @@ def pulse_rows(array: DeviceArray, d: Tensor, lr: float, rows: Tensor, now: Tens
     state, parameters = _select_rows(array, rows)
     call(
         "pulsed_update", state, UNTRACKED, parameters, torch.eye(len(rows), device=d.device), d,
-        _train_rule(array, lr), float(now), _step_law(array), seed, streams.UPDATE,
+        _train_rule(array, lr), _stamp(array, now), _step_law(array), seed, streams.UPDATE,
     )  # fmt: skip
     _store_rows(array, rows, state)
 
@@ -80,7 +83,7 @@ def reset(array: DeviceArray, where: Tensor, now: Tensor, seed: Tensor, offset: 
     conductance = steps.after_reset(array.step_parameters[2], seed, offset)
     array.conductance.copy_(torch.where(where, conductance, array.conductance))
     if array.pulsed_at is not None:
-        array.pulsed_at.masked_fill_(where, float(now))
+        array.pulsed_at.masked_fill_(where, number(now))
     if array.history is not None:
         array.history.masked_fill_(where, 1.0)
 
@@ -111,8 +114,9 @@ def count_and_refresh(array: DeviceArray, now: Tensor, seed: Tensor) -> bool:
         Whether cells were rewritten.
     """
     assert array.updates is not None
-    updates, every = array.updates.add_(1), array.cell.refresh_every
-    if not every or int(updates) % every:
+    every = array.cell.refresh_every
+    known_numbers.add(array.updates, 1)
+    if not every or int(number(array.updates)) % every:
         return False
     where = array.cell.saturated(array.present(now))
     if not bool(where.any()):
@@ -141,6 +145,11 @@ def _pulsed(array: DeviceArray, tracked: TrackedWeight) -> tuple[PulsedState, Tr
     """State, tracked weight and step parameters, in the order of the ops' arguments."""
     assert array.step_parameters is not None
     return PulsedState(array.conductance, array.history, array.pulsed_at), tracked, array.step_parameters
+
+
+def _stamp(array: DeviceArray, now: Tensor) -> float:
+    """The time to note in devices whose drift a pulse restarts."""
+    return 0.0 if array.pulsed_at is None else number(now)
 
 
 def _train_rule(array: DeviceArray, lr: float) -> TrainRule:

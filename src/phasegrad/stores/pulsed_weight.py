@@ -15,10 +15,11 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.profiling import profiled, sized
-from phasegrad.stores import pulsed_array
+from phasegrad.stores import known_numbers, pulsed_array
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.closed_loop_transfer import closed_loop_transfer
 from phasegrad.stores.fixed_cells import restored_on_error
+from phasegrad.stores.known_numbers import number
 
 
 def _nothing() -> None:
@@ -127,7 +128,7 @@ def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked:
     devices.discard_baseline()
     target, up_to_date = devices.fast or devices, tracked.weight is not None
     if devices.sample_time:
-        devices.clock.add_(count * devices.sample_time)
+        known_numbers.add(devices.clock, count * devices.sample_time)
         if devices.leaks_in_training:
             tracked = devices.tracked_now(weight)
             up_to_date = pulsed_array.apply_leak(target, devices.clock, tracked) and tracked.weight is not None
@@ -137,7 +138,7 @@ def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked:
             transfer(devices, seed)
         rewritten = True
     if devices.samples is not None:
-        devices.samples.add_(count)
+        known_numbers.add(devices.samples, count)
     if rewritten or not up_to_date:
         weight.copy_(devices.logical_weight())
 
@@ -146,7 +147,7 @@ def _transfer_is_due(devices: AnalogWeight, count: int) -> bool:
     """Whether the memory itself makes a transfer after an update of ``count`` samples, which are not counted yet."""
     if devices.samples is None or devices.hardware.fast is None:
         return False
-    rule, before = devices.hardware.fast.transfer, int(devices.samples)
+    rule, before = devices.hardware.fast.transfer, int(number(devices.samples))
     return rule is not None and before // rule.every != (before + count) // rule.every
 
 

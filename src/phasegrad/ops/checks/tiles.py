@@ -137,10 +137,12 @@ def check_tile_linear(
 
 
 def check_matrices(op: str, x: Tensor, w: Tensor, rows: int) -> None:
-    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or x.dtype != w.dtype or w.shape[1] == 0:
+    mixed = w.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
+    one_dtype = x.dtype == w.dtype or mixed
+    if x.dim() != 2 or w.dim() != 2 or x.shape[1] != w.shape[1] or not one_dtype or w.shape[1] == 0:
         raise ValueError(
             f"{op}: x is {x.dtype} {list(x.shape)}, w {w.dtype} {list(w.shape)}; they must be [rows, in] and "
-            "[out, in] of one dtype, with at least one input"
+            "[out, in] of one dtype, or x of 16 bits and w of float32, with at least one input"
         )
     if rows < 1:
         raise ValueError(f"{op}: rows = {rows}; a tile has at least one")

@@ -11,26 +11,9 @@ from phasegrad.ops import reference, workspace
 from phasegrad.ops.cpu.byte_product import ByteProduct, Conversion, pays_off
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
-
-
-def _tile_groups(tiles: int, whole: int, outputs: int) -> list[slice]:
-    """Tiles to be multiplied in one call: many if they are small, one at a time if they are large, to fit the cache.
-
-    The first ``whole`` tiles have all their rows; a shorter last tile is multiplied alone.
-    """
-    step = max(1, _CACHED // max(outputs, 1))
-    starts = [*range(0, whole, step), *range(whole, tiles)]
-    return [slice(a, b) for a, b in zip(starts, [*starts[1:], tiles], strict=True)]
-
+from phasegrad.ops.row_tiles import by_tile, tile_groups
 
 _CACHED = 1 << 18  # outputs that fit the second-level cache
-
-
-def _by_tile(matrix: Tensor, tiles: slice, rows: int) -> Tensor:
-    """Columns of a matrix as ``[tiles, rows of the matrix, columns of one tile]``."""
-    columns = matrix[:, tiles.start * rows : tiles.stop * rows]
-    count = tiles.stop - tiles.start
-    return columns.unsqueeze(0) if count == 1 else columns.unflatten(1, (count, -1)).transpose(0, 1)
 
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
@@ -97,12 +80,12 @@ def tile_linear(
         convert(out, code, y.unbind(), v.unbind(), columns, 0, conversion.settings, offset)
         return out, code, x.new_empty(0) if clip is None else read
     noisy = ByteProduct(x, read, rows, 127.0, conversion) if fast and read_noise > 0 else None
-    groups = _tile_groups(len(scale), w.shape[1] // rows, out.numel())
+    groups = tile_groups(len(scale), w.shape[1] // rows, out.numel(), _CACHED)
     y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
     v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 and noisy is None else y[:0]
     for group in groups:
         count = group.stop - group.start
-        inputs, weights = _by_tile(x, group, rows), _by_tile(read, group, rows).transpose(1, 2)
+        inputs, weights = by_tile(x, group, rows), by_tile(read, group, rows).transpose(1, 2)
         _multiply(inputs, weights, y[:count])
         if noisy is not None:
             noisy.write_noise(out, code, y[:count], group)
@@ -139,7 +122,7 @@ def tile_linear_backward(
     grad_w = read.new_empty(read.shape if wanted[1] else (0,))
     tiles, whole = -(-read.shape[1] // rows), read.shape[1] // rows
     alike = not len(code) and gain is None  # every tile's outputs have the same gradient
-    groups = [slice(0, 1)] if alike else _tile_groups(tiles, whole, grad.numel())
+    groups = [slice(0, 1)] if alike else tile_groups(tiles, whole, grad.numel(), _CACHED)
     rows = read.shape[1] if alike else rows
     g = grad.unsqueeze(0) if alike else grad.new_empty(groups[0].stop, *grad.shape)
     for group in groups:
@@ -147,9 +130,9 @@ def tile_linear_backward(
         if not alike:
             _unclipped(part, grad, code[group], None if gain is None else gain[group])
         if wanted[0]:
-            _multiply_into(_by_tile(grad_x, group, rows), part, _by_tile(read, group, rows))
+            _multiply_into(by_tile(grad_x, group, rows), part, by_tile(read, group, rows))
         if wanted[1]:
-            _multiply(part.transpose(1, 2), _by_tile(x, group, rows), _by_tile(grad_w, group, rows))
+            _multiply(part.transpose(1, 2), by_tile(x, group, rows), by_tile(grad_w, group, rows))
     if wanted[1] and w is not None and clip is not None:
         straight_through(grad_w, w.contiguous(), clip.contiguous())
     return grad_x, grad_w
