@@ -1,0 +1,188 @@
+"""The constants of a technology, each with a unit and a source."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, NamedTuple, final
+
+from phasegrad.configuration import Configuration, check_choice, check_integer, check_number
+from phasegrad.cost.constant import Constant, given
+from phasegrad.cost.limits import thermal_conversion_energy
+
+
+class FieldRule(NamedTuple):
+    """Unit of a constant, and the largest value that is not refused as absurd."""
+
+    unit: str
+    highest: float
+
+
+def _constant(unit: str, highest: float) -> Any:
+    """A field for a constant that is not negative; ``None`` for one that is unknown."""
+    return dataclasses.field(default=None, metadata={"rule": FieldRule(unit, highest)})
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Technology(Configuration):
+    """What the circuits of a chip cost. SI units; every constant is a [`Constant`][phasegrad.cost.Constant] or a number.
+
+    A constant that is ``None`` is unknown: an estimate asks for it by name when it needs it. A constant of 0 says that
+    something costs nothing, or that another constant includes it; nothing that it is multiplied by is asked for.
+
+    A *tile read* is one phase of one input slice of one tile: word lines driven, bit lines integrated and converted. A
+    product of a tile takes ``phases * input slices`` tile reads.
+
+    Args:
+        phases: tile reads per product and input slice, such as 4 where each polarity of inputs and of weights is read
+            by itself. Hardware whose integrator splits polarities has at least 2.
+        input_coding: ``"duration"``: an input is the length of a pulse, and the array's energy grows with ``|x|``;
+            ``"amplitude"``: an input is a voltage, and the energy grows with ``x^2``.
+        read_time: duration of the array's currents in one tile read [s].
+        setup_time: time of a product besides its tile reads [s].
+        read_voltage: voltage across a device at the largest input [V].
+        supply_voltage: voltage of the supply that provides the array's current [V]; ``None`` for ``read_voltage``, that
+            is, a supply without losses.
+        mean_conductance: mean over all devices [S], for weights without values, as on the meta device.
+        driver_energy: energy of a word line's driver, DAC or pulse generator, per driven line and tile read [J].
+        adc_energy: energy per conversion at ``adc_bits`` [J].
+        adc_time: time of a conversion that is not within ``read_time`` [s]; columns that share a converter are
+            converted one after another.
+        adc_bits: resolution that ``adc_energy``, ``adc_time`` and ``adc_area`` refer to; ``None`` for that of the
+            hardware.
+        adc_scaling: how energy and time of a conversion change with the resolution: ``"bits"``: proportional to the
+            bits (successive approximation); ``"codes"``: to the number of codes (ramps, counters, and converters of
+            equal figure of merit); ``"thermal"``: to its square (limited by noise); ``None``: unknown.
+        tile_energy: energy of a tile read that the other constants do not contain, whatever lines are used [J].
+        local_energy: energy of the local digital unit per result of a converter [J].
+        local_cycle: time of the local digital unit per output [s].
+        local_lanes: outputs of a tile that its local digital unit processes at a time.
+        local_latency: time of the local digital unit per product besides its cycles [s].
+        link_energy: energy of moving a byte to or from a tile [J/B].
+        link_bandwidth: rate of the link of a tile [B/s].
+        link_latency: time of a transfer besides its bytes, once per product [s].
+        digital_energy: energy of an operation of the global digital unit [J].
+        digital_throughput: operations of the global digital unit per second [1/s].
+        memory_energy: energy of a byte that the global digital unit reads or writes [J/B].
+        memory_bandwidth: rate at which it reads or writes [B/s].
+        tile_power: static power of a tile [W].
+        chip_power: static power of the rest of the chip [W].
+        device_area: area of a device with its selector [m^2].
+        driver_area: area of the driver of a word line [m^2].
+        adc_area: area of a converter [m^2].
+        local_area: area of the local digital unit of a tile [m^2].
+        link_area: area of the links of a tile [m^2].
+        tile_area: area of a tile that the other constants do not contain [m^2].
+        digital_area: area of the global digital unit and of the rest of the chip [m^2].
+        programming_energy: energy of programming a device, with all iterations and reads [J].
+        programming_time: time of programming devices of a tile that are programmed together [s].
+        programmed_together: devices of a tile that are programmed together.
+        line_pulse_energy: energy of a pulse on a line in an update of training in the memory [J].
+        pulse_energy: energy of a coincidence that pulses a device [J].
+        pulse_time: time of a slot of a pulse train [s].
+        temperature: temperature of the thermal limit [K].
+        highest_energy: energy of an operation of a fully used tile above which an estimate is refused as absurd [J].
+
+    Raises:
+        ValueError: a constant is negative, above what is plausible, or below the thermal limit; the message names it.
+    """
+
+    phases: int = 1
+    input_coding: str = "duration"
+    read_time: Constant | float | None = _constant("s", 1e-3)
+    setup_time: Constant | float | None = _constant("s", 1e-3)
+    read_voltage: Constant | float | None = _constant("V", 10.0)
+    supply_voltage: Constant | float | None = _constant("V", 10.0)
+    mean_conductance: Constant | float | None = _constant("S", 1e-2)
+    driver_energy: Constant | float | None = _constant("J", 1e-9)
+    adc_energy: Constant | float | None = _constant("J", 1e-9)
+    adc_time: Constant | float | None = _constant("s", 1e-3)
+    adc_bits: int | None = None
+    adc_scaling: str | None = None
+    tile_energy: Constant | float | None = _constant("J", 1e-6)
+    local_energy: Constant | float | None = _constant("J", 1e-9)
+    local_cycle: Constant | float | None = _constant("s", 1e-3)
+    local_lanes: int = 1
+    local_latency: Constant | float | None = _constant("s", 1e-3)
+    link_energy: Constant | float | None = _constant("J/B", 1e-8)
+    link_bandwidth: Constant | float | None = _constant("B/s", 1e15)
+    link_latency: Constant | float | None = _constant("s", 1e-3)
+    digital_energy: Constant | float | None = _constant("J", 1e-8)
+    digital_throughput: Constant | float | None = _constant("1/s", 1e18)
+    memory_energy: Constant | float | None = _constant("J/B", 1e-7)
+    memory_bandwidth: Constant | float | None = _constant("B/s", 1e16)
+    tile_power: Constant | float | None = _constant("W", 10.0)
+    chip_power: Constant | float | None = _constant("W", 1e4)
+    device_area: Constant | float | None = _constant("m^2", 1e-9)
+    driver_area: Constant | float | None = _constant("m^2", 1e-7)
+    adc_area: Constant | float | None = _constant("m^2", 1e-6)
+    local_area: Constant | float | None = _constant("m^2", 1e-5)
+    link_area: Constant | float | None = _constant("m^2", 1e-5)
+    tile_area: Constant | float | None = _constant("m^2", 1e-5)
+    digital_area: Constant | float | None = _constant("m^2", 1e-2)
+    programming_energy: Constant | float | None = _constant("J", 1e-3)
+    programming_time: Constant | float | None = _constant("s", 1e3)
+    programmed_together: int = 1
+    line_pulse_energy: Constant | float | None = _constant("J", 1e-9)
+    pulse_energy: Constant | float | None = _constant("J", 1e-6)
+    pulse_time: Constant | float | None = _constant("s", 1e-2)
+    temperature: float = 300.0
+    highest_energy: float = 1e-9
+
+    @classmethod
+    def _values_given(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        constants = cls.rules()
+        return {n: given(v) if n in constants and type(v) in (int, float) else v for n, v in fields.items()}
+
+    def __post_init__(self) -> None:
+        check_integer(self, "phases", 1, 64)
+        check_choice(self, "input_coding", ("duration", "amplitude"))
+        check_integer(self, "local_lanes", 1, 1 << 20)
+        check_integer(self, "programmed_together", 1, 1 << 40)
+        check_number(self, "temperature", 0.0, above=True)
+        check_number(self, "highest_energy", 0.0, above=True)
+        if self.adc_bits is not None:
+            check_integer(self, "adc_bits", 2, 16)
+        if self.adc_scaling is not None:
+            check_choice(self, "adc_scaling", ("bits", "codes", "thermal"))
+        for name, rule in self.rules().items():
+            self._check_constant(name, rule)
+        self._check_thermal_limit()
+
+    @classmethod
+    def rules(cls) -> dict[str, FieldRule]:
+        """The unit and the largest plausible value of every constant, by the name of its field."""
+        return {f.name: f.metadata["rule"] for f in dataclasses.fields(cls) if f.metadata}
+
+    def constant(self, name: str) -> Constant | None:
+        """The constant of a field; ``None`` if it is unknown."""
+        return getattr(self, name)
+
+    @property
+    def constants(self) -> dict[str, Constant]:
+        """All known constants by the name of their field."""
+        found = {name: self.constant(name) for name in self.rules()}
+        return {name: constant for name, constant in found.items() if constant is not None}
+
+    def _check_constant(self, name: str, rule: FieldRule) -> None:
+        constant = self.constant(name)
+        if constant is None:
+            return
+        low = "above 0" if name.endswith(("bandwidth", "throughput")) else "not negative"
+        if constant.value < 0 or (constant.value == 0 and low == "above 0") or constant.value > rule.highest:
+            raise ValueError(
+                f"Technology: {name} = {constant.value:g} {rule.unit} ({constant.source}); it must be {low} and at "
+                f"most {rule.highest:g} {rule.unit}: check its unit"
+            )
+
+    def _check_thermal_limit(self) -> None:
+        energy = self.constant("adc_energy")
+        if energy is None or energy.value == 0 or self.adc_bits is None:
+            return
+        limit = thermal_conversion_energy(self.adc_bits, self.temperature)
+        if energy.value < limit:
+            raise ValueError(
+                f"Technology: adc_energy = {energy.value:g} J ({energy.source}) at adc_bits = {self.adc_bits}; thermal "
+                f"noise at {self.temperature:g} K limits a conversion to at least {limit:.2g} J: check its unit"
+            )
