@@ -9,8 +9,8 @@ BOLTZMANN = 1.380649e-23
 def thermal_conversion_energy(bits: int, temperature: float = 300.0) -> float:
     """The least energy [J] of a conversion whose thermal noise equals its rounding noise.
 
-    The signal is sampled on a capacitor ``C`` with the noise ``k T / C``. At ``k T / C = step^2 / 12`` with ``step = V /
-    2^bits``, charging it over the range ``V`` takes ``C V^2 = 12 k T 4^bits``.
+    The signal is sampled on a capacitor ``C``, whose noise is ``k T / C``. Where that equals ``step^2 / 12``, with
+    ``step = V / 2^bits``, charging ``C`` over the range ``V`` takes ``C V^2 = 12 k T 4^bits``.
 
     Args:
         bits: resolution.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
@@ -18,16 +17,50 @@ class FieldRule(NamedTuple):
     highest: float
 
 
-def _constant(unit: str, highest: float) -> Any:
-    """A field for a constant that is not negative; ``None`` for one that is unknown."""
-    return dataclasses.field(default=None, metadata={"rule": FieldRule(unit, highest)})
+RULES: dict[str, FieldRule] = {
+    "read_time": FieldRule("s", 1e-3),
+    "setup_time": FieldRule("s", 1e-3),
+    "read_voltage": FieldRule("V", 10.0),
+    "supply_voltage": FieldRule("V", 10.0),
+    "mean_conductance": FieldRule("S", 1e-2),
+    "driver_energy": FieldRule("J", 1e-9),
+    "adc_energy": FieldRule("J", 1e-9),
+    "adc_time": FieldRule("s", 1e-3),
+    "tile_energy": FieldRule("J", 1e-6),
+    "local_energy": FieldRule("J", 1e-9),
+    "local_cycle": FieldRule("s", 1e-3),
+    "local_latency": FieldRule("s", 1e-3),
+    "link_energy": FieldRule("J/B", 1e-8),
+    "link_bandwidth": FieldRule("B/s", 1e15),
+    "link_latency": FieldRule("s", 1e-3),
+    "digital_energy": FieldRule("J", 1e-8),
+    "digital_throughput": FieldRule("1/s", 1e18),
+    "memory_energy": FieldRule("J/B", 1e-7),
+    "memory_bandwidth": FieldRule("B/s", 1e16),
+    "tile_power": FieldRule("W", 10.0),
+    "chip_power": FieldRule("W", 1e4),
+    "device_area": FieldRule("m^2", 1e-9),
+    "driver_area": FieldRule("m^2", 1e-7),
+    "adc_area": FieldRule("m^2", 1e-6),
+    "local_area": FieldRule("m^2", 1e-5),
+    "link_area": FieldRule("m^2", 1e-5),
+    "tile_area": FieldRule("m^2", 1e-5),
+    "digital_area": FieldRule("m^2", 1e-2),
+    "programming_energy": FieldRule("J", 1e-3),
+    "programming_time": FieldRule("s", 1e3),
+    "line_pulse_energy": FieldRule("J", 1e-9),
+    "pulse_energy": FieldRule("J", 1e-6),
+    "pulse_time": FieldRule("s", 1e-2),
+}
+"""The rule of every constant of a [`Technology`][phasegrad.cost.Technology], by the name of its field."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Technology(Configuration):
-    """What the circuits of a chip cost. SI units; every constant is a [`Constant`][phasegrad.cost.Constant] or a number.
+    """What the circuits of a chip cost, in SI units.
 
+    Each constant is a [`Constant`][phasegrad.cost.Constant], or a number without a source.
     A constant that is ``None`` is unknown: an estimate asks for it by name when it needs it. A constant of 0 says that
     something costs nothing, or that another constant includes it; nothing that it is multiplied by is asked for.
 
@@ -90,50 +123,49 @@ class Technology(Configuration):
 
     phases: int = 1
     input_coding: str = "duration"
-    read_time: Constant | float | None = _constant("s", 1e-3)
-    setup_time: Constant | float | None = _constant("s", 1e-3)
-    read_voltage: Constant | float | None = _constant("V", 10.0)
-    supply_voltage: Constant | float | None = _constant("V", 10.0)
-    mean_conductance: Constant | float | None = _constant("S", 1e-2)
-    driver_energy: Constant | float | None = _constant("J", 1e-9)
-    adc_energy: Constant | float | None = _constant("J", 1e-9)
-    adc_time: Constant | float | None = _constant("s", 1e-3)
+    read_time: Constant | float | None = None
+    setup_time: Constant | float | None = None
+    read_voltage: Constant | float | None = None
+    supply_voltage: Constant | float | None = None
+    mean_conductance: Constant | float | None = None
+    driver_energy: Constant | float | None = None
+    adc_energy: Constant | float | None = None
+    adc_time: Constant | float | None = None
     adc_bits: int | None = None
     adc_scaling: str | None = None
-    tile_energy: Constant | float | None = _constant("J", 1e-6)
-    local_energy: Constant | float | None = _constant("J", 1e-9)
-    local_cycle: Constant | float | None = _constant("s", 1e-3)
+    tile_energy: Constant | float | None = None
+    local_energy: Constant | float | None = None
+    local_cycle: Constant | float | None = None
     local_lanes: int = 1
-    local_latency: Constant | float | None = _constant("s", 1e-3)
-    link_energy: Constant | float | None = _constant("J/B", 1e-8)
-    link_bandwidth: Constant | float | None = _constant("B/s", 1e15)
-    link_latency: Constant | float | None = _constant("s", 1e-3)
-    digital_energy: Constant | float | None = _constant("J", 1e-8)
-    digital_throughput: Constant | float | None = _constant("1/s", 1e18)
-    memory_energy: Constant | float | None = _constant("J/B", 1e-7)
-    memory_bandwidth: Constant | float | None = _constant("B/s", 1e16)
-    tile_power: Constant | float | None = _constant("W", 10.0)
-    chip_power: Constant | float | None = _constant("W", 1e4)
-    device_area: Constant | float | None = _constant("m^2", 1e-9)
-    driver_area: Constant | float | None = _constant("m^2", 1e-7)
-    adc_area: Constant | float | None = _constant("m^2", 1e-6)
-    local_area: Constant | float | None = _constant("m^2", 1e-5)
-    link_area: Constant | float | None = _constant("m^2", 1e-5)
-    tile_area: Constant | float | None = _constant("m^2", 1e-5)
-    digital_area: Constant | float | None = _constant("m^2", 1e-2)
-    programming_energy: Constant | float | None = _constant("J", 1e-3)
-    programming_time: Constant | float | None = _constant("s", 1e3)
+    local_latency: Constant | float | None = None
+    link_energy: Constant | float | None = None
+    link_bandwidth: Constant | float | None = None
+    link_latency: Constant | float | None = None
+    digital_energy: Constant | float | None = None
+    digital_throughput: Constant | float | None = None
+    memory_energy: Constant | float | None = None
+    memory_bandwidth: Constant | float | None = None
+    tile_power: Constant | float | None = None
+    chip_power: Constant | float | None = None
+    device_area: Constant | float | None = None
+    driver_area: Constant | float | None = None
+    adc_area: Constant | float | None = None
+    local_area: Constant | float | None = None
+    link_area: Constant | float | None = None
+    tile_area: Constant | float | None = None
+    digital_area: Constant | float | None = None
+    programming_energy: Constant | float | None = None
+    programming_time: Constant | float | None = None
     programmed_together: int = 1
-    line_pulse_energy: Constant | float | None = _constant("J", 1e-9)
-    pulse_energy: Constant | float | None = _constant("J", 1e-6)
-    pulse_time: Constant | float | None = _constant("s", 1e-2)
+    line_pulse_energy: Constant | float | None = None
+    pulse_energy: Constant | float | None = None
+    pulse_time: Constant | float | None = None
     temperature: float = 300.0
     highest_energy: float = 1e-9
 
     @classmethod
     def _values_given(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        constants = cls.rules()
-        return {n: given(v) if n in constants and type(v) in (int, float) else v for n, v in fields.items()}
+        return {n: given(v) if n in RULES and type(v) in (int, float) else v for n, v in fields.items()}
 
     def __post_init__(self) -> None:
         check_integer(self, "phases", 1, 64)
@@ -146,14 +178,9 @@ class Technology(Configuration):
             check_integer(self, "adc_bits", 2, 16)
         if self.adc_scaling is not None:
             check_choice(self, "adc_scaling", ("bits", "codes", "thermal"))
-        for name, rule in self.rules().items():
+        for name, rule in RULES.items():
             self._check_constant(name, rule)
         self._check_thermal_limit()
-
-    @classmethod
-    def rules(cls) -> dict[str, FieldRule]:
-        """The unit and the largest plausible value of every constant, by the name of its field."""
-        return {f.name: f.metadata["rule"] for f in dataclasses.fields(cls) if f.metadata}
 
     def constant(self, name: str) -> Constant | None:
         """The constant of a field; ``None`` if it is unknown."""
@@ -162,7 +189,7 @@ class Technology(Configuration):
     @property
     def constants(self) -> dict[str, Constant]:
         """All known constants by the name of their field."""
-        found = {name: self.constant(name) for name in self.rules()}
+        found = {name: self.constant(name) for name in RULES}
         return {name: constant for name, constant in found.items() if constant is not None}
 
     def _check_constant(self, name: str, rule: FieldRule) -> None:
