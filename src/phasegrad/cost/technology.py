@@ -31,12 +31,13 @@ RULES: dict[str, FieldRule] = {
     "local_cycle": FieldRule("s", 1e-3),
     "local_latency": FieldRule("s", 1e-3),
     "link_energy": FieldRule("J/B", 1e-8),
-    "link_bandwidth": FieldRule("B/s", 1e15),
+    "link_time": FieldRule("s/B", 1e-3),
     "link_latency": FieldRule("s", 1e-3),
     "digital_energy": FieldRule("J", 1e-8),
-    "digital_throughput": FieldRule("1/s", 1e18),
+    "digital_time": FieldRule("s", 1e-3),
     "memory_energy": FieldRule("J/B", 1e-7),
-    "memory_bandwidth": FieldRule("B/s", 1e16),
+    "memory_time": FieldRule("s/B", 1e-3),
+    "hop_time": FieldRule("s", 1e-3),
     "tile_power": FieldRule("W", 10.0),
     "chip_power": FieldRule("W", 1e4),
     "device_area": FieldRule("m^2", 1e-9),
@@ -93,12 +94,15 @@ class Technology(Configuration):
         local_lanes: outputs of a tile that its local digital unit processes at a time.
         local_latency: time of the local digital unit per product besides its cycles [s].
         link_energy: energy of moving a byte to or from a tile [J/B].
-        link_bandwidth: rate of the link of a tile [B/s].
+        link_time: time of a byte on the link of a tile [s/B].
         link_latency: time of a transfer besides its bytes, once per product [s].
         digital_energy: energy of an operation of the global digital unit [J].
-        digital_throughput: operations of the global digital unit per second [1/s].
+        digital_time: time of an operation of the global digital unit [s].
         memory_energy: energy of a byte that the global digital unit reads or writes [J/B].
-        memory_bandwidth: rate at which it reads or writes [B/s].
+        memory_time: time of a byte that it reads or writes [s/B].
+        partial_sums: where the results of row tiles are added: ``"global"``: in the global digital unit; ``"local"``:
+            along a chain of local digital units, one chain per column tile.
+        hop_time: time that each row tile beyond the first adds to such a chain [s].
         tile_power: static power of a tile [W].
         chip_power: static power of the rest of the chip [W].
         device_area: area of a device with its selector [m^2].
@@ -139,12 +143,14 @@ class Technology(Configuration):
     local_lanes: int = 1
     local_latency: Constant | float | None = None
     link_energy: Constant | float | None = None
-    link_bandwidth: Constant | float | None = None
+    link_time: Constant | float | None = None
     link_latency: Constant | float | None = None
     digital_energy: Constant | float | None = None
-    digital_throughput: Constant | float | None = None
+    digital_time: Constant | float | None = None
     memory_energy: Constant | float | None = None
-    memory_bandwidth: Constant | float | None = None
+    memory_time: Constant | float | None = None
+    partial_sums: str = "global"
+    hop_time: Constant | float | None = None
     tile_power: Constant | float | None = None
     chip_power: Constant | float | None = None
     device_area: Constant | float | None = None
@@ -170,6 +176,7 @@ class Technology(Configuration):
     def __post_init__(self) -> None:
         check_integer(self, "phases", 1, 64)
         check_choice(self, "input_coding", ("duration", "amplitude"))
+        check_choice(self, "partial_sums", ("global", "local"))
         check_integer(self, "local_lanes", 1, 1 << 20)
         check_integer(self, "programmed_together", 1, 1 << 40)
         check_number(self, "temperature", 0.0, above=True)
@@ -196,10 +203,9 @@ class Technology(Configuration):
         constant = self.constant(name)
         if constant is None:
             return
-        low = "above 0" if name.endswith(("bandwidth", "throughput")) else "not negative"
-        if constant.value < 0 or (constant.value == 0 and low == "above 0") or constant.value > rule.highest:
+        if not 0 <= constant.value <= rule.highest:
             raise ValueError(
-                f"Technology: {name} = {constant.value:g} {rule.unit} ({constant.source}); it must be {low} and at "
+                f"Technology: {name} = {constant.value:g} {rule.unit} ({constant.source}); it must not be negative, and at "
                 f"most {rule.highest:g} {rule.unit}: check its unit"
             )
 
