@@ -41,4 +41,4 @@ class Constant(Configuration):
 
 def given(value: float) -> Constant:
     """A number that a user wrote without a source."""
-    return Constant(value=value, source="given without a source")
+    return Constant(value=value, source="no source")

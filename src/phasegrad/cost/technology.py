@@ -205,8 +205,8 @@ class Technology(Configuration):
             return
         if not 0 <= constant.value <= rule.highest:
             raise ValueError(
-                f"Technology: {name} = {constant.value:g} {rule.unit} ({constant.source}); it must not be negative, and at "
-                f"most {rule.highest:g} {rule.unit}: check its unit"
+                f"Technology: {name} = {constant.value:g} {rule.unit} ({constant.source}); it must not be "
+                f"negative, and at most {rule.highest:g} {rule.unit}: check its unit"
             )
 
     def _check_thermal_limit(self) -> None:
