@@ -90,19 +90,24 @@ def shadow(net: nn.Module, layers: dict[str, AnalogLayer], notes: Notes) -> nn.M
     for module in net.modules():
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _without_values(tensor)
+                memo[id(tensor)] = without_values(tensor)
     for module, _, value in attribute_values(net):
         if isinstance(value, Tensor) and id(module) not in inside and id(value) not in memo:
-            memo[id(value)] = _without_values(value)
+            memo[id(value)] = without_values(value)
     for name, layer in layers.items():
         memo[id(layer)] = _noting_layer(name, layer, memo, notes)
     return copy_net(net, memo).eval()
 
 
-def _without_values(tensor: Tensor) -> Tensor:
+def without_values(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape, dtype and device, within a ``FakeTensorMode``; the device of a meta tensor is the CPU.
+
+    Tensors that are not dense are returned as they are.
+    """
     if tensor.layout is not torch.strided:
         return tensor
-    blank = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+    device = "cpu" if tensor.is_meta else tensor.device
+    blank = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
     return nn.Parameter(blank, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else blank
 
 

@@ -20,9 +20,10 @@ from torch.utils._pytree import tree_map
 from phasegrad.conversion.bypass_watch import uncompiled
 from phasegrad.conversion.products import tensors
 from phasegrad.cost.operators import OperatorCost, OperatorCounter
-from phasegrad.cost.shadow import Call, Notes, shadow
+from phasegrad.cost.shadow import Call, Notes, shadow, without_values
 from phasegrad.nn import AnalogLayer
-from phasegrad.nn.layer import require_analog_layers
+from phasegrad.nn.layer import analog_layers, require_analog_layers
+from phasegrad.nn.lazy import require_initialised
 
 _REMEDY = (
     "an estimate knows shapes, not values. Let the branch depend on shapes or options, or estimate the modules on both "
@@ -51,7 +52,7 @@ class Tracer:
 
     def __init__(self, net: nn.Module, caller: str) -> None:
         self.caller, self.notes = caller, Notes()
-        self.layers = require_analog_layers(net, caller)
+        self.layers = _layers(net, caller)
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         with self.mode:
             self.net = shadow(net, self.layers, self.notes)
@@ -87,7 +88,7 @@ class Tracer:
             return PackedSequence(self._fake(value.data), *value[1:])
         if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
             return value
-        return self.mode.from_tensor(value)
+        return without_values(value)
 
     def _call(self, forward: Callable[[], Any]) -> Any:
         try:
@@ -117,6 +118,15 @@ class Tracer:
                 found = f"{name} ({code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})"
             frame = frame.tb_next
         return found
+
+
+def _layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
+    """The analog layers of a net, which may be on the meta device; raise ``ValueError`` if there is none."""
+    layers = analog_layers(net)
+    if all(layer.weight.is_meta for layer in layers.values()) and layers:
+        require_initialised(net, caller)
+        return layers
+    return require_analog_layers(net, caller)
 
 
 def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
