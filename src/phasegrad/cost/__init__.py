@@ -9,6 +9,7 @@ from phasegrad.cost.latency import Duration, Stages
 from phasegrad.cost.limits import thermal_conversion_energy
 from phasegrad.cost.operators import OperatorCost
 from phasegrad.cost.peak import Peak, peak
+from phasegrad.cost.published import ambrogio_2023, hermes_64_core, hermes_core
 from phasegrad.cost.report import DigitalEstimate, Estimate, LayerEstimate
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.upkeep import Upkeep
@@ -27,7 +28,10 @@ __all__ = [
     "Stages",
     "Technology",
     "Upkeep",
+    "ambrogio_2023",
     "estimate",
+    "hermes_64_core",
+    "hermes_core",
     "measure_activity",
     "peak",
     "thermal_conversion_energy",
