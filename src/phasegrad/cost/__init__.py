@@ -1,10 +1,12 @@
 """What a chip costs: latency, energy and area of the hardware that gives the accuracy."""
 
+from phasegrad.cost.accelerator import Accelerator, Comparison, DigitalPart, compare
 from phasegrad.cost.activity import Activity, measure_activity
 from phasegrad.cost.conductance import Conductance
 from phasegrad.cost.constant import Constant
 from phasegrad.cost.counting import Counts
 from phasegrad.cost.estimate import estimate
+from phasegrad.cost.generation import GenerationEstimate, estimate_generation
 from phasegrad.cost.latency import Duration, Stages
 from phasegrad.cost.limits import thermal_conversion_energy
 from phasegrad.cost.operators import OperatorCost
@@ -15,13 +17,17 @@ from phasegrad.cost.technology import Technology
 from phasegrad.cost.upkeep import Upkeep
 
 __all__ = [
+    "Accelerator",
     "Activity",
+    "Comparison",
     "Conductance",
     "Constant",
     "Counts",
     "DigitalEstimate",
+    "DigitalPart",
     "Duration",
     "Estimate",
+    "GenerationEstimate",
     "LayerEstimate",
     "OperatorCost",
     "Peak",
@@ -29,7 +35,9 @@ __all__ = [
     "Technology",
     "Upkeep",
     "ambrogio_2023",
+    "compare",
     "estimate",
+    "estimate_generation",
     "hermes_64_core",
     "hermes_core",
     "measure_activity",

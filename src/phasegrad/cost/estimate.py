@@ -75,7 +75,7 @@ def estimate(
         samples(example_input),
         technology=technology or Technology(),
         activity=as_activity("estimate", activity, found.layers),
-        replicas=_replicas(replicas, found.layers),
+        replicas=replicas_by_layer(replicas, found.layers),
         pipelined=checks.flag("estimate", "pipelined", pipelined),
         conductances={name: conductance(layer) for name, layer in found.layers.items()},
     )
@@ -149,12 +149,12 @@ def _layer(
         devices=layer.device_count * replicas,
         utilisation=layer.out_features * layer.in_features / (layer.tiles * hardware.rows * hardware.columns),
         counts=counts,
+        calls=tuple(calls),
         stages=of_vector,
         duration=duration(calls, of_vector, replicas) if calls else Duration(0.0, 0.0, 0.0),
         energies=tile_energies(shown, hardware, counts, drive, prices["energy"]),
         areas=tile_areas(shown, hardware, layer.tiles * replicas, place.slices, prices["area"]),
         conductance=known,
-        weight_bytes=layer.weight.numel() * layer.weight.element_size(),
         upkeep=layer_upkeep(shown, layer, place, of_vector, known, prices),
     )
 
@@ -203,7 +203,8 @@ def _refuse_absurd(layer: LayerEstimate, hardware: Hardware, technology: Technol
         )
 
 
-def _replicas(replicas: int | Mapping[str, int], layers: Mapping[str, AnalogLayer]) -> dict[str, int]:
+def replicas_by_layer(replicas: int | Mapping[str, int], layers: Mapping[str, AnalogLayer]) -> dict[str, int]:
+    """The replicas of every layer, from a number or from some layers by name."""
     if not isinstance(replicas, Mapping):
         return dict.fromkeys(layers, checks.integer("estimate", "replicas", replicas, 1, 1 << 20))
     for name, number in replicas.items():

@@ -49,8 +49,8 @@ class OperatorCost:
     """Bytes of activations and weights that it reads and writes, in the dtypes of the model."""
     products: float = 0.0
     """Those of its operations that are matrix products."""
-    weight_bytes: float = 0.0
-    """Those of its bytes that are weights and other constants."""
+    values: float = 0.0
+    """Values that it reads and writes."""
 
 
 class OperatorCounter(TorchDispatchMode):
@@ -100,7 +100,8 @@ class OperatorCounter(TorchDispatchMode):
     ) -> None:  # fmt: skip
         if name in _MOVES or not made or _is_view(func, given, made):
             return
-        cost = self.operators.setdefault(name.strip("_"), OperatorCost(name.strip("_")))
+        shown = "scaled_dot_product_attention" if "scaled_dot_product" in name else name.strip("_")
+        cost = self.operators.setdefault(shown, OperatorCost(shown))
         cost.calls += 1
         if "scaled_dot_product" in name:
             cost.products += _attention_products(*given[:2])
@@ -113,21 +114,22 @@ class OperatorCounter(TorchDispatchMode):
             cost.operations += _elements(name, args, kwargs, given, made)
         self._count_bytes(cost, name, args, given, made)
 
+    @staticmethod
     def _count_bytes(
-        self, cost: OperatorCost, name: str, args: tuple[Any, ...], given: list[Tensor], made: list[Tensor]
+        cost: OperatorCost, name: str, args: tuple[Any, ...], given: list[Tensor], made: list[Tensor]
     ) -> None:
         made = made[:1]  # others are what a backward pass would need
         if name in ("cat", "stack"):  # the largest part stays where it is, as a cache that is appended to
-            sizes = sorted(_size(t) for t in given)
-            cost.bytes += 2.0 * (sum(sizes[:-1]) if name == "cat" else sum(sizes))
+            parts = sorted(given, key=_values)
+            moved = 2 * (parts[:-1] if name == "cat" else parts)
         elif name in _WRITES_PART:
-            cost.bytes += 2.0 * _size(args[_WRITES_PART[name]])
+            moved: list[Tensor] = 2 * [args[_WRITES_PART[name]]]
         elif name in _READS_PART:
-            cost.bytes += 2.0 * sum(map(_size, made))
+            moved = 2 * made
         else:
-            weights = sum(_size(t) for t in given if t not in self._activations)
-            cost.weight_bytes += weights
-            cost.bytes += weights + sum(_size(t) for t in given if t in self._activations) + sum(map(_size, made))
+            moved = given + made
+        cost.values += sum(map(_values, moved))
+        cost.bytes += sum(_values(t) * t.element_size() for t in moved)
 
 
 def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
@@ -138,10 +140,10 @@ def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
     return all(t.untyped_storage()._cdata in storages for t in made)
 
 
-def _size(tensor: Tensor) -> int:
-    """Bytes of the elements of a tensor; an element that is expanded counts once."""
+def _values(tensor: Tensor) -> int:
+    """Elements of a tensor in memory: one that is expanded counts once."""
     sizes = (n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or n <= 1)
-    return math.prod(sizes) * tensor.element_size()
+    return math.prod(sizes)
 
 
 def _elements(
@@ -178,5 +180,5 @@ def total(operators: dict[str, OperatorCost]) -> OperatorCost:
         sum(c.operations for c in costs),
         sum(c.bytes for c in costs),
         sum(c.products for c in costs),
-        sum(c.weight_bytes for c in costs),
+        sum(c.values for c in costs),
     )

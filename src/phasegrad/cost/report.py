@@ -17,6 +17,7 @@ from phasegrad.cost.energy import COMPONENTS
 from phasegrad.cost.latency import Duration, Stages
 from phasegrad.cost.operators import OperatorCost
 from phasegrad.cost.prices import Prices
+from phasegrad.cost.shadow import Call
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.upkeep import QUANTITIES, Upkeep
 from phasegrad.writing import checked_path, write_whole
@@ -36,12 +37,12 @@ class LayerEstimate:
         devices: its devices, replicas included.
         utilisation: fraction of the unit cells in its tiles that store weights.
         counts: what its tiles do.
+        calls: its calls.
         stages: time of a vector in the stages of its tiles [s].
         duration: time of all its vectors [s].
         energies: energy of each component [J], without static power; NaN where a constant is missing.
         areas: area of each component [m^2]; NaN where a constant is missing.
         conductance: the conductance of its devices, if their values are known.
-        weight_bytes: bytes of its weights in the dtype of the model.
         upkeep: energy and time of programming and recalibration.
     """
 
@@ -54,12 +55,12 @@ class LayerEstimate:
     devices: int
     utilisation: float
     counts: Counts
+    calls: tuple[Call, ...] = field(repr=False)
     stages: Stages
     duration: Duration
     energies: Mapping[str, float]
     areas: Mapping[str, float]
     conductance: Conductance | None
-    weight_bytes: int
     upkeep: Mapping[str, float]
 
     @property

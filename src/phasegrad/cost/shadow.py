@@ -26,6 +26,8 @@ class Call(NamedTuple):
     """The first output that was computed, and the one behind the last."""
     value_bytes: int
     """Bytes of an input or output that no converter rounds."""
+    values: int = 0
+    """Inputs and outputs, each once: an image of a convolution, not the overlapping patches that its vectors are."""
 
 
 class Notes:
@@ -44,7 +46,8 @@ class Notes:
             y = layer.tiling.product(x, weight)
         self.counter.mark(y)
         channels = layer.in_features if layer.tiling.senses_rows else last - first
-        self.calls.append(Call(name, y.numel() // max(1, channels), (first, last), x.element_size()))
+        vectors = y.numel() // max(1, channels)
+        self.calls.append(Call(name, vectors, (first, last), x.element_size(), x.numel() + y.numel()))
         return y
 
 
@@ -100,9 +103,9 @@ def shadow(net: nn.Module, layers: dict[str, AnalogLayer], notes: Notes) -> nn.M
 
 
 def without_values(tensor: Tensor) -> Tensor:
-    """A tensor of the same shape, dtype and device, within a ``FakeTensorMode``; the device of a meta tensor is the CPU.
+    """A tensor of the same shape, dtype and device, within a ``FakeTensorMode``.
 
-    Tensors that are not dense are returned as they are.
+    A tensor on the meta device becomes one on the CPU. Tensors that are not dense are returned as they are.
     """
     if tensor.layout is not torch.strided:
         return tensor
