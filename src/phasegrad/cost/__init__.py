@@ -14,6 +14,7 @@ from phasegrad.cost.peak import Peak, peak
 from phasegrad.cost.published import ambrogio_2023, hermes_64_core, hermes_core
 from phasegrad.cost.report import DigitalEstimate, Estimate, LayerEstimate
 from phasegrad.cost.technology import Technology
+from phasegrad.cost.training import TrainingEstimate, TrainingPart, estimate_training
 from phasegrad.cost.upkeep import Upkeep
 
 __all__ = [
@@ -33,11 +34,14 @@ __all__ = [
     "Peak",
     "Stages",
     "Technology",
+    "TrainingEstimate",
+    "TrainingPart",
     "Upkeep",
     "ambrogio_2023",
     "compare",
     "estimate",
     "estimate_generation",
+    "estimate_training",
     "hermes_64_core",
     "hermes_core",
     "measure_activity",

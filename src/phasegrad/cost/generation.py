@@ -18,6 +18,8 @@ from phasegrad.cost.tables import engineering
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.tracing import Tracer
 
+_CACHES = ("cache", "past_key_values")
+
 
 @dataclass(frozen=True)
 class GenerationEstimate:
@@ -139,10 +141,11 @@ def estimate_generation(
         prefill: ``tokens -> example input`` of the prefill; ``None`` for the interface of transformers, with
             ``input_ids`` and ``use_cache=True``.
         step: ``(output of the prefill, token [sequences, 1]) -> example input`` of a step of decoding; ``None`` for
-            that interface, with ``past_key_values``.
+            that interface, with its cache.
 
     Raises:
-        ValueError: the net does not accept these inputs, or returns no ``past_key_values`` and ``step`` is ``None``.
+        ValueError: the net does not accept these inputs, or it returns no cache of keys and values and ``step`` is
+            ``None``.
     """
     caller = "estimate_generation"
     tokens = checks.tensor(caller, "prompt", prompt, "of tokens [sequences, length]")
@@ -150,7 +153,7 @@ def estimate_generation(
         raise ValueError(f"{caller}: prompt has shape {list(tokens.shape)}; it must be [sequences, length]")
     new_tokens = checks.integer(caller, "new_tokens", new_tokens, 1)
     tracer = Tracer(net, caller)
-    prefill, step = prefill or _prefill_of(net), step or _step
+    prefill, step = prefill or _prefill_of(net), step or _step_of(net)
     options: dict[str, Any] = {
         "technology": technology or Technology(),
         "activity": as_activity(caller, activity, tracer.layers),
@@ -184,18 +187,26 @@ def _prefill_of(net: nn.Module) -> Callable[[Tensor], Any]:
     return lambda tokens: {"input_ids": tokens, "use_cache": True, **last}
 
 
-def _step(output: Any, token: Tensor) -> Any:
-    cache = _cache(output)
-    if cache is None:
-        raise ValueError(
-            "estimate_generation: the net returned no past_key_values; pass prefill and step, which make the inputs of "
-            "both kinds of forward pass"
-        )
-    return {"input_ids": token, "past_key_values": cache, "use_cache": True}
+def _step_of(net: nn.Module) -> Callable[[Any, Tensor], Any]:
+    """The inputs of a step; the cache has one of two names, which depends on the version of transformers."""
+    accepted = inspect.signature(net.forward).parameters
+    name = next((name for name in _CACHES if name in accepted), _CACHES[-1])
+
+    def step(output: Any, token: Tensor) -> Any:
+        cache = _cache(output)
+        if cache is None:
+            raise ValueError(
+                "estimate_generation: the net returned no cache of keys and values; pass prefill and step, which make "
+                "the inputs of both kinds of forward pass"
+            )
+        return {"input_ids": token, name: cache, "use_cache": True}
+
+    return step
 
 
 def _cache(output: Any) -> Any:
-    return output.get("past_key_values") if isinstance(output, Mapping) else getattr(output, "past_key_values", None)
+    found = [output.get(name) if isinstance(output, Mapping) else getattr(output, name, None) for name in _CACHES]
+    return next((cache for cache in found if cache is not None), None)
 
 
 def _bytes_of(value: Any, seen: set[int] | None = None) -> int:

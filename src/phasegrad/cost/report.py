@@ -192,6 +192,13 @@ class Estimate:
         return 0.0 if constant is None or constant.value == 0 else count * constant.value * self.period
 
     @property
+    def static_power(self) -> float:
+        """Static power of tiles and of the rest of the chip [W]; that of unknown constants is 0."""
+        found = {name: self.technology.constant(name) for name in ("tile_power", "chip_power")}
+        watts = {name: 0.0 if constant is None else constant.value for name, constant in found.items()}
+        return self.tiles * watts["tile_power"] + watts["chip_power"]
+
+    @property
     def energy(self) -> float:
         """Energy of the forward pass [J].
 

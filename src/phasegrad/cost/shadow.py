@@ -26,16 +26,29 @@ class Call(NamedTuple):
     """The first output that was computed, and the one behind the last."""
     value_bytes: int
     """Bytes of an input or output that no converter rounds."""
-    values: int = 0
+    values: int
     """Inputs and outputs, each once: an image of a convolution, not the overlapping patches that its vectors are."""
 
 
 class Notes:
-    """What the analog layers of a shadow note while it runs."""
+    """What the analog layers of a shadow note while it runs.
+
+    Attributes:
+        calls: products of forward passes.
+        transposed: products of backward passes, which compute gradients of inputs.
+        updates: products whose gradients update the weight.
+        counter: counts what is digital.
+    """
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
         self.counter: OperatorCounter | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all passes."""
+        self.calls: list[Call] = []
+        self.transposed: list[Call] = []
+        self.updates: list[Call] = []
 
     def product(self, name: str, layer: AnalogLayer, x: Tensor, outputs: slice | None) -> Tensor:
         """Note a product with inputs ``x``; returns outputs without values."""
@@ -44,11 +57,37 @@ class Notes:
         with self.counter.paused():
             weight = layer.weight_matrix if outputs is None else layer.weight_matrix[outputs]
             y = layer.tiling.product(x, weight)
-        self.counter.mark(y)
         channels = layer.in_features if layer.tiling.senses_rows else last - first
         vectors = y.numel() // max(1, channels)
-        self.calls.append(Call(name, vectors, (first, last), x.element_size(), x.numel() + y.numel()))
+        call = Call(name, vectors, (first, last), x.element_size(), x.numel() + y.numel())
+        self.calls.append(call)
+        if torch.is_grad_enabled():
+            y = _NotedProduct.apply(x, layer.weight, y.detach(), self, call)
+        self.counter.mark(y)
         return y
+
+
+class _NotedProduct(torch.autograd.Function):
+    """A product that notes its backward pass; the weight gets no gradient, as if it were staged for pulses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, y: Tensor, notes: Notes, call: Call) -> Tensor:
+        ctx.notes, ctx.call, ctx.shape = notes, call, x.shape
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
+        notes, call = ctx.notes, ctx.call
+        if needs_weight:
+            notes.updates.append(call)
+        if not needs_x:
+            return (None,) * 5
+        notes.transposed.append(call)
+        with notes.counter.paused():
+            gradient = grad.new_empty(ctx.shape)
+        notes.counter.mark(gradient)
+        return gradient, None, None, None, None
 
 
 class _Noted(WeightStore):
@@ -99,7 +138,7 @@ def shadow(net: nn.Module, layers: dict[str, AnalogLayer], notes: Notes) -> nn.M
             memo[id(value)] = without_values(value)
     for name, layer in layers.items():
         memo[id(layer)] = _noting_layer(name, layer, memo, notes)
-    return copy_net(net, memo).eval()
+    return copy_net(net, memo)
 
 
 def without_values(tensor: Tensor) -> Tensor:

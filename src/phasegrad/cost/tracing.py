@@ -40,6 +40,10 @@ class Trace(NamedTuple):
     operators: dict[str, OperatorCost]
     output: Any
     """The output of the net, in tensors without values."""
+    transposed: list[Call]
+    """Products of a backward pass, which compute gradients of inputs."""
+    updates: list[Call]
+    """Products of the forward pass whose gradients update a weight."""
 
 
 class Tracer:
@@ -57,26 +61,30 @@ class Tracer:
         with self.mode:
             self.net = shadow(net, self.layers, self.notes)
 
-    def run(self, example_input: Any) -> Trace:
-        """Count one forward pass.
+    def run(self, example_input: Any, *, backward: bool = False) -> Trace:
+        """Count one forward pass in evaluation mode, or a forward and a backward pass in training mode.
 
         Args:
             example_input: a tensor, a tuple of positional inputs, or a mapping of keyword inputs.
+            backward: whether to run a backward pass from the sum of all outputs, too.
 
         Raises:
             ValueError: the net refuses the input, or chooses what to compute by the values of tensors.
         """
-        positional, named = _arguments(example_input)
-        with self._running((positional, named)) as (inputs, counter):
-            output = self._call(lambda: self.net(*inputs[0], **inputs[1]))
-        calls, self.notes.calls = self.notes.calls, []
-        return Trace(self.layers, calls, counter.operators, output)
+        self.notes.clear()
+        self.net.train(backward)
+        with self._running(_arguments(example_input), backward) as ((positional, named), counter):
+            output = self._call(lambda: self.net(*positional, **named))
+            if backward:
+                self._call(lambda: _backward(output, counter))
+        found = self.notes
+        return Trace(self.layers, found.calls, counter.operators, output, found.transposed, found.updates)
 
     @contextmanager
-    def _running(self, inputs: Any) -> Iterator[tuple[Any, OperatorCounter]]:
+    def _running(self, inputs: Any, gradients: bool) -> Iterator[tuple[Any, OperatorCounter]]:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=[]))
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.set_grad_enabled(gradients))
             stack.enter_context(uncompiled())
             stack.enter_context(self.mode)
             fakes = tree_map(self._fake, inputs, is_leaf=lambda value: isinstance(value, PackedSequence))
@@ -99,7 +107,6 @@ class Tracer:
                 f"{self.caller}: {where} uses the values of a tensor ({error}) to choose what to compute; {_REMEDY}"
             ) from error
         except Exception as error:
-            self.notes.calls = []
             where = self._place(error)
             raise ValueError(
                 f"{self.caller}: the net refuses this example_input at {where}: {error}; pass an input of the shape "
@@ -118,6 +125,17 @@ class Tracer:
                 found = f"{name} ({code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})"
             frame = frame.tb_next
         return found
+
+
+def _backward(output: Any, counter: OperatorCounter) -> None:
+    """A backward pass from all outputs that have a gradient; the loss itself is not counted."""
+    ends = [t for t in tensors(output) if t.requires_grad]
+    if not ends:
+        raise ValueError("no output depends on a trainable parameter")
+    with counter.paused():
+        gradients = [torch.empty_like(end) for end in ends]
+    counter.mark(gradients)
+    torch.autograd.backward(ends, gradients)
 
 
 def _layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
