@@ -73,7 +73,7 @@ def estimate(
     return priced(
         found,
         samples(example_input),
-        technology=technology or Technology(),
+        technology=Technology() if technology is None else technology,
         activity=as_activity("estimate", activity, found.layers),
         replicas=replicas_by_layer(replicas, found.layers),
         pipelined=checks.flag("estimate", "pipelined", pipelined),

@@ -155,7 +155,7 @@ def estimate_generation(
     tracer = Tracer(net, caller)
     prefill, step = prefill or _prefill_of(net), step or _step_of(net)
     options: dict[str, Any] = {
-        "technology": technology or Technology(),
+        "technology": Technology() if technology is None else technology,
         "activity": as_activity(caller, activity, tracer.layers),
         "replicas": replicas_by_layer(replicas, tracer.layers),
         "pipelined": checks.flag(caller, "pipelined", pipelined),

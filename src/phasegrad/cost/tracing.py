@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -86,6 +87,7 @@ class Tracer:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.set_grad_enabled(gradients))
             stack.enter_context(uncompiled())
+            stack.enter_context(_quiet())
             stack.enter_context(self.mode)
             fakes = tree_map(self._fake, inputs, is_leaf=lambda value: isinstance(value, PackedSequence))
             counter = self.notes.counter = stack.enter_context(OperatorCounter(fakes))
@@ -125,6 +127,17 @@ class Tracer:
                 found = f"{name} ({code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})"
             frame = frame.tb_next
         return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from logging errors of shapes, which are raised anyway."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _backward(output: Any, counter: OperatorCounter) -> None:

@@ -152,7 +152,7 @@ def estimate_training(
         ValueError: the net has no trainable weight in the memory, refuses the input, or chooses what to compute by the
             values of tensors.
     """
-    caller, technology = "estimate_training", technology or Technology()
+    caller, technology = "estimate_training", Technology() if technology is None else technology
     tracer = Tracer(net, caller)
     if not any(layer.hardware.pulses is not None for layer in tracer.layers.values()):
         raise ValueError(f"{caller}: no layer has hardware with pulses; convert the net with a preset for training")
