@@ -252,7 +252,7 @@ def test_a_missing_constant_is_named_with_its_unit_and_its_users() -> None:
         _ = partial.energy
     with pytest.raises(ValueError, match=r"latency needs constants(.|\n)*link_time \[s/B\]: for 0"):
         _ = partial.latency
-    with pytest.raises(ValueError, match="activity: for the array of 0"):
+    with pytest.raises(ValueError, match=r"activity \(an argument\): for the array of 0"):
         _ = estimate(net, torch.empty(1, 20), technology=technology()).energy
 
 
@@ -318,6 +318,6 @@ def test_measure_activity_refuses_what_it_cannot_measure() -> None:
 
 def test_drives_are_looked_up_by_layer() -> None:
     net = converted(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
-    with pytest.raises(ValueError, match="activity: for the array of 1"):
+    with pytest.raises(ValueError, match=r"activity \(an argument\): for the array of 1"):
         _ = priced(net, torch.empty(1, 4), drive(0.5)).energy
     assert not math.isnan(priced(net, torch.empty(1, 4), drive(0.5, ("0", "1"))).energy)

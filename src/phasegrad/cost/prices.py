@@ -63,7 +63,9 @@ class Prices:
 
 
 def missing_constant(name: str) -> str:
-    """How a missing constant is asked for, with its unit."""
+    """How a missing constant is asked for, with its unit; some are no constants, but arguments."""
+    if name in ("activity", "firing"):
+        return f"{name} (an argument)"
     rule = RULES.get(name)
     return name if rule is None else f"{name} [{rule.unit}]"
 
