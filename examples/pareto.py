@@ -191,7 +191,8 @@ def draw(path: Path, results: Sequence[Result], exact: dict[str, float]) -> Any:
         for r in own:
             colour = colours(bits.index(r.point.bits) / max(1, len(bits) - 1))
             area = 14.0 + 26.0 * sizes.index(r.point.size)
-            axes.scatter(1e6 * r.energy, 100 * r.accuracy, area, colour, shapes[r.point.devices], alpha=0.8, lw=0)
+            shape = shapes[r.point.devices]
+            axes.scatter(1e6 * r.energy, 100 * r.accuracy, area, color=colour, marker=shape, alpha=0.8, lw=0)
         best = front(own)
         axes.step([1e6 * r.energy for r in best], [100 * r.accuracy for r in best], where="post", color="0.3", lw=1.0)
         axes.axhline(100 * value, color="0.25", lw=0.8, ls=(0, (5, 3)))

@@ -5,12 +5,12 @@ from phasegrad.cost.activity import Activity, measure_activity
 from phasegrad.cost.conductance import Conductance
 from phasegrad.cost.constant import Constant
 from phasegrad.cost.counting import Counts
-from phasegrad.cost.estimate import estimate
+from phasegrad.cost.estimation import estimate
 from phasegrad.cost.generation import GenerationEstimate, estimate_generation
 from phasegrad.cost.latency import Duration, Stages
 from phasegrad.cost.limits import thermal_conversion_energy
 from phasegrad.cost.operators import OperatorCost
-from phasegrad.cost.peak import Peak, peak
+from phasegrad.cost.peak_figures import Peak, peak
 from phasegrad.cost.published import ambrogio_2023, hermes_64_core, hermes_core
 from phasegrad.cost.report import DigitalEstimate, Estimate, LayerEstimate
 from phasegrad.cost.technology import Technology

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from phasegrad import argument_checks as checks
 from phasegrad.cost.activity import Activity, as_activity
 from phasegrad.cost.conductance import conductance
-from phasegrad.cost.estimate import priced, replicas_by_layer
+from phasegrad.cost.estimation import priced, replicas_by_layer
 from phasegrad.cost.report import Estimate
 from phasegrad.cost.tables import engineering
 from phasegrad.cost.technology import Technology

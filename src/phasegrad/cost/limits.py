@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from phasegrad import argument_checks as checks
+
 BOLTZMANN = 1.380649e-23
 """Boltzmann constant [J/K]."""
 
@@ -16,6 +18,9 @@ def thermal_conversion_energy(bits: int, temperature: float = 300.0) -> float:
         bits: resolution.
         temperature: temperature [K].
 
+    Raises:
+        ValueError: ``bits`` is not in [1, 64], or the temperature not above 0.
+
     References:
         Sundstrom, T., Murmann, B. & Svensson, C. Power dissipation bounds for high-speed Nyquist analog-to-digital
         converters. IEEE Trans. Circuits Syst. I 56, 509-518 (2009), with the same argument and twice the energy.
@@ -25,4 +30,6 @@ def thermal_conversion_energy(bits: int, temperature: float = 300.0) -> float:
         >>> f"{thermal_conversion_energy(8):.2g} J"
         '3.3e-15 J'
     """
+    bits = checks.integer("thermal_conversion_energy", "bits", bits, 1, 64)
+    temperature = checks.number("thermal_conversion_energy", "temperature", temperature, 0.0, above=True, unit="K")
     return 12.0 * BOLTZMANN * temperature * 4.0**bits

@@ -13,7 +13,7 @@ from phasegrad.cost.activity import Activity, as_activity
 from phasegrad.cost.conductance import conductance
 from phasegrad.cost.counting import Counts, Geometry, geometry
 from phasegrad.cost.energy import Drive, tile_energies
-from phasegrad.cost.estimate import priced
+from phasegrad.cost.estimation import priced
 from phasegrad.cost.latency import duration, stages
 from phasegrad.cost.prices import Prices
 from phasegrad.cost.report import Estimate
