@@ -12,7 +12,7 @@ from phasegrad.drawing import new_figure, save_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#999999", "#E69F00", "#009E73", "#CC79A7", "#000000")
+_COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#F0E442", "#BBBBBB")
 _UNITS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm^2", 1e6)}
 _PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
 
@@ -70,6 +70,7 @@ def cost_breakdown(
 
 
 def _label_axes(axes: Any, xlabel: str, title: str | None) -> None:
+    axes.set_xlim(left=0.0)
     axes.invert_yaxis()  # the first layer on top
     axes.set_xlabel(xlabel)
     if title:
