@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from tests.cost.technologies import converted, small, technology, traced
+from tests.cost.technologies import converted, drive, small, technology, traced
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import phasegrad as pg
 from phasegrad.cells import DifferentialSlices, OffsetSlices, SignificancePairs
-from phasegrad.crossbar import Adc, BitSerialDac
+from phasegrad.crossbar import Adc, BitSerialDac, Dac, FixedRange, Integrator
 
 DEVICE = pg.presets.pcm_inference().cell.device
 
@@ -98,6 +98,17 @@ def test_phases_multiply_reads_drives_and_conversions_and_not_results() -> None:
     found = traced(net, torch.empty(1, 20), technology=technology(phases=4))
     assert (found.products, found.tile_reads, found.drives, found.conversions) == (1, 4, 80, 120)
     assert found.results == 30
+
+
+def test_an_integrator_that_splits_polarities_reads_twice() -> None:
+    fields = {"dac": Dac(range=FixedRange(value=1.0)), "integrator": Integrator(split=True)}
+    net = converted(nn.Sequential(nn.Linear(20, 30)), **fields)
+    assert traced(net, torch.empty(1, 20)).tile_reads == 2
+    assert traced(net, torch.empty(1, 20), technology=technology(phases=4)).tile_reads == 4
+    found = pg.cost.estimate(
+        net, torch.empty(1, 20), technology=technology(input_coding="amplitude"), activity=drive(0.3)
+    )
+    assert found.layers[0].energies["array"] > 0
 
 
 def test_several_devices_per_weight_change_devices_alone() -> None:

@@ -39,7 +39,8 @@ class Activity:
         """The mean drive of a layer; ``None`` if it is not known."""
         if hardware.dac is not None and hardware.dac.drives_per_product > 1:
             return self.mean_bits.get(name)
-        return (self.mean_absolute if coding == "duration" else self.mean_square).get(name)
+        durations = coding == "duration" or hardware.integrator is not None
+        return (self.mean_absolute if durations else self.mean_square).get(name)
 
 
 class _Sums:

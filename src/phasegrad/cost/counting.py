@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from phasegrad.cost.shadow import Call
+from phasegrad.cost.technology import Technology
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import row_tiles
 from phasegrad.nn import AnalogLayer
@@ -55,6 +56,12 @@ def geometry(layer: AnalogLayer) -> Geometry:
         input_bits=None if dac is None else dac.bits,
         output_bits=None if adc is None else adc.bits,
     )
+
+
+def phases_of(hardware: Hardware, technology: Technology) -> int:
+    """Tile reads per product and input slice; an integrator that splits polarities needs two."""
+    split = hardware.integrator is not None and hardware.integrator.split
+    return max(technology.phases, 2 if split else 1)
 
 
 def conversions_per_product(hardware: Hardware) -> int:

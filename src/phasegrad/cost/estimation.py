@@ -12,7 +12,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.cost.activity import Activity, as_activity
 from phasegrad.cost.area import tile_areas
 from phasegrad.cost.conductance import Conductance, conductance
-from phasegrad.cost.counting import Geometry, count, geometry
+from phasegrad.cost.counting import Geometry, count, geometry, phases_of
 from phasegrad.cost.energy import Drive, tile_energies
 from phasegrad.cost.latency import Duration, Stages, duration, operator_time, stages
 from phasegrad.cost.operators import OperatorCost
@@ -127,7 +127,7 @@ def _layer(
     prices: Mapping[str, Prices],
 ) -> LayerEstimate:
     technology, hardware, place = prices["energy"].technology, layer.hardware, geometry(layer)
-    counts = count(layer, calls, technology.phases)
+    counts = count(layer, calls, phases_of(hardware, technology))
     if technology.partial_sums == "local":
         biases = 0 if layer.bias is None else sum(c.vectors * (c.outputs[1] - c.outputs[0]) for c in calls)
         counts = counts._replace(additions=biases)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from phasegrad.cost.counting import Geometry
+from phasegrad.cost.counting import Geometry, phases_of
 from phasegrad.cost.energy import adc_factor
 from phasegrad.cost.operators import OperatorCost
 from phasegrad.cost.prices import Prices
@@ -67,7 +67,7 @@ def read_time(name: str, hardware: Hardware, drives: int, conversions: int, pric
         conversions: how often a column is converted per phase.
         prices: the constants.
     """
-    phases = prices.technology.phases
+    phases = phases_of(hardware, prices.technology)
     shared = 0 if hardware.adc is None else hardware.adc.columns_per_converter
     time = prices.cost(1, name, "setup_time") + prices.cost(drives * phases, name, "read_time")
     return time + _conversion_time(name, hardware, shared * conversions * phases, prices)

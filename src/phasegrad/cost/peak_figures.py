@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from phasegrad import argument_checks as checks
 from phasegrad.cost.area import tile_areas
 from phasegrad.cost.conductance import Conductance
-from phasegrad.cost.counting import Counts, conversions_per_product
+from phasegrad.cost.counting import Counts, conversions_per_product, phases_of
 from phasegrad.cost.energy import Drive, tile_energies
 from phasegrad.cost.latency import read_time
 from phasegrad.cost.prices import Prices
@@ -89,11 +89,12 @@ def peak(
     rows, columns, name = hardware.rows, hardware.columns, "a tile"
     slices, converted = len(hardware.slice_factors or (1.0,)), conversions_per_product(hardware)
     drives = 1 if hardware.dac is None else max(hardware.dac.drives_per_product, converted)
-    reads = drives * technology.phases
+    phases = phases_of(hardware, technology)
+    reads = drives * phases
     counts = Counts(
         tile_reads=reads,
         drives=rows * reads,
-        conversions=0 if hardware.adc is None else columns * slices * converted * technology.phases,
+        conversions=0 if hardware.adc is None else columns * slices * converted * phases,
     )
     devices = rows * columns * sum(len(cell.factors) for cell in hardware.cells)
     known = None

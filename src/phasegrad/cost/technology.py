@@ -70,9 +70,10 @@ class Technology(Configuration):
 
     Args:
         phases: tile reads per product and input slice, such as 4 where each polarity of inputs and of weights is read
-            by itself. Hardware whose integrator splits polarities has at least 2.
+            by itself. Hardware whose integrator splits polarities has at least 2 of them anyway.
         input_coding: ``"duration"``: an input is the length of a pulse, and the array's energy grows with ``|x|``;
-            ``"amplitude"``: an input is a voltage, and the energy grows with ``x^2``.
+            ``"amplitude"``: an input is a voltage, and the energy grows with ``x^2``. Hardware with an integrator has
+            durations anyway.
         read_time: duration of the array's currents in one tile read [s].
         setup_time: time of a product besides its tile reads [s].
         read_voltage: voltage across a device at the largest input [V].

@@ -11,7 +11,7 @@ from torch import nn
 from phasegrad import argument_checks as checks
 from phasegrad.cost.activity import Activity, as_activity
 from phasegrad.cost.conductance import conductance
-from phasegrad.cost.counting import Counts, Geometry, geometry
+from phasegrad.cost.counting import Counts, Geometry, geometry, phases_of
 from phasegrad.cost.energy import Drive, tile_energies
 from phasegrad.cost.estimation import priced
 from phasegrad.cost.latency import duration, stages
@@ -204,7 +204,7 @@ def _backward(found: Trace, forward: Estimate, activity: Activity | None, techno
         if not calls:
             continue
         place, shown, hardware = transposed(layer), name or "(root)", layer.hardware.transposed
-        of_layer = _transposed_counts(layer, calls, place, technology.phases)
+        of_layer = _transposed_counts(layer, calls, place, phases_of(hardware, technology))
         mean = None if activity is None else activity.of(name, hardware, technology.input_coding)
         drive = Drive(layer.device_count, layer_estimate.conductance, mean, sum(c.vectors for c in calls))
         energy += sum(tile_energies(shown, hardware, of_layer, drive, prices["energy"]).values())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from phasegrad.cost.conductance import Conductance
-from phasegrad.cost.counting import Counts, Geometry
+from phasegrad.cost.counting import Counts, Geometry, phases_of
 from phasegrad.cost.energy import Drive, tile_energies
 from phasegrad.cost.latency import Stages
 from phasegrad.cost.prices import Prices
@@ -50,11 +50,12 @@ def layer_upkeep(
     cell = sum(len(cell.factors) for cell in hardware.cells)
     fullest = place.rows * (place.columns + (1 if hardware.cell.has_reference else 0)) * cell
     groups = math.ceil(fullest / technology.programmed_together)
+    phases = phases_of(hardware, technology)
     reads, results = place.inputs * place.column_tiles, place.inputs * layer.out_features * place.slices
     counts = Counts(
-        tile_reads=reads * technology.phases,
-        drives=reads * technology.phases,
-        conversions=0 if hardware.adc is None else results * technology.phases,
+        tile_reads=reads * phases,
+        drives=reads * phases,
+        conversions=0 if hardware.adc is None else results * phases,
         results=results,
     )
     drive = Drive(layer.device_count, known, 1.0, 1.0)
