@@ -52,11 +52,11 @@ def tile_energies(name: str, hardware: Hardware, counts: Counts, drive: Drive, p
     Raises:
         ValueError: a conversion would need less energy than thermal noise allows.
     """
-    costs_nothing = prices.technology.constant("adc_energy") is not None and prices.cost(1, name, "adc_energy") == 0
-    factor = 1.0 if costs_nothing or counts.conversions == 0 else adc_factor(hardware, prices, name)
+    known = prices.technology.constant("adc_energy")
+    free = counts.conversions == 0 or (known is not None and known.value == 0)
+    factor = 1.0 if free else adc_factor(hardware, prices, name)
     conversion = prices.cost(factor, name, "adc_energy") if counts.conversions else 0.0
     _check_conversion(name, hardware, conversion, prices.technology)
-    additions = counts.additions
     return {
         "array": _array_energy(name, drive, prices),
         "drivers": prices.cost(counts.drives, name, "driver_energy"),
@@ -64,7 +64,7 @@ def tile_energies(name: str, hardware: Hardware, counts: Counts, drive: Drive, p
         "tile": prices.cost(counts.tile_reads, name, "tile_energy"),
         "local": prices.cost(counts.results, name, "local_energy"),
         "links": prices.cost(counts.bytes_in + counts.bytes_out, name, "link_energy"),
-        "digital": prices.cost(additions, name, "digital_energy"),
+        "digital": prices.cost(counts.additions, name, "digital_energy"),
     }
 
 

@@ -101,7 +101,7 @@ def priced(
         _layer(name, layer, by_layer[name], replicas.get(name, 1), activity, conductances[name], prices)
         for name, layer in found.layers.items()
     )
-    digital = tuple(_digital(operator, prices) for operator in (*found.operators.values(), *_additions(layers, prices)))
+    digital = tuple(_digital(operator, prices) for operator in (*found.operators.values(), *_additions(layers)))
     result = Estimate(
         layers=layers,
         digital=digital,
@@ -167,7 +167,7 @@ def _full_reads(layer: AnalogLayer, calls: list[Call], place: Geometry) -> float
     return sum(call.vectors * (call.outputs[1] - call.outputs[0]) * used for call in calls) * place.drives
 
 
-def _additions(layers: tuple[LayerEstimate, ...], prices: Mapping[str, Prices]) -> list[OperatorCost]:
+def _additions(layers: tuple[LayerEstimate, ...]) -> list[OperatorCost]:
     """The additions of partial sums and biases as one operator, whose energy the layers count."""
     additions = sum(layer.counts.additions for layer in layers)
     return [OperatorCost("partial sums and biases", 1, float(additions))] if additions else []

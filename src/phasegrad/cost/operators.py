@@ -169,16 +169,3 @@ def _attention_operations(q: Tensor, k: Tensor) -> float:
     """Those products, and scale and softmax of every score; a mask saves nothing."""
     scores = q.numel() / max(1, q.shape[-1]) * k.shape[-2]
     return _attention_products(q, k) + (1 + _PER_ELEMENT["_softmax"]) * scores
-
-
-def total(operators: dict[str, OperatorCost]) -> OperatorCost:
-    """The sum of all operators."""
-    costs = operators.values()
-    return OperatorCost(
-        "total",
-        sum(c.calls for c in costs),
-        sum(c.operations for c in costs),
-        sum(c.bytes for c in costs),
-        sum(c.products for c in costs),
-        sum(c.values for c in costs),
-    )
