@@ -197,6 +197,8 @@ def draw(path: Path, results: Sequence[Result], exact: dict[str, float]) -> Any:
         axes.step([1e6 * r.energy for r in best], [100 * r.accuracy for r in best], where="post", color="0.3", lw=1.0)
         axes.axhline(100 * value, color="0.25", lw=0.8, ls=(0, (5, 3)))
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.set_xlabel("energy per image (µJ)")
         axes.set_title(name, fontsize=9)
         axes.grid(color="0.9", lw=0.6)
