@@ -89,14 +89,16 @@ def hardware(point: Point) -> pg.Hardware:
 
 
 def technology(point: Point) -> Technology:
-    """The constants of the 64-core chip, whose power per tile is taken to be proportional to the columns of a tile."""
-    chip = pg.cost.hermes_64_core()
-    power = chip.constant("tile_power")
+    """The constants of the 64-core chip: power in proportion to the columns of a tile, area to its cells."""
+    chip, share = pg.cost.hermes_64_core(), point.size / 256
+    power, area = chip.constant("tile_power"), chip.constant("tile_area")
     assert power is not None
-    scaled = Constant(
-        value=power.value * point.size / 256, source=f"per column; {power.source}", origin="assumed"
-    )  # fmt: skip
-    return dataclasses.replace(chip, tile_power=scaled)
+    assert area is not None
+    return dataclasses.replace(
+        chip,
+        tile_power=Constant(value=power.value * share, source=f"per column; {power.source}", origin="assumed"),
+        tile_area=Constant(value=area.value * share**2, source=f"per cell; {area.source}", origin="assumed"),
+    )
 
 
 def measure(network: Network, point: Point, options: argparse.Namespace) -> Result:
