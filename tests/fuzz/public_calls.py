@@ -140,6 +140,33 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]], tup
         lambda path: pg.inference.Report((1.0,), torch.rand(1, 3), 0, None).plot(path),
         lambda: {"path": path("report.png")}, (),
     ),
+    "cost.estimate": (
+        pg.cost.estimate, lambda: {"net": net(), "example_input": torch.randn(2, 6)},
+        ("technology", "activity", "replicas", "pipelined"),
+    ),
+    "cost.estimate_training": (
+        pg.cost.estimate_training, lambda: {"net": trained(), "example_input": torch.randn(2, 6)},
+        ("technology", "activity", "firing"),
+    ),
+    "cost.measure_activity": (pg.cost.measure_activity, lambda: {"net": net(), "inputs": [torch.randn(8, 6)]}, ()),
+    "cost.peak": (
+        pg.cost.peak, lambda: {"hardware": HARDWARE, "technology": pg.cost.hermes_core()}, ("activity", "conductance"),
+    ),
+    "cost.compare": (
+        pg.cost.compare,
+        lambda: {
+            "estimate": pg.cost.estimate(net(), torch.randn(2, 6)),
+            "accelerator": pg.cost.Accelerator(throughput=1.0, efficiency=1.0, bandwidth=1.0, byte_energy=1.0),
+        }, (),
+    ),
+    "cost.hermes_64_core": (pg.cost.hermes_64_core, dict, ("phases",)),
+    "cost.thermal_conversion_energy": (pg.cost.thermal_conversion_energy, lambda: {"bits": 8}, ("temperature",)),
+    "cost.Estimate.to_csv": (
+        lambda path: pg.cost.estimate(net(), torch.randn(2, 6)).to_csv(path), lambda: {"path": path("cost.csv")}, (),
+    ),
+    "cost.Estimate.to_json": (
+        lambda path: pg.cost.estimate(net(), torch.randn(2, 6)).to_json(path), lambda: {"path": path("cost.json")}, (),
+    ),
     "nn.analog_layers": (pg.nn.analog_layers, lambda: {"net": net()}, ()),
     "nn.ignore_in_ddp": (pg.nn.ignore_in_ddp, lambda: {"module": trained()}, ()),
     "checkpoint.save": (
@@ -269,12 +296,13 @@ REQUIRED: dict[str, Any] = {
     "cell": pg.cells.DifferentialPair(device=PCM), "device": PCM, "pairs": 2, "significances": (4.0, 1.0),
     "scale": "column", "value": 1.0, "v0": 1.0, "word_line": 1.0, "bit_line": 1.0, "g_max": 2.5e-5, "size": 0.01,
     "up": ((0.0, 1.0), (0.5, 0.5), (1.0, 0.0)), "down": ((0.0, 1.0), (1.0, 0.0)), "sigma": 0.1,
+    "source": "a paper", "throughput": 1e12, "efficiency": 1e12, "bandwidth": 1e11, "byte_energy": 1e-12,
 }  # fmt: skip
 
 
 def _configurations() -> Iterator[Call]:
     """Every configuration of which an instance is found in a preset or can be made from ``REQUIRED``."""
-    for module in (pg.cells, pg.crossbar, pg.devices, pg.hwa):
+    for module in (pg.cells, pg.cost, pg.crossbar, pg.devices, pg.hwa):
         for name in module.__all__:
             kind = getattr(module, name)
             if not (isinstance(kind, type) and issubclass(kind, Configuration)) or inspect.isabstract(kind):

@@ -31,6 +31,8 @@ class Tiling(ABC):
 
     fused: ClassVar[bool] = False
     """Whether the op ``tile_linear`` computes this tiling."""
+    senses_rows: ClassVar[bool] = False
+    """Whether a product drives one column and converts the rows, instead of driving the rows."""
 
     @abstractmethod
     def product(self, x: Tensor, w: Tensor) -> Tensor:
@@ -196,6 +198,7 @@ class LookUp(Tiling):
     rows: int
     padding_idx: int | None
     scale_grad_by_freq: bool
+    senses_rows: ClassVar[bool] = True
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """The weights of each token ``[n, in]``."""

@@ -116,14 +116,15 @@ class _Recurrent(AnalogComposite, ABC):
         return y.transpose(0, 1) if first else y, self._format_states(states)
 
     def _forward_packed(self, input: PackedSequence, hx: Any) -> tuple[PackedSequence, Any]:
-        x, sizes, order, inverse_order = input
-        initial = self._initial_states(hx, int(sizes[0]), True, x)
+        x, batch_sizes, order, inverse_order = input
+        sizes = batch_sizes.tolist()
+        initial = self._initial_states(hx, sizes[0], True, x)
         if hx is not None and order is not None:
             initial = [s.index_select(1, order) for s in initial]
-        y, states = self._run_layers(x, sizes.tolist(), initial)
+        y, states = self._run_layers(x, sizes, initial)
         if inverse_order is not None:
             states = [s.index_select(1, inverse_order) for s in states]
-        return PackedSequence(y, sizes, order, inverse_order), self._format_states(states)
+        return PackedSequence(y, batch_sizes, order, inverse_order), self._format_states(states)
 
     def _initial_states(self, hx: Any, batch: int, batched: bool, like: Tensor) -> list[Tensor]:
         """The initial state tensors, each ``[layers and directions, batch, size]``."""

@@ -2,6 +2,7 @@
 
 from phasegrad.plot.accuracy import over_time
 from phasegrad.plot.converters import linearity, slices
+from phasegrad.plot.cost import cost_breakdown
 from phasegrad.plot.device import device_statistics
 from phasegrad.plot.duration import charges
 from phasegrad.plot.liner import projection
@@ -10,6 +11,7 @@ from phasegrad.plot.wires import wire_losses
 
 __all__ = [
     "charges",
+    "cost_breakdown",
     "device_statistics",
     "linearity",
     "noise_over_time",

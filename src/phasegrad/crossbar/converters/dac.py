@@ -81,6 +81,11 @@ class InputConverter(Configuration, ABC):
         return True
 
     @property
+    def drives_per_product(self) -> int:
+        """How often the lines are driven one after another for one product."""
+        return 1
+
+    @property
     def fused(self) -> bool:
         """Whether the kernels implement this converter."""
         return False
@@ -192,6 +197,11 @@ class BitSerialDac(InputConverter):
     def trains_in_memory(self) -> bool:
         """Whether the converter suits training in the memory; always ``False``."""
         return False
+
+    @property
+    def drives_per_product(self) -> int:
+        """The bits of the magnitude, one after another."""
+        return self.bits - 1
 
     @property
     def factors(self) -> tuple[float, ...]:

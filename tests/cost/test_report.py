@@ -1,0 +1,103 @@
+"""Estimates print, and write rows, JSON, data frames and pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests.cost.technologies import converted, known, technology
+from torch import nn
+
+from phasegrad.configuration import from_json
+from phasegrad.cost import Estimate, estimate
+
+
+def example(**changes: Any) -> Estimate:
+    torch.manual_seed(0)
+    net = converted(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)))
+    return estimate(net, torch.empty(2, 2, 8, 8), technology=technology(**changes), activity=0.25)
+
+
+def test_the_table_has_layers_totals_constants_and_assumptions() -> None:
+    text = str(example(adc_energy=known(1e-12)))
+    first = text.splitlines()[2].split()
+    assert first[:2] == ["0", "AnalogConv2d"]
+    assert "latency:" in text
+    assert "TOPS/W" in text
+    assert "adc_energy" in text
+    assert "1e-12 J" in text
+    assert "published: a paper" in text
+    assert "an average of 0.25 for all layers" in text
+    assert "missing" not in text
+
+
+def test_what_is_missing_is_left_out_of_the_table_and_listed() -> None:
+    text = str(example(adc_energy=None))
+    assert "not computed, because constants are missing:\n  energy: adc_energy [J]" in text
+    assert "TOPS/W" not in text
+    assert "TOPS/mm2" in text
+
+
+def test_rows_are_written_as_csv_and_add_up_to_the_totals(tmp_path: Path) -> None:
+    found = example(tile_power=0.0, chip_power=0.0)
+    found.to_csv(tmp_path / "cost.csv")
+    with (tmp_path / "cost.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows] == ["0", "3", "relu", "partial sums and biases"]
+    assert sum(float(row["energy_J"]) for row in rows) == pytest.approx(found.energy)
+    assert sum(float(row["latency_s"]) for row in rows) == pytest.approx(found.latency)
+    assert sum(float(row["operations"]) for row in rows) == found.operations
+    assert rows[2]["products"] == ""
+
+
+def test_json_holds_technology_totals_and_what_is_missing(tmp_path: Path) -> None:
+    found = example(read_time=None)
+    text = found.to_json(tmp_path / "cost.json")
+    content = json.loads((tmp_path / "cost.json").read_text())
+    assert content == json.loads(text)
+    assert from_json(json.dumps(content["technology"])) == found.technology
+    assert content["totals"]["area"] == found.area
+    assert content["totals"]["energy"] is None
+    assert content["rows"][0]["energy_J"] is None
+    assert "read_time" in content["missing"]["energy"]
+
+
+def test_breakdowns_add_up_to_the_totals() -> None:
+    found = example()
+    for quantity, total in (("energy", found.energy), ("latency", found.latency), ("area", found.area)):
+        parts = found.breakdown(quantity)
+        assert sum(sum(part.values()) for part in parts.values()) == pytest.approx(total)
+    with pytest.raises(ValueError, match="quantity = 'power'"):
+        found.breakdown("power")
+
+
+def test_data_frames_need_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match=r"pip install pandas; rows\(\) returns"):
+        example().to_frame()
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=list))
+    assert example().to_frame() == example().rows()
+
+
+@pytest.mark.parametrize("quantity", ["energy", "latency", "area"])
+def test_pictures_have_a_bar_for_each_layer(tmp_path: Path, quantity: str) -> None:
+    pytest.importorskip("matplotlib")
+    figure = example().plot(tmp_path / "cost.png", quantity=quantity, title="a net")
+    assert (tmp_path / "cost.png").stat().st_size > 5000
+    (axes,) = figure.axes
+    assert quantity in axes.get_xlabel()
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown[:2] == ["0", "3"]
+
+
+def test_a_picture_of_what_is_missing_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match="adc_area"):
+        example(adc_area=None).plot(tmp_path / "cost.png", quantity="area")
+    assert not (tmp_path / "cost.png").exists()
