@@ -45,7 +45,7 @@ def test_fits_have_fewer_constants_than_figures(group: str) -> None:
 def test_a_fit_reproduces_what_it_was_fitted_to(group: str) -> None:
     for figure in GROUPS[group]():
         if figure.origin == "fitted":
-            assert figure.error == pytest.approx(0.0, abs=2e-3), figure
+            assert figure.error == pytest.approx(0.0, abs=1e-3), figure
 
 
 def test_products_of_the_hermes_chips_within_two_percent() -> None:
