@@ -74,6 +74,7 @@ def test_ladder_of_the_speech_chip() -> None:
     assert abs(halved) < 0.08
 
 
+@pytest.mark.slow
 def test_an_ageing_chip_saves_energy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chips, "AGES", (chips.AGES[0], chips.AGES[-1]))
     rows = chips.gains([0])
@@ -99,11 +100,20 @@ def test_the_gain_is_that_of_the_conductances() -> None:
         assert energy - technology.constants["tile_energy"].value == pytest.approx(array, rel=1e-5)
 
 
+def test_what_was_not_published_of_the_core_is_asked_for() -> None:
+    result = chips.one_tile(pg.cost.hermes_core(), 256)
+    with pytest.raises(ValueError, match="local_energy"):
+        _ = result.energy
+    with pytest.raises(ValueError, match="link_time"):
+        _ = result.latency
+
+
 def test_other_phases_are_refused() -> None:
     with pytest.raises(ValueError, match=r"hermes_64_core: phases = 2; it must be 1 or 4"):
         pg.cost.hermes_64_core(phases=2)
 
 
+@pytest.mark.slow
 def test_results_and_picture_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
