@@ -139,6 +139,7 @@ bench-cuda: $(RUN)
 reproduce: $(RUN)
 	$(BIN)/python examples/mnist.py --out docs/results/mnist_pcm_inference $(ARGS)
 	$(BIN)/python examples/reproduce.py --out docs/results --jobs 2
+	$(BIN)/python examples/reproduce_costs.py --out docs/results/published-chips
 	for name in cifar10 char_lstm; do $(BIN)/python examples/$$name.py --out docs/results/$$name || exit 1; done
 
 install: $(RUN)

@@ -74,6 +74,10 @@ def hermes_64_core(*, phases: int = 1) -> Technology:
     Fitted to the throughput and the efficiency of products read in one phase, and to the latency and the energy of a
     ResNet-9 layer read in one phase. It predicts all figures of four phases and those of an LSTM step.
 
+    The chip's global units compute activations and the gates of LSTMs, at no cost of their own. It has none for other
+    operators, such as attention: for nets that need them, replace ``digital_energy``, ``digital_time``,
+    ``memory_energy`` and ``memory_time`` by those of the unit that computes them.
+
     Args:
         phases: 1: inputs and weights of both polarities are read at once; 4: each combination by itself, which is more
             precise.
@@ -105,12 +109,12 @@ def hermes_64_core(*, phases: int = 1) -> Technology:
         link_energy=_included("tile_power"),
         partial_sums="local",
         hop_time=_fitted(42e-9, f"{_CHIP}: 1131 ns for a ResNet-9 layer in one phase, a chain of 8 cores"),
-        tile_power=_fitted(95.3e-3, f"{_CHIP}: 0.97 uJ for a ResNet-9 layer in one phase, on 8 cores for 1131 ns"),
+        tile_power=_fitted(96.8e-3, f"{_CHIP}: 0.97 uJ for a ResNet-9 layer in one phase, on 8 cores for 1131 ns"),
         chip_power=_included("tile_power"),
-        digital_time=_assumed(0.0, f"{_CHIP}, figure 1: the global units process what the links deliver, {clock}"),
-        digital_energy=_included("tile_power"),
-        memory_time=_included("link_time"),
-        memory_energy=_included("tile_power"),
+        digital_time=_assumed(0.0, f"{_CHIP}, figure 1: gates of LSTMs, computed as the links deliver, {clock}"),
+        digital_energy=_included("tile_power, for gates of LSTMs; the chip computes no attention"),
+        memory_time=_included("link_time, for gates of LSTMs"),
+        memory_energy=_included("tile_power, for gates of LSTMs"),
         digital_area=_derived(144e-6 - 64 * 0.634e-6, f"{_CHIP}, figure 1: 12 mm x 12 mm, less 64 cores"),
         programming_energy=_derived(
             8.2e-9, f"{_CHIP}: an upper bound, RESET, SET and 30 pulses of 700 uA for 125 ns at 3 V"
@@ -129,7 +133,8 @@ def ambrogio_2023() -> Technology:
 
     Tiles integrate charge and pass durations on, so energy is that of a tile and of its share of mesh and control.
     Fitted to 20 TOPS/W of a tile, 12.4 of a whole chip, and to the digital part between 7.09 and 6.94. The step from
-    12.4 to 7.09, tiles that are not fully used, belongs to the network and not to the technology.
+    12.4 to 7.09, tiles that are not fully used, belongs to the network and not to the technology. Areas and the time of
+    the digital part, which was not on the chip, are unknown (``None``).
 
     References:
         Ambrogio, S. et al. An analog-AI chip for energy-efficient speech recognition and transcription. Nature 620,
