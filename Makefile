@@ -45,14 +45,16 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 REFERENCE_TESTS := tests/ops tests/crossbar tests/nn tests/cells tests/optim/test_analog_sgd.py \
   tests/inference/test_program.py tests/hwa/test_calibrate.py
 # The subject of these does not depend on what computes the ops: files, conversion and its bookkeeping, states that are
-# refused, several processes, exported graphs, writes that are noticed, drawings, and what pages print.
+# refused, several processes, exported graphs, writes that are noticed, the spread that is fitted to programmed cells,
+# drawings, and what pages print.
 BACKEND_FREE := tests/fuzz tests/examples tests/plot tests/checkpoint tests/conversion tests/distributed tests/presets \
   tests/nn/test_corrupt_states.py tests/nn/test_failed_loads.py tests/nn/test_meta_device.py \
   tests/inference/test_noiseless.py tests/inference/test_plot.py tests/hwa/test_fine_tune_batches.py \
-  tests/hwa/test_fine_tune_stopped.py tests/stores/test_aliases.py tests/stores/test_refused_weights.py \
-  tests/stores/test_written_scenarios.py tests/stores/test_written_weights.py tests/ops/test_profiling.py \
-  tests/test_benchmarks.py tests/test_configuration.py tests/test_docs.py tests/test_drawing.py tests/test_errors.py \
-  tests/test_field_types.py tests/test_progress.py tests/test_repository.py tests/test_writing.py
+  tests/hwa/test_fine_tune_stopped.py tests/hwa/test_programming_noise.py tests/stores/test_aliases.py \
+  tests/stores/test_refused_weights.py tests/stores/test_written_scenarios.py tests/stores/test_written_weights.py \
+  tests/ops/test_profiling.py tests/test_benchmarks.py tests/test_configuration.py tests/test_docs.py \
+  tests/test_drawing.py tests/test_errors.py tests/test_field_types.py tests/test_progress.py tests/test_repository.py \
+  tests/test_writing.py
 # Most of tests/ops calls torch.ops, which is the dispatcher, in every pass. In the following, all ops that the library
 # calls past the dispatcher are called so.
 DISPATCH_TESTS := tests/nn tests/crossbar tests/cells tests/optim/test_analog_sgd.py \
