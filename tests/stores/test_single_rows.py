@@ -24,7 +24,7 @@ from phasegrad.cells import (
 from phasegrad.crossbar.wires import Wires
 from phasegrad.devices import CorrelatedNoise, Device, Telegraph, joshi_2020
 
-IN, OUT, READS = 200, 16, 800
+IN, OUT, READS = 200, 32, 400
 CELLS: dict[str, Callable[[Device], Cell]] = {
     "pair": lambda device: DifferentialPair(device=device),
     "significance": lambda device: SignificancePairs(device=device, significances=(2.0, 1.0)),
