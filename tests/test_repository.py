@@ -72,11 +72,19 @@ def test_files_that_name_the_version_agree() -> None:
     assert f"\n## [{release}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
-def test_reference_pass_names_tests_that_exist() -> None:
-    named = re.search(r"^REFERENCE_TESTS := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("variable", "some"),
+    [
+        ("REFERENCE_TESTS", {"tests/ops", "tests/nn", "tests/crossbar"}),
+        ("BACKEND_FREE", {"tests/examples", "tests/conversion", "tests/test_docs.py"}),
+        ("DISPATCH_TESTS", {"tests/nn", "tests/crossbar"}),
+    ],
+)
+def test_passes_name_tests_that_exist(variable: str, some: set[str]) -> None:
+    named = re.search(rf"^{variable} := ((?:.*\\\n)*.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert named is not None
     paths = named[1].replace("\\\n", " ").split()
-    assert {"tests/ops", "tests/nn", "tests/crossbar"} <= set(paths)
+    assert some <= set(paths)
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 

@@ -52,7 +52,7 @@ def train(net: nn.Module, optimizer: Optimizer = pg.optim.AnalogSGD, steps: int 
     chosen = optimizer(net.parameters(), lr=0.1)
     for _ in range(steps):
         chosen.zero_grad()
-        F.mse_loss(net(torch.randn(16, 24)), torch.randn(16, 8).sign()).backward()
+        F.mse_loss(net(torch.randn(4, 24)), torch.randn(4, 8).sign()).backward()
         chosen.step()
 
 

@@ -148,7 +148,7 @@ def test_threads_do_not_show(call: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_other_dtypes_of_the_lines_are_what_the_reference_gives(dtype: torch.dtype) -> None:
-    call = update()
+    call = update(3)
     call |= {"x": call["x"].to(dtype), "d": call["d"].to(dtype)}
     assert same_bits(run(call), run(call, REFERENCE_UPDATE))
 

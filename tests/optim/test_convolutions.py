@@ -254,9 +254,11 @@ def test_counted_pulses_equal_the_dense_gradient(space: int, options: dict[str, 
     assert (expected.abs() > 3e-4).double().mean() > 0.5
 
 
+# What trains receive is tested above, for every option in every space: here each option is tested once.
 @kernels
-@spaces
-@options
+@pytest.mark.parametrize(
+    ("space", "options"), [(1 + i % 3, o) for i, o in enumerate(OPTIONS.values())], ids=OPTIONS.keys()
+)
 def test_trains_descend_the_dense_gradient(space: int, options: dict[str, Any]) -> None:
     change, expected, sent = pulsed(space, options, pg.optim.AnalogSGD, 100 if space == 1 else 40)
     error = 5.0 * 1e-4 * (sent + 1.0).sqrt()  # the number of pulses per train is binomial
