@@ -19,6 +19,7 @@ from phasegrad.nn.construction import counterpart
 from phasegrad.nn.inputs import check_input
 from phasegrad.nn.linear import AnalogLinear
 from phasegrad.nn.recurrent_cells import state_tensors
+from phasegrad.ops.shared_weight import shared
 
 State: TypeAlias = tuple[Tensor, ...]
 """Hidden state ``[batch, size]``, followed by the cell state of an LSTM."""
@@ -217,7 +218,8 @@ class _Step:
 
 def _read_for_sequence(layer: AnalogLinear) -> TileWeights | None:
     """Read the weights once for all steps of a sequence if they are digital; ``None`` if every step reads them."""
-    return layer.read() if layer.store.one_read_per_sequence else None
+    weights = layer.read() if layer.store.one_read_per_sequence else None
+    return None if weights is None else weights._replace(weight=shared(weights.weight))
 
 
 @final
