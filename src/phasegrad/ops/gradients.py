@@ -20,7 +20,6 @@ from phasegrad.ops import reference
 from phasegrad.ops.direct import GRADIENTS, Kernel, call
 from phasegrad.ops.shared_weight import running_sum
 
-
 _WEIGHT = 2  # place of the weight among the tensors that ``_TileLinear`` is applied to
 
 
@@ -44,7 +43,7 @@ class _Dac(torch.autograd.Function):
         return None, grad_x, grad_range, None, None, None
 
 
-def _bound_gradient(
+def bound_gradient(
     grad: Tensor, code: Tensor, scale: Tensor, gain: Tensor | None, input_range: Tensor, bound: Tensor
 ) -> Tensor:
     """A clipped output equals range x unit; its gradient goes to the range."""
@@ -77,7 +76,7 @@ class _Adc(torch.autograd.Function):
         if len(code):
             grads = call("adc_backward", grad, code).unbind(0)
             if ctx.needs_input_grad[2]:
-                grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
+                grad_bound = bound_gradient(grad, code, scale, gain, input_range, bound)
         if gain is not None:
             columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
             grads = [g * k for g, k in zip(grads, gain.view(columns).unbind(0), strict=True)]
@@ -163,7 +162,7 @@ class _TileLinear(torch.autograd.Function):
             read = _AsRead.apply(read, w, clip)
         grad_range = grad_bound = None
         if wants_bound and len(code):
-            grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
+            grad_bound = bound_gradient(grad, code, scale, gain, input_range, bound)
         total = running_sum(ctx.next_functions[_WEIGHT][0], read) if wants_w and clip is None else None
         if total is not None:
             wants_w, by_tile = False, _by_tile(grad, code, gain)
