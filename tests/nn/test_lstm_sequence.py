@@ -119,3 +119,11 @@ def test_a_chip_and_sequences_of_several_lengths_run_step_by_step() -> None:
     chip = pg.inference.program(net, seed=0)
     mine, theirs = both_ways(chip, lambda chip: [chip(torch.ones(3, 2, 3))[0]])
     assert torch.equal(mine[0], theirs[0])
+
+
+def test_large_products_equal_those_of_single_steps() -> None:
+    """They are products of bytes, which all steps share, where the processor multiplies bytes."""
+    net, x = pg.convert(nn.LSTM(4, 256), pg.presets.pcm_inference()), torch.randn(3, 64, 4)
+    pg.hwa.Recipe().apply(net)
+    mine, theirs = both_ways(net.train(), lambda net: [net(x)[0].detach()])
+    assert torch.equal(mine[0], theirs[0])

@@ -12,6 +12,7 @@ from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.word_lines import Periphery
 from phasegrad.ops.direct import bypasses, call, is_plain
 from phasegrad.ops.gradients import bound_gradient
+from phasegrad.ops.repeated_product import RepeatedProduct
 
 
 class Settings(NamedTuple):
@@ -47,14 +48,16 @@ class FusedProduct(NamedTuple):
         noise = (hardware.output_noise, weights.read_noise)
         return cls(tensors, Settings(hardware.dac_settings, hardware.rows, *noise, hardware.adc_settings))
 
-    def __call__(self, x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs ``[n, out]`` and which outputs of tiles are clipped ``[tiles, n, out]``, for inputs ``[n, in]``."""
+    def repeated(self) -> RepeatedProduct:
+        """The product as a function of inputs ``[n, in]`` and a seed.
+
+        It returns the outputs ``[n, out]`` and the clipped outputs of tiles ``[tiles, n, out]``.
+        """
         weight, input_range, output_range, scale, gain = self.tensors
         dac, rows, output_noise, read_noise, adc = self.settings
-        return call(
-            "tile_linear", x, weight, scale, None, None, gain, input_range, *dac, output_range, seed, streams.WEIGHTS,
-            streams.OUTPUT, rows, (0.0, 0.0, 0.0), 0.0, output_noise, read_noise, *adc,
-        )[:2]  # fmt: skip
+        before = (weight, scale, None, None, gain, input_range, *dac, output_range)
+        noise = ((0.0, 0.0, 0.0), 0.0, output_noise, read_noise)
+        return RepeatedProduct(before, (streams.WEIGHTS, streams.OUTPUT, rows, *noise, *adc))
 
     def driven(self, x: Tensor) -> Tensor:
         """What inputs of any shape are after the DAC."""

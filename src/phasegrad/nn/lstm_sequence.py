@@ -41,13 +41,13 @@ class _Lstm(torch.autograd.Function):
         ctx: Any, product: FusedProduct, seeds: Tensor, inputs: Tensor, hidden: Tensor, cell: Tensor, weight: Tensor,
         input_range: Tensor, output_range: Tensor, bias: Tensor | None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        first, size = (hidden, cell), hidden.shape[1]
+        first, size, multiply = (hidden, cell), hidden.shape[1], product.repeated()
         gates, codes = torch.empty_like(inputs, memory_format=torch.contiguous_format), []
         states, cells, bounded = inputs.new_empty(3, len(inputs), *hidden.shape).unbind()
         columns = (gates, gates[..., : 2 * size], *gates.split(size, dim=2))
         steps = zip(seeds.split(1), inputs, *columns, states, cells, bounded, strict=True)
         for seed, x, total, input_and_forget, i, f, candidate, o, state, next_cell, tanh_cell in steps:
-            y, code = product(hidden, seed)
+            y, code = multiply(hidden, seed)
             codes.append(code)
             torch.add(x, y if bias is None else y.add_(bias), out=total)
             input_and_forget.sigmoid_()
