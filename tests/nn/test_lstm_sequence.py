@@ -98,6 +98,15 @@ def test_second_derivatives_equal_those_of_single_steps(hardware: pg.Hardware) -
     torch.testing.assert_close(*both_ways(net, run), rtol=1e-8, atol=1e-10)
 
 
+def test_outputs_may_be_changed_in_place() -> None:
+    net, x = lstm(NOISY), torch.randn(4, 3, 3)
+
+    def run(net: nn.Module) -> list[Tensor]:
+        return list(torch.autograd.grad(net(x)[0].relu_().square().sum(), parameters(net)))
+
+    torch.testing.assert_close(*both_ways(net, run), rtol=1e-4, atol=1e-5)
+
+
 def test_some_parameters_may_be_frozen() -> None:
     net, x = lstm(NOISY), torch.randn(4, 3, 3)
     net.hh_l0.weight.requires_grad_(False)

@@ -10,7 +10,7 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.word_lines import Periphery
-from phasegrad.ops.direct import bypasses, call, is_plain
+from phasegrad.ops.direct import call, is_plain
 from phasegrad.ops.gradients import bound_gradient
 from phasegrad.ops.repeated_product import RepeatedProduct
 
@@ -36,14 +36,14 @@ class FusedProduct(NamedTuple):
 
     @classmethod
     def of(cls, weights: TileWeights, periphery: Periphery, hardware: Hardware) -> FusedProduct | None:
-        """The product of weights without perturbation; ``None`` if the op does not compute it."""
+        """The product of weights without perturbation; ``None`` if the op does not compute it, on plain tensors."""
         single = weights.perturbation is None and weights.slice_factors is None and weights.variance is None
         converts = hardware.adc is not None or hardware.output_noise > 0.0 or weights.read_noise > 0.0
         if not (single and converts and hardware.fuses_inputs) or periphery.input_range is None:
             return None
         ranges = (periphery.input_range, periphery.output_range)
         tensors = (weights.weight, *ranges, weights.scale, weights.gain)
-        if not bypasses() or not all(t is None or is_plain(t) for t in tensors):
+        if not all(t is None or is_plain(t) for t in tensors):
             return None
         noise = (hardware.output_noise, weights.read_noise)
         return cls(tensors, Settings(hardware.dac_settings, hardware.rows, *noise, hardware.adc_settings))

@@ -23,7 +23,7 @@ from phasegrad.nn.linear import AnalogLinear
 from phasegrad.nn.lstm_sequence import lstm_sequence
 from phasegrad.nn.recurrent_cells import state_tensors
 from phasegrad.nn.watching import is_called_plainly
-from phasegrad.ops.direct import is_plain
+from phasegrad.ops.direct import bypasses, is_plain
 from phasegrad.ops.shared_weight import shared
 
 State: TypeAlias = tuple[Tensor, ...]
@@ -175,7 +175,7 @@ class _Recurrent(AnalogComposite, ABC):
         if self._sequence is not None and product is not None:
             inputs = products.view(len(sizes), sizes[0], products.shape[1])
             states = self._sequence(inputs.flip(0) if is_reverse else inputs, *initial, product, *step.constants(sizes))
-            outputs = states[0].flip(0) if is_reverse else states[0]
+            outputs = states[0].flip(0) if is_reverse else states[0].clone()  # a user may write to it
             return outputs.flatten(0, 1), tuple(s[-1] for s in states)
         run = self._run_reverse if is_reverse else self._run_forward
         steps, state = run(products.split(sizes), initial, step)
@@ -233,9 +233,9 @@ class _Step:
             tensors: products of the inputs, and states.
         """
         layer, weights = self.hidden, self.hidden_weights
-        if self.projection is not None or weights is None or layer.range_is_stale or not is_called_plainly(layer):
+        if not bypasses() or self.projection is not None or weights is None or layer.range_is_stale:
             return None
-        if not all(is_plain(t) and t.dtype is weights.weight.dtype for t in tensors):
+        if not is_called_plainly(layer) or not all(is_plain(t) and t.dtype is weights.weight.dtype for t in tensors):
             return None
         return FusedProduct.of(weights, layer.periphery, layer.hardware)
 
