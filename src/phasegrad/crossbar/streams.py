@@ -28,9 +28,9 @@ REFERENCE = 18 << 32  # reference columns
 PART = 1 << 20  # streams per slice or input bit, more than the number of tiles of a matrix
 
 
-def draw_seed(device: torch.device) -> Tensor:
-    """Draw a seed from torch's generator, compatible with ``torch.manual_seed``, vmap and compile."""
-    return torch.randint(-(2**63), 2**63 - 1, (1,), device=device)
+def draw_seed(device: torch.device, count: int = 1) -> Tensor:
+    """Draw seeds ``[count]`` from torch's generator, compatible with ``torch.manual_seed``, vmap and compile."""
+    return torch.randint(-(2**63), 2**63 - 1, (count,), device=device)
 
 
 def of_update(samples: int) -> int:

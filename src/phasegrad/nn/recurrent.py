@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias, final
 
 import torch
@@ -12,13 +12,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from phasegrad.crossbar import Hardware
+from phasegrad.crossbar.fused_product import FusedProduct
+from phasegrad.crossbar.streams import draw_seed
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.nn import gates
 from phasegrad.nn.composite import AnalogComposite
 from phasegrad.nn.construction import counterpart
 from phasegrad.nn.inputs import check_input
 from phasegrad.nn.linear import AnalogLinear
+from phasegrad.nn.lstm_sequence import lstm_sequence
 from phasegrad.nn.recurrent_cells import state_tensors
+from phasegrad.nn.watching import is_called_plainly
+from phasegrad.ops.direct import bypasses, is_plain
+from phasegrad.ops.shared_weight import shared
 
 State: TypeAlias = tuple[Tensor, ...]
 """Hidden state ``[batch, size]``, followed by the cell state of an LSTM."""
@@ -34,6 +40,8 @@ class _Recurrent(AnalogComposite, ABC):
     _counterpart: ClassVar[type[nn.RNNBase]]
     _state_names: ClassVar[tuple[str, ...]]
     """Names of the state tensors, for error messages."""
+    _sequence: ClassVar[Callable[..., State] | None] = None
+    """Function that computes the states ``[length, batch, size]`` of all steps from a ``FusedProduct``, or ``None``."""
     _options = (
         "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
     )  # fmt: skip
@@ -162,13 +170,17 @@ class _Recurrent(AnalogComposite, ABC):
 
     def _run_direction(self, x: Tensor, sizes: list[int], initial: State, suffix: str) -> tuple[Tensor, State]:
         """Run one layer in one direction."""
-        input_products = self.get_submodule(f"ih_{suffix}")(x).split(sizes)
-        step = _Step(self, suffix)
-        if suffix.endswith("_reverse"):
-            outputs, state = self._run_reverse(input_products, initial, step)
-        else:
-            outputs, state = self._run_forward(input_products, initial, step)
-        return torch.cat(outputs), state
+        products = self.get_submodule(f"ih_{suffix}")(x)
+        step, is_reverse = _Step(self, suffix), suffix.endswith("_reverse")
+        product = step.fused_product(products, *initial) if len(set(sizes)) == 1 else None
+        if self._sequence is not None and product is not None:
+            inputs = products.view(len(sizes), sizes[0], products.shape[1])
+            states = self._sequence(inputs.flip(0) if is_reverse else inputs, *initial, product, *step.constants(sizes))
+            outputs = states[0].flip(0) if is_reverse else states[0].clone()  # a user may write to it
+            return outputs.flatten(0, 1), tuple(s[-1] for s in states)
+        run = self._run_reverse if is_reverse else self._run_forward
+        steps, state = run(products.split(sizes), initial, step)
+        return torch.cat(steps), state
 
     def _run_forward(self, input_products: Sequence[Tensor], state: State, step: _Step) -> tuple[list[Tensor], State]:
         outputs: list[Tensor] = []
@@ -215,10 +227,28 @@ class _Step:
             hidden = self.projection(hidden, self.projection_weights)
         return hidden, *others
 
+    def fused_product(self, *tensors: Tensor) -> FusedProduct | None:
+        """The product of the hidden state as one op; ``None`` if there is none, or something watches single steps.
+
+        Args:
+            tensors: products of the inputs, and states.
+        """
+        layer, weights = self.hidden, self.hidden_weights
+        if not bypasses() or self.projection is not None or weights is None or layer.range_is_stale:
+            return None
+        if not is_called_plainly(layer) or not all(is_plain(t) and t.dtype is weights.weight.dtype for t in tensors):
+            return None
+        return FusedProduct.of(weights, layer.periphery, layer.hardware)
+
+    def constants(self, sizes: Sequence[int]) -> tuple[Tensor | None, Tensor]:
+        """The bias of the hidden state, and the seed of each step."""
+        return self.hidden.bias, draw_seed(self.hidden.weight.device, len(sizes))
+
 
 def _read_for_sequence(layer: AnalogLinear) -> TileWeights | None:
     """Read the weights once for all steps of a sequence if they are digital; ``None`` if every step reads them."""
-    return layer.read() if layer.store.one_read_per_sequence else None
+    weights = layer.read() if layer.store.one_read_per_sequence else None
+    return None if weights is None else weights._replace(weight=shared(weights.weight))
 
 
 @final
@@ -267,6 +297,7 @@ class AnalogLSTM(_Recurrent):
 
     _counterpart = nn.LSTM
     _state_names = ("h_0", "c_0")
+    _sequence = staticmethod(lstm_sequence)
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True, batch_first: bool = False,

@@ -18,6 +18,9 @@ from torch import Tensor
 
 from phasegrad.ops import reference
 from phasegrad.ops.direct import GRADIENTS, Kernel, call
+from phasegrad.ops.shared_weight import running_sum
+
+_WEIGHT = 2  # place of the weight among the tensors that ``_TileLinear`` is applied to
 
 
 def _recorded(*tensors: Tensor) -> bool:
@@ -40,7 +43,7 @@ class _Dac(torch.autograd.Function):
         return None, grad_x, grad_range, None, None, None
 
 
-def _bound_gradient(
+def bound_gradient(
     grad: Tensor, code: Tensor, scale: Tensor, gain: Tensor | None, input_range: Tensor, bound: Tensor
 ) -> Tensor:
     """A clipped output equals range x unit; its gradient goes to the range."""
@@ -73,11 +76,24 @@ class _Adc(torch.autograd.Function):
         if len(code):
             grads = call("adc_backward", grad, code).unbind(0)
             if ctx.needs_input_grad[2]:
-                grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
+                grad_bound = bound_gradient(grad, code, scale, gain, input_range, bound)
         if gain is not None:
             columns = (len(scale), 1, -1, *[1] * (grad.dim() - 2))
             grads = [g * k for g, k in zip(grads, gain.view(columns).unbind(0), strict=True)]
         return (None, None, grad_bound, *grads)
+
+
+def _by_tile(grad: Tensor, code: Tensor, gain: Tensor | None) -> Tensor:
+    """The gradients ``[tiles, samples, out]`` of the outputs of tiles; one for all if they are the same."""
+    by_tile = call("adc_backward", grad, code) if len(code) else grad.unsqueeze(0)
+    return by_tile if gain is None else by_tile * gain.unsqueeze(1)
+
+
+def _add_weight_gradient(total: Tensor, by_tile: Tensor, x: Tensor, rows: int) -> None:
+    """Add the gradient of a matrix ``[out, in]`` to a sum; each tile has ``rows`` inputs."""
+    rows = rows if len(by_tile) > 1 else x.shape[1]
+    for g, a, part in zip(by_tile, x.split(rows, dim=1), total.split(rows, dim=1), strict=True):
+        part.addmm_(g.t(), a)
 
 
 class _NoisyWeights(torch.autograd.Function):
@@ -144,13 +160,19 @@ class _TileLinear(torch.autograd.Function):
         driven = call("dac", x, input_range, max_code, *rule).to(x.dtype) if converts else x  # autocast gives float32
         if clip is not None and _recorded(w):  # with create_graph=True
             read = _AsRead.apply(read, w, clip)
+        grad_range = grad_bound = None
+        if wants_bound and len(code):
+            grad_bound = bound_gradient(grad, code, scale, gain, input_range, bound)
+        total = running_sum(ctx.next_functions[_WEIGHT][0], read) if wants_w and clip is None else None
+        if total is not None:
+            wants_w, by_tile = False, _by_tile(grad, code, gain)
+            _add_weight_gradient(total, by_tile, driven, ctx.rows)
+            if len(by_tile) == 1:
+                grad, code, gain = by_tile[0], code.flatten()[:0], None
         wanted = (wants_x or (converts and wants_range), wants_w)
         grad_x, grad_w = call("tile_linear_backward", grad, code, driven, read, w, clip, gain, ctx.rows, wanted)
-        grad_range = grad_bound = None
         if converts and wanted[0]:
             grad_x, grad_range = call("dac_backward", grad_x, x, input_range, *rule)
-        if wants_bound and len(code):
-            grad_bound = _bound_gradient(grad, code, scale, gain, input_range, bound)
         return None, grad_x if wants_x else None, grad_range, grad_w if wants_w else None, grad_bound, None
 
 

@@ -25,6 +25,11 @@ def observing(observe: Callable[[Any], AbstractContextManager[Any]]) -> Iterator
         _observers.remove(observe)
 
 
+def are_observed() -> bool:
+    """Whether something observes or profiles the methods that have a range."""
+    return bool(_observers) or profiler._is_profiler_enabled
+
+
 @contextmanager
 def observed(layer: Any) -> Iterator[None]:
     """Let observers see what happens in this context as the work of ``layer``."""

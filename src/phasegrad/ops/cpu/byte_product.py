@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -40,7 +41,9 @@ class _Inputs(NamedTuple):
     square_units: Tensor | None
 
 
-class _Weights(NamedTuple):
+class Weights(NamedTuple):
+    """The digits of weights, and the sizes of their magnitudes."""
+
     digits: Tensor | None
     sizes: Tensor | None
     starts: Tensor | None
@@ -62,14 +65,19 @@ class ByteProduct:
         rows: rows of a tile.
         max_code: the largest code of the inputs' converter, at most 127.
         conversion: conversion of the outputs.
+        kept: the same weights as bytes, by their number of digits; filled here, for later products.
     """
 
-    def __init__(self, x: Tensor, w: Tensor, rows: int, max_code: float, conversion: Conversion) -> None:
+    def __init__(
+        self, x: Tensor, w: Tensor, rows: int, max_code: float, conversion: Conversion,
+        kept: dict[int, Weights | None] | None = None,
+    ) -> None:  # fmt: skip
         self._x, self._w, self._rows = x.contiguous(), w.contiguous(), rows
         self._max_code, self._conversion = max_code, conversion
         self._noisy = conversion.settings[1] > 0.0
         self._tiles = -(-x.shape[1] // rows)
-        self._of_noise: tuple[_Inputs, _Weights] | None = None
+        self._kept = kept
+        self._of_noise: tuple[_Inputs, Weights] | None = None
 
     def write(self, out: Tensor, code: Tensor, *, converts: bool) -> bool:
         """Write the sum of all tiles ``[samples, out]`` and the clipped outputs ``[tiles, samples, out]``.
@@ -115,24 +123,32 @@ class ByteProduct:
         )  # fmt: skip
         return None if refused.value else _Inputs(levels, squares, units)
 
-    def _weights(self, digits: int) -> _Weights | None:
+    def _weights(self, digits: int) -> Weights | None:
+        if self._kept is None:
+            return self._pack(digits, workspace.scratch)
+        if digits not in self._kept:
+            self._kept[digits] = self._pack(digits, lambda _, dtype, size: torch.empty(size, dtype=dtype))
+        return self._kept[digits]
+
+    def _pack(self, digits: int, room_for: Callable[[str, torch.dtype, int], Tensor]) -> Weights | None:
+        """The weights as bytes, in memory that ``room_for`` allocates."""
         w, rows, refused = self._w, self._rows, ctypes.c_int32()
         columns = -(-len(w) // _COLUMNS) * _COLUMNS
         block, plane = -(-rows // 64) * 64 * _COLUMNS, -(-rows // _QUAD) * _QUAD * columns * self._tiles
         room = workspace.scratch("block of bytes", torch.int8, torch.get_num_threads() * (digits + self._noisy) * block)
-        packed = workspace.scratch("digits", torch.int8, digits * plane) if digits else None
-        sizes = workspace.scratch("sizes", torch.int8, plane) if self._noisy else None
-        starts = workspace.scratch("starts", torch.int32, digits * self._tiles * columns) if digits else None
+        packed = room_for("digits", torch.int8, digits * plane) if digits else None
+        sizes = room_for("sizes", torch.int8, plane) if self._noisy else None
+        starts = room_for("starts", torch.int32, digits * self._tiles * columns) if digits else None
         units, size_units = w.new_empty(2, self._tiles, columns)
         most = _ABOVE * self._conversion.columns[0] if digits == 2 else None
         call(
             "byte_weights", *optional(packed, sizes, starts, units, size_units), ctypes.byref(refused), room.data_ptr(),
             w.data_ptr(), *optional(most), *w.shape, rows, digits,
         )  # fmt: skip
-        return None if refused.value else _Weights(packed, sizes, starts, units, size_units)
+        return None if refused.value else Weights(packed, sizes, starts, units, size_units)
 
     def _multiply(
-        self, out: Tensor, code: Tensor, products: Tensor | None, tiles: slice, inputs: _Inputs, weights: _Weights,
+        self, out: Tensor, code: Tensor, products: Tensor | None, tiles: slice, inputs: _Inputs, weights: Weights,
         digits: int,
     ) -> None:  # fmt: skip
         scale, gain, input_range = self._conversion.columns

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.ops import reference, workspace
-from phasegrad.ops.cpu.byte_product import ByteProduct, Conversion, pays_off
+from phasegrad.ops.cpu.byte_product import ByteProduct, Conversion, Weights, pays_off
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.cpu.converters import convert, dac, perturbed, straight_through
 from phasegrad.ops.row_tiles import by_tile, tile_groups
@@ -53,7 +53,9 @@ def tile_linear(
     read_noise: float,
     mode: int,
     adc_max_code: float,
+    kept: dict[int, Weights | None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The op; ``kept`` are the bytes of an unperturbed matrix, see ``ByteProduct``."""
     settings = (output_noise, read_noise, mode, adc_max_code)
     if not all_floats(x, w, scale, input_range, bound, *(t for t in (clip, gain) if t is not None)):
         conversion = (input_range, dac_max_code, decay, keep, bound, seed)
@@ -70,7 +72,7 @@ def tile_linear(
     code = x.new_empty((len(scale), *out.shape) if mode else (0,), dtype=torch.int8)
     fast = pays_off(x, w, rows)
     if fast and dac_max_code <= 127.0:
-        levels = ByteProduct(x, read, rows, dac_max_code or 127.0, conversion)
+        levels = ByteProduct(x, read, rows, dac_max_code or 127.0, conversion, kept)
         if levels.write(out, code, converts=dac_max_code > 0):
             return out, code, x.new_empty(0) if clip is None else read
     if dac_max_code > 0:
@@ -79,7 +81,7 @@ def tile_linear(
         y, v = _row_products(x, read, rows)
         convert(out, code, y.unbind(), v.unbind(), columns, 0, conversion.settings, offset)
         return out, code, x.new_empty(0) if clip is None else read
-    noisy = ByteProduct(x, read, rows, 127.0, conversion) if fast and read_noise > 0 else None
+    noisy = ByteProduct(x, read, rows, 127.0, conversion, kept) if fast and read_noise > 0 else None
     groups = tile_groups(len(scale), w.shape[1] // rows, out.numel(), _CACHED)
     y = workspace.scratch("outputs", torch.float32, groups[0].stop, *out.shape)
     v = workspace.scratch("variances", torch.float32, *y.shape) if read_noise > 0 and noisy is None else y[:0]
