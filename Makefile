@@ -37,7 +37,7 @@ COMPILER := $(firstword $(foreach name,$(COMPILERS),$(shell command -v $(name) 2
 # Installs with and without a compiler have different stamps, so that adding or disabling one reinstalls.
 RUN := .venv/.stamp-run$(if $(COMPILER),,-reference)
 
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # Every test but whole examples (marked `example`) runs on the compiled kernels, and tests/ops compares each kernel with
 # the torch reference there. The second, slower pass of `make test` covers what only a run on the reference shows: that
 # the ops, the tiles and the layers work without kernels, and one path through each way of training and inference. Tests
@@ -112,10 +112,11 @@ test-dispatch: .venv/.stamp-dev
 	PHASEGRAD_BACKEND=native PHASEGRAD_DISPATCH=always \
 	  $(PYTEST) -m 'not slow' $(WITHOUT_BACKEND_FREE) $(DISPATCH_TESTS) $(ARGS)
 
-# What needs a GPU, and the kernels compiled for it: a few minutes.
+# What needs a GPU, and the kernels compiled for it, in one run that reports both: a few minutes. Each worker takes
+# half a GB of the GPU's memory.
+test-cuda: WORKERS := $(WORKERS:auto=6)
 test-cuda: .venv/.stamp-dev
-	$(PYTEST) tests/cuda $(ARGS)
-	$(PYTEST) tests/ops -k triton $(ARGS)
+	$(PYTEST) --timeout 120 tests/cuda tests/ops -k 'cuda or triton' $(ARGS)
 
 # Layers and optimizers on the CUDA kernels, without a GPU, in Triton's interpreter.
 test-interpreted: .venv/.stamp-dev

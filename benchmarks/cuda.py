@@ -1,7 +1,8 @@
 """Figures of a GPU, each beside its roofline: ``python -m benchmarks.cuda``.
 
 One run measures the ceilings (memory, tensor cores, integers), random numbers, hardware-aware steps, pulsed updates,
-and programming, ageing and reading of devices, in a few minutes. It writes benchmarks/results/cuda-CARD.json.
+and programming, ageing and reading of devices, in a few minutes. It writes benchmarks/results/cuda-CARD.json anew after
+every figure, so that a run that is stopped keeps what it measured. If a part fails, the others follow.
 
 A floor is the largest of the bytes that must be moved over the measured memory bandwidth, and of the operations that
 must be computed over the measured rate. ``--smoke`` runs everything at tiny sizes, on any device, to try the script.
@@ -15,6 +16,7 @@ import json
 import re
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -100,7 +102,7 @@ def measured(device: torch.device, small: bool) -> Card:
     return Card(device, bandwidth, products, normals)
 
 
-def ceilings(card: Card) -> Iterator[Figure]:
+def ceilings(card: Card, small: bool) -> Iterator[Figure]:
     """The ceilings themselves."""
     yield _plain("copy", card.bytes_per_second / 1e12, "TB/s")
     for dtype, rate in card.products.items():
@@ -266,11 +268,12 @@ def in_memory(card: Card, small: bool) -> Iterator[Figure]:
     yield Figure(name, times[0], "s", "digital SGD", times[1], times[0] / times[1], "-")
 
 
-PARTS = (hardware_aware, beside_lightning, pulsed, of_devices, in_memory)
+PARTS = (hardware_aware, pulsed, of_devices, beside_lightning, in_memory)
+"""Those with a target first, should the time run out."""
 
 
 def main() -> None:
-    """Measure everything, print one table, and write it as JSON."""
+    """Measure everything, print a table, and write it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda", description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on any device; nothing is written")
     parser.add_argument("--json", type=Path, help="output file (default: benchmarks/results/cuda-CARD.json)")
@@ -280,20 +283,34 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "none"
     print(f"{name}: {pg.backends()['cuda']}", flush=True)
+    path = options.json or RESULTS / f"cuda-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     card = measured(device, options.smoke)
     figures: list[Figure] = []
-    for part in (lambda card, small: ceilings(card), *PARTS):
-        for figure in part(card, options.smoke):
-            print(f"  {figure}", flush=True)
-            figures.append(figure)
-    if options.smoke:
-        return
+    failed = []
+    for part in (ceilings, *PARTS):
+        try:
+            for figure in part(card, options.smoke):
+                print(f"  {figure}", flush=True)
+                figures.append(figure)
+                if not options.smoke:
+                    write(path, name, figures)
+        except Exception:  # the other parts are measured all the same
+            traceback.print_exc()
+            failed.append(part.__name__)
+    if not options.smoke:
+        print(f"written to {path}")
+    if failed:
+        parser.exit(1, f"these parts failed: {', '.join(failed)}\n")
+
+
+def write(path: Path, card: str, figures: list[Figure]) -> None:
+    """Write the figures measured so far, so that a run that is stopped keeps them."""
     result = as_dict("cuda", figures)
-    result["machine"] |= {"card": name, "cuda": torch.version.cuda, "cuda_backend": pg.backends()["cuda"]}
-    path = options.json or RESULTS / f"cuda-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    result["machine"] |= {"card": card, "cuda": torch.version.cuda, "cuda_backend": pg.backends()["cuda"]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {path}")
+    new = path.with_suffix(".part")
+    new.write_text(json.dumps(result, indent=2) + "\n")
+    new.replace(path)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ HOST_READS = {
 class NoHostReads(TorchDispatchMode):
     """Refuses what needs the value of a tensor on the host.
 
-    Ops of phasegrad run below the mode. Their Triton kernels receive tensors; see tests/ops/test_triton_launches.py.
+    Ops of phasegrad run below the mode. tests/cuda/test_gpu.py tests on a GPU that their kernels do not wait.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

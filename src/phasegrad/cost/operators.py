@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 from phasegrad.conversion.products import tensors
@@ -106,8 +106,8 @@ class OperatorCounter(TorchDispatchMode):
         if "scaled_dot_product" in name:
             cost.products += _attention_products(*given[:2])
             cost.operations += _attention_operations(*given[:2])
-        elif func._overloadpacket in flop_registry:
-            flops = float(flop_registry[func._overloadpacket](*args, **kwargs, out_val=made[0]))
+        elif func._overloadpacket in _products():
+            flops = float(_products()[func._overloadpacket](*args, **kwargs, out_val=made[0]))
             cost.operations += flops
             cost.products += flops
         elif name not in _READS_PART and name not in _WRITES_PART:
@@ -130,6 +130,15 @@ class OperatorCounter(TorchDispatchMode):
             moved = given + made
         cost.values += sum(map(_values, moved))
         cost.bytes += sum(_values(t) * t.element_size() for t in moved)
+
+
+@functools.cache
+def _products() -> dict[Any, Callable[..., Any]]:
+    """The operations of operators that are matrix products, by operator."""
+    # Here, because it imports Triton, which `import phasegrad` must not: see phasegrad.ops.cuda.
+    from torch.utils.flop_counter import flop_registry
+
+    return flop_registry
 
 
 def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:

@@ -244,7 +244,7 @@ def convert(
     channels, per_row = out.shape[1], inner != 1
     rows, columns = (len(out) * channels, inner) if per_row else (len(out), channels)
     aligned = columns % 64 == 0
-    groups = min(GROUPS, triton.next_power_of_2(triton.cdiv(columns + (0 if aligned else 63), 64)))
+    groups = min(GROUPS, triton.next_power_of_2(triton.cdiv(max(columns, 1) + (0 if aligned else 63), 64)))
     grid = (triton.cdiv(rows, ROWS) * triton.cdiv(columns + (0 if aligned else 63), 64 * groups),)
     launch(
         _adc, grid, out, code[first] if s.mode else out, y, y if v is None else v, s.scale[first],

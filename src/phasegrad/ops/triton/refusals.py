@@ -15,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from phasegrad.ops import pulses, trains
 from phasegrad.ops.arguments import StepLaw
+from phasegrad.ops.host_reads import captured
 
 Message = Callable[[int, int], str]
 """What a flag's two numbers mean."""
@@ -30,10 +31,11 @@ def start(device: torch.device) -> Tensor:
     Raises:
         ValueError: an earlier update was refused.
     """
-    while _under_way and _under_way[0][1].query():
+    flag = torch.zeros(2, dtype=torch.int64, device=device)
+    while _under_way and not captured(flag) and _under_way[0][1].query():  # a query would end the capture of a graph
         host, _, message = _under_way.pop(0)
         _raise_if(host, message)
-    return torch.zeros(2, dtype=torch.int64, device=device)
+    return flag
 
 
 def finish(flag: Tensor, message: Message) -> None:
@@ -45,7 +47,7 @@ def finish(flag: Tensor, message: Message) -> None:
     if flag.device.type != "cuda":
         _raise_if(flag, message)
         return
-    if torch.cuda.is_current_stream_capturing():
+    if captured(flag):
         return  # a replay runs no Python, so that its refused updates change nothing and raise nothing
     host = torch.empty(flag.shape, dtype=flag.dtype, pin_memory=True)
     host.copy_(flag, non_blocking=True)
@@ -81,5 +83,6 @@ def largest_count(parameters: Tensor, law: StepLaw) -> Tensor:
     known = _limits.get(parameters)
     if known is None or known[0] != key:
         known = (key, pulses.largest_count(parameters, law).reshape(1))
-        _limits[parameters] = known
+        if not captured(parameters):  # where it is computed only when the graph is replayed
+            _limits[parameters] = known
     return known[1]

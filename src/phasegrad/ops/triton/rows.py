@@ -103,7 +103,7 @@ def _row_products(y, v, x, mean, variance, out, features, rows, OUTPUTS: tl.cons
 def row_products(x: Tensor, mean: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     if not all_floats(x, mean, variance):
         return reference.row_products(x, mean, variance, rows)
-    (out, features), tiles = mean.shape, triton.cdiv(len(x), rows)
+    (out, features), tiles = mean.shape, max(triton.cdiv(len(x), rows), 1)
     y, v = (torch.empty((tiles, out), dtype=torch.float32, device=x.device) for _ in range(2))
     launch(
         _row_products, (triton.cdiv(out, OUTPUTS), tiles), y, v, x.contiguous(), mean.contiguous(),

@@ -162,7 +162,7 @@ class Lines:
         x: inputs ``[batch, in]``, contiguous.
         d: gradients ``[batch, out]``, contiguous.
         rule: how values become trains.
-        refused: int32 ``[1]``, set to 1 if a value is not finite.
+        refused: int64, of which the first is set to 1 if a value is not finite.
     """
 
     def __init__(self, x: Tensor, d: Tensor, rule: TrainRule, refused: Tensor) -> None:

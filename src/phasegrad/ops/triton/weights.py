@@ -101,7 +101,7 @@ def _scales(
 def weight_scale(
     w: Tensor, rows: int, columns: int, per_column: bool, clip_sigma: float, clip_per_channel: bool
 ) -> tuple[Tensor, Tensor]:
-    if not all_taken(w):
+    if not all_taken(w) or w.shape[1] == 0:
         return reference.weight_scale(w, rows, columns, per_column, clip_sigma, clip_per_channel)
     w = w.contiguous()
     out_features, in_features = w.shape
@@ -212,7 +212,7 @@ def as_read(
     pieces = _pieces(tuple(noise), w.device) if several else w
     coefficients = (0.0, 0.0, 0.0) if several else tuple(noise)
     aligned = in_features % 64 == 0 and (rows % 64 == 0 or rows >= in_features)
-    width = triton.cdiv(min(rows, in_features) + (0 if aligned else 63), 64)
+    width = triton.cdiv(max(min(rows, in_features), 1) + (0 if aligned else 63), 64)
     groups = min(GROUPS, triton.next_power_of_2(width))
     tiles = triton.cdiv(in_features, rows)
     launch(
@@ -251,6 +251,6 @@ def noisy_weights_backward(grad: Tensor, w: Tensor, clip: Tensor) -> Tensor:
 def straight_through(grad: Tensor, w: Tensor, clip: Tensor) -> None:
     """Zero a gradient, in place, where a descent step would push clipped weights further out."""
     w, clip = w.contiguous(), clip.contiguous()
-    columns = min(COLUMNS, triton.next_power_of_2(w.shape[1]))
+    columns = min(COLUMNS, triton.next_power_of_2(max(w.shape[1], 1)))
     grid = (triton.cdiv(len(w), ROWS) * triton.cdiv(w.shape[1], columns),)
     launch(_straight_through, grid, grad, w, clip, *w.shape, like=w, ROWS=ROWS, COLUMNS=columns)
