@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from phasegrad import argument_checks as checks
-from phasegrad.cost import tables
+from phasegrad.cost import printing, tables
 from phasegrad.cost.conductance import Conductance
 from phasegrad.cost.counting import Counts
 from phasegrad.cost.energy import COMPONENTS
@@ -100,7 +100,9 @@ class Estimate:
         pipelined: whether stages and layers overlap.
         technology: the constants.
         prices: the constants that each quantity used, and what is missing.
-        activity: where the mean drive of the word lines is from, or ``None``.
+        activity: where the mean drive of the word lines is from.
+        energy_is_upper_bound: whether the array's energy, and so the total, is an upper bound, because no activity was
+            given.
     """
 
     layers: tuple[LayerEstimate, ...]
@@ -109,7 +111,8 @@ class Estimate:
     pipelined: bool
     technology: Technology
     prices: Mapping[str, Prices] = field(repr=False)
-    activity: str | None = None
+    activity: str = ""
+    energy_is_upper_bound: bool = False
 
     @property
     def counts(self) -> Counts:
@@ -311,11 +314,15 @@ class Estimate:
         return tables.breakdown(self, quantity)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per layer and one for the digital unit, in SI units; NaN where a constant is missing."""
+        """One dictionary per layer and per digital operator, and one for the rest of the chip, in SI units.
+
+        Energies include the static power, so energies, areas and latencies sum to the totals. NaN where a constant is
+        missing.
+        """
         return tables.rows(self)
 
     def __str__(self) -> str:
-        return tables.text(self)
+        return printing.text(self)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write ``rows`` as a table, completely or not at all.
