@@ -9,7 +9,7 @@ from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_integer
 from phasegrad.cost.constant import Constant, given
 from phasegrad.cost.printing import NO_TECHNOLOGY, aligned, engineering, listed_assumptions, total, wrapped
-from phasegrad.cost.report import Estimate, LayerEstimate
+from phasegrad.cost.report import Estimate, LayerEstimate, ratio
 from phasegrad.cost.tables import known
 
 _UNITS = {"throughput": "op/s", "efficiency": "op/J", "bandwidth": "B/s", "byte_energy": "J/B"}
@@ -118,12 +118,12 @@ class Comparison:
     @property
     def speedup(self) -> float:
         """Time on the accelerator over that on tiles, from one forward pass to the next."""
-        return self.latency / self.analog.period
+        return ratio(self.latency, self.analog.period)
 
     @property
     def energy_ratio(self) -> float:
         """Energy on the accelerator over that on tiles."""
-        return self.energy / self.analog.energy
+        return ratio(self.energy, self.analog.energy)
 
     def __str__(self) -> str:
         head = ("layer", "operations", "bytes", "time", "bound by", "energy")
@@ -146,7 +146,7 @@ class Comparison:
         speed, energy = known(self, "speedup"), known(self, "energy_ratio")
         if speed is not None:
             found.append(f"{speed:.3g} times the speed")
-        if energy is not None:
+        if energy:
             found.append(f"{most}{1 / energy:.3g} times the energy")
         costs = f"analog tiles: {total(self.analog, 'period', 's')}, {most}{total(self.analog, 'energy', 'J')}"
         return wrapped(f"{costs}; {' and '.join(found)} of the accelerator" if found else costs, 0)

@@ -73,7 +73,7 @@ def estimate(
     found = trace(net, example_input, "estimate")
     return priced(
         found,
-        samples(example_input),
+        samples(example_input, "estimate"),
         technology=Technology() if technology is None else technology,
         activity=as_activity("estimate", activity, found.layers),
         replicas=replicas_by_layer(replicas, found.layers),

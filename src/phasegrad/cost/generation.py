@@ -14,7 +14,7 @@ from phasegrad.cost.activity import Activity, as_activity
 from phasegrad.cost.conductance import conductance
 from phasegrad.cost.estimation import priced, replicas_by_layer
 from phasegrad.cost.printing import total
-from phasegrad.cost.report import Estimate
+from phasegrad.cost.report import Estimate, ratio
 from phasegrad.cost.tables import known
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.tracing import Tracer
@@ -76,22 +76,22 @@ class GenerationEstimate:
     @property
     def prefill_tokens_per_second(self) -> float:
         """Tokens of the prompts per second."""
-        return self.sequences * self.prompt_tokens / self.prefill.latency
+        return ratio(self.sequences * self.prompt_tokens, self.prefill.latency)
 
     @property
     def decode_tokens_per_second(self) -> float:
         """New tokens of all sequences per second of decoding; NaN without steps."""
-        return self._decoded / self.decode_latency if self._decoded else float("nan")
+        return ratio(self._decoded, self.decode_latency) if self._decoded else float("nan")
 
     @property
     def prefill_tokens_per_joule(self) -> float:
         """Tokens of the prompts per joule."""
-        return self.sequences * self.prompt_tokens / self.prefill.energy
+        return ratio(self.sequences * self.prompt_tokens, self.prefill.energy)
 
     @property
     def decode_tokens_per_joule(self) -> float:
         """New tokens per joule of decoding; NaN without steps."""
-        return self._decoded / self.decode_energy if self._decoded else float("nan")
+        return ratio(self._decoded, self.decode_energy) if self._decoded else float("nan")
 
     @property
     def _decoded(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ from phasegrad.cost.shadow import Call
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.upkeep import QUANTITIES, Upkeep
 from phasegrad.writing import checked_path, write_whole
+
+
+def ratio(value: float, cost: float) -> float:
+    """A figure of merit: infinite where a technology takes no time, no energy or no area."""
+    return value / cost if cost else math.inf
 
 
 @dataclass(frozen=True)
@@ -238,27 +244,27 @@ class Estimate:
     @property
     def tops(self) -> float:
         """Operations per second, in 10^12."""
-        return self.operations / self.period / 1e12
+        return ratio(self.operations, self.period) / 1e12
 
     @property
     def tops_per_watt(self) -> float:
         """Operations per joule, in 10^12."""
-        return self.operations / self.energy / 1e12
+        return ratio(self.operations, self.energy) / 1e12
 
     @property
     def tops_per_mm2(self) -> float:
         """Operations per second and square millimetre, in 10^12."""
-        return self.tops / (self.area * 1e6)
+        return ratio(self.tops, self.area * 1e6)
 
     @property
     def samples_per_second(self) -> float:
         """Samples per second."""
-        return self.samples / self.period
+        return ratio(self.samples, self.period)
 
     @property
     def samples_per_joule(self) -> float:
         """Samples per joule."""
-        return self.samples / self.energy
+        return ratio(self.samples, self.energy)
 
     @property
     def programming(self) -> Upkeep:
@@ -298,7 +304,7 @@ class Estimate:
         Raises:
             ValueError: the net itself needs more tiles, or a constant is missing.
         """
-        return tables.balanced_replicas(self, tiles)
+        return tables.balanced_replicas(self, checks.integer("replicas_for", "tiles", tiles, 1))
 
     def breakdown(self, quantity: str) -> dict[str, dict[str, float]]:
         """The cost of each component by the name of the layer, with ``"(digital unit)"`` and ``"(rest of the chip)"``.

@@ -140,14 +140,12 @@ def totals(estimate: Estimate) -> dict[str, Any]:
 
 
 def known(estimate: Any, name: str) -> Any:
-    """An attribute of an estimate; ``None`` where a constant is missing."""
+    """An attribute of an estimate; ``None`` where a constant is missing, or where it is infinite."""
     try:
         value = getattr(estimate, name)
     except ValueError:  # a constant is missing
         return None
-    except ZeroDivisionError:  # technologies in which something takes no time or no energy
-        return None
-    return value
+    return None if value == math.inf else value
 
 
 def assumptions(estimate: Estimate) -> list[str]:

@@ -17,7 +17,7 @@ from phasegrad.cost.estimation import priced
 from phasegrad.cost.latency import duration, stages
 from phasegrad.cost.prices import Prices, missing_constant
 from phasegrad.cost.printing import MISSING, aligned, listed_assumptions, total, wrapped
-from phasegrad.cost.report import Estimate
+from phasegrad.cost.report import Estimate, ratio
 from phasegrad.cost.shadow import Call
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.tracing import Trace, Tracer, samples
@@ -122,12 +122,12 @@ class TrainingEstimate:
     @property
     def samples_per_second(self) -> float:
         """Samples per second."""
-        return self.samples / self.time
+        return ratio(self.samples, self.time)
 
     @property
     def samples_per_joule(self) -> float:
         """Samples per joule."""
-        return self.samples / self.energy
+        return ratio(self.samples, self.energy)
 
     def __str__(self) -> str:
         if not self.forward.technology.constants:
@@ -183,7 +183,7 @@ def estimate_training(
     known = as_activity(caller, activity, found.layers)
     forward = priced(
         found,
-        samples(example_input),
+        samples(example_input, caller),
         technology=technology,
         activity=known,
         replicas={},
@@ -228,27 +228,34 @@ def _backward(found: Trace, forward: Estimate, activity: Activity, technology: T
             continue
         place, shown, hardware = transposed(layer), name or "(root)", layer.hardware.transposed
         of_layer = _transposed_counts(layer, calls, place, phases_of(hardware, technology))
+        if technology.partial_sums == "local":
+            of_layer = of_layer._replace(additions=0)
         mean = activity.of(name, hardware, technology.input_coding)
-        drive = Drive(layer.device_count, layer_estimate.conductance, mean, sum(c.vectors for c in calls))
+        reads = sum(c.vectors for c in calls) * place.drives
+        drive = Drive(layer.device_count, layer_estimate.conductance, mean, reads)
         energy += sum(tile_energies(shown, hardware, of_layer, drive, prices["energy"]).values())
         vector = stages(shown, hardware, place, calls[0].value_bytes, prices["latency"])
-        time += duration(calls, vector, 1).serial
+        time += duration(calls, vector, 1).serial + prices["latency"].cost(of_layer.additions, shown, "digital_time")
         counts = counts.plus(of_layer)
     return TrainingPart("backward", counts, 0.0, 0.0, prices, energy, time)
 
 
 def _transposed_counts(layer: AnalogLayer, calls: Sequence[Call], place: Geometry, phases: int) -> Counts:
     n, forward = sum(call.vectors for call in calls), geometry(layer)
-    converted = layer.in_features * forward.column_tiles
+    driven, converted = layer.out_features * forward.row_tiles, layer.in_features * forward.column_tiles
+    results, reads = n * converted * place.slices * place.conversions, place.drives * phases
+    widths = [calls[0].value_bytes if bits is None else bits / 8 for bits in (place.input_bits, place.output_bits)]
     return Counts(
         vectors=n,
         multiplications=n * layer.in_features * layer.out_features,
         products=n * layer.tiles,
-        tile_reads=n * layer.tiles * phases,
-        drives=n * layer.out_features * forward.row_tiles * phases,
-        conversions=0 if layer.hardware.adc is None else n * converted * phases,
-        results=n * converted,
+        tile_reads=n * layer.tiles * reads,
+        drives=n * driven * reads,
+        conversions=0 if layer.hardware.adc is None else results * phases,
+        results=results,
         additions=n * layer.in_features * (forward.column_tiles - place.column_tiles // forward.row_tiles),
+        bytes_in=n * driven * widths[0],
+        bytes_out=n * converted * widths[1],
     )
 
 
