@@ -17,6 +17,7 @@ from torch import nn
 
 from phasegrad.configuration import from_json
 from phasegrad.cost import Estimate, estimate, hermes_64_core
+from phasegrad.cost.printing import aligned
 
 
 def example(**changes: Any) -> Estimate:
@@ -53,6 +54,12 @@ def test_no_line_is_longer_than_120_columns() -> None:
         text = str(estimate(net, torch.empty(1, 144), **options))
         assert max(map(len, text.splitlines())) <= 120
         assert re.search(r"^\.\.\.[a-z_]*name_ ", text, re.MULTILINE)
+
+
+def test_modules_around_a_layer_are_initials_where_a_name_is_too_long() -> None:
+    row = ("encoder.layer.11.attention.self.query", "1" * 95)
+    assert aligned([("layer", "n"), row, ("total", "")])[2].split()[0] == "e.l.11.a.self.query"
+    assert aligned([("layer", "n"), (row[0], "1"), ("total", "")])[2].split()[0] == row[0]
 
 
 def test_without_a_technology_the_table_counts_and_says_which_there_are() -> None:

@@ -52,17 +52,24 @@ def total(estimate: object, name: str, unit: str) -> str:
 
 
 def aligned(table: list[tuple[str, ...]], align: tuple[str, ...] = _ALIGN) -> list[str]:
-    """Align columns, with a rule below the header and above the last row; long names lose their beginnings."""
+    """Align columns, with a rule below the header and above the last row, with names that fit."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     widths[0] = min(widths[0], max(18, WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
-    named = [(_ending(row[0], widths[0]), *row[1:]) for row in table]
+    named = [(_shortened(row[0], widths[0]), *row[1:]) for row in table]
     lines = ["  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=False)).rstrip() for row in named]
     rule = "-" * max(map(len, lines))
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
-def _ending(name: str, width: int) -> str:
-    return name if len(name) <= width else f"...{name[3 - width :]}"
+def _shortened(name: str, width: int) -> str:
+    """A name that fits: modules from the left become initials, as in ``e.l.0.a.self.query``; then only its end."""
+    parts = name.split(".")
+    for i in range(len(parts) - 1):
+        if len(".".join(parts)) <= width:
+            break
+        parts[i] = parts[i] if parts[i].isdecimal() else parts[i][:1]
+    short = ".".join(parts)
+    return short if len(short) <= width else f"...{short[3 - width :]}"
 
 
 def wrapped(line: str, indent: int = 2, hanging: int = 4) -> list[str]:
