@@ -298,7 +298,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--quick", action="store_true", help="a small grid and little training, in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="a small grid and little training")
     parser.add_argument("--out", type=Path, default=Path("out/pareto"), help="folder for the results")
     parser.add_argument("--redraw", action="store_true", help="draw the pareto.csv in --out again, and compute nothing")
     parser.add_argument("--mnist", type=Path, default=None, help="folder with the four MNIST files")
@@ -322,8 +322,8 @@ def parse() -> argparse.Namespace:
     group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder for the checkpoints")
     options = parser.parse_args()
     if options.quick:
-        quick = {"bits": [4, 8], "sizes": [64, 256], "devices": [2], "chips": 1, "test_images": 500}
-        training = {"calibration": 3, "depth": 8, "width": 8, "float_epochs": 1, "train_images": 5120}
+        quick = {"bits": [4, 8], "sizes": [64, 256], "devices": [2], "chips": 1, "test_images": 300}
+        training = {"calibration": 3, "depth": 8, "width": 8, "float_epochs": 1, "train_images": 2560}
         parser.set_defaults(**quick, **training)
         options = parser.parse_args()
     return options

@@ -85,6 +85,22 @@ def test_without_an_activity_the_energy_is_an_upper_bound_and_called_so() -> Non
     assert not free.energy_is_upper_bound
 
 
+def test_free_products_of_the_digital_unit_are_told() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.layer(x)
+            return y @ y.mT
+
+    net, x = converted(Attention()), torch.empty(1, 4, 8)
+    text = " ".join(str(estimate(net, x, technology=hermes_64_core())).split())
+    assert "matrix products of the digital unit (bmm) cost nothing, because the technology has digital_energy" in text
+    assert "cost nothing, because" not in str(estimate(net, x, technology=technology()))
+
+
 def test_rows_are_written_as_csv_and_add_up_to_the_totals(tmp_path: Path) -> None:
     found = example()
     found.to_csv(tmp_path / "cost.csv")

@@ -172,6 +172,15 @@ def assumptions(estimate: Estimate) -> list[str]:
         found.append("one vector follows another, and one layer another")
     if any(layer.counts.results and not layer.counts.conversions for layer in estimate.layers):
         found.append("layers without an ADC convert nothing")
+    products = [part.operator.name for part in estimate.digital if part.operator.products]
+    free = [
+        n for n in ("digital_energy", "digital_time") if getattr(estimate.technology.constant(n), "value", None) == 0
+    ]
+    if products and free:
+        found.append(
+            f"matrix products of the digital unit ({', '.join(products)}) cost nothing, because the technology has "
+            f"{' and '.join(free)} of 0: replace them by those of a unit that computes such products"
+        )
     if estimate.digital:
         found.append(
             "digital operators move their inputs and outputs once, in the dtype of the model; changes of layout and "
