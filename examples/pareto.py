@@ -164,46 +164,77 @@ def front(results: Sequence[Result]) -> list[Result]:
     return found
 
 
-def write_csv(path: Path, results: Sequence[Result]) -> None:
-    """Write one row per network and point."""
-    fronts = {id(r) for name in {r.network for r in results} for r in front([r for r in results if r.network == name])}
+def table(results: Sequence[Result], exact: dict[str, float]) -> list[dict[str, Any]]:
+    """One row per network and point, as pareto.csv stores them."""
+    fronts = {id(r) for name in exact for r in front([r for r in results if r.network == name])}
+    return [
+        {
+            "network": r.network,
+            "adc_bits": r.point.bits,
+            "tile": r.point.size,
+            "devices_per_weight": r.point.devices,
+            "chips": len(r.accuracies),
+            "accuracy": r.accuracy,
+            "accuracy_sd": statistics.stdev(r.accuracies) if len(r.accuracies) > 1 else 0.0,
+            "float_accuracy": exact[r.network],
+            "energy_J": r.energy,
+            "interval_s": r.estimate.interval,
+            "tiles": r.estimate.tiles,
+            "area_m2": r.estimate.area,
+            "on_front": int(id(r) in fronts),
+        }
+        for r in results
+    ]
+
+
+def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows of a table."""
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("network", "adc_bits", "tile", "devices_per_weight", "chips", "accuracy", "accuracy_sd", "energy_J",
-             "interval_s", "tiles", "area_m2", "on_front")
-        )  # fmt: skip
-        for r in results:
-            spread = statistics.stdev(r.accuracies) if len(r.accuracies) > 1 else 0.0
-            cost = (r.energy, r.estimate.interval, r.estimate.tiles, r.estimate.area)
-            writer.writerow((r.network, *r.point, len(r.accuracies), r.accuracy, spread, *cost, int(id(r) in fronts)))
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-def draw(path: Path, results: Sequence[Result], exact: dict[str, float]) -> Any:
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table that was written."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {k: v if k == "network" else float(v) if "." in v or "e" in v else int(v) for k, v in r.items()} for r in rows
+    ]
+
+
+def draw(path: Path, rows: Sequence[dict[str, Any]]) -> Any:
     """Draw accuracy against energy, a panel per network: colour is ADC bits, shape devices, size the tile."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    bits, sizes, devices = (sorted({r.point[i] for r in results}) for i in range(3))
-    figure = Figure(figsize=(4.6 * len(exact) + 1.2, 3.8), dpi=200, layout="constrained")
-    panels = figure.subplots(1, len(exact), squeeze=False)[0]
+    names = list(dict.fromkeys(r["network"] for r in rows))
+    bits, sizes, devices = (sorted({r[key] for r in rows}) for key in ("adc_bits", "tile", "devices_per_weight"))
+    figure = Figure(figsize=(4.6 * len(names) + 1.6, 4.2), dpi=160, layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False)[0]
     shapes, colours = dict(zip(devices, "osD^v", strict=False)), colormaps["viridis"]
-    for axes, (name, value) in zip(panels, exact.items(), strict=True):
-        own = [r for r in results if r.network == name]
+    for axes, name in zip(panels, names, strict=True):
+        own = [r for r in rows if r["network"] == name]
         for r in own:
-            colour = colours(bits.index(r.point.bits) / max(1, len(bits) - 1))
-            area = 14.0 + 26.0 * sizes.index(r.point.size)
-            shape = shapes[r.point.devices]
-            axes.scatter(1e6 * r.energy, 100 * r.accuracy, area, color=colour, marker=shape, alpha=0.8, lw=0)
-        best = front(own)
-        axes.step([1e6 * r.energy for r in best], [100 * r.accuracy for r in best], where="post", color="0.3", lw=1.0)
-        axes.axhline(100 * value, color="0.25", lw=0.8, ls=(0, (5, 3)))
+            colour = colours(0.95 * bits.index(r["adc_bits"]) / max(1, len(bits) - 1))
+            size = (14.0 + 26.0 * sizes.index(r["tile"])) ** 0.5
+            axes.errorbar(
+                1e6 * r["energy_J"], 100 * r["accuracy"], 100 * r["accuracy_sd"], color=colour, lw=0.8, ms=size,
+                marker=shapes[r["devices_per_weight"]], mec="white", mew=0.5,
+            )  # fmt: skip
+        best = sorted((r for r in own if r["on_front"]), key=lambda r: r["energy_J"])
+        steps = [1e6 * r["energy_J"] for r in best], [100 * r["accuracy"] for r in best]
+        axes.step(*steps, where="post", color="0.3", lw=1.0, zorder=1)
+        axes.axhline(100 * own[0]["float_accuracy"], color="0.25", lw=0.8, ls=(0, (5, 3)))
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
+        axes.tick_params(which="both", labelsize=8)
         axes.set_xlabel("energy per image (µJ)")
-        axes.set_title(name, fontsize=9)
-        axes.grid(color="0.9", lw=0.6)
+        axes.set_title(name, fontsize=10)
+        axes.grid(which="both", color="0.92", lw=0.6)
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy after a month (%)")
     _legend(panels[-1], bits, sizes, shapes, colours)
@@ -217,17 +248,25 @@ def _legend(axes: Any, bits: Sequence[int], sizes: Sequence[int], shapes: dict[i
     def entry(label: str, **style: Any) -> Any:
         return Line2D([], [], ls="", label=label, **{"marker": "o", "color": "0.4", "ms": 5, **style})
 
-    entries = [entry(f"{b}-bit ADC", color=colours(i / max(1, len(bits) - 1))) for i, b in enumerate(bits)]
-    entries += [entry(f"tile of {s} x {s}", ms=(14 + 26 * i) ** 0.5) for i, s in enumerate(sizes)]
-    entries += [entry(f"{d} devices per weight", marker=shape) for d, shape in shapes.items()]
-    entries += [Line2D([], [], color="0.3", lw=1.0, label="Pareto front"),
-                Line2D([], [], color="0.25", lw=0.8, ls=(0, (5, 3)), label="float")]  # fmt: skip
-    axes.legend(handles=entries, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    entries = [entry("ADC", marker="")]
+    entries += [entry(f"{b} bits", color=colours(0.95 * i / max(1, len(bits) - 1))) for i, b in enumerate(bits)]
+    entries += [entry("tile", marker="")]
+    entries += [entry(f"{s} x {s}", ms=(14 + 26 * i) ** 0.5) for i, s in enumerate(sizes)]
+    entries += [entry("devices per weight", marker="")]
+    entries += [entry(f"{d}", marker=shape) for d, shape in shapes.items()]
+    entries += [entry("", marker=""), Line2D([], [], color="0.3", lw=1.0, label="Pareto front"),
+                Line2D([], [], color="0.25", lw=0.8, ls=(0, (5, 3)), label="float"),
+                Line2D([], [], color="0.4", lw=0.8, marker="|", ms=0, label="± SD of chips")]  # fmt: skip
+    axes.legend(handles=entries, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.03))
 
 
 def main() -> None:
     """Measure every point of the grid for both networks."""
     options = parse()
+    csv_file, picture = options.out / "pareto.csv", options.out / "pareto.png"
+    if options.redraw:
+        draw(picture, read_csv(csv_file))
+        return
     clock, results, exact = Clock(), [], {}
     for make in (lenet, resnet):
         try:
@@ -241,10 +280,10 @@ def main() -> None:
             results.append(result)
             clock.say(f"{network.name}, {point}: {result.accuracy:.2%}, {1e6 * result.energy:.3g} uJ per image")
     options.out.mkdir(parents=True, exist_ok=True)
-    table, picture = options.out / "pareto.csv", options.out / "pareto.png"
-    write_csv(table, results)
-    draw(picture, results, exact)
-    print(f"wrote {table}\nwrote {picture}")
+    rows = table(results, exact)
+    write_csv(csv_file, rows)
+    draw(picture, rows)
+    print(f"wrote {csv_file}\nwrote {picture}")
 
 
 def even(text: str) -> int:
@@ -259,8 +298,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--quick", action="store_true", help="a small grid and little training, in less than a minute")
+    parser.add_argument("--quick", action="store_true", help="a small grid and little training")
     parser.add_argument("--out", type=Path, default=Path("out/pareto"), help="folder for the results")
+    parser.add_argument("--redraw", action="store_true", help="draw the pareto.csv in --out again, and compute nothing")
     parser.add_argument("--mnist", type=Path, default=None, help="folder with the four MNIST files")
     parser.add_argument("--cifar10", type=Path, default=None, help="folder with the six CIFAR-10 files")
     parser.add_argument("--quiet", action="store_true", help="show no progress of trainings")
@@ -282,8 +322,8 @@ def parse() -> argparse.Namespace:
     group.add_argument("--runs", type=Path, default=cache_folder() / "runs", help="folder for the checkpoints")
     options = parser.parse_args()
     if options.quick:
-        quick = {"bits": [4, 8], "sizes": [64, 256], "devices": [2], "chips": 1, "test_images": 500}
-        training = {"calibration": 3, "depth": 8, "width": 8, "float_epochs": 1, "train_images": 5120}
+        quick = {"bits": [4, 8], "sizes": [64, 256], "devices": [2], "chips": 1, "test_images": 300}
+        training = {"calibration": 3, "depth": 8, "width": 8, "float_epochs": 1, "train_images": 2560}
         parser.set_defaults(**quick, **training)
         options = parser.parse_args()
     return options

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -208,6 +209,8 @@ def test_replicas_for_shortens_the_interval_with_the_tiles_there_are() -> None:
     faster = estimate(net, x, technology=technology(), activity=0.25, replicas=replicas, pipelined=True)
     assert faster.tiles <= 9
     assert faster.interval == pytest.approx(found.interval / 6)
+    with pytest.raises(ValueError, match=r"tiles = 9\.5; it must be an integer"):
+        found.replicas_for(9.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"tiles = 3, but the net itself has 4 tiles"):
         found.replicas_for(3)
 
@@ -252,8 +255,8 @@ def test_a_missing_constant_is_named_with_its_unit_and_its_users() -> None:
         _ = partial.energy
     with pytest.raises(ValueError, match=r"latency needs constants(.|\n)*link_time \[s/B\]: for 0"):
         _ = partial.latency
-    with pytest.raises(ValueError, match=r"activity \(an argument\): for the array of 0"):
-        _ = estimate(net, torch.empty(1, 20), technology=technology()).energy
+    with pytest.raises(ValueError, match=r"pass technology=, such as(.|\n)*adc_energy \[J\]: for 0"):
+        _ = estimate(net, torch.empty(1, 20)).energy
 
 
 def test_a_constant_of_zero_asks_for_nothing_else() -> None:
@@ -262,6 +265,9 @@ def test_a_constant_of_zero_asks_for_nothing_else() -> None:
     )  # fmt: skip
     found = estimate(linear(), torch.empty(1, 20), technology=free)
     assert found.energy == 0.0
+    assert found.samples_per_joule == found.tops_per_watt == math.inf
+    assert "inf" not in str(found)
+    assert json.loads(found.to_json())["totals"]["tops_per_watt"] is None
 
 
 def test_converters_of_another_resolution_need_a_scaling() -> None:
@@ -282,6 +288,10 @@ def test_an_input_of_another_shape_or_dtype_is_named() -> None:
         estimate(net, torch.empty(1, 7))
     with pytest.raises(ValueError, match=r"input has dtype torch\.int64"):
         estimate(net, torch.ones(1, 8, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"shape \[0, 8\], without samples; pass at least one"):
+        estimate(linear(8), torch.empty(0, 8))
+    with pytest.raises(TypeError, match="net = 'net'"):
+        estimate("net", torch.empty(1, 8))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has no analog layer"):
         estimate(nn.Sequential(nn.Linear(2, 2)), torch.empty(1, 2))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tests.cost.technologies import small
@@ -55,6 +56,14 @@ def test_a_digital_product_reads_its_weights() -> None:
     found = operators(lambda y: F.linear(y, weight), 5)
     assert found["mm"].operations == found["mm"].products == 2 * 5 * 8 * 16
     assert found["mm"].values == 5 * 8 + 8 * 16 + 5 * 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_with_the_weights_of_experts_are_counted_in_every_dtype(dtype: torch.dtype) -> None:
+    experts, ends = torch.empty(3, 8, 16, dtype=dtype), torch.tensor([1, 4, 5], dtype=torch.int32)
+    net = pg.convert(Around(lambda y: F.grouped_mm(y, experts, offs=ends)), small()).to(dtype)
+    (found,) = pg.cost.estimate(net, torch.empty(5, 8, dtype=dtype)).digital
+    assert found.operator.operations == found.operator.products == 2 * 5 * 8 * 16
 
 
 def test_pooling_compares_its_window() -> None:

@@ -39,6 +39,25 @@ def test_a_split_matrix_is_driven_from_all_its_columns() -> None:
     assert found.drives == 4 * 5 * 4
     assert found.conversions == 4 * 30 * 2
     assert found.additions == 4 * 30
+    assert (found.bytes_in, found.bytes_out) == (4 * 5 * 4 * 4, 4 * 30 * 2)  # values of 4 bytes in, 8 bits out
+
+
+def test_partial_sums_of_the_backward_pass_are_added_where_those_of_the_forward_pass_are() -> None:
+    hardware = dataclasses.replace(pg.presets.constant_step_training(), rows=8, columns=3, adc=Adc())
+    everywhere = trained(hardware).backward
+    chained = trained(hardware, technology=technology(partial_sums="local", hop_time=0.0)).backward
+    assert chained.counts.additions == 0
+    assert everywhere.energy - chained.energy == pytest.approx(4 * 30 * C["digital_energy"])
+    assert everywhere.time - chained.time == pytest.approx(4 * 30 * C["digital_time"])
+
+
+def test_a_step_is_printed_with_what_is_known() -> None:
+    counted = str(trained(technology=None))
+    assert "pass technology=" in counted
+    partly = str(trained(firing=None))
+    assert "update energy: firing (an argument)" in partly
+    assert "forward" in partly.splitlines()[2]
+    assert "energy, at most" in str(trained(activity=None)).splitlines()[0]
 
 
 def test_updates_pulse_all_lines_for_the_length_of_a_train() -> None:

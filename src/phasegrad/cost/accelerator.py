@@ -8,8 +8,9 @@ from typing import Any, final
 from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_integer
 from phasegrad.cost.constant import Constant, given
-from phasegrad.cost.report import Estimate, LayerEstimate
-from phasegrad.cost.tables import aligned, engineering
+from phasegrad.cost.printing import NO_TECHNOLOGY, aligned, engineering, listed_assumptions, total, wrapped
+from phasegrad.cost.report import Estimate, LayerEstimate, ratio
+from phasegrad.cost.tables import known
 
 _UNITS = {"throughput": "op/s", "efficiency": "op/J", "bandwidth": "B/s", "byte_energy": "J/B"}
 
@@ -117,12 +118,12 @@ class Comparison:
     @property
     def speedup(self) -> float:
         """Time on the accelerator over that on tiles, from one forward pass to the next."""
-        return self.latency / self.analog.period
+        return ratio(self.latency, self.analog.period)
 
     @property
     def energy_ratio(self) -> float:
         """Energy on the accelerator over that on tiles."""
-        return self.energy / self.analog.energy
+        return ratio(self.energy, self.analog.energy)
 
     def __str__(self) -> str:
         head = ("layer", "operations", "bytes", "time", "bound by", "energy")
@@ -131,16 +132,24 @@ class Comparison:
              engineering(p.energy, "J")) for p in self.parts
         ]  # fmt: skip
         operations, moved = sum(p.operations for p in self.parts), sum(p.bytes for p in self.parts)
-        total = ("accelerator", f"{operations:,.0f}", f"{moved:,.0f}", engineering(self.latency, "s"), "",
+        whole = ("accelerator", f"{operations:,.0f}", f"{moved:,.0f}", engineering(self.latency, "s"), "",
                  engineering(self.energy, "J"))  # fmt: skip
-        lines = aligned([head, *body, total], ("<", ">", ">", ">", "<", ">"))
-        lines += [
-            f"analog tiles: {engineering(self.analog.period, 's')}, {engineering(self.analog.energy, 'J')}; "
-            f"{self.speedup:.3g} times the speed and {1 / self.energy_ratio:.3g} times the energy of the accelerator",
-            "",
-            "assumptions:",
-        ]
-        return "\n".join([*lines, *(f"  {line}" for line in self.assumptions)])
+        lines = aligned([head, *body, whole], ("<", ">", ">", ">", "<", ">"))
+        return "\n".join([*lines, *self._against_tiles(), *listed_assumptions(self.assumptions)])
+
+    def _against_tiles(self) -> list[str]:
+        """The tiles against the accelerator, in what is known of them."""
+        if not self.analog.technology.constants:
+            return wrapped(f"analog tiles: only counted. {NO_TECHNOLOGY}", 0, 0)
+        most = "at most " if self.analog.energy_is_upper_bound else ""
+        found = []
+        speed, energy = known(self, "speedup"), known(self, "energy_ratio")
+        if speed is not None:
+            found.append(f"{speed:.3g} times the speed")
+        if energy:
+            found.append(f"{most}{1 / energy:.3g} times the energy")
+        costs = f"analog tiles: {total(self.analog, 'period', 's')}, {most}{total(self.analog, 'energy', 'J')}"
+        return wrapped(f"{costs}; {' and '.join(found)} of the accelerator" if found else costs, 0)
 
     @property
     def assumptions(self) -> list[str]:

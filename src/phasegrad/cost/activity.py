@@ -28,12 +28,14 @@ class Activity:
         mean_bits: mean fraction of the bits of an input that are set: the drive where the bits are applied one after
             another.
         source: where the means are from.
+        upper_bound: whether the means are upper bounds, so that the array's energy is one.
     """
 
     mean_absolute: Mapping[str, float]
     mean_square: Mapping[str, float]
     mean_bits: Mapping[str, float]
     source: str
+    upper_bound: bool = False
 
     def of(self, name: str, hardware: Hardware, coding: str) -> float | None:
         """The mean drive of a layer; ``None`` if it is not known."""
@@ -119,10 +121,13 @@ def _watched(layer: AnalogLayer, sums: _Sums) -> Any:
     return layer.register_forward_pre_hook(note, with_kwargs=True)
 
 
-def as_activity(caller: str, activity: Activity | float | None, names: Iterable[str]) -> Activity | None:
-    """An activity from a number, which is that of all layers."""
-    if activity is None or isinstance(activity, Activity):
+def as_activity(caller: str, activity: Activity | float | None, names: Iterable[str]) -> Activity:
+    """An activity from a number, which is that of all layers; from ``None``, the upper bound."""
+    if isinstance(activity, Activity):
         return activity
+    if activity is None:
+        full = dict.fromkeys(names, 1.0)
+        return Activity(full, full, full, "every input at full range", upper_bound=True)
     mean = checks.number(caller, "activity", activity, 0.0, 1.0)
     means = dict.fromkeys(names, mean)
     return Activity(means, means, means, f"given: an average of {mean:g} for all layers")

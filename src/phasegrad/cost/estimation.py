@@ -48,7 +48,8 @@ def estimate(
         technology: the constants; ``None`` to count only. A quantity that needs a missing constant is not computed:
             reading it raises an error that names the constant.
         activity: mean drive of the word lines: what [`measure_activity`][phasegrad.cost.measure_activity] returned, or
-            a number in [0, 1] for all layers.
+            a number in [0, 1] for all layers; ``None`` for every input at full range, with which the array's energy is
+            an upper bound, and is called so.
         replicas: how often the tiles of each layer exist, by its name or for all layers; copies share the vectors of a
             call.
         pipelined: whether stages of a tile overlap and layers work on successive samples at the same time, so that
@@ -72,7 +73,7 @@ def estimate(
     found = trace(net, example_input, "estimate")
     return priced(
         found,
-        samples(example_input),
+        samples(example_input, "estimate"),
         technology=Technology() if technology is None else technology,
         activity=as_activity("estimate", activity, found.layers),
         replicas=replicas_by_layer(replicas, found.layers),
@@ -86,7 +87,7 @@ def priced(
     sample_count: int,
     *,
     technology: Technology,
-    activity: Activity | None,
+    activity: Activity,
     replicas: Mapping[str, int],
     pipelined: bool,
     conductances: Mapping[str, Conductance | None],
@@ -109,7 +110,8 @@ def priced(
         pipelined=pipelined,
         technology=technology,
         prices=prices,
-        activity=activity.source if activity is not None else None,
+        activity=activity.source,
+        energy_is_upper_bound=activity.upper_bound and any(layer.energies["array"] != 0 for layer in layers),
     )
     _ask_for_the_rest(result)
     for layer in result.layers:
@@ -122,7 +124,7 @@ def _layer(
     layer: AnalogLayer,
     calls: list[Call],
     replicas: int,
-    activity: Activity | None,
+    activity: Activity,
     known: Conductance | None,
     prices: Mapping[str, Prices],
 ) -> LayerEstimate:
@@ -134,7 +136,7 @@ def _layer(
     drive = Drive(
         layer.device_count,
         known,
-        None if activity is None else activity.of(name, hardware, technology.input_coding),
+        activity.of(name, hardware, technology.input_coding),
         _full_reads(layer, calls, place),
     )
     shown = name or "(root)"

@@ -13,8 +13,9 @@ from phasegrad import argument_checks as checks
 from phasegrad.cost.activity import Activity, as_activity
 from phasegrad.cost.conductance import conductance
 from phasegrad.cost.estimation import priced, replicas_by_layer
-from phasegrad.cost.report import Estimate
-from phasegrad.cost.tables import engineering
+from phasegrad.cost.printing import total
+from phasegrad.cost.report import Estimate, ratio
+from phasegrad.cost.tables import known
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.tracing import Tracer
 
@@ -75,22 +76,22 @@ class GenerationEstimate:
     @property
     def prefill_tokens_per_second(self) -> float:
         """Tokens of the prompts per second."""
-        return self.sequences * self.prompt_tokens / self.prefill.latency
+        return ratio(self.sequences * self.prompt_tokens, self.prefill.latency)
 
     @property
     def decode_tokens_per_second(self) -> float:
         """New tokens of all sequences per second of decoding; NaN without steps."""
-        return self._decoded / self.decode_latency if self._decoded else float("nan")
+        return ratio(self._decoded, self.decode_latency) if self._decoded else float("nan")
 
     @property
     def prefill_tokens_per_joule(self) -> float:
         """Tokens of the prompts per joule."""
-        return self.sequences * self.prompt_tokens / self.prefill.energy
+        return ratio(self.sequences * self.prompt_tokens, self.prefill.energy)
 
     @property
     def decode_tokens_per_joule(self) -> float:
         """New tokens per joule of decoding; NaN without steps."""
-        return self._decoded / self.decode_energy if self._decoded else float("nan")
+        return ratio(self._decoded, self.decode_energy) if self._decoded else float("nan")
 
     @property
     def _decoded(self) -> int:
@@ -100,17 +101,23 @@ class GenerationEstimate:
         lines = [
             f"{self.sequences} sequence{'s' if self.sequences != 1 else ''}: prompt of {self.prompt_tokens:,} tokens, "
             f"{self.new_tokens:,} new; cache of {self.cache_bytes:,} bytes at the end",
-            f"prefill: {engineering(self.prefill.latency, 's')}, {engineering(self.prefill.energy, 'J')}; "
-            f"{self.prefill_tokens_per_second:,.4g} tokens/s, {self.prefill_tokens_per_joule:,.4g} tokens/J",
         ]
-        if self._decoded:
-            lines.append(
-                f"decoding: {engineering(self.decode_latency, 's')}, {engineering(self.decode_energy, 'J')}; "
-                f"{self.decode_tokens_per_second:,.4g} tokens/s, {self.decode_tokens_per_joule:,.4g} tokens/J"
-            )
-        if self.last_step is not None:
-            lines += ["", "last step:", str(self.last_step)]
-        return "\n".join(lines)
+        lines += self._rates("prefill", self.prefill, "latency", "energy", "prefill")
+        if self.last_step is None:
+            return "\n".join([*lines, "", "prefill:", str(self.prefill)])
+        lines += self._rates("decoding", self, "decode_latency", "decode_energy", "decode")
+        return "\n".join([*lines, "", "last step:", str(self.last_step)])
+
+    def _rates(self, name: str, of: Any, latency: str, energy: str, part: str) -> list[str]:
+        """A line with the cost of a part, of what is known."""
+        if known(of, latency) is None and known(of, energy) is None:
+            return []
+        most, least = ("at most ", "at least ") if self.prefill.energy_is_upper_bound else ("", "")
+        per_second, per_joule = (known(self, f"{part}_tokens_per_{unit}") for unit in ("second", "joule"))
+        rates = [f"{per_second:,.4g} tokens/s"] if per_second is not None else []
+        rates += [f"{least}{per_joule:,.4g} tokens/J"] if per_joule is not None else []
+        costs = f"{name}: {total(of, latency, 's')}, {most}{total(of, energy, 'J')}"
+        return [f"{costs}; {', '.join(rates)}" if rates else costs]
 
 
 def estimate_generation(
@@ -135,7 +142,7 @@ def estimate_generation(
         prompt: tokens ``[sequences, length]``, whose values do not count.
         new_tokens: tokens to generate for each sequence; the prefill gives the first.
         technology: the constants; see [`estimate`][phasegrad.cost.estimate], also for the next three.
-        activity: mean drive of the word lines.
+        activity: mean drive of the word lines; ``None`` for the upper bound.
         replicas: how often the tiles of each layer exist.
         pipelined: whether stages of a tile overlap.
         prefill: ``tokens -> example input`` of the prefill; ``None`` for the interface of transformers, with

@@ -21,6 +21,8 @@ _READS_PART = frozenset(("embedding", "index", "index_select", "gather", "cat", 
 """Operators that move what they return, not all of their arguments."""
 _WRITES_PART = {"index_put": 2, "index_put_": 2, "index_copy": 3, "index_copy_": 3, "scatter": 3, "scatter_": 3}
 """Operators that write one of their arguments, at this position, into a larger tensor."""
+_GROUPED = "_grouped_mm"
+"""Products of tokens with the weights of their experts, whose operations torch does not count."""
 _PER_ELEMENT = {
     "_softmax": 5,  # maximum, difference, exponential, sum, quotient
     "_log_softmax": 5,
@@ -85,9 +87,9 @@ class OperatorCounter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        given = list(tensors((args, kwargs)))
         name = func._schema.name.partition("::")[2]
+        result = _grouped_product(func, *args, **kwargs) if name == _GROUPED else func(*args, **kwargs)
+        given = list(tensors((args, kwargs)))
         blank = name.startswith("new_") or name.endswith("_like")  # depends on shapes alone
         if not self._paused and not blank and any(t in self._activations for t in given):
             self.mark(result)
@@ -106,6 +108,9 @@ class OperatorCounter(TorchDispatchMode):
         if "scaled_dot_product" in name:
             cost.products += _attention_products(*given[:2])
             cost.operations += _attention_operations(*given[:2])
+        elif name == _GROUPED:
+            cost.operations += 2.0 * given[0].numel() * given[1].shape[-1]
+            cost.products += 2.0 * given[0].numel() * given[1].shape[-1]
         elif func._overloadpacket in _products():
             flops = float(_products()[func._overloadpacket](*args, **kwargs, out_val=made[0]))
             cost.operations += flops
@@ -139,6 +144,11 @@ def _products() -> dict[Any, Callable[..., Any]]:
     from torch.utils.flop_counter import flop_registry
 
     return flop_registry
+
+
+def _grouped_product(func: Any, a: Tensor, b: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A grouped product, which torch computes in every dtype but gives a shape only in bfloat16."""
+    return func(a.bfloat16(), b.bfloat16(), *args, **kwargs).to(a.dtype)
 
 
 def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:

@@ -56,6 +56,11 @@ class Prices:
         if not self.missing:
             return
         lines = [f"  {missing_constant(name)}: for {_listed(users)}" for name, users in self.missing.items()]
+        if not self.technology.constants:
+            raise ValueError(
+                f"estimate: the {self.quantity} needs the constants of a technology; pass technology=, such as "
+                "pg.cost.hermes_64_core(), or a Technology(...) with:\n" + "\n".join(lines)
+            )
         raise ValueError(
             f"estimate: the {self.quantity} needs constants that are missing; give them, with their sources, in "
             "Technology(...), or 0 for what costs nothing or is part of another constant:\n" + "\n".join(lines)

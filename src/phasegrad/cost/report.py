@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from phasegrad import argument_checks as checks
-from phasegrad.cost import tables
+from phasegrad.cost import printing, tables
 from phasegrad.cost.conductance import Conductance
 from phasegrad.cost.counting import Counts
 from phasegrad.cost.energy import COMPONENTS
@@ -21,6 +22,11 @@ from phasegrad.cost.shadow import Call
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.upkeep import QUANTITIES, Upkeep
 from phasegrad.writing import checked_path, write_whole
+
+
+def ratio(value: float, cost: float) -> float:
+    """A figure of merit: infinite where a technology takes no time, no energy or no area."""
+    return value / cost if cost else math.inf
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,9 @@ class Estimate:
         pipelined: whether stages and layers overlap.
         technology: the constants.
         prices: the constants that each quantity used, and what is missing.
-        activity: where the mean drive of the word lines is from, or ``None``.
+        activity: where the mean drive of the word lines is from.
+        energy_is_upper_bound: whether the array's energy, and so the total, is an upper bound, because no activity was
+            given.
     """
 
     layers: tuple[LayerEstimate, ...]
@@ -109,7 +117,8 @@ class Estimate:
     pipelined: bool
     technology: Technology
     prices: Mapping[str, Prices] = field(repr=False)
-    activity: str | None = None
+    activity: str = ""
+    energy_is_upper_bound: bool = False
 
     @property
     def counts(self) -> Counts:
@@ -235,27 +244,27 @@ class Estimate:
     @property
     def tops(self) -> float:
         """Operations per second, in 10^12."""
-        return self.operations / self.period / 1e12
+        return ratio(self.operations, self.period) / 1e12
 
     @property
     def tops_per_watt(self) -> float:
         """Operations per joule, in 10^12."""
-        return self.operations / self.energy / 1e12
+        return ratio(self.operations, self.energy) / 1e12
 
     @property
     def tops_per_mm2(self) -> float:
         """Operations per second and square millimetre, in 10^12."""
-        return self.tops / (self.area * 1e6)
+        return ratio(self.tops, self.area * 1e6)
 
     @property
     def samples_per_second(self) -> float:
         """Samples per second."""
-        return self.samples / self.period
+        return ratio(self.samples, self.period)
 
     @property
     def samples_per_joule(self) -> float:
         """Samples per joule."""
-        return self.samples / self.energy
+        return ratio(self.samples, self.energy)
 
     @property
     def programming(self) -> Upkeep:
@@ -295,7 +304,7 @@ class Estimate:
         Raises:
             ValueError: the net itself needs more tiles, or a constant is missing.
         """
-        return tables.balanced_replicas(self, tiles)
+        return tables.balanced_replicas(self, checks.integer("replicas_for", "tiles", tiles, 1))
 
     def breakdown(self, quantity: str) -> dict[str, dict[str, float]]:
         """The cost of each component by the name of the layer, with ``"(digital unit)"`` and ``"(rest of the chip)"``.
@@ -311,11 +320,15 @@ class Estimate:
         return tables.breakdown(self, quantity)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary per layer and one for the digital unit, in SI units; NaN where a constant is missing."""
+        """One dictionary per layer and per digital operator, and one for the rest of the chip, in SI units.
+
+        Energies include the static power, so energies, areas and latencies sum to the totals. NaN where a constant is
+        missing.
+        """
         return tables.rows(self)
 
     def __str__(self) -> str:
-        return tables.text(self)
+        return printing.text(self)
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write ``rows`` as a table, completely or not at all.

@@ -1,4 +1,4 @@
-"""Estimates as text, rows and JSON."""
+"""Estimates as rows, breakdowns, totals and JSON."""
 
 from __future__ import annotations
 
@@ -8,43 +8,15 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from phasegrad.cost.energy import COMPONENTS
-from phasegrad.cost.prices import missing_constant
-from phasegrad.cost.technology import RULES
-
 if TYPE_CHECKING:
-    from phasegrad.cost.report import Estimate
-
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"),
-             (1e-12, "p"), (1e-15, "f"))  # fmt: skip
-_ALIGN = ("<", "<", ">", ">", ">", ">", ">", ">", ">", ">", ">")
-
-
-def engineering(value: float, unit: str) -> str:
-    """A number in the prefix that suits its size.
-
-    Examples:
-        >>> engineering(1.234e-8, "J"), engineering(0.0, "s"), engineering(float("nan"), "J")
-        ('12.3 nJ', '0 s', '-')
-    """
-    if math.isnan(value):
-        return "-"
-    if value == 0:
-        return f"0 {unit}"
-    size, prefix = next((p for p in _PREFIXES if abs(value) >= 0.9995 * p[0]), _PREFIXES[-1])
-    return f"{value / size:.3g} {prefix}{unit}"
-
-
-def square_millimetres(area: float) -> str:
-    """An area [m^2] in mm^2."""
-    return "-" if math.isnan(area) else f"{area * 1e6:.3g} mm2"
+    from phasegrad.cost.report import Estimate, LayerEstimate
 
 
 def rows(estimate: Estimate) -> list[dict[str, Any]]:
-    """One dictionary per layer, and one for the digital operators of each kind."""
+    """One dictionary per layer and per digital operator, and one for the rest of the chip; they sum to the totals."""
     found: list[dict[str, Any]] = []
     for layer in estimate.layers:
-        duration = layer.duration.overlapped if estimate.pipelined else layer.duration.serial
+        static = static_energy(estimate, layer)
         found.append(
             {
                 "layer": layer.name or "(root)",
@@ -56,9 +28,10 @@ def rows(estimate: Estimate) -> list[dict[str, Any]]:
                 "devices": layer.devices,
                 "utilisation": layer.utilisation,
                 **{name: getattr(layer.counts, name) for name in (*layer.counts._fields, "operations")},
-                "latency_s": duration,
-                "energy_J": layer.energy,
+                "latency_s": latency(estimate, layer),
+                "energy_J": layer.energy + static,
                 **{f"energy_{name}_J": energy for name, energy in layer.energies.items()},
+                "energy_static_J": static,
                 "area_m2": layer.area,
             }
         )
@@ -74,7 +47,36 @@ def rows(estimate: Estimate) -> list[dict[str, Any]]:
                 "energy_digital_J": part.energy,
             }
         )
-    return found
+    static = static_energy(estimate, None)
+    rest = {
+        "layer": "(rest of the chip)",
+        "energy_J": static,
+        "energy_static_J": static,
+        "area_m2": rest_area(estimate),
+    }
+    return [*found, rest]
+
+
+def latency(estimate: Estimate, layer: LayerEstimate) -> float:
+    """The time [s] of a layer that counts in the latency of the forward pass."""
+    return layer.duration.overlapped if estimate.pipelined else layer.duration.serial
+
+
+def static_energy(estimate: Estimate, layer: LayerEstimate | None) -> float:
+    """``Estimate.static_energy``; NaN where a constant is missing."""
+    missing = estimate.prices["energy"].missing
+    if ("tile_power" if layer is not None else "chip_power") in missing:
+        return math.nan
+    try:
+        return estimate.static_energy(layer)
+    except ValueError:  # the time is unknown
+        return math.nan
+
+
+def rest_area(estimate: Estimate) -> float:
+    """The area [m^2] of the chip besides its tiles; NaN if it is unknown."""
+    constant = estimate.technology.constant("digital_area")
+    return math.nan if constant is None else constant.value
 
 
 def breakdown(estimate: Estimate, quantity: str) -> dict[str, dict[str, float]]:
@@ -87,12 +89,11 @@ def breakdown(estimate: Estimate, quantity: str) -> dict[str, dict[str, float]]:
         elif quantity == "energy":
             found[name] = {**layer.energies, "static": estimate.static_energy(layer)}
         else:
-            duration = layer.duration.overlapped if estimate.pipelined else layer.duration.serial
             parts, vector = layer.stages._asdict(), layer.stages.latency
-            found[name] = {stage: duration * time / vector if vector else 0.0 for stage, time in parts.items()}
-    digital_area = estimate.technology.constant("digital_area")
+            time = latency(estimate, layer)
+            found[name] = {stage: time * part / vector if vector else 0.0 for stage, part in parts.items()}
     rest = {
-        "area": {"digital": 0.0 if digital_area is None else digital_area.value},
+        "area": {"digital": rest_area(estimate)},
         "energy": {"static": estimate.static_energy(None) if quantity == "energy" else 0.0},
         "latency": {},
     }
@@ -121,6 +122,7 @@ def content(estimate: Estimate) -> dict[str, Any]:
     return {
         "samples": estimate.samples,
         "pipelined": estimate.pipelined,
+        "energy_is_upper_bound": estimate.energy_is_upper_bound,
         "totals": totals(estimate),
         "rows": [{name: _cell(value, None) for name, value in row.items()} for row in rows(estimate)],
         "technology": json.loads(estimate.technology.to_json()),
@@ -134,17 +136,16 @@ def totals(estimate: Estimate) -> dict[str, Any]:
     names = ("tiles", "devices", "operations", "latency", "serial_latency", "pipelined_latency", "interval", "energy",
              "area", "tops", "tops_per_watt", "tops_per_mm2", "samples_per_second", "samples_per_joule",
              "energies")  # fmt: skip
-    return {name: _known(estimate, name) for name in names}
+    return {name: known(estimate, name) for name in names}
 
 
-def _known(estimate: Estimate, name: str) -> Any:
+def known(estimate: Any, name: str) -> Any:
+    """An attribute of an estimate; ``None`` where a constant is missing, or where it is infinite."""
     try:
         value = getattr(estimate, name)
     except ValueError:  # a constant is missing
         return None
-    except ZeroDivisionError:  # technologies in which something takes no time or no energy
-        return None
-    return value
+    return None if value == math.inf else value
 
 
 def assumptions(estimate: Estimate) -> list[str]:
@@ -157,7 +158,11 @@ def assumptions(estimate: Estimate) -> list[str]:
         found.append("conductances of weights that are not programmed are the targets of programming, without drift")
     if None in origins:
         found.append("layers without values have the average mean_conductance")
-    if estimate.activity is not None:
+    if estimate.energy_is_upper_bound:
+        found.append(
+            f"array: an upper bound, {estimate.activity}; pass activity=, which pg.cost.measure_activity measures"
+        )
+    elif any(layer.energies["array"] for layer in estimate.layers):
         found.append(
             f"the drive of the word lines is an average, {estimate.activity}; it is not correlated with weights"
         )
@@ -167,110 +172,21 @@ def assumptions(estimate: Estimate) -> list[str]:
         found.append("one vector follows another, and one layer another")
     if any(layer.counts.results and not layer.counts.conversions for layer in estimate.layers):
         found.append("layers without an ADC convert nothing")
+    products = [part.operator.name for part in estimate.digital if part.operator.products]
+    free = [
+        n for n in ("digital_energy", "digital_time") if getattr(estimate.technology.constant(n), "value", None) == 0
+    ]
+    if products and free:
+        found.append(
+            f"matrix products of the digital unit ({', '.join(products)}) cost nothing, because the technology has "
+            f"{' and '.join(free)} of 0: replace them by those of a unit that computes such products"
+        )
     if estimate.digital:
         found.append(
             "digital operators move their inputs and outputs once, in the dtype of the model; changes of layout and "
             "what does not depend on the input cost nothing"
         )
     return found
-
-
-def text(estimate: Estimate) -> str:
-    """The tables that ``print`` shows."""
-    lines = [*_layer_table(estimate), "", *_summary(estimate)]
-    shares = _known(estimate, "energies")
-    if shares and sum(shares.values()) > 0:
-        total = sum(shares.values())
-        parts = [f"{name} {shares[name] / total:.1%}" for name in COMPONENTS if shares[name] > 0]
-        lines += ["energy by component: " + ", ".join(parts)]
-    lines += _constants(estimate) + _missing(estimate)
-    return "\n".join([*lines, "", "assumptions:", *(f"  {line}" for line in assumptions(estimate))])
-
-
-def _layer_table(estimate: Estimate) -> list[str]:
-    head = ("layer", "kind", "out x in", "tiles", "devices", "utilisation", "products", "conversions", "latency",
-            "energy", "area")  # fmt: skip
-    body: list[tuple[str, ...]] = []
-    for layer in estimate.layers:
-        duration = layer.duration.overlapped if estimate.pipelined else layer.duration.serial
-        size = f"{layer.out_features} x {layer.in_features}"
-        body.append(
-            (
-                layer.name or "(root)",
-                layer.kind,
-                size,
-                f"{layer.tiles:,}",
-                f"{layer.devices:,}",
-                f"{layer.utilisation:.1%}",
-                f"{layer.counts.products:,}",
-                f"{layer.counts.conversions:,}",
-                engineering(duration, "s"),
-                engineering(layer.energy, "J"),
-                square_millimetres(layer.area),
-            )
-        )
-    digital_time, digital_energy = (sum(getattr(d, name) for d in estimate.digital) for name in ("time", "energy"))
-    rest = ("", "", "", "", "", "")
-    body.append(
-        ("(digital unit)", *rest, "", engineering(digital_time, "s"), engineering(digital_energy, "J"), "")
-    )  # fmt: skip
-    counts = estimate.counts
-    known = {name: _or_nan(_known(estimate, name)) for name in ("latency", "energy", "area")}
-    total = (
-        "total", "", "", f"{estimate.tiles:,}", f"{estimate.devices:,}", "", f"{counts.products:,}",
-        f"{counts.conversions:,}", engineering(known["latency"], "s"), engineering(known["energy"], "J"),
-        square_millimetres(known["area"]),
-    )  # fmt: skip
-    return aligned([head, *body, total])
-
-
-def aligned(table: list[tuple[str, ...]], align: tuple[str, ...] = _ALIGN) -> list[str]:
-    """Align columns, with a rule below the header and above the last row."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = ["  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=False)).rstrip() for row in table]
-    rule = "-" * max(map(len, lines))
-    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
-def _summary(estimate: Estimate) -> list[str]:
-    found = totals(estimate)
-    what = f"{estimate.samples} sample{'s' if estimate.samples != 1 else ''}, {estimate.operations:,.0f} operations"
-    lines = [what]
-    if found["latency"] is not None:
-        serial, pipelined, interval = (found[n] for n in ("serial_latency", "pipelined_latency", "interval"))
-        lines.append(
-            f"latency: {engineering(serial, 's')} serial, {engineering(pipelined, 's')} with overlapping stages; one "
-            f"forward pass every {engineering(interval, 's')} if layers overlap too"
-        )
-    figures = (("tops", "TOPS"), ("tops_per_watt", "TOPS/W"), ("tops_per_mm2", "TOPS/mm2"),
-               ("samples_per_second", "samples/s"), ("samples_per_joule", "samples/J"))  # fmt: skip
-    shown = [f"{found[name]:,.4g} {unit}" for name, unit in figures if found[name] is not None]
-    return lines + ([", ".join(shown)] if shown else [])
-
-
-def _constants(estimate: Estimate) -> list[str]:
-    used = {name for prices in estimate.prices.values() for name in prices.used}
-    constants = {name: c for name, c in estimate.technology.constants.items() if name in used}
-    if not constants:
-        return []
-    width = max(map(len, constants))
-    values = {name: f"{c.value:.4g} {RULES[name].unit}" for name, c in constants.items()}
-    wide = max(map(len, values.values()))
-    lines = [f"  {n:<{width}}  {values[n]:<{wide}}  {c.origin}: {c.source}" for n, c in constants.items()]
-    return ["", "constants:", *lines]
-
-
-def _missing(estimate: Estimate) -> list[str]:
-    lines = [
-        f"  {quantity}: {', '.join(missing_constant(name) for name in prices.missing)}"
-        for quantity, prices in estimate.prices.items()
-        if prices.missing and quantity in ("energy", "latency", "area")
-    ]
-    return ["", "not computed, because constants are missing:", *lines] if lines else []
 
 
 def balanced_replicas(estimate: Estimate, tiles: int) -> dict[str, int]:

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_map
 
+from phasegrad import argument_checks as checks
 from phasegrad.conversion.bypass_watch import uncompiled
 from phasegrad.conversion.products import tensors
 from phasegrad.cost.operators import OperatorCost, OperatorCounter
@@ -112,7 +113,8 @@ class Tracer:
             where = self._place(error)
             raise ValueError(
                 f"{self.caller}: the net refuses this example_input at {where}: {error}; pass an input of the shape "
-                "and dtype that the net accepts"
+                "and dtype that the net accepts. If the net itself accepts it, an operator of that module cannot be "
+                "traced without values: estimate the modules on both sides of it by themselves"
             ) from error
 
     def _place(self, error: BaseException) -> str:
@@ -120,9 +122,9 @@ class Tracer:
         names = {id(module): name for name, module in self.net.named_modules()}
         found, frame = "the net", error.__traceback__
         while frame is not None:
-            owner = frame.tb_frame.f_locals.get("self")
-            if isinstance(owner, nn.Module) and id(owner) in names and frame.tb_frame.f_code.co_name != "_call_impl":
-                code = frame.tb_frame.f_code
+            code = frame.tb_frame.f_code
+            owner = frame.tb_frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+            if id(owner) in names and code.co_name not in ("_call_impl", "_wrapped_call_impl", "__getattr__"):
                 name = names[id(owner)] or type(owner).__name__
                 found = f"{name} ({code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})"
             frame = frame.tb_next
@@ -153,6 +155,7 @@ def _backward(output: Any, counter: OperatorCounter) -> None:
 
 def _layers(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
     """The analog layers of a net, which may be on the meta device; raise ``ValueError`` if there is none."""
+    checks.instance(caller, "net", net, nn.Module)
     layers = analog_layers(net)
     if all(layer.weight.is_meta for layer in layers.values()) and layers:
         require_initialised(net, caller)
@@ -167,11 +170,12 @@ def _arguments(example_input: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example_input) if type(example_input) in (tuple, list) else (example_input,)), {}
 
 
-def samples(example_input: Any) -> int:
-    """The length of the first dimension of the first tensor of an input."""
-    for tensor in tensors(_arguments(example_input)):
-        return int(tensor.shape[0]) if tensor.dim() else 1
-    return 1
+def samples(example_input: Any, caller: str) -> int:
+    """The length of the first dimension of the first tensor of an input; raise ``ValueError`` if it is 0."""
+    shape = next((list(tensor.shape) for tensor in tensors(_arguments(example_input))), [])
+    if shape[:1] == [0]:
+        raise ValueError(f"{caller}: example_input has shape {shape}, without samples; pass at least one")
+    return shape[0] if shape else 1
 
 
 def trace(net: nn.Module, example_input: Any, caller: str) -> Trace:

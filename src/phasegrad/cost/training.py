@@ -15,10 +15,10 @@ from phasegrad.cost.counting import Counts, Geometry, geometry, phases_of
 from phasegrad.cost.energy import Drive, tile_energies
 from phasegrad.cost.estimation import priced
 from phasegrad.cost.latency import duration, stages
-from phasegrad.cost.prices import Prices
-from phasegrad.cost.report import Estimate
+from phasegrad.cost.prices import Prices, missing_constant
+from phasegrad.cost.printing import MISSING, aligned, listed_assumptions, total, wrapped
+from phasegrad.cost.report import Estimate, ratio
 from phasegrad.cost.shadow import Call
-from phasegrad.cost.tables import aligned, engineering
 from phasegrad.cost.technology import Technology
 from phasegrad.cost.tracing import Trace, Tracer, samples
 from phasegrad.nn import AnalogLayer
@@ -99,8 +99,16 @@ class TrainingEstimate:
         Raises:
             ValueError: a constant is missing.
         """
-        dynamic = self.forward.energy + sum(part.energy for part in self.parts)
-        return dynamic + self.forward.static_power * sum(part.time for part in self.parts)
+        return self.forward.energy + sum(part.energy for part in self.parts) + self.static_energy
+
+    @property
+    def static_energy(self) -> float:
+        """Energy [J] of the static power during the parts besides the forward pass, whose energy includes its own.
+
+        Raises:
+            ValueError: a constant is missing.
+        """
+        return self.forward.static_power * sum(part.time for part in self.parts)
 
     @property
     def time(self) -> float:
@@ -114,19 +122,34 @@ class TrainingEstimate:
     @property
     def samples_per_second(self) -> float:
         """Samples per second."""
-        return self.samples / self.time
+        return ratio(self.samples, self.time)
 
     @property
     def samples_per_joule(self) -> float:
         """Samples per joule."""
-        return self.samples / self.energy
+        return ratio(self.samples, self.energy)
 
     def __str__(self) -> str:
-        rows = [("forward", engineering(self.forward.period, "s"), engineering(self.forward.energy, "J"))]
-        rows += [(part.name, engineering(part.time, "s"), engineering(part.energy, "J")) for part in self.parts]
-        total = ("step", engineering(self.time, "s"), engineering(self.energy, "J"))
-        lines = aligned([("part", "time", "energy"), *rows, total], ("<", ">", ">"))
-        return "\n".join([*lines, "", "assumptions:", *(f"  {line}" for line in self.assumptions)])
+        if not self.forward.technology.constants:
+            return "\n".join(["forward pass:", str(self.forward)])
+        rows = [("forward", total(self.forward, "period", "s"), total(self.forward, "energy", "J"))]
+        rows += [(part.name, total(part, "time", "s"), total(part, "energy", "J")) for part in self.parts]
+        rows.append(("static power, besides", "", total(self, "static_energy", "J")))
+        whole = ("step", total(self, "time", "s"), total(self, "energy", "J"))
+        energy = "energy, at most" if self.forward.energy_is_upper_bound else "energy"
+        lines = aligned([("part", "time", energy), *rows, whole], ("<", ">", ">"))
+        return "\n".join([*lines, *self._missing(), *listed_assumptions(self.assumptions)])
+
+    def _missing(self) -> list[str]:
+        """The constants that are missing, by what needs them."""
+        found = [("forward", self.forward.prices), *((part.name, part.prices) for part in self.parts)]
+        lines = [
+            f"{name} {quantity}: {', '.join(map(missing_constant, prices[quantity].missing))}"
+            for name, prices in found
+            for quantity in ("energy", "latency")
+            if prices[quantity].missing
+        ]
+        return ["", MISSING, *(part for line in lines for part in wrapped(line))] if lines else []
 
 
 def estimate_training(
@@ -145,7 +168,7 @@ def estimate_training(
         net: a net that was converted with hardware for training, which has ``pulses``.
         example_input: an input of the net; see [`estimate`][phasegrad.cost.estimate], also for the next two.
         technology: the constants.
-        activity: mean drive of the lines, in forward and backward products.
+        activity: mean drive of the lines, in forward and backward products; ``None`` for the upper bound.
         firing: mean probability that a line fires in a slot of a pulse train, in [0, 1]; two lines fire independently.
 
     Raises:
@@ -160,7 +183,7 @@ def estimate_training(
     known = as_activity(caller, activity, found.layers)
     forward = priced(
         found,
-        samples(example_input),
+        samples(example_input, caller),
         technology=technology,
         activity=known,
         replicas={},
@@ -195,7 +218,7 @@ def transposed(layer: AnalogLayer) -> Geometry:
     )
 
 
-def _backward(found: Trace, forward: Estimate, activity: Activity | None, technology: Technology) -> TrainingPart:
+def _backward(found: Trace, forward: Estimate, activity: Activity, technology: Technology) -> TrainingPart:
     """Each product drives the columns and converts the rows: the same tiles, with rows and columns exchanged."""
     prices, counts, energy, time = _prices(technology), Counts(), 0.0, 0.0
     for layer_estimate in forward.layers:
@@ -205,27 +228,34 @@ def _backward(found: Trace, forward: Estimate, activity: Activity | None, techno
             continue
         place, shown, hardware = transposed(layer), name or "(root)", layer.hardware.transposed
         of_layer = _transposed_counts(layer, calls, place, phases_of(hardware, technology))
-        mean = None if activity is None else activity.of(name, hardware, technology.input_coding)
-        drive = Drive(layer.device_count, layer_estimate.conductance, mean, sum(c.vectors for c in calls))
+        if technology.partial_sums == "local":
+            of_layer = of_layer._replace(additions=0)
+        mean = activity.of(name, hardware, technology.input_coding)
+        reads = sum(c.vectors for c in calls) * place.drives
+        drive = Drive(layer.device_count, layer_estimate.conductance, mean, reads)
         energy += sum(tile_energies(shown, hardware, of_layer, drive, prices["energy"]).values())
         vector = stages(shown, hardware, place, calls[0].value_bytes, prices["latency"])
-        time += duration(calls, vector, 1).serial
+        time += duration(calls, vector, 1).serial + prices["latency"].cost(of_layer.additions, shown, "digital_time")
         counts = counts.plus(of_layer)
     return TrainingPart("backward", counts, 0.0, 0.0, prices, energy, time)
 
 
 def _transposed_counts(layer: AnalogLayer, calls: Sequence[Call], place: Geometry, phases: int) -> Counts:
     n, forward = sum(call.vectors for call in calls), geometry(layer)
-    converted = layer.in_features * forward.column_tiles
+    driven, converted = layer.out_features * forward.row_tiles, layer.in_features * forward.column_tiles
+    results, reads = n * converted * place.slices * place.conversions, place.drives * phases
+    widths = [calls[0].value_bytes if bits is None else bits / 8 for bits in (place.input_bits, place.output_bits)]
     return Counts(
         vectors=n,
         multiplications=n * layer.in_features * layer.out_features,
         products=n * layer.tiles,
-        tile_reads=n * layer.tiles * phases,
-        drives=n * layer.out_features * forward.row_tiles * phases,
-        conversions=0 if layer.hardware.adc is None else n * converted * phases,
-        results=n * converted,
+        tile_reads=n * layer.tiles * reads,
+        drives=n * driven * reads,
+        conversions=0 if layer.hardware.adc is None else results * phases,
+        results=results,
         additions=n * layer.in_features * (forward.column_tiles - place.column_tiles // forward.row_tiles),
+        bytes_in=n * driven * widths[0],
+        bytes_out=n * converted * widths[1],
     )
 
 

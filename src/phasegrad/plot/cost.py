@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#CC79A7", "#E69F00", "#009E73", "#F0E442", "#BBBBBB")
-_UNITS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm^2", 1e6)}
-_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "u"), (1e-9, "n"), (1e-12, "p"))
+_UNITS = {"energy": ("J", 1.0), "latency": ("s", 1.0), "area": ("mm²", 1e6)}
+_PREFIXES = ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p"))
 
 
 class Breakdown(Protocol):
@@ -33,7 +33,7 @@ def cost_breakdown(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Any:
-    """Draw a bar for each layer, stacked by component.
+    """Draw a bar for each layer, stacked by component; the legend has the share of each component in the total.
 
     Args:
         estimate: the estimate.
@@ -54,14 +54,15 @@ def cost_breakdown(
     axes: Any = ax if ax is not None else figure.subplots()
     unit, factor = _UNITS[quantity]
     largest = max((sum(parts.values()) for parts in bars.values()), default=0.0) * factor
-    size, prefix = next((p for p in _PREFIXES if largest >= p[0]), _PREFIXES[-1]) if unit != "mm^2" else (1.0, "")
-    left = dict.fromkeys(bars, 0.0)
+    size, prefix = next((p for p in _PREFIXES if largest >= p[0]), _PREFIXES[-1]) if quantity != "area" else (1.0, "")
+    left, whole = dict.fromkeys(bars, 0.0), sum(sum(parts.values()) for parts in bars.values())
     components = list(dict.fromkeys(name for parts in bars.values() for name in parts))
     for i, component in enumerate(components):
         widths = [parts.get(component, 0.0) * factor / size for parts in bars.values()]
         if any(widths):
-            colour = _COLOURS[i % len(_COLOURS)]
-            axes.barh(list(bars), widths, left=list(left.values()), color=colour, label=component, height=0.7)
+            share = sum(parts.get(component, 0.0) for parts in bars.values()) / whole
+            style = {"color": _COLOURS[i % len(_COLOURS)], "label": f"{component}, {100 * share:.2g} %", "height": 0.7}
+            axes.barh(list(bars), widths, left=list(left.values()), **style)
         left = {name: start + width for (name, start), width in zip(left.items(), widths, strict=True)}
     _label_axes(axes, f"{quantity} ({prefix}{unit})", title)
     if path is not None:
