@@ -41,6 +41,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "Sinh": {"v0": 0.3},
     "Hardware": {"cell": pg.presets.pcm_inference().cell},
     "LayerConfiguration": {"hardware": pg.presets.pcm_inference(), "perturbation": None, "ranges_calibrated": True},
+    "Accelerator": {"throughput": 1e14, "efficiency": 1e12, "bandwidth": 1e12, "byte_energy": 4e-12},
+    "Constant": {"value": 0.1, "source": "a survey"},
     "NoiseProfile": {"parabolas": ((0.1, 0.0, 0.0), (0.2, 0.0, 0.0)), "starts": (0.5,)},
 }
 DEFAULTS = {"size": 1e-7, "device": joshi_2020(), "sigma": 0.1}

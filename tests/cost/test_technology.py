@@ -34,7 +34,7 @@ def test_every_constant_has_a_unit_and_a_bound() -> None:
 @pytest.mark.parametrize("name", sorted(RULES))
 @pytest.mark.parametrize("value", [-1e-30, math.inf])
 def test_negative_and_absurd_constants_are_refused_by_name(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match="value = inf" if value > 0 else f"Technology: {name} = -1e-30"):
+    with pytest.raises(ValueError, match=f"Technology: {name} = {value}"):
         Technology(**{name: value})
 
 

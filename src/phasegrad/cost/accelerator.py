@@ -7,7 +7,7 @@ from typing import Any, final
 
 from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_integer
-from phasegrad.cost.constant import Constant, given
+from phasegrad.cost.constant import Constant, with_constants
 from phasegrad.cost.printing import NO_TECHNOLOGY, aligned, engineering, listed_assumptions, total, wrapped
 from phasegrad.cost.report import Estimate, LayerEstimate, ratio
 from phasegrad.cost.tables import known
@@ -48,7 +48,7 @@ class Accelerator(Configuration):
 
     @classmethod
     def _values_given(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        return {n: given(v) if n in _UNITS and type(v) in (int, float) else v for n, v in fields.items()}
+        return with_constants(cls.__name__, fields, _UNITS)
 
     def __post_init__(self) -> None:
         for name, unit in _UNITS.items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Container
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from phasegrad.configuration import Configuration, check_choice, check_finite
 
@@ -39,6 +41,18 @@ class Constant(Configuration):
         check_choice(self, "origin", ORIGINS)
 
 
-def given(value: float) -> Constant:
-    """A number that a user wrote without a source."""
+def with_constants(kind: str, fields: dict[str, Any], names: Container[str]) -> dict[str, Any]:
+    """The fields that a user gives, with a constant without a source for each plain number among ``names``.
+
+    Raises:
+        ValueError: such a number is not finite.
+    """
+    return {name: _given(kind, name, value) if name in names else value for name, value in fields.items()}
+
+
+def _given(kind: str, name: str, value: Any) -> Any:
+    if type(value) not in (int, float):
+        return value
+    if not math.isfinite(value):
+        raise ValueError(f"{kind}: {name} = {value}; it must be finite")
     return Constant(value=value, source="no source")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, final
 
 from phasegrad.configuration import Configuration, check_choice, check_integer, check_number
-from phasegrad.cost.constant import Constant, given
+from phasegrad.cost.constant import Constant, with_constants
 from phasegrad.cost.limits import thermal_conversion_energy
 
 
@@ -172,7 +172,7 @@ class Technology(Configuration):
 
     @classmethod
     def _values_given(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        return {n: given(v) if n in RULES and type(v) in (int, float) else v for n, v in fields.items()}
+        return with_constants(cls.__name__, fields, RULES)
 
     def __post_init__(self) -> None:
         check_integer(self, "phases", 1, 64)
