@@ -257,6 +257,12 @@ class AnalogWeight(DeviceArray):
         fast = self.fast is not None and self.fast.cell.device.reads_are_noisy
         return self.cell.device.reads_are_noisy or fast
 
+    @property
+    def stuck_count(self) -> int:
+        """Number of devices in all arrays that are known to be stuck."""
+        arrays = (self, self.fast, self.reference)
+        return sum(int((~a.stuck.isnan()).sum()) for a in arrays if a is not None and a.stuck is not None)
+
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]`` with their gain, without read noise and wires."""
         return self._with_gain(self._mean_weight())
@@ -444,7 +450,7 @@ class AnalogWeight(DeviceArray):
         self.gain.copy_(drift_gain(self.baseline, present, self.columns, per))
 
     def expect(self, keys: Set[str]) -> None:
-        """Have those optional buffers, also of fast and reference devices, that are about to be loaded, and no others."""
+        """Have those optional buffers that are about to be loaded, in all arrays, and no others."""
         super().expect(keys)
         for name, array in (("fast.", self.fast), ("reference.", self.reference)):
             if array is not None:

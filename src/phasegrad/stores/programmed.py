@@ -14,8 +14,8 @@ from phasegrad.stores.analog_weight import AnalogWeight, relative_weight
 from phasegrad.stores.base import StoredLayer, WeightStore, range_name
 from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory_weight import InMemoryWeight
-from phasegrad.stores.stuck_devices import KnownFaults
 from phasegrad.stores.single_rows import serves_one_row
+from phasegrad.stores.stuck_devices import KnownFaults
 from phasegrad.stores.watched_weight import ProgrammedWeight, WatchedWeight
 
 

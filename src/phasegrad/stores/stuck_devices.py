@@ -48,15 +48,13 @@ class KnownFaults:
 
 def drawn(devices: AnalogWeight, faults: Faults, seed: Tensor) -> FaultMap:
     """The stuck devices that rates of faults give the arrays of a weight under this seed."""
-    arrays = _arrays(devices)
-    maps = [
-        None if array is None else faults.draw(
-            _geometry(devices, array), seed, streams.FAULTS + STREAMS * i, streams.FAULTS
-        )
-        for i, array in enumerate(arrays)
-    ]  # fmt: skip
-    assert maps[0] is not None
-    return FaultMap(*maps)
+
+    def of(index: int, array: DeviceArray) -> Tensor:
+        offset = streams.FAULTS + STREAMS * index
+        return faults.draw(_geometry(devices, array), seed, offset, streams.FAULTS)
+
+    others = (None if array is None else of(i, array) for i, array in enumerate(_arrays(devices)[1:], 1))
+    return FaultMap(of(0, devices), *others)
 
 
 def set_map(devices: AnalogWeight, faults: FaultMap, *, corrects: bool) -> None:
@@ -64,14 +62,13 @@ def set_map(devices: AnalogWeight, faults: FaultMap, *, corrects: bool) -> None:
     for array, stuck in zip(_arrays(devices), faults.arrays.values(), strict=True):
         if array is None:
             continue
-        place = array.conductance
-        blank = torch.full_like(place, torch.nan)
-        array.stuck = blank if stuck is None else blank.copy_(stuck)
+        blank = array.blank("stuck")
+        array.register_buffer("stuck", blank if stuck is None else blank.copy_(stuck))
         several = corrects and len(array.cell.factors) > 1
-        array.corrects_stuck = torch.ones((), dtype=torch.int64, device=place.device) if several else None
+        array.register_buffer("corrects_stuck", array.blank("corrects_stuck") if several else None)
         if array.step_parameters is not None:
             array.step_parameters.zero_()
-    devices.column_order = None
+    devices.register_buffer("column_order", None)
 
 
 def map_of(devices: AnalogWeight) -> FaultMap:
@@ -157,8 +154,8 @@ def swap_columns(devices: AnalogWeight, relative: Tensor, scale: Tensor) -> None
         order[tile, columns] = columns.start + chosen
     for array in (devices, devices.fast):
         if array is not None and array.stuck is not None:
-            array.stuck = _in_logical_order(devices, array.stuck, order)
-    devices.column_order = order
+            array.register_buffer("stuck", _in_logical_order(devices, array.stuck, order))
+    devices.register_buffer("column_order", order)
 
 
 def _tiles(devices: AnalogWeight, order: Tensor) -> Iterator[tuple[int, slice, slice]]:
