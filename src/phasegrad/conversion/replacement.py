@@ -57,58 +57,43 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @overload
 def convert(
-    model: nn.Linear,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.Linear, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogLinear: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.Conv1d,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.Conv1d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogConv1d: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.Conv2d,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.Conv2d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogConv2d: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.Conv3d,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.Conv3d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogConv3d: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.LSTM,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.LSTM, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogLSTM: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.GRU,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.GRU, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogGRU: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.MultiheadAttention,
-    hardware: HardwareChoice,
-    *, only: Selection | None = None, skip: Selection | None = None, faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    model: nn.MultiheadAttention, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogMultiheadAttention: ...  # fmt: skip
 @overload
 def convert(
     model: Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
-    faults: FaultSource = None,
-    map_around: Sequence[str] = (),
+    faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> Module: ...  # fmt: skip
 def convert(
     model: nn.Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
