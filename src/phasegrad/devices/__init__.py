@@ -3,6 +3,7 @@
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
+from phasegrad.devices.faults import FaultMap, Faults
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
@@ -32,6 +33,8 @@ __all__ = [
     "Device",
     "DeviceState",
     "ExponentialSteps",
+    "FaultMap",
+    "Faults",
     "JumpTable",
     "Law",
     "LinearSteps",

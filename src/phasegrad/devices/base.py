@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
@@ -106,6 +107,11 @@ class Device(Configuration, ABC):
         """Whether the conductance of an idle device may change; if not, training skips the drift computation."""
         return True
 
+    @property
+    def drifts_by_exponent(self) -> bool:
+        """Whether a device whose drift exponent is 0 keeps its conductance, as a stuck device must."""
+        return not self.drifts
+
     def drifts_within(self, seconds: float) -> bool:
         """Whether the conductance may change within a time [s] after it was written."""
         return self.drifts and seconds > 0.0
@@ -127,6 +133,12 @@ class Device(Configuration, ABC):
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices to target conductances [S] of any shape."""
+
+    def hold(self, state: DeviceState, stuck: Tensor) -> DeviceState:
+        """The state in which stuck devices have the conductances ``stuck`` [S] and do not drift; NaN: not stuck."""
+        responds = stuck.isnan()
+        conductance = torch.where(responds, state.conductance, stuck)
+        return state._replace(conductance=conductance, nu=state.nu.masked_fill(~responds, 0.0))
 
     def programming_deviation(self, target: Tensor) -> Tensor | None:
         """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""

@@ -149,6 +149,11 @@ class PCM(Device):
         """Whether a drift exponent can differ from 0."""
         return self.nu_mean != _NONE or self.nu_sd != _NONE
 
+    @property
+    def drifts_by_exponent(self) -> bool:
+        """Whether a device whose drift exponent is 0 keeps its conductance; always ``True``."""
+        return True
+
     def drifts_within(self, seconds: float) -> bool:
         """Whether the conductance may change within a time [s] after it was written."""
         return self.drifts and (self.t_min is None or seconds > self.t_min or self.t_min != self.t0)
@@ -232,6 +237,13 @@ class PCM(Device):
             # Modes are 0 at programming; advance them to the time of the first read.
             self._advance_noise(state, self._since(0.0), seed, offset + 5)
         return state
+
+    def hold(self, state: DeviceState, stuck: Tensor) -> DeviceState:
+        """The state in which stuck devices keep their conductances [S], with the noise of these; NaN: not stuck."""
+        held = super().hold(state, stuck)
+        if held.noise is not None:
+            self._sum_up(held)
+        return held
 
     def programming_deviation(self, target: Tensor) -> Tensor:
         """Standard deviation [S] of the conductances of devices programmed to targets [S].

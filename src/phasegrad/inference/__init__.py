@@ -5,21 +5,35 @@ from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
 from phasegrad.inference.export import export_graph, export_onnx, noiseless
 from phasegrad.inference.programming import age, now, program
+from phasegrad.inference.stuck_devices import (
+    FaultReport,
+    draw_faults,
+    fault_maps,
+    faults,
+    load_fault_maps,
+    save_fault_maps,
+)
 from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
+    "FaultReport",
     "Report",
     "accuracy_over_time",
     "age",
     "compensate",
+    "draw_faults",
     "export_graph",
     "export_onnx",
+    "fault_maps",
+    "faults",
     "format_time",
+    "load_fault_maps",
     "noiseless",
     "now",
     "program",
     "reestimate_batchnorm",
     "sampled_reads",
+    "save_fault_maps",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from phasegrad.conversion.ties import untie
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.nn.copying import copy_net, shared_copy
+from phasegrad.nn.known_faults import FaultSource, net_faults
 from phasegrad.nn.layer import require_analog_layers, take_writes_of_net
 from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.stores import AnalogWeight, Noiseless
@@ -19,7 +21,9 @@ from phasegrad.stores.programmed import attach
 from phasegrad.stores.programmed import program as program_layer
 
 
-def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
+def program(
+    net: nn.Module, *, seed: int | None = None, faults: FaultSource = None, map_around: Sequence[str] = ()
+) -> nn.Module:
     """Program a copy of a converted net onto devices.
 
     Each weight is clipped as its layer specifies, scaled to the conductance range, and programmed once; every device
@@ -30,6 +34,12 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
     Args:
         net: a converted net; it is not modified.
         seed: seed that makes the chip a function of the net and this number; ``None`` draws from torch's generator.
+        faults: devices that are stuck: rates, [`Faults`][phasegrad.devices.Faults], or a
+            [`FaultMap`][phasegrad.devices.FaultMap] for each layer name that has stuck devices; ``None`` for those of
+            the hardware. They are a function of the seed alone, whatever is programmed.
+        map_around: ways to program around the faults, as if the chip had been tested: ``"pair"`` lets the other devices
+            of a cell take up what a stuck one lacks, ``"columns"`` swaps the columns of a tile, so that stuck devices
+            change the weights little; both or none.
 
     Returns:
         The chip, in evaluation mode; its weights are not trainable.
@@ -38,7 +48,9 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         UncalibratedWarning: layers were never calibrated, so their converter ranges are start values.
 
     Raises:
-        ValueError: the net has no analog layer, is programmed already, or has a non-finite weight.
+        ValueError: the net has no analog layer, is programmed already, or has a non-finite weight; or a map names no
+            layer, has another shape than its devices, or conductances outside of their window, or a layer cannot be
+            mapped around its faults in this way.
 
     Examples:
         >>> import phasegrad as pg
@@ -48,32 +60,41 @@ def program(net: nn.Module, *, seed: int | None = None) -> nn.Module:
         torch.Size([2, 4, 16])
     """
     seed = None if seed is None else checks.seed("program", seed)
-    chip = program_copy(net, seed)
+    chip = program_copy(net, seed, faults=faults, map_around=map_around)
     warn_start_ranges(net, "program")
     return chip
 
 
-def program_copy(net: nn.Module, seed: int | None) -> nn.Module:
+def program_copy(
+    net: nn.Module, seed: int | None, *, faults: FaultSource = None, map_around: Sequence[str] = ()
+) -> nn.Module:
     """Program a copy of a net whose ranges were already looked at; see [`program`][phasegrad.inference.program]."""
     layers = _require_not_noiseless(net, "program")
     for name, layer in layers.items():
         if layer.devices is not None:
             raise ValueError(f"program: {name or 'the net'} is already programmed; program the original net")
         _check_finite(name, layer.weight)
+    known = net_faults("program", layers, faults, map_around)
     chip = copy_net(net).eval()
-    untie(chip, analog_layers(chip).values())
-    seeds = Seeds(seed)
-    shared: dict[int, AnalogLayer] = {}
-    for layer in analog_layers(chip).values():
-        first = shared.setdefault(id(layer.weight), layer)
-        if first is layer:
-            program_layer(layer, seeds.next(layer.weight.device))
-            continue
-        assert first.devices is not None
-        attach(layer, first.devices, first)
-        if type(first) is type(layer):  # the same tiles
-            layer.converters = first.converters
+    for group, seed_of_group in seeded_groups(chip, Seeds(seed)):
+        first, *others = group.values()
+        program_layer(first, seed_of_group, faults=known.of(group))
+        for layer in others:
+            assert first.devices is not None
+            attach(layer, first.devices, first)
+            if type(first) is type(layer):  # the same tiles
+                layer.converters = first.converters
     return chip
+
+
+def seeded_groups(chip: nn.Module, seeds: Seeds) -> list[tuple[dict[str, AnalogLayer], Tensor]]:
+    """The layers of a copy of a net by name, those that will share devices together, and the seed of each group."""
+    layers = analog_layers(chip)
+    untie(chip, layers.values())
+    groups: dict[int, dict[str, AnalogLayer]] = {}
+    for name, layer in layers.items():
+        groups.setdefault(id(layer.weight), {})[name] = layer
+    return [(group, seeds.next(next(iter(group.values())).weight.device)) for group in groups.values()]
 
 
 def age(

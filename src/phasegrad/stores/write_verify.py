@@ -23,7 +23,7 @@ def write_and_verify(array: DeviceArray, relative: Tensor, rule: Transfer, now: 
     steps, parameters = array.cell.device.steps, array.step_parameters
     assert steps is not None
     assert parameters is not None
-    targets = torch.maximum(array.cell.targets(relative) + array.target_offset, parameters[2])
+    targets = torch.maximum(array.targets(relative) + array.target_offset, parameters[2])
     up, down = array.pulsed_planes
     tolerance, offset = rule.tolerance * steps.size, streams.TRANSFER + (1 << 31)
     pulsed_array.reset(array, torch.ones_like(targets, dtype=torch.bool), now, seed, streams.RESET + 1)
