@@ -7,6 +7,7 @@ from phasegrad.devices.faults import FaultMap, Faults
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
+from phasegrad.devices.partial_set import PartialSet, nandakumar_2018_partial_set
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
 from phasegrad.devices.steps import (
@@ -38,6 +39,7 @@ __all__ = [
     "JumpTable",
     "Law",
     "LinearSteps",
+    "PartialSet",
     "Piecewise",
     "PiecewiseSteps",
     "Power",
@@ -55,6 +57,7 @@ __all__ = [
     "joshi_2020",
     "nandakumar_2018",
     "nandakumar_2018_device",
+    "nandakumar_2018_partial_set",
     "projected",
     "trace",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
+from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
 
 
@@ -55,6 +56,8 @@ class Device(Configuration, ABC):
     """Conductance of the largest weight [S]."""
     steps: Steps | None = None
     """Response to pulses; ``None`` for a device that is only programmed."""
+    partial_set: PartialSet | None = None
+    """Response to the length of a SET pulse, for programming by pulse length; ``None`` for none."""
 
     _renamed: ClassVar[dict[str, str]] = {"remembers": "stateful_fields"}
 

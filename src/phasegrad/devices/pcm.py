@@ -13,6 +13,7 @@ from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.curves import Curve, Law
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
+from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
 from phasegrad.devices.thermal import Thermal
 from phasegrad.ops.direct import call
@@ -47,6 +48,7 @@ class PCM(Device):
         t_min: lower bound of the time since the last pulse or programming in the drift law [s], which is then
             ``G(t) = G (max(t, t_min) / t0) ** -nu``; ``None`` for the law above.
         steps: response to pulses in training in the memory; ``None`` for a device that is only programmed.
+        partial_set: response to the length of a SET pulse, for programming by pulse length; ``None`` for none.
         g_min: conductance at RESET [S], the lower bound of programming; it represents a weight of 0.
         correlated_noise: correlation of 1/f noise in time; ``None`` for noise that each read redraws.
         telegraph: random telegraph noise in addition to 1/f noise; ``None`` for no telegraph noise.
@@ -101,6 +103,7 @@ class PCM(Device):
         check_type(self, "nu_sd", Law)
         check_type(self, "read_noise", (Law, type(None)))
         check_type(self, "steps", (Steps, type(None)))
+        check_type(self, "partial_set", (PartialSet, type(None)))
         check_number(self, "g_min", 0.0)
         if self.g_min >= self.g_max:
             raise ValueError(f"PCM: g_min = {self.g_min} S; it must be below g_max = {self.g_max} S")
