@@ -4,7 +4,7 @@ from phasegrad.inference.accuracy import Report, accuracy_over_time, format_time
 from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
 from phasegrad.inference.export import export_graph, export_onnx, noiseless
-from phasegrad.inference.programming import age, now, program
+from phasegrad.inference.programming import age, now, program, programming_record
 from phasegrad.inference.stuck_devices import (
     FaultReport,
     draw_faults,
@@ -13,11 +13,25 @@ from phasegrad.inference.stuck_devices import (
     load_fault_maps,
     save_fault_maps,
 )
+from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
+from phasegrad.stores.programming.record import ProgrammingRecord
+from phasegrad.stores.programming.schedule import Rows, Schedule
+from phasegrad.stores.programming.strategies import AmplitudeSteps, SetCounts, Strategy
+from phasegrad.stores.programming.write_verify import WriteVerify
 from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
+    "AmplitudeSteps",
     "FaultReport",
+    "ProgrammingMethod",
+    "ProgrammingRecord",
     "Report",
+    "Rows",
+    "Schedule",
+    "SetCounts",
+    "Statistical",
+    "Strategy",
+    "WriteVerify",
     "accuracy_over_time",
     "age",
     "compensate",
@@ -31,6 +45,7 @@ __all__ = [
     "noiseless",
     "now",
     "program",
+    "programming_record",
     "reestimate_batchnorm",
     "sampled_reads",
     "save_fault_maps",

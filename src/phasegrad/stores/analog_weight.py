@@ -20,6 +20,8 @@ from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
 from phasegrad.stores.known_numbers import number
+from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
+from phasegrad.stores.programming.record import ProgrammingRecord
 from phasegrad.stores.pulsed_array import UNTRACKED
 from phasegrad.stores.registered import Registered
 from phasegrad.stores.stuck_devices import drawn, set_map
@@ -81,6 +83,9 @@ class AnalogWeight(DeviceArray):
     optional = (*DeviceArray.optional, "column_order")
     weight_was_trainable: bool = True
     """Whether the digital weight required a gradient before it was programmed, and will again."""
+
+    record: ProgrammingRecord | None = None
+    """The process by which the devices were programmed; ``None`` without one, and after loading a state dict."""
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
@@ -146,8 +151,9 @@ class AnalogWeight(DeviceArray):
 
     @torch.no_grad()
     def program_weight(
-        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
-    ) -> None:
+        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None,
+        method: ProgrammingMethod | None = None,
+    ) -> None:  # fmt: skip
         """Program every cell at the present time, and measure the baseline of drift compensation.
 
         Args:
@@ -156,15 +162,19 @@ class AnalogWeight(DeviceArray):
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
             errors: errors of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
+            method: how the devices are programmed; ``None`` for one statistical draw.
         """
+        method = method or Statistical()
         if self.stuck is None and self.hardware.faults is not None:
             set_map(self, drawn(self, self.hardware.faults, seed), corrects=False)
-        self.program(relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows), self.clock, seed)
+        relative = relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows)
+        self.record = method.write(self, relative, self.clock, seed, (self.hardware.rows, self.columns))
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
             zero = torch.zeros_like(self.reference.conductance[0])
-            self.reference.program(zero, self.clock, seed + streams.REFERENCE)
+            tile = (self.hardware.rows, 1)
+            method.write(self.reference, zero, self.clock, seed + streams.REFERENCE, tile)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.solve_wires()

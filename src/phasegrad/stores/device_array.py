@@ -46,19 +46,21 @@ class DeviceArray(nn.Module):
         step_parameters: ``[4, devices, out, in]``, fixed at fabrication: step up, step down, lowest and highest
             conductance of each device [S]; ``None`` if no pulses are sent.
         history: ``[devices, out, in]``, past pulses of devices whose steps depend on them, or ``None``.
-        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64,
-            or ``None``.
+        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64:
+            of those that are trained, and of those whose write loop took long enough to matter; otherwise ``None``.
         updates: number of updates so far, or ``None``.
         noise: ``[planes, devices, out, in]``, state of correlated noise, or ``None``.
         noise_seed: seed of the correlated noise, int64 ``[1]``, or ``None``.
         heat: temperature and its past effect on drift, see [`DeviceState`][phasegrad.devices.DeviceState], or ``None``.
         stuck: ``[devices, out, in]``, conductances of devices that neither respond nor drift [S], NaN for the others;
             ``None`` if no faults are known, and then not in the state dict.
+        fixed_normals: ``[3, devices, out, in]``, standard normals that distinguish the devices in write-and-verify, fixed
+            at fabrication; ``None`` if it was never used, and then not in the state dict.
         corrects_stuck: 1 if programming lets the other devices of a cell take up what stuck ones lack, otherwise
             ``None``.
     """
 
-    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck")
+    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck", "fixed_normals")
     """Buffers that may be ``None`` and then have no entry in the state dict."""
 
     conductance = Registered[Tensor]()
@@ -73,6 +75,7 @@ class DeviceArray(nn.Module):
     heat = Registered["Tensor | None"]()
     stuck = Registered["Tensor | None"]()
     corrects_stuck = Registered["Tensor | None"]()
+    fixed_normals = Registered["Tensor | None"]()
 
     def __init__(
         self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None,
@@ -89,8 +92,7 @@ class DeviceArray(nn.Module):
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
         self.register_buffer("history", blank.clone() if steps and steps.has_history else None)
-        restarts = steps is not None and cell.device.drifts and not self.leaks
-        self.register_buffer("pulsed_at", blank.clone().double() if restarts else None)
+        self.register_buffer("pulsed_at", blank.clone().double() if self.restarts_drift else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
         planes, heat = cell.device.planes, cell.device.heat()
         self.register_buffer("noise", blank.expand(planes, *cells).clone() if planes else None)
@@ -132,6 +134,12 @@ class DeviceArray(nn.Module):
     def leaks(self) -> bool:
         """Whether the conductance alone determines further drift, so that a leak can be applied at any time."""
         return self.cell.device.drifts and self.cell.device.leak(0.0) is not None
+
+    @property
+    def restarts_drift(self) -> bool:
+        """Whether pulses of training restart the drift of each device at a time of its own."""
+        steps = self.cell.device.steps if self.pulses is not None else None
+        return steps is not None and self.cell.device.drifts and not self.leaks
 
     @property
     def state(self) -> DeviceState:
@@ -296,7 +304,7 @@ class DeviceArray(nn.Module):
         if self.step_parameters is None:
             self._store(self._programmed(relative, seed), now)
         else:
-            self._draw_step_parameters(seed)
+            self.draw_step_parameters(seed)
             state, history = self.write(self.targets(relative), self.step_parameters, seed)
             self._store(state, now)
             if self.history is not None:
@@ -378,10 +386,24 @@ class DeviceArray(nn.Module):
         self.conductance = state.conductance.to(self.conductance).contiguous()
         self.nu = state.nu.to(self.nu).contiguous()
         self.programmed_at.copy_(now)
-        if self.pulsed_at is not None:
+        if self.restarts_drift and self.pulsed_at is not None:
             self.pulsed_at.copy_(now)
+        else:
+            self.pulsed_at = None
 
-    def _draw_step_parameters(self, seed: Tensor) -> None:
+    def keep_written(self, state: DeviceState, pulsed_at: Tensor | None, now: Tensor) -> None:
+        """Keep the state that a write loop left.
+
+        Args:
+            state: the devices.
+            pulsed_at: time of each device's last pulse [s], float64; ``None`` for the present time.
+            now: present time [s].
+        """
+        self._store(state, now)
+        if pulsed_at is not None:
+            self.pulsed_at = pulsed_at
+
+    def draw_step_parameters(self, seed: Tensor) -> None:
         """Draw the parameters of the devices, at the first programming only."""
         cell, steps = self.cell, self.cell.device.steps
         assert steps is not None
@@ -410,7 +432,7 @@ class DeviceArray(nn.Module):
 
     def expect(self, keys: Set[str]) -> None:
         """Have those optional buffers that are about to be loaded, and no others: a state is loaded as a whole."""
-        for name in self.optional:
+        for name in self.optional if self.restarts_drift else (*self.optional, "pulsed_at"):
             if (getattr(self, name) is None) == (name in keys):
                 self.register_buffer(name, self.blank(name) if name in keys else None)
 
@@ -418,4 +440,8 @@ class DeviceArray(nn.Module):
         """An optional buffer before it is loaded."""
         if name == "stuck":
             return torch.full_like(self.conductance, torch.nan)
+        if name == "fixed_normals":
+            return self.conductance.new_zeros(3, *self.conductance.shape)
+        if name == "pulsed_at":
+            return torch.zeros_like(self.conductance, dtype=torch.float64)
         return torch.ones((), dtype=torch.int64, device=self.conductance.device)
