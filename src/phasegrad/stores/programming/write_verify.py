@@ -5,7 +5,7 @@ This is the library's only write loop; closed-loop transfers of in-memory traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -57,7 +57,7 @@ class WriteVerify(ProgrammingMethod):
     read_voltage: float = 0.3
     bits: int | None = 8
     full_scale: float | None = None
-    schedule: Schedule = Rows()
+    schedule: Schedule = field(default_factory=Rows)
     keep_pulses: bool = False
 
     def __post_init__(self) -> None:

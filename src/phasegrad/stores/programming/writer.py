@@ -62,7 +62,7 @@ class Writer:
         self.round = 0
 
     def _fixed_normals(self, shape: torch.Size) -> Tensor:
-        """What distinguishes the devices: current offset, SET conductance, and speed of growth, ``[3, devices, cells]``."""
+        """What distinguishes devices: current offset, SET conductance, speed of growth, ``[3, devices, cells]``."""
         found, needed = self.array.fixed_normals, self.device.amplitude or self.device.partial_set
         if needed is None:
             return self.nu.new_zeros(3, *self.nu.shape)
@@ -224,10 +224,10 @@ class Writer:
         state = self.device.written(self.conductance.view(shape), targets, self.seed, streams.PROGRAMMING)
         last = self.time.max()
         still = self._still(DeviceState(self.conductance, self.nu), last)
-        array.keep_written(state, None if still else now - last + self.pulsed_at.view(shape), now)
+        responds = self.device.amplitude is not None or self.device.partial_set is not None
+        normals = self.normals.view(3, *shape) if responds else None
+        array.keep_written(state, None if still else now - last + self.pulsed_at.view(shape), normals, now)
         if self.history is not None and array.history is not None:
             array.history.copy_(self.history.view(shape))
         if array.noise_seed is not None:
             array.noise_seed.copy_(self.seed)
-        if self.device.amplitude is not None or self.device.partial_set is not None:
-            array.fixed_normals = self.normals.view(3, *shape)
