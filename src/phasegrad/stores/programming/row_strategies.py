@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import final
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells import Cell
-from phasegrad.configuration import Configuration, check_number
+from phasegrad.configuration import check_integer, check_number
+from phasegrad.stores.programming.pulses import Pulses
+from phasegrad.stores.programming.strategies import Run, Strategy
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class PulseLengthByRow(Configuration):
+class PulseLengthByRow(Strategy):
     """Raise devices from RESET by pulses whose length is proportional to the error of the weight, a row at a time.
 
     A partial SET pulse only raises a conductance, so a cell must have devices that raise its weight and devices that
@@ -32,6 +35,7 @@ class PulseLengthByRow(Configuration):
         higher: factor after an undershoot, above 1.
         longest: longest pulse [s].
         tick: lengths are whole multiples of this time [s].
+        pulses_per_pair: most pulses on each pair but the last.
 
     Raises:
         ValueError: a number is out of its range.
@@ -47,12 +51,29 @@ class PulseLengthByRow(Configuration):
     higher: float = 1.3
     longest: float = 2e-6
     tick: float = 1.2e-9
+    pulses_per_pair: int = 10
 
     def __post_init__(self) -> None:
         for name in ("alpha", "longest", "tick"):
             check_number(self, name, 0.0, above=True)
         check_number(self, "lower", 0.0, 1.0, above=True)
         check_number(self, "higher", 1.0)
+        check_integer(self, "pulses_per_pair", 1, 1 << 20)
+
+    def check(self, cell: Cell) -> None:
+        """Raise ``ValueError`` unless a cell consists of pairs of devices with partial SET."""
+        if cell.device.partial_set is None:
+            raise ValueError(
+                f"PulseLengthByRow: device.partial_set = None in {type(cell).__name__}(device={type(cell.device).__name__}"
+                "(...)), so the effect of a pulse's length is unknown; give the device a law, as in "
+                "dataclasses.replace(device, partial_set=phasegrad.devices.nandakumar_2018_partial_set()), or use "
+                "another strategy"
+            )
+        pairs_of(cell)
+
+    def begin(self, cell: Cell, targets: Tensor, relative: Tensor, tolerance: float) -> RowPulses:
+        """Start to program cells to targets ``[devices, cells]`` [S]."""
+        return RowPulses(self, cell, targets, tolerance)
 
 
 @dataclass(frozen=True)
@@ -89,47 +110,56 @@ def pairs_of(cell: Cell) -> list[Pair]:
 
 
 @final
-class RowPulses:
+class RowPulses(Run):
     """One run of the strategy: the present pair of each cell, and its ``alpha``.
 
     Args:
         strategy: the configuration.
         cell: the cell.
-        targets: conductances ``[devices, *shape]`` that the cell gives to its devices [S].
+        targets: conductances ``[devices, cells]`` that the cell gives to its devices [S].
+        tolerance: error of a weight that needs no further pulse [S], as a conductance difference of a pair that
+            represents the weight alone.
     """
 
-    def __init__(self, strategy: PulseLengthByRow, cell: Cell, targets: Tensor) -> None:
+    preparation = 1
+    """A RESET of all devices."""
+
+    def __init__(self, strategy: PulseLengthByRow, cell: Cell, targets: Tensor, tolerance: float) -> None:
         law = cell.device.partial_set
         assert law is not None
         self._strategy, self._pairs, self._law = strategy, pairs_of(cell), law
-        self._window = cell.device.window
+        self._window, self._tolerance = cell.device.window, tolerance
         self._goals = self._contributions(targets)
         self._pair = torch.zeros_like(targets[0], dtype=torch.int64)
         self._alpha = torch.full_like(targets[0], strategy.alpha)
         self._before = torch.zeros_like(targets[0])
 
-    def missing(self, read: Tensor) -> Tensor:
-        """What is missing of the weights ``[*shape]`` at conductances ``[devices, *shape]`` [S]."""
-        return (self._goals - self._contributions(read))[-1]
-
-    def lengths(self, read: Tensor, tolerance: float, least_pair: int) -> Tensor:
-        """Lengths of the next pulses [s], ``[devices, *shape]``; 0 for none.
-
-        Args:
-            read: conductances of the last verify read [S].
-            tolerance: error of a weight that needs no pulse.
-            least_pair: pair that all cells have to work on by now, if they were not done with those before it.
-        """
+    def pulses(self, read: Tensor | None, attempt: int) -> Pulses | None:
+        """RESET all devices, and then pulse those whose growth reduces the error."""
+        if read is None or attempt == 0:
+            return Pulses(reset=torch.ones(2 * len(self._pairs), *self._pair.shape, dtype=torch.bool))
         missing = self._goals - self._contributions(read)
         self._adapt(missing.gather(0, self._pair[None])[0])
-        self._next_pairs(missing, tolerance, least_pair)
+        self._next_pairs(missing, (attempt - 1) // self._strategy.pulses_per_pair)
         present = missing.gather(0, self._pair[None])[0]
-        self._before = torch.where(present.abs() > tolerance, present, 0.0)
-        return self._spread(self._before)
+        self._before = torch.where(present.abs() > self._tolerance, present, 0.0)
+        return Pulses(seconds=self._spread(self._before))
+
+    def residual(self, read: Tensor) -> Tensor:
+        """What is missing of the weights [S], at every device of a cell ``[devices, cells]``."""
+        missing = (self._goals - self._contributions(read))[-1]
+        return missing.expand_as(read)
+
+    def keep(self, chosen: Tensor) -> RowPulses:
+        """The run of some of the cells."""
+        kept = copy.copy(self)
+        kept._goals = self._goals[:, chosen]
+        kept._pair, kept._alpha, kept._before = self._pair[chosen], self._alpha[chosen], self._before[chosen]
+        return kept
 
     def _contributions(self, conductance: Tensor) -> Tensor:
-        """What the pairs up to each one contribute to the weights, ``[pairs, *shape]``."""
-        parts = [(conductance[p.up] - conductance[p.down]) * (p.significance / self._window) for p in self._pairs]
+        """What the pairs up to each one contribute ``[pairs, cells]`` [S], in parts of the window."""
+        parts = [(conductance[p.up] - conductance[p.down]) * p.significance for p in self._pairs]
         return torch.stack(parts).cumsum(dim=0)
 
     def _adapt(self, present: Tensor) -> None:
@@ -137,11 +167,11 @@ class RowPulses:
         factor = torch.where(present * self._before < 0.0, self._strategy.lower, self._strategy.higher)
         self._alpha = torch.where(self._before == 0.0, self._alpha, self._alpha * factor)
 
-    def _next_pairs(self, missing: Tensor, tolerance: float, least_pair: int) -> None:
-        """Go on to the next pair where the present one has done its part, or cannot be lowered, or time is up."""
+    def _next_pairs(self, missing: Tensor, least_pair: int) -> None:
+        """Go on to the next pair where the present one has done its part, went too far, or has no more pulses."""
         for pair in range(len(self._pairs) - 1):
             side = self._goals[pair] - (self._goals[pair - 1] if pair else 0.0)
-            done = (missing[pair] * side.sign() <= tolerance) | (pair < least_pair)
+            done = (missing[pair] * side.sign() <= self._tolerance) | (pair < least_pair)
             leaves = (self._pair == pair) & done
             self._pair = torch.where(leaves, pair + 1, self._pair)
             self._alpha = torch.where(leaves, self._strategy.alpha, self._alpha)
@@ -151,7 +181,7 @@ class RowPulses:
         lengths = present.new_zeros(2 * len(self._pairs), *present.shape)
         for index, pair in enumerate(self._pairs):
             here = torch.where(self._pair == index, present, 0.0)
-            seconds = self._ticks(self._alpha * here.abs() * (self._window / pair.significance / self._law.speed))
+            seconds = self._ticks(self._alpha * here.abs() / (pair.significance * self._law.speed))
             lengths[pair.up] = seconds * (here > 0.0)
             lengths[pair.down] = seconds * (here < 0.0)
         return lengths

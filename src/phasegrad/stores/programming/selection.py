@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -9,18 +10,15 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells import Cell
-from phasegrad.configuration import Configuration, check_number
-from phasegrad.stores.programming.selection_rules import (
-    Selection,
-    fill_up_to,
-    parallel_devices,
-    select_by_reads,
-)
+from phasegrad.configuration import check_choice, check_number
+from phasegrad.stores.programming.pulses import Pulses
+from phasegrad.stores.programming.selection_rules import Selection, fill_up_to, parallel_devices, select_by_reads
+from phasegrad.stores.programming.strategies import Run, Strategy
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DeviceSelection(Configuration):
+class DeviceSelection(Strategy):
     """RESET a cell, SET the devices of the wanted polarity, choose among them by a read, and program the chosen ones.
 
     The devices of a cell that add to its weight with the same factor share a target, the sum of theirs. All devices are
@@ -65,65 +63,86 @@ class DeviceSelection(Configuration):
             check_number(self, name, 0.0, above=True)
         check_number(self, "strongest", self.weakest, above=True)
 
-    def begin(self, cell: Cell, targets: Tensor) -> SelectedDevices:
-        """Start to program cells to targets ``[devices, *shape]`` [S]."""
-        return SelectedDevices(self, cell, targets)
+    def check(self, cell: Cell) -> None:
+        """Raise ``ValueError`` unless the devices of a cell respond to the amplitude of a pulse."""
+        require_amplitude(self, cell)
+
+    def begin(self, cell: Cell, targets: Tensor, relative: Tensor, tolerance: float) -> SelectedDevices:
+        """Start to program cells to targets ``[devices, cells]`` [S]."""
+        return SelectedDevices(self, cell, targets, tolerance)
 
 
 @final
-class SelectedDevices:
-    """One run of the strategy: the roles of the devices, and the amplitudes that they received last."""
+class SelectedDevices(Run):
+    """One run of the strategy: the roles of the devices, and the amplitudes that they received last.
 
-    def __init__(self, strategy: DeviceSelection, cell: Cell, targets: Tensor) -> None:
+    Args:
+        strategy: the configuration.
+        cell: the cell.
+        targets: conductances ``[devices, cells]`` that the cell gives to its devices [S].
+        tolerance: error that needs no further pulse [S].
+    """
+
+    preparation = 2
+    """A RESET of all devices, and a full SET of those of the wanted polarity."""
+
+    def __init__(self, strategy: DeviceSelection, cell: Cell, targets: Tensor, tolerance: float) -> None:
         self._strategy, self._device, self._groups = strategy, cell.device, parallel_devices(cell)
+        self._tolerance = tolerance
         self._target = self._shared(targets - cell.device.lowest)
         self._wanted = self._target > 1e-6 * cell.device.window
         self._amplitude = torch.full_like(targets, strategy.weakest)
         self._chosen: Selection | None = None
 
-    def prepare(self) -> tuple[Pulses, ...]:
-        """RESET all devices, then SET those of the wanted polarity."""
-        rule, everywhere = self._strategy, torch.ones_like(self._wanted)
-        reset = self._pulses(everywhere, rule.strongest, rule.length)
-        return reset, self._pulses(self._wanted, rule.weakest, rule.set_length)
+    def pulses(self, read: Tensor | None, attempt: int) -> Pulses | None:
+        """RESET all devices, SET the wanted ones, and then send the next pulse to those that are programmed."""
+        rule = self._strategy
+        if attempt == 0:
+            return self._square(torch.full_like(self._amplitude, rule.strongest))
+        if attempt == 1:
+            return Pulses(fully_set=self._wanted, set_seconds=rule.set_length)
+        assert read is not None
+        unused = self._choose(read) if self._chosen is None else None
+        error = self.residual(read)
+        pulsed = error.abs() > self._tolerance
+        moved = (self._amplitude + rule.gain * error).clamp(rule.weakest, rule.strongest)
+        self._amplitude = torch.where(pulsed, moved, self._amplitude)
+        amplitude = torch.where(pulsed, moved, 0.0)
+        return self._square(amplitude if unused is None else amplitude.masked_fill(unused, rule.strongest))
 
-    def error(self, read: Tensor) -> Tensor:
-        """What is too much on the devices that are programmed [S]; 0 on the others.
-
-        Args:
-            read: conductances ``[devices, *shape]`` of the last verify read [S]; the first one finds the devices SET.
-        """
+    def residual(self, read: Tensor) -> Tensor:
+        """What is too much on the devices that are programmed [S]; 0 on others, infinite before they are chosen."""
         if self._chosen is None:
-            self._choose(read)
-        assert self._chosen is not None
+            return torch.where(self._wanted, torch.inf, 0.0)
         above = read - self._device.lowest
         found = self._shared(above) if self._strategy.full == "read" else above
         return torch.where(self._chosen.programmed, found - self._target, 0.0)
 
-    def next(self, error: Tensor, unfinished: Tensor) -> Pulses:
-        """The next pulse of devices that are unfinished: stronger in proportion to the error [S]."""
-        rule = self._strategy
-        moved = (self._amplitude + rule.gain * error).clamp(rule.weakest, rule.strongest)
-        self._amplitude = torch.where(unfinished, moved, self._amplitude)
-        return self._pulses(unfinished, self._amplitude, rule.length)
+    def keep(self, chosen: Tensor) -> SelectedDevices:
+        """The run of some of the cells."""
+        kept = copy.copy(self)
+        kept._target, kept._wanted = self._target[:, chosen], self._wanted[:, chosen]
+        kept._amplitude = self._amplitude[:, chosen]
+        if self._chosen is not None:
+            kept._chosen = Selection(*(role[:, chosen] for role in self._chosen))
+        return kept
 
-    def reset_unused(self) -> Pulses:
-        """RESET the devices that are neither left SET nor programmed."""
-        assert self._chosen is not None
-        unused = self._wanted & ~self._chosen.stays & ~self._chosen.programmed
-        return self._pulses(unused, self._strategy.strongest, self._strategy.length)
-
-    def _choose(self, read: Tensor) -> None:
-        above, device = read - self._device.lowest, self._device
-        stays, programmed = torch.zeros_like(self._wanted), torch.zeros_like(self._wanted)
+    def _choose(self, read: Tensor) -> Tensor:
+        """Give the devices their roles; returns those that stay neither SET nor are programmed."""
+        above, wanted = read - self._device.lowest, self._wanted
+        stays, programmed = torch.zeros_like(wanted), torch.zeros_like(wanted)
         for group in self._groups:
-            total = self._target[group[0]] * self._wanted[group[0]]
+            total = self._target[group[0]] * wanted[group[0]]
             if self._strategy.full == "read":
                 stays[group], programmed[group] = select_by_reads(total, above[group])
             else:
-                self._target[group] = fill_up_to(total, device.window, len(group))
+                self._target[group] = fill_up_to(total, self._device.window, len(group))
                 programmed[group] = self._target[group] > 0.0
         self._chosen = Selection(stays, programmed)
+        return wanted & ~stays & ~programmed
+
+    def _square(self, amplitude: Tensor) -> Pulses:
+        return Pulses(amplitude=amplitude, duration=self._strategy.length)
 
     def _shared(self, conductance: Tensor) -> Tensor:
         """The sum over devices that share a target, at each of them."""
@@ -131,6 +150,3 @@ class SelectedDevices:
         for group in self._groups:
             sums[group] = conductance[group].sum(dim=0)
         return sums
-
-    def _pulses(self, where: Tensor, amplitude: Tensor | float, length: float) -> Pulses:
-        return Pulses(where * torch.as_tensor(amplitude, dtype=self._amplitude.dtype), length)
