@@ -7,16 +7,23 @@ import dataclasses
 import pytest
 import torch
 
-from phasegrad.cells import DifferentialPair, ReferencedDevice, SignificancePairs
+from phasegrad.cells import Cell, DifferentialPair, ReferencedDevice, SignificancePairs
 from phasegrad.configuration import from_json
 from phasegrad.devices import ideal_device, nandakumar_2018_partial_set
 from phasegrad.stores.programming.row_strategies import PulseLengthByRow, pairs_of
+from phasegrad.stores.programming.strategies import Site
 
 LAW = dataclasses.replace(nandakumar_2018_partial_set(rate_sd=0.3), deviation=(0.0, 0.0))
 DEVICE = dataclasses.replace(ideal_device(g_max=8e-6), partial_set=LAW)
 FOUR = SignificancePairs(device=DEVICE, significances=(2.0, 1.0))
 CELLS = 2000
 TOLERANCE = 0.02 * DEVICE.g_max
+
+
+def site_of(cell: Cell, weight: torch.Tensor, tolerance: float = TOLERANCE) -> Site:
+    rows = torch.zeros(len(weight), dtype=torch.int64)
+    targets = cell.targets(weight)
+    return Site(cell=cell, targets=targets, relative=weight, planes=(0, 1), rows=rows, tolerance=tolerance)
 
 
 class Bench:
@@ -40,8 +47,8 @@ class Bench:
 @pytest.mark.parametrize("cell", [DifferentialPair(device=DEVICE), FOUR], ids=["pair", "four"])
 def test_weights_come_out_right_without_noise(cell):
     bench, strategy = Bench(len(cell.factors)), PulseLengthByRow(alpha=1.0)
-    run, read = strategy.begin(cell, cell.targets(bench.weight), bench.weight, TOLERANCE), None
-    for attempt in range(run.preparation + 40):
+    run, read = strategy.begin(site_of(cell, bench.weight)), None
+    for attempt in range(strategy.preparation + 40):
         bench.obey(run.pulses(read, attempt))
         read = bench.conductance
     done = (run.residual(read).abs() <= TOLERANCE).all(dim=0)
@@ -50,7 +57,7 @@ def test_weights_come_out_right_without_noise(cell):
 
 
 def begun(weight: torch.Tensor, **fields: float):
-    run = PulseLengthByRow(**fields).begin(FOUR, FOUR.targets(weight), weight, TOLERANCE)
+    run = PulseLengthByRow(**fields).begin(site_of(FOUR, weight))
     assert run.pulses(None, 0).reset.all()
     return run
 
@@ -82,7 +89,7 @@ def test_an_overshoot_of_the_first_pair_is_left_to_the_next_one():
 def test_alpha_falls_after_an_overshoot_and_rises_after_an_undershoot():
     pair = DifferentialPair(device=DEVICE)
     weight = torch.tensor([0.5])
-    run = PulseLengthByRow(alpha=1.0, lower=0.5, higher=1.2, tick=1e-13).begin(pair, pair.targets(weight), weight, 0.0)
+    run = PulseLengthByRow(alpha=1.0, lower=0.5, higher=1.2, tick=1e-13).begin(site_of(pair, weight, 0.0))
     run.pulses(None, 0)
     per = LAW.speed
 
@@ -112,7 +119,7 @@ def test_pulses_on_a_pair_are_limited():
 
 def test_a_run_of_some_cells_goes_on_as_the_run_of_all():
     bench, some, read = Bench(4), torch.arange(CELLS) % 3 == 0, None
-    run = PulseLengthByRow().begin(FOUR, FOUR.targets(bench.weight), bench.weight, TOLERANCE)
+    run = PulseLengthByRow().begin(site_of(FOUR, bench.weight))
     for attempt in range(5):
         bench.obey(run.pulses(read, attempt))
         read = bench.conductance

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from phasegrad.cells import SignificancePairs
+from phasegrad.cells import Cell, SignificancePairs
 from phasegrad.configuration import from_json
 from phasegrad.devices import AmplitudeResponse, ideal_device
 from phasegrad.stores.programming.selection import DeviceSelection
+from phasegrad.stores.programming.strategies import Site
 
 CURVE = AmplitudeResponse(offset_sd=15e-6, set_sd=0.2, cycle_sd=0.0, set_conductance=15e-6)
 DEVICE = dataclasses.replace(ideal_device(g_max=10e-6), amplitude=CURVE)
@@ -20,6 +21,12 @@ TOLERANCE = 0.3e-6
 
 def cell_of(devices: int) -> SignificancePairs:
     return SignificancePairs(device=DEVICE, significances=(1.0,) * devices)
+
+
+def site_of(cell: Cell, weight: torch.Tensor) -> Site:
+    rows = torch.zeros(len(weight), dtype=torch.int64)
+    targets = cell.targets(weight)
+    return Site(cell=cell, targets=targets, relative=weight, planes=(0, 1), rows=rows, tolerance=TOLERANCE)
 
 
 class Bench:
@@ -42,8 +49,8 @@ class Bench:
 def programmed(strategy: DeviceSelection, devices: int, rounds: int = 30) -> tuple[Bench, torch.Tensor]:
     """A bench after some rounds, and which cells are within tolerance."""
     bench, cell = Bench(devices), cell_of(devices)
-    run, read = strategy.begin(cell, cell.targets(bench.weight), bench.weight, TOLERANCE), None
-    for attempt in range(run.preparation + rounds):
+    run, read = strategy.begin(site_of(cell, bench.weight)), None
+    for attempt in range(strategy.preparation + rounds):
         bench.obey(run.pulses(read, attempt))
         read = bench.conductance
     return bench, (run.residual(read).abs() <= TOLERANCE).all(dim=0)
@@ -72,7 +79,7 @@ def test_at_most_one_device_of_a_polarity_is_between_reset_and_set():
 
 def test_preparation_resets_all_and_sets_the_wanted_devices():
     bench, cell = Bench(2), cell_of(2)
-    run = DeviceSelection().begin(cell, cell.targets(bench.weight), bench.weight, TOLERANCE)
+    run = DeviceSelection().begin(site_of(cell, bench.weight))
     first, second = run.pulses(None, 0), run.pulses(bench.conductance, 1)
     assert (first.amplitude == 700e-6).all()
     assert torch.equal(second.fully_set[0], bench.weight > 0.0)
@@ -81,14 +88,14 @@ def test_preparation_resets_all_and_sets_the_wanted_devices():
 
 def test_nothing_has_converged_before_the_devices_were_chosen():
     bench, cell = Bench(1), cell_of(1)
-    run = DeviceSelection().begin(cell, cell.targets(bench.weight), bench.weight, TOLERANCE)
+    run = DeviceSelection().begin(site_of(cell, bench.weight))
     run.pulses(None, 0)
     assert torch.equal(run.residual(cell.targets(bench.weight)).isinf().any(0), bench.weight != 0.0)
 
 
 def test_the_next_pulse_is_stronger_where_the_read_was_too_high():
     cell, weight = cell_of(1), torch.tensor([0.5, 0.5, 0.5])
-    run = DeviceSelection(gain=10.0).begin(cell, cell.targets(weight), weight, TOLERANCE)
+    run = DeviceSelection(gain=10.0).begin(site_of(cell, weight))
     full = torch.full((2, 3), 15e-6)
     run.pulses(None, 0)
     run.pulses(full, 1)
@@ -99,7 +106,7 @@ def test_the_next_pulse_is_stronger_where_the_read_was_too_high():
 
 def test_a_run_of_some_cells_goes_on_as_the_run_of_all():
     bench, cell = Bench(2), cell_of(2)
-    run = DeviceSelection().begin(cell, cell.targets(bench.weight), bench.weight, TOLERANCE)
+    run = DeviceSelection().begin(site_of(cell, bench.weight))
     read, some = None, torch.arange(CELLS) % 3 == 0
     for attempt in range(5):
         bench.obey(run.pulses(read, attempt))

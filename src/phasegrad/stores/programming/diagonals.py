@@ -35,8 +35,8 @@ class Diagonals(Schedule):
 
         >>> core, all = Geometry(rows=256, columns=256, devices=2), torch.tensor([2 * 256 * 256])
         >>> f"{Diagonals().pulse_time(all, 125e-9, core).item() * 1e3:.3f} ms"
-        '0.524 ms'
-        >>> f"{Diagonals().read_time(all, 1, 768e-9, core).item() * 1e3:.3f} ms"
+        '0.512 ms'
+        >>> f"{Diagonals().read_time(all, 768e-9, core).item() * 1e3:.3f} ms"
         '0.393 ms'
     """
 
@@ -53,6 +53,6 @@ class Diagonals(Schedule):
         cycles = longer * -(-shorter // self.heads) * tile.devices
         return (pulsed > 0).double() * (cycles * duration)
 
-    def read_time(self, read: Tensor, reads: int, seconds: float, tile: Geometry) -> Tensor:
+    def read_time(self, read: Tensor, seconds: float, tile: Geometry) -> Tensor:
         """Time of a round of reads in each tile [s]; 0 where no device is read."""
-        return (read > 0).double() * (tile.rows * self.polarities * reads * seconds)
+        return (read > 0).double() * (tile.rows * self.polarities * seconds)

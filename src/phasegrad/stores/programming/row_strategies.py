@@ -12,7 +12,7 @@ from torch import Tensor
 from phasegrad.cells import Cell
 from phasegrad.configuration import check_integer, check_number
 from phasegrad.stores.programming.pulses import Pulses
-from phasegrad.stores.programming.strategies import Run, Strategy
+from phasegrad.stores.programming.strategies import Run, Site, Strategy
 
 
 @final
@@ -71,9 +71,9 @@ class PulseLengthByRow(Strategy):
             )
         pairs_of(cell)
 
-    def begin(self, cell: Cell, targets: Tensor, relative: Tensor, tolerance: float) -> RowPulses:
-        """Start to program cells to targets ``[devices, cells]`` [S]."""
-        return RowPulses(self, cell, targets, tolerance)
+    def begin(self, site: Site) -> RowPulses:
+        """Start on some cells."""
+        return RowPulses(self, site)
 
 
 @dataclass(frozen=True)
@@ -115,20 +115,15 @@ class RowPulses(Run):
 
     Args:
         strategy: the configuration.
-        cell: the cell.
-        targets: conductances ``[devices, cells]`` that the cell gives to its devices [S].
-        tolerance: error of a weight that needs no further pulse [S], as a conductance difference of a pair that
-            represents the weight alone.
+        site: the cells; the tolerance is that of a weight, as the conductance difference of a pair that represents it
+            alone.
     """
 
-    preparation = 1
-    """A RESET of all devices."""
-
-    def __init__(self, strategy: PulseLengthByRow, cell: Cell, targets: Tensor, tolerance: float) -> None:
-        law = cell.device.partial_set
+    def __init__(self, strategy: PulseLengthByRow, site: Site) -> None:
+        law, targets = site.cell.device.partial_set, site.targets
         assert law is not None
-        self._strategy, self._pairs, self._law = strategy, pairs_of(cell), law
-        self._window, self._tolerance = cell.device.window, tolerance
+        self._strategy, self._pairs, self._law = strategy, pairs_of(site.cell), law
+        self._tolerance = site.tolerance
         self._goals = self._contributions(targets)
         self._pair = torch.zeros_like(targets[0], dtype=torch.int64)
         self._alpha = torch.full_like(targets[0], strategy.alpha)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from phasegrad.cells import Cell
 from phasegrad.configuration import check_choice, check_number
 from phasegrad.stores.programming.pulses import Pulses
 from phasegrad.stores.programming.selection_rules import Selection, fill_up_to, parallel_devices, select_by_reads
-from phasegrad.stores.programming.strategies import Run, Strategy
+from phasegrad.stores.programming.strategies import Run, Site, Strategy, require_amplitude
 
 
 @final
@@ -50,6 +50,8 @@ class DeviceSelection(Strategy):
         (2023).
     """
 
+    preparation: ClassVar[int] = 2
+
     full: Literal["read", "nominal"] = "read"
     gain: float = 5.0
     weakest: float = 125e-6
@@ -67,9 +69,9 @@ class DeviceSelection(Strategy):
         """Raise ``ValueError`` unless the devices of a cell respond to the amplitude of a pulse."""
         require_amplitude(self, cell)
 
-    def begin(self, cell: Cell, targets: Tensor, relative: Tensor, tolerance: float) -> SelectedDevices:
-        """Start to program cells to targets ``[devices, cells]`` [S]."""
-        return SelectedDevices(self, cell, targets, tolerance)
+    def begin(self, site: Site) -> SelectedDevices:
+        """Start on some cells."""
+        return SelectedDevices(self, site)
 
 
 @final
@@ -78,20 +80,15 @@ class SelectedDevices(Run):
 
     Args:
         strategy: the configuration.
-        cell: the cell.
-        targets: conductances ``[devices, cells]`` that the cell gives to its devices [S].
-        tolerance: error that needs no further pulse [S].
+        site: the cells.
     """
 
-    preparation = 2
-    """A RESET of all devices, and a full SET of those of the wanted polarity."""
-
-    def __init__(self, strategy: DeviceSelection, cell: Cell, targets: Tensor, tolerance: float) -> None:
-        self._strategy, self._device, self._groups = strategy, cell.device, parallel_devices(cell)
-        self._tolerance = tolerance
-        self._target = self._shared(targets - cell.device.lowest)
-        self._wanted = self._target > 1e-6 * cell.device.window
-        self._amplitude = torch.full_like(targets, strategy.weakest)
+    def __init__(self, strategy: DeviceSelection, site: Site) -> None:
+        self._strategy, self._device, self._groups = strategy, site.cell.device, parallel_devices(site.cell)
+        self._tolerance = site.tolerance
+        self._target = self._shared(site.targets - self._device.lowest)
+        self._wanted = self._target > 1e-6 * self._device.window
+        self._amplitude = torch.full_like(site.targets, strategy.weakest)
         self._chosen: Selection | None = None
 
     def pulses(self, read: Tensor | None, attempt: int) -> Pulses | None:
@@ -100,7 +97,7 @@ class SelectedDevices(Run):
         if attempt == 0:
             return self._square(torch.full_like(self._amplitude, rule.strongest))
         if attempt == 1:
-            return Pulses(fully_set=self._wanted, set_seconds=rule.set_length)
+            return Pulses(fully_set=self._wanted, set_duration=rule.set_length, set_current=rule.weakest)
         assert read is not None
         unused = self._choose(read) if self._chosen is None else None
         error = self.residual(read)
