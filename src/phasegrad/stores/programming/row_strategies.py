@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells import Cell
-from phasegrad.configuration import check_integer, check_number
+from phasegrad.configuration import check_number
 from phasegrad.stores.programming.pulses import Pulses
 from phasegrad.stores.programming.strategies import Run, Site, Strategy
 
@@ -22,7 +22,7 @@ class PulseLengthByRow(Strategy):
 
     A partial SET pulse only raises a conductance, so a cell must have devices that raise its weight and devices that
     lower it. The pairs of a cell are programmed one after the other, the most significant first, each to its own part
-    of the weight; the error that a pair leaves is left to the next one. The last pair is pulsed on the side that the
+    of the weight and with an equal share of the iterations; the error that a pair leaves is left to the next one. The last pair is pulsed on the side that the
     remaining error asks for: an overshoot is corrected on its opposite device. All weights of a row are pulsed at once,
     each for a time of its own.
 
@@ -35,7 +35,6 @@ class PulseLengthByRow(Strategy):
         higher: factor after an undershoot, above 1.
         longest: longest pulse [s].
         tick: lengths are whole multiples of this time [s].
-        pulses_per_pair: most pulses on each pair but the last.
 
     Raises:
         ValueError: a number is out of its range.
@@ -51,23 +50,20 @@ class PulseLengthByRow(Strategy):
     higher: float = 1.3
     longest: float = 2e-6
     tick: float = 1.2e-9
-    pulses_per_pair: int = 10
 
     def __post_init__(self) -> None:
         for name in ("alpha", "longest", "tick"):
             check_number(self, name, 0.0, above=True)
         check_number(self, "lower", 0.0, 1.0, above=True)
         check_number(self, "higher", 1.0)
-        check_integer(self, "pulses_per_pair", 1, 1 << 20)
 
     def check(self, cell: Cell) -> None:
         """Raise ``ValueError`` unless a cell consists of pairs of devices with partial SET."""
         if cell.device.partial_set is None:
             raise ValueError(
-                f"PulseLengthByRow: device.partial_set = None in {type(cell).__name__}(device={type(cell.device).__name__}"
-                "(...)), so the effect of a pulse's length is unknown; give the device a law, as in "
-                "dataclasses.replace(device, partial_set=phasegrad.devices.nandakumar_2018_partial_set()), or use "
-                "another strategy"
+                f"PulseLengthByRow: the device of the cell, {type(cell.device).__name__}, has partial_set = None, so it is "
+                "not known how the length of a pulse changes it; give it a law, as in dataclasses.replace(device, "
+                "partial_set=devices.nandakumar_2018_partial_set())"
             )
         pairs_of(cell)
 
@@ -115,33 +111,35 @@ class RowPulses(Run):
 
     Args:
         strategy: the configuration.
-        site: the cells; the tolerance is that of a weight, as the conductance difference of a pair that represents it
-            alone.
+        site: the cells.
     """
 
     def __init__(self, strategy: PulseLengthByRow, site: Site) -> None:
         law, targets = site.cell.device.partial_set, site.targets
         assert law is not None
         self._strategy, self._pairs, self._law = strategy, pairs_of(site.cell), law
-        self._tolerance = site.tolerance
+        self._pulses_per_pair = -(-site.iterations // len(self._pairs))
         self._goals = self._contributions(targets)
         self._pair = torch.zeros_like(targets[0], dtype=torch.int64)
         self._alpha = torch.full_like(targets[0], strategy.alpha)
         self._before = torch.zeros_like(targets[0])
 
-    def pulses(self, read: Tensor | None, attempt: int) -> Pulses | None:
+    def pulses(self, read: Tensor | None, attempt: int, unfinished: Tensor) -> Pulses | None:
         """RESET all devices, and then pulse those whose growth reduces the error."""
-        if read is None or attempt == 0:
-            return Pulses(reset=torch.ones(2 * len(self._pairs), *self._pair.shape, dtype=torch.bool))
+        if read is None:
+            return Pulses(reset=torch.ones_like(unfinished))
         missing = self._goals - self._contributions(read)
         self._adapt(missing.gather(0, self._pair[None])[0])
-        self._next_pairs(missing, (attempt - 1) // self._strategy.pulses_per_pair)
+        self._next_pairs(missing, (attempt - 1) // self._pulses_per_pair)
         present = missing.gather(0, self._pair[None])[0]
-        self._before = torch.where(present.abs() > self._tolerance, present, 0.0)
+        self._before = torch.where(unfinished.any(dim=0), present, 0.0)
         return Pulses(seconds=self._spread(self._before))
 
     def residual(self, read: Tensor) -> Tensor:
-        """What is missing of the weights [S], at every device of a cell ``[devices, cells]``."""
+        """What is missing of the weights ``[devices, cells]`` [S], the same at all devices of a cell.
+
+        The unit is the conductance difference of a pair that represents the weight alone.
+        """
         missing = (self._goals - self._contributions(read))[-1]
         return missing.expand_as(read)
 
@@ -166,7 +164,7 @@ class RowPulses(Run):
         """Go on to the next pair where the present one has done its part, went too far, or has no more pulses."""
         for pair in range(len(self._pairs) - 1):
             side = self._goals[pair] - (self._goals[pair - 1] if pair else 0.0)
-            done = (missing[pair] * side.sign() <= self._tolerance) | (pair < least_pair)
+            done = (missing[pair] * side.sign() <= 0.0) | (pair < least_pair)
             leaves = (self._pair == pair) & done
             self._pair = torch.where(leaves, pair + 1, self._pair)
             self._alpha = torch.where(leaves, self._strategy.alpha, self._alpha)

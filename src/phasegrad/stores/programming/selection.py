@@ -85,13 +85,12 @@ class SelectedDevices(Run):
 
     def __init__(self, strategy: DeviceSelection, site: Site) -> None:
         self._strategy, self._device, self._groups = strategy, site.cell.device, parallel_devices(site.cell)
-        self._tolerance = site.tolerance
         self._target = self._shared(site.targets - self._device.lowest)
         self._wanted = self._target > 1e-6 * self._device.window
         self._amplitude = torch.full_like(site.targets, strategy.weakest)
         self._chosen: Selection | None = None
 
-    def pulses(self, read: Tensor | None, attempt: int) -> Pulses | None:
+    def pulses(self, read: Tensor | None, attempt: int, unfinished: Tensor) -> Pulses | None:
         """RESET all devices, SET the wanted ones, and then send the next pulse to those that are programmed."""
         rule = self._strategy
         if attempt == 0:
@@ -100,11 +99,10 @@ class SelectedDevices(Run):
             return Pulses(fully_set=self._wanted, set_duration=rule.set_length, set_current=rule.weakest)
         assert read is not None
         unused = self._choose(read) if self._chosen is None else None
-        error = self.residual(read)
-        pulsed = error.abs() > self._tolerance
-        moved = (self._amplitude + rule.gain * error).clamp(rule.weakest, rule.strongest)
-        self._amplitude = torch.where(pulsed, moved, self._amplitude)
-        amplitude = torch.where(pulsed, moved, 0.0)
+        moved = self._amplitude.add(self.residual(read), alpha=rule.gain)
+        self._amplitude = moved.clamp_(rule.weakest, rule.strongest)
+        assert self._chosen is not None
+        amplitude = self._amplitude * (self._chosen.programmed & unfinished)
         return self._square(amplitude if unused is None else amplitude.masked_fill(unused, rule.strongest))
 
     def residual(self, read: Tensor) -> Tensor:
