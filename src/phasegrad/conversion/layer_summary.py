@@ -26,6 +26,8 @@ class LayerSummary:
     utilisation: float
     """Fraction of the unit cells in its tiles that store weights."""
     store: str
+    stuck: int = 0
+    """Devices that are known to be stuck."""
     computed: str = ""
     """What computed its products in one forward pass: ``analog``, ``digital``, ``both``, or ``nothing`` if the layer
     was not called; empty if no input was passed."""
@@ -54,7 +56,8 @@ class Summary:
     def __str__(self) -> str:
         head = ("layer", "kind", "out x in", "tiles", "devices", "utilisation", "weight")
         watched = any(layer.computed for layer in self.layers)
-        head = (*head, "computed") if watched else head
+        faulty = any(layer.stuck for layer in self.layers)
+        head = (*head, *(("stuck",) if faulty else ()), *(("computed",) if watched else ()))
         rows = [
             (
                 layer.name or "(root)",
@@ -64,11 +67,13 @@ class Summary:
                 f"{layer.devices:,}",
                 f"{layer.utilisation:.1%}",
                 layer.store,
+                *((f"{layer.stuck:,}",) if faulty else ()),
                 *((layer.computed,) if watched else ()),
             )
             for layer in self.layers
         ]
-        total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "", *(("",) if watched else ()))
+        stuck = (f"{sum(layer.stuck for layer in self.layers):,}",) if faulty else ()
+        total = ("total", "", "", f"{self.tiles}", f"{self.devices:,}", "", "", *stuck, *(("",) if watched else ()))
         lines = _table([head, *rows, total])
         for head, entries in (("digital:", self.digital), ("bypassing the tiles:", self.bypasses)):
             if entries:
@@ -112,6 +117,7 @@ def summary(net: nn.Module, *inputs: Any, **named: Any) -> Summary:
                 devices=layer.device_count,
                 utilisation=weights / (layer.tiles * hardware.rows * hardware.columns),
                 store=layer.store.name,
+                stuck=0 if layer.devices is None else layer.devices.stuck_count,
                 computed=_computed(layer, watch) if watch is not None else "",
             )
         )
@@ -127,7 +133,7 @@ def _computed(layer: AnalogLayer, watch: BypassWatch) -> str:
 def _table(rows: list[tuple[str, ...]]) -> list[str]:
     """Align the columns, numbers to the right, with a rule below the header and above the total."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    align = ("<", "<", ">", ">", ">", ">", "<", "<")[: len(widths)]
+    align = ["<" if name in ("layer", "kind", "weight", "computed") else ">" for name in rows[0]]
     lines = ["  ".join(f"{c:{a}{w}}" for c, a, w in zip(row, align, widths, strict=True)).rstrip() for row in rows]
     rule = "-" * max(len(line) for line in lines)
     return [lines[0], rule, *lines[1:-1], rule, lines[-1]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import warnings
+from collections.abc import Sequence
 from typing import Any, TypeVar, overload
 
 from torch import nn
@@ -20,6 +21,7 @@ from phasegrad.conversion.hardware_choice import (
     choose_hardware,
 )
 from phasegrad.conversion.in_place import become, carry_attributes, rebind, replace_submodules, restore_attributes
+from phasegrad.conversion.known_faults import program_known_faults
 from phasegrad.conversion.originals import copies, warn_about_originals
 from phasegrad.conversion.resizing import allow_resizing, refuse_resizing
 from phasegrad.conversion.selection import REASONS, Selection, left_digital, reasons_to_stay_digital, selected
@@ -40,6 +42,7 @@ from phasegrad.nn import (
 )
 from phasegrad.nn.copying import copy_net, refuse_shared
 from phasegrad.nn.ddp import undo_ignore_in_ddp
+from phasegrad.nn.known_faults import FaultSource
 from phasegrad.nn.layer import take_writes_of_net
 from phasegrad.nn.layer_state import check_state_dict
 from phasegrad.nn.lazy import becomes_analog, keep_digital, make_analog_when_initialised, require_initialised
@@ -54,43 +57,48 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @overload
 def convert(
-    model: nn.Linear, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> AnalogLinear: ...
+    model: nn.Linear, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogLinear: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.Conv1d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> AnalogConv1d: ...
+    model: nn.Conv1d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogConv1d: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.Conv2d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> AnalogConv2d: ...
+    model: nn.Conv2d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogConv2d: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.Conv3d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> AnalogConv3d: ...
+    model: nn.Conv3d, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogConv3d: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.LSTM, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> AnalogLSTM: ...
+    model: nn.LSTM, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogLSTM: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.GRU, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> AnalogGRU: ...
+    model: nn.GRU, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogGRU: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.MultiheadAttention,
-    hardware: HardwareChoice,
-    *,
-    only: Selection | None = None,
-    skip: Selection | None = None,
-) -> AnalogMultiheadAttention: ...
+    model: nn.MultiheadAttention, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> AnalogMultiheadAttention: ...  # fmt: skip
 @overload
 def convert(
-    model: Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> Module: ...
+    model: Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> Module: ...  # fmt: skip
 def convert(
-    model: nn.Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None
-) -> nn.Module:
+    model: nn.Module, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
+    faults: FaultSource = None, map_around: Sequence[str] = (),
+) -> nn.Module:  # fmt: skip
     """Copy a model and replace its layers by analog counterparts, which are computed in crossbar tiles.
 
     Linear, convolutional, attention and recurrent layers are converted, and the types that were registered with
@@ -109,6 +117,10 @@ def convert(
             full name, or else every module whose name ends with a dot and this name, including submodules. A single
             string that matches no name is a regular expression that full names must match.
         skip: the modules to leave digital, selected as in ``only``.
+        faults: known faults of devices that are trained in the memory: [`Faults`][phasegrad.devices.Faults], or a
+            [`FaultMap`][phasegrad.devices.FaultMap] for the names of layers; ``None`` for ``hardware.faults``. Other
+            devices are programmed by [`program`][phasegrad.inference.program], which takes the same arguments.
+        map_around: ways to program around these faults: ``"pair"``, ``"columns"``, both or none.
 
     Returns:
         The converted copy, in the training mode of the model.
@@ -121,7 +133,7 @@ def convert(
         ValueError: the model is already converted and ``only`` names no digital layer, it is programmed, the model has
             no module of a given name, no module is left to convert, an entry of ``hardware`` applies to no layer,
             layers with a common weight have different hardware, a layer cannot be copied, or a lazy layer, whose shape
-            is not known yet, should be trained in memory.
+            is not known yet, should be trained in memory, or ``faults`` do not fit the layers.
         TypeError: ``model`` is not an ``nn.Module``, or ``hardware`` is not a [`Hardware`][phasegrad.Hardware], a
             dictionary or a function of one.
 
@@ -160,6 +172,8 @@ def convert(
     refuse_resizing(net)
     setattr(net, REASONS, left)
     _check_ties(net, exchanges)
+    if faults is not None or len(map_around):
+        program_known_faults(net, exchanges, faults, map_around)
     _warn_changed(changed)
     warn_about_originals(model, net, list(reasons))
     if _check_state_dict not in [getattr(hook, "hook", None) for hook in net._load_state_dict_pre_hooks.values()]:

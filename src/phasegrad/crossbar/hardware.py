@@ -24,6 +24,7 @@ from phasegrad.crossbar.duration import Integrator
 from phasegrad.crossbar.fast import Fast
 from phasegrad.crossbar.pulses import Pulses
 from phasegrad.crossbar.wires import DurationCodedDrop, Wires
+from phasegrad.devices import Faults
 from phasegrad.ops import reference
 
 
@@ -51,6 +52,8 @@ class Hardware(Configuration):
         wires: resistance of word and bit lines, or the approximate formula for duration-coded inputs; ``None`` for
             ideal wires, which training in the memory requires.
         integrator: capacitors of the columns, for inputs coded as pulse durations; ``None`` for amplitudes.
+        faults: rates of stuck devices and dead lines, drawn for every chip and for training in the memory; ``None`` for
+            devices that all work. Weights that are trained digitally do not see them.
 
     Raises:
         ValueError: the value of a field is not possible; the message names the field.
@@ -69,6 +72,7 @@ class Hardware(Configuration):
     fast: Fast | None = None
     wires: Wires | DurationCodedDrop | None = None
     integrator: Integrator | None = None
+    faults: Faults | None = None
 
     _renamed: ClassVar[dict[str, str]] = {"update": "pulses", "drop": "ir_drop", "turned": "transposed"}
 
@@ -112,6 +116,7 @@ class Hardware(Configuration):
                 "are not modelled: use DifferentialSlices, or wires=None"
             )
         check_type(self, "integrator", (Integrator, type(None)))
+        check_type(self, "faults", (Faults, type(None)))
         self._derive()
         self._check_integrator()
         if self.pulses is None:

@@ -1,14 +1,23 @@
 """Memory devices: how one device is programmed, pulsed, drifts and is read."""
 
+from phasegrad.devices.amplitude import AmplitudeResponse
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
+from phasegrad.devices.faults import FaultMap, Faults
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.partial_set import PartialSet, nandakumar_2018_partial_set
 from phasegrad.devices.pcm import PCM
-from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
+from phasegrad.devices.published import (
+    hermes_one,
+    hermes_two,
+    ideal_device,
+    joshi_2020,
+    melt_and_quench,
+    nandakumar_2018_device,
+)
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
@@ -25,6 +34,7 @@ from phasegrad.devices.tracing import trace
 
 __all__ = [
     "PCM",
+    "AmplitudeResponse",
     "Capacitor",
     "CellSum",
     "ConstantSteps",
@@ -33,6 +43,8 @@ __all__ = [
     "Device",
     "DeviceState",
     "ExponentialSteps",
+    "FaultMap",
+    "Faults",
     "JumpTable",
     "Law",
     "LinearSteps",
@@ -52,6 +64,7 @@ __all__ = [
     "hermes_two",
     "ideal_device",
     "joshi_2020",
+    "melt_and_quench",
     "nandakumar_2018",
     "nandakumar_2018_device",
     "nandakumar_2018_partial_set",

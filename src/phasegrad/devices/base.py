@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
+from phasegrad.devices.amplitude import AmplitudeResponse
 from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
 
@@ -57,6 +59,8 @@ class Device(Configuration, ABC):
     """Response to pulses; ``None`` for a device that is only programmed."""
     partial_set: PartialSet | None = None
     """Response to the length of a SET pulse, for programming by pulse length; ``None`` for none."""
+    amplitude: AmplitudeResponse | None = None
+    """Response to the current of a pulse, for write-and-verify; ``None`` for a device that is not programmed so."""
 
     _renamed: ClassVar[dict[str, str]] = {"remembers": "stateful_fields"}
 
@@ -109,6 +113,11 @@ class Device(Configuration, ABC):
         """Whether the conductance of an idle device may change; if not, training skips the drift computation."""
         return True
 
+    @property
+    def drifts_by_exponent(self) -> bool:
+        """Whether a device whose drift exponent is 0 keeps its conductance, as a stuck device must."""
+        return not self.drifts
+
     def drifts_within(self, seconds: float) -> bool:
         """Whether the conductance may change within a time [s] after it was written."""
         return self.drifts and seconds > 0.0
@@ -130,6 +139,32 @@ class Device(Configuration, ABC):
     @abstractmethod
     def program(self, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
         """Program devices to target conductances [S] of any shape."""
+
+    def hold(self, state: DeviceState, stuck: Tensor) -> DeviceState:
+        """The state in which stuck devices have the conductances ``stuck`` [S] and do not drift; NaN: not stuck."""
+        responds = stuck.isnan()
+        conductance = torch.where(responds, state.conductance, stuck)
+        return state._replace(conductance=conductance, nu=state.nu.masked_fill(~responds, 0.0))
+
+    def written(self, conductance: Tensor, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """The state of devices that a write loop left at these conductances [S]; draws what does not depend on them.
+
+        Args:
+            conductance: conductances [S].
+            target: targets of the loop [S], of the same shape; some laws of drift depend on them.
+            seed: seed of the draws.
+            offset: first of their streams.
+        """
+        if self.drifts or self.planes:
+            raise ValueError(
+                f"{type(self).__name__}: write-and-verify needs the method written, which draws the drift of devices "
+                "with given conductances; define it, or program the device statistically"
+            )
+        return DeviceState(conductance, torch.zeros_like(conductance))
+
+    def without_noise_state(self) -> Device:
+        """The same device with noise that each read draws anew, for reads within a write loop."""
+        return self
 
     def programming_deviation(self, target: Tensor) -> Tensor | None:
         """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""

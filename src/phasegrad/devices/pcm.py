@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -152,6 +153,11 @@ class PCM(Device):
         """Whether a drift exponent can differ from 0."""
         return self.nu_mean != _NONE or self.nu_sd != _NONE
 
+    @property
+    def drifts_by_exponent(self) -> bool:
+        """Whether a device whose drift exponent is 0 keeps its conductance; always ``True``."""
+        return True
+
     def drifts_within(self, seconds: float) -> bool:
         """Whether the conductance may change within a time [s] after it was written."""
         return self.drifts and (self.t_min is None or seconds > self.t_min or self.t_min != self.t0)
@@ -229,12 +235,35 @@ class PCM(Device):
         if self.g_min:
             conductance.clamp_(min=self.g_min)
         state = DeviceState(conductance, nu, self._blank(conductance))
-        if state.noise is not None:
-            if self.telegraph is not None:
-                self.telegraph.start(state.noise[-2:], seed, offset + 2)
-            # Modes are 0 at programming; advance them to the time of the first read.
-            self._advance_noise(state, self._since(0.0), seed, offset + 5)
+        self._start_noise(state, seed, offset)
         return state
+
+    def _start_noise(self, state: DeviceState, seed: Tensor, offset: int) -> None:
+        if state.noise is None:
+            return
+        if self.telegraph is not None:
+            self.telegraph.start(state.noise[-2:], seed, offset + 2)
+        # Modes are 0 at programming; advance them to the time of the first read.
+        self._advance_noise(state, self._since(0.0), seed, offset + 5)
+
+    def hold(self, state: DeviceState, stuck: Tensor) -> DeviceState:
+        """The state in which stuck devices keep their conductances [S], with the noise of these; NaN: not stuck."""
+        held = super().hold(state, stuck)
+        if held.noise is not None:
+            self._sum_up(held)
+        return held
+
+    def written(self, conductance: Tensor, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """The state of devices that a write loop left at these conductances [S]: drift exponents and noise."""
+        exact = dataclasses.replace(self, programming_sd=(0.0,), correlated_noise=None, telegraph=None)
+        nu = exact.program(target, seed, offset).nu
+        state = DeviceState(conductance, nu, self._blank(conductance))
+        self._start_noise(state, seed, offset)
+        return state
+
+    def without_noise_state(self) -> PCM:
+        """The same device with neither ``correlated_noise`` nor ``telegraph``."""
+        return dataclasses.replace(self, correlated_noise=None, telegraph=None)
 
     def programming_deviation(self, target: Tensor) -> Tensor:
         """Standard deviation [S] of the conductances of devices programmed to targets [S].

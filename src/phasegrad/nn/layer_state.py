@@ -98,8 +98,11 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
     if has_devices and layer.devices is None:
         assign_devices(layer, blank_devices(layer))
     if has_devices and assigned and layer.devices is not None:  # kernels read float32, as a copy would become
+        layer.devices.expect(_device_keys(state_dict, prefix))
         for name, mine in layer.devices.state_dict().items():
             key = f"{prefix}devices.{name}"
+            if key not in state_dict:  # a mask, which a state dict without one does not remove
+                continue
             state_dict[key] = state_dict[key].to(mine.dtype, copy=True)  # the devices of two nets change alone
     if layer.assigned is not None and f"{prefix}weight" in state_dict and not assigned:
         # What is loaded takes the place of an assigned parameter, which belongs to another module.
@@ -114,6 +117,11 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
         state_dict.update({f"{prefix}devices.{k}": v for k, v in devices.state_dict().items()})
     elif has_devices:
         note_loaded(layer, f"{prefix}weight" in state_dict)
+
+
+def _device_keys(state_dict: dict[str, Any], prefix: str) -> set[str]:
+    start = f"{prefix}devices."
+    return {key.removeprefix(start) for key in state_dict if key.startswith(start)}
 
 
 def _reprogram(layer: StoredLayer, assigned: bool, state_dict: dict[str, Any], prefix: str) -> None:

@@ -83,7 +83,9 @@ def check_values(layer: AnalogLayer, name: str = "") -> None:
 def _refuse_without_values(layer: AnalogLayer, *_: Any, name: str = "") -> None:
     """Raise if values are missing; otherwise the user has set them, and the next call does not look again."""
     missing = [
-        key for key, value in _persistent(layer).items() if value.is_floating_point() and bool(value.isnan().any())
+        key
+        for key, value in _persistent(layer).items()
+        if value.is_floating_point() and not key.endswith(".stuck") and bool(value.isnan().any())
     ]
     if missing:
         raise ValueError(

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from phasegrad.nn.layer import AnalogLayer
+from phasegrad.stores import AnalogWeight
+
+_OPTIONAL = ("num_batches_tracked", "mask", *AnalogWeight.optional)
 
 
 def check_keys(net: nn.Module, state_dict: dict[str, Any], prefix: str, hook: Callable[..., Any]) -> None:
@@ -95,8 +98,8 @@ def _expected(net: nn.Module, state_dict: dict[str, Any], prefix: str) -> tuple[
         for key, value in (*module._parameters.items(), *module._buffers.items()):
             if value is not None and key not in module._non_persistent_buffers_set:
                 expected[path + key] = value
-                # Batch norms of before torch 0.4.1 have no count, and weights without fixed cells have no mask.
-                if key in ("num_batches_tracked", "mask") and path + key not in state_dict:
+                # Batch norms of before torch 0.4.1 have no count, and weights may have neither mask nor faults.
+                if key in _OPTIONAL and path + key not in state_dict:
                     del expected[path + key]
         if isinstance(module, AnalogLayer):
             allowed |= {key for key in state_dict if key.startswith(f"{path}devices.") or key == f"{path}configuration"}

@@ -13,6 +13,7 @@ from phasegrad.stores.base import StoredLayer
 _DEVICES = "devices."
 _NOT_NEGATIVE = frozenset((
     "clock", "programmed_at", "pulsed_at", "scale", "gain", "baseline", "nu", "history", "updates", "samples", "heat",
+    "stuck",
 ))  # fmt: skip
 """Names of device state that is never below 0."""
 
@@ -52,6 +53,7 @@ def _expected(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> di
     expected: dict[str, Tensor] = {}
     if layer.devices is not None or any(key.startswith(prefix + _DEVICES) for key in state_dict):
         blank = AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, "meta")
+        blank.expect({key.removeprefix(prefix + _DEVICES) for key in state_dict if key.startswith(prefix + _DEVICES)})
         expected |= {f"{prefix}{_DEVICES}{key}": value for key, value in blank.state_dict().items()}
     if layer.converters is not None:
         expected |= {f"{prefix}converters.{key}": value for key, value in layer.converters.state_dict().items()}
@@ -75,6 +77,8 @@ def _check_entry(key: str, value: Any, mine: Tensor, of_devices: bool) -> None:
     if not same or rounded or value.dtype == torch.bool:
         why = "; the state of devices is not rounded" if rounded else ""
         raise ValueError(f"{key} has dtype {value.dtype}; it must be {mine.dtype}{why}. Nothing was loaded")
+    if key.endswith(".stuck"):
+        value = value.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)  # NaN: devices that respond
     if not _is_finite(value):
         shown = f" ({float(value)})" if value.numel() == 1 else ""
         raise ValueError(f"{key} has non-finite values{shown}; the state dict is damaged and nothing was loaded")
@@ -86,10 +90,26 @@ def _check_sign(layer: StoredLayer, name: str, key: str, value: Tensor) -> None:
     last, low = name.rpartition(".")[2], float(value.min())
     if last == "conductance" and layer.hardware.linear_wires is not None and low < 0.0:
         raise ValueError(f"{key} has a conductance of {low} S; with wires it must not be negative")
+    if last == "stuck":
+        low = float(value.nan_to_num(nan=0.0).min())
+    if last == "column_order":
+        _check_order(layer, key, value)
     if last in _NOT_NEGATIVE and low < 0.0:
         raise ValueError(f"{key} has a value of {low:g}; it must not be negative. Nothing was loaded")
     if last == "polarity" and float(value.abs()) != 1.0:
         raise ValueError(f"{key} = {float(value):g}; it must be 1 or -1. Nothing was loaded")
+
+
+def _check_order(layer: StoredLayer, key: str, value: Tensor) -> None:
+    """Raise unless the outputs of each tile are on the columns of that tile, each on its own."""
+    for first in range(0, value.shape[1], layer.columns):
+        columns = value[:, first : first + layer.columns]
+        own = torch.arange(first, first + columns.shape[1], device=value.device).expand_as(columns)
+        if not torch.equal(columns.sort(dim=1).values, own):
+            raise ValueError(
+                f"{key} is no order of columns: outputs {first} to {first + columns.shape[1] - 1} must each have one "
+                "of the columns of their tile. Nothing was loaded"
+            )
 
 
 def _is_finite(value: Tensor) -> bool:

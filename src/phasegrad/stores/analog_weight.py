@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, final
 
 import torch
@@ -20,13 +20,16 @@ from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
 from phasegrad.stores.known_numbers import number
+from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
+from phasegrad.stores.programming.record import ProgrammingRecord
 from phasegrad.stores.pulsed_array import UNTRACKED
 from phasegrad.stores.registered import Registered
+from phasegrad.stores.stuck_devices import drawn, set_map
 
 _AT_ONCE = 1 << 16  # cells whose moments are computed at a time
 
 
-def _relative(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
+def relative_weight(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
     """Weights ``[out, in]`` over the scales ``[row tiles, out]``, without expanding these to a matrix."""
     relative = torch.empty_like(weight)
     for part, of_tile, to in zip(weight.split(rows, dim=1), scale, relative.split(rows, dim=1), strict=True):
@@ -61,6 +64,8 @@ class AnalogWeight(DeviceArray):
         samples: number of samples of all updates so far, or ``None``.
         mask: bool ``[out, in]``, true for cells that optimizers may pulse; ``None`` for all, and then not in the state
             dict.
+        column_order: int64 ``[row tiles, out]``, the physical column of each output, or ``None`` if outputs are not
+            swapped. Everything else is in the order of the outputs.
         clock: present time [s since the chip was first programmed], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
@@ -75,14 +80,19 @@ class AnalogWeight(DeviceArray):
     """
 
     _version = 2
+    optional = (*DeviceArray.optional, "column_order")
     weight_was_trainable: bool = True
     """Whether the digital weight required a gradient before it was programmed, and will again."""
+
+    record: ProgrammingRecord | None = None
+    """The process by which the devices were programmed; ``None`` without one, and after loading a state dict."""
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
     polarity = Registered["Tensor | None"]()
     samples = Registered["Tensor | None"]()
     mask = Registered["Tensor | None"]()
+    column_order = Registered["Tensor | None"]()
     clock = Registered[Tensor]()
     scale = Registered[Tensor]()
     gain = Registered[Tensor]()
@@ -141,8 +151,9 @@ class AnalogWeight(DeviceArray):
 
     @torch.no_grad()
     def program_weight(
-        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
-    ) -> None:
+        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None,
+        method: ProgrammingMethod | None = None,
+    ) -> None:  # fmt: skip
         """Program every cell at the present time, and measure the baseline of drift compensation.
 
         Args:
@@ -151,13 +162,19 @@ class AnalogWeight(DeviceArray):
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
             errors: errors of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
+            method: how the devices are programmed; ``None`` for one statistical draw.
         """
-        self.program(_relative(weight.float(), nonzero(scale).float(), self.hardware.rows), self.clock, seed)
+        method = method or Statistical()
+        if self.stuck is None and self.hardware.faults is not None:
+            set_map(self, drawn(self, self.hardware.faults, seed), corrects=False)
+        relative = relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows)
+        self.record = method.write(self, relative, self.clock, seed, (self.hardware.rows, self.columns))
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
             zero = torch.zeros_like(self.reference.conductance[0])
-            self.reference.program(zero, self.clock, seed + streams.REFERENCE)
+            tile = (self.hardware.rows, 1)
+            method.write(self.reference, zero, self.clock, seed + streams.REFERENCE, tile)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.solve_wires()
@@ -206,10 +223,14 @@ class AnalogWeight(DeviceArray):
     def tracked_now(self, weight: Tensor) -> TrackedWeight:
         """The weight for an op to track.
 
-        ``UNTRACKED`` if the weight is not float32 or contiguous, has a gain, or the devices have drifted.
+        ``UNTRACKED`` if the weight is not float32 or contiguous, has a gain, or the devices have drifted, or if they
+        leak and some are stuck.
         """
         plain = weight.dtype == torch.float32 and weight.is_contiguous()
-        drifted = not self.leaks_in_training and (self.fast or self).drifted(self.clock)
+        array = self.fast or self
+        if array.leaks and array.stuck is not None:  # the op of the leak would let stuck devices leak too
+            return UNTRACKED
+        drifted = not self.leaks_in_training and array.drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
             return UNTRACKED
         return TrackedWeight(weight, None if self.fast is None else self.conductance, self._factors)
@@ -245,6 +266,12 @@ class AnalogWeight(DeviceArray):
         """Whether two reads at the same time differ."""
         fast = self.fast is not None and self.fast.cell.device.reads_are_noisy
         return self.cell.device.reads_are_noisy or fast
+
+    @property
+    def stuck_count(self) -> int:
+        """Number of devices in all arrays that are known to be stuck."""
+        arrays = (self, self.fast, self.reference)
+        return sum(int((~a.stuck.isnan()).sum()) for a in arrays if a is not None and a.stuck is not None)
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]`` with their gain, without read noise and wires."""
@@ -431,6 +458,17 @@ class AnalogWeight(DeviceArray):
         # Reads at different times have different noise, even with the same seed.
         present = self._calibration_read(output_range, seed + self.clock.view(torch.int64), errors)
         self.gain.copy_(drift_gain(self.baseline, present, self.columns, per))
+
+    def expect(self, keys: Set[str]) -> None:
+        """Have those optional buffers that are about to be loaded, in all arrays, and no others."""
+        super().expect(keys)
+        for name, array in (("fast.", self.fast), ("reference.", self.reference)):
+            if array is not None:
+                array.expect({key.removeprefix(name) for key in keys if key.startswith(name)})
+
+    def blank(self, name: str) -> Tensor:
+        """An optional buffer before it is loaded."""
+        return torch.zeros_like(self.scale, dtype=torch.int64) if name == "column_order" else super().blank(name)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *arguments: Any, **named: Any

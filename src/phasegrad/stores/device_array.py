@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Set
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from phasegrad.ops.repeated_update import RepeatedUpdate
 from phasegrad.stores.kept_reads import KeptReads
 from phasegrad.stores.known_numbers import number
 from phasegrad.stores.registered import Registered
+from phasegrad.stores.stuck_devices import corrected_targets
 
 
 class DeviceArray(nn.Module):
@@ -45,13 +46,22 @@ class DeviceArray(nn.Module):
         step_parameters: ``[4, devices, out, in]``, fixed at fabrication: step up, step down, lowest and highest
             conductance of each device [S]; ``None`` if no pulses are sent.
         history: ``[devices, out, in]``, past pulses of devices whose steps depend on them, or ``None``.
-        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64,
-            or ``None``.
+        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64:
+            of those that are trained, and of those whose write loop took long enough to matter; otherwise ``None``.
         updates: number of updates so far, or ``None``.
         noise: ``[planes, devices, out, in]``, state of correlated noise, or ``None``.
         noise_seed: seed of the correlated noise, int64 ``[1]``, or ``None``.
         heat: temperature and its past effect on drift, see [`DeviceState`][phasegrad.devices.DeviceState], or ``None``.
+        stuck: ``[devices, out, in]``, conductances of devices that neither respond nor drift [S], NaN for the others;
+            ``None`` if no faults are known, and then not in the state dict.
+        fixed_normals: ``[3, devices, out, in]``, standard normals that distinguish the devices in write-and-verify, fixed
+            at fabrication; ``None`` if it was never used, and then not in the state dict.
+        corrects_stuck: 1 if programming lets the other devices of a cell take up what stuck ones lack, otherwise
+            ``None``.
     """
+
+    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck", "fixed_normals")
+    """Buffers that may be ``None`` and then have no entry in the state dict."""
 
     conductance = Registered[Tensor]()
     nu = Registered[Tensor]()
@@ -63,6 +73,9 @@ class DeviceArray(nn.Module):
     noise = Registered["Tensor | None"]()
     noise_seed = Registered["Tensor | None"]()
     heat = Registered["Tensor | None"]()
+    stuck = Registered["Tensor | None"]()
+    corrects_stuck = Registered["Tensor | None"]()
+    fixed_normals = Registered["Tensor | None"]()
 
     def __init__(
         self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None,
@@ -79,17 +92,20 @@ class DeviceArray(nn.Module):
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
         self.register_buffer("history", blank.clone() if steps and steps.has_history else None)
-        restarts = steps is not None and cell.device.drifts and not self.leaks
-        self.register_buffer("pulsed_at", blank.clone().double() if restarts else None)
+        self.register_buffer("pulsed_at", blank.clone().double() if self.restarts_drift else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
         planes, heat = cell.device.planes, cell.device.heat()
         self.register_buffer("noise", blank.expand(planes, *cells).clone() if planes else None)
         self.register_buffer("noise_seed", torch.zeros(1, dtype=torch.int64, device=device) if planes else None)
         self.register_buffer("heat", None if heat is None else heat.to(device))
+        for name in self.optional:
+            self.register_buffer(name, None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.kept_reads, self.repeated_update = KeptReads(), RepeatedUpdate()  # files of 0.1.0 have none
+        for name in self.optional:  # nor have they faults
+            self._buffers.setdefault(name, None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DeviceArray:
         def keep_dtype(buffer: Tensor) -> Tensor:
@@ -106,6 +122,7 @@ class DeviceArray(nn.Module):
     @torch.no_grad()
     def clear(self) -> None:
         """Set the state to that of unprogrammed devices, with NaN for conductances that must be loaded."""
+        self.expect(frozenset())  # faults are found when the devices are programmed
         for buffer in self._buffers.values():
             if buffer is not None:
                 buffer.zero_()
@@ -117,6 +134,12 @@ class DeviceArray(nn.Module):
     def leaks(self) -> bool:
         """Whether the conductance alone determines further drift, so that a leak can be applied at any time."""
         return self.cell.device.drifts and self.cell.device.leak(0.0) is not None
+
+    @property
+    def restarts_drift(self) -> bool:
+        """Whether pulses of training restart the drift of each device at a time of its own."""
+        steps = self.cell.device.steps if self.pulses is not None else None
+        return steps is not None and self.cell.device.drifts and not self.leaks
 
     @property
     def state(self) -> DeviceState:
@@ -135,17 +158,35 @@ class DeviceArray(nn.Module):
 
     def present(self, now: Tensor) -> Tensor:
         """Conductances ``[devices, out, in]`` [S], drifted, without read noise."""
-        return self.cell.device.drift(self.state, self.drift_time(now)) if self.drifted(now) else self.conductance
+        if not self.drifted(now):
+            return self.conductance
+        drifted = self.cell.device.drift(self.state, self.drift_time(now))
+        return drifted if self.stuck is None else torch.where(self.stuck.isnan(), drifted, self.stuck)
 
     def read(self, now: Tensor, seed: Tensor, offset: int = streams.DEVICES) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] as one read sees them."""
-        return self.cell.device.read(self.state, self.drift_time(now), seed, offset)
+        return self._read(self.state, self.stuck, self.drift_time(now), seed, offset)
+
+    def _read(self, state: DeviceState, stuck: Tensor | None, age: Tensor, seed: Tensor, offset: int) -> Tensor:
+        device = self.cell.device
+        read = device.read(state, age, seed, offset)
+        if stuck is None or device.drifts_by_exponent:
+            return read
+        noise = read - device.drift(state, age)
+        return torch.where(stuck.isnan(), read, (stuck + noise).clamp(min=0.0))
+
+    @property
+    def _must_hold_reads(self) -> bool:
+        """Whether stuck devices would drift in the reads of the device itself."""
+        return self.stuck is not None and not self.cell.device.drifts_by_exponent
 
     def read_sum(self, now: Tensor, seed: Tensor, cells: CellSum, *, noisy: bool) -> Tensor | None:
         """The sum ``[out, in]`` of the devices of each cell in one pass, or ``None`` if that is not possible."""
         conductance, device = self.conductance, self.cell.device
         if not noisy and not self.drifted(now):
             return call("noisy_cells", conductance, None, seed, streams.DEVICES, *cells)
+        if self._must_hold_reads:
+            return None
         moments = self._kept_moments(now) if noisy else None
         if moments is not None:
             return call("noisy_cells", *moments, seed, streams.DEVICES, *cells)
@@ -159,7 +200,8 @@ class DeviceArray(nn.Module):
         return self.kept_reads.get("devices", self._read_state(now), make, at_once=False)
 
     def _keeps_reads(self, now: Tensor) -> bool:
-        return self.pulsed_at is None and self.pulses is None and readable(self.conductance) and readable(now)
+        plain = self.pulsed_at is None and self.pulses is None and not self._must_hold_reads
+        return plain and readable(self.conductance) and readable(now)
 
     def _read_state(self, now: Tensor) -> tuple[Tensor, ...]:
         """What a read depends on, besides its seed."""
@@ -175,7 +217,9 @@ class DeviceArray(nn.Module):
         if not device.reads_are_noisy and not device.drifts:
             return self.cell.weight(conductance) * self.max_weight
         since = self.programmed_at if self.pulsed_at is None else self.pulsed_at.index_select(-1, rows)
-        read = device.read(DeviceState(conductance, self.nu.index_select(-1, rows)), now - since, seed, offset)
+        stuck = None if self.stuck is None else self.stuck.index_select(-1, rows)
+        state = DeviceState(conductance, self.nu.index_select(-1, rows))
+        read = self._read(state, stuck, now - since, seed, offset)
         return self.cell.weight(read) * self.max_weight
 
     @property
@@ -258,15 +302,45 @@ class DeviceArray(nn.Module):
     def program(self, relative: Tensor, now: Tensor, seed: Tensor) -> None:
         """Program every cell to a weight in [-1, 1]."""
         if self.step_parameters is None:
-            self._store(self.cell.program(relative, seed, streams.PROGRAMMING), now)
+            self._store(self._programmed(relative, seed), now)
         else:
-            self._draw_step_parameters(seed)
-            state, history = self.write(self.cell.targets(relative), self.step_parameters, seed)
+            self.draw_step_parameters(seed)
+            state, history = self.write(self.targets(relative), self.step_parameters, seed)
             self._store(state, now)
             if self.history is not None:
                 self.history.copy_(history)
         if self.noise_seed is not None:
             self.noise_seed.copy_(seed)
+
+    def _programmed(self, relative: Tensor, seed: Tensor) -> DeviceState:
+        if self.corrects_stuck is None:
+            return self.cell.program(relative, seed, streams.PROGRAMMING)
+        return self.cell.device.program(self.targets(relative), seed, streams.PROGRAMMING)
+
+    def targets(self, relative: Tensor, stuck: Tensor | None = None) -> Tensor:
+        """Target conductances ``[devices, *shape]`` [S] of weights in [-1, 1].
+
+        Args:
+            relative: weights ``[*shape]``.
+            stuck: stuck devices ``[devices, *shape]``; ``None`` for those of this array, whose shape the weights have.
+        """
+        return self.correct(self.cell.targets(relative), relative, stuck)
+
+    def correct(self, targets: Tensor, relative: Tensor, stuck: Tensor | None = None) -> Tensor:
+        """Targets [S] that allow for stuck devices, if ``corrects_stuck``; arguments as for ``targets``."""
+        stuck = self.stuck if stuck is None else stuck
+        if self.corrects_stuck is None or stuck is None:
+            return targets
+        offset, cell = self.target_offset, self.cell
+        lowest = max(cell.device.lowest, offset)
+        return corrected_targets(cell, targets + offset, relative, stuck, lowest) - offset
+
+    def hold_stuck(self) -> None:
+        """Return stuck devices to their conductances, after a write that did not know of them."""
+        if self.stuck is not None:
+            held = self.cell.device.hold(self.state, self.stuck)
+            self.conductance.copy_(held.conductance)
+            self.nu.copy_(held.nu)
 
     @property
     def target_offset(self) -> float:
@@ -302,6 +376,8 @@ class DeviceArray(nn.Module):
         return state._replace(conductance=conductance), history
 
     def _store(self, state: DeviceState, now: Tensor) -> None:
+        if self.stuck is not None:
+            state = self.cell.device.hold(state, self.stuck)
         if self.noise is not None and state.noise is not None:
             self.noise.copy_(state.noise)
         if self.heat is not None:
@@ -310,10 +386,24 @@ class DeviceArray(nn.Module):
         self.conductance = state.conductance.to(self.conductance).contiguous()
         self.nu = state.nu.to(self.nu).contiguous()
         self.programmed_at.copy_(now)
-        if self.pulsed_at is not None:
+        if self.restarts_drift and self.pulsed_at is not None:
             self.pulsed_at.copy_(now)
+        else:
+            self.pulsed_at = None
 
-    def _draw_step_parameters(self, seed: Tensor) -> None:
+    def keep_written(self, state: DeviceState, pulsed_at: Tensor | None, now: Tensor) -> None:
+        """Keep the state that a write loop left.
+
+        Args:
+            state: the devices.
+            pulsed_at: time of each device's last pulse [s], float64; ``None`` for the present time.
+            now: present time [s].
+        """
+        self._store(state, now)
+        if pulsed_at is not None:
+            self.pulsed_at = pulsed_at
+
+    def draw_step_parameters(self, seed: Tensor) -> None:
         """Draw the parameters of the devices, at the first programming only."""
         cell, steps = self.cell, self.cell.device.steps
         assert steps is not None
@@ -322,3 +412,36 @@ class DeviceArray(nn.Module):
             up, down = cell.pulsed(0)
             shape = tuple(self.conductance.shape)
             self.step_parameters.copy_(steps.draw(shape, cell.device.g_max, up == down, seed, streams.LIFE))
+            if self.stuck is not None:
+                self._immobilise(self.stuck)
+
+    def _immobilise(self, stuck: Tensor) -> None:
+        """Give stuck devices steps of 0, and bounds that contain their conductances."""
+        assert self.step_parameters is not None
+        up, down, low, high = self.step_parameters
+        for step in (up, down):
+            step.masked_fill_(~stuck.isnan(), 0.0)
+        low.copy_(torch.fmin(low, stuck))  # where one of the two is NaN, the other one
+        high.copy_(torch.fmax(high, stuck))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *arguments: Any, **named: Any
+    ) -> None:
+        self.expect({key.removeprefix(prefix) for key in state_dict if key.startswith(prefix)})
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
+
+    def expect(self, keys: Set[str]) -> None:
+        """Have those optional buffers that are about to be loaded, and no others: a state is loaded as a whole."""
+        for name in self.optional if self.restarts_drift else (*self.optional, "pulsed_at"):
+            if (getattr(self, name) is None) == (name in keys):
+                self.register_buffer(name, self.blank(name) if name in keys else None)
+
+    def blank(self, name: str) -> Tensor:
+        """An optional buffer before it is loaded."""
+        if name == "stuck":
+            return torch.full_like(self.conductance, torch.nan)
+        if name == "fixed_normals":
+            return self.conductance.new_zeros(3, *self.conductance.shape)
+        if name == "pulsed_at":
+            return torch.zeros_like(self.conductance, dtype=torch.float64)
+        return torch.ones((), dtype=torch.int64, device=self.conductance.device)

@@ -7,13 +7,16 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from phasegrad.crossbar.mapping import nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.ops.profiling import profiled
-from phasegrad.stores.analog_weight import AnalogWeight
+from phasegrad.stores.analog_weight import AnalogWeight, relative_weight
 from phasegrad.stores.base import StoredLayer, WeightStore, range_name
 from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory_weight import InMemoryWeight
+from phasegrad.stores.programming.base import ProgrammingMethod
 from phasegrad.stores.single_rows import serves_one_row
+from phasegrad.stores.stuck_devices import KnownFaults
 from phasegrad.stores.watched_weight import ProgrammedWeight, WatchedWeight
 
 
@@ -71,18 +74,28 @@ class Programmed(WeightStore):
 
 
 @torch.no_grad()
-def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True) -> None:
+def program(
+    layer: StoredLayer, seed: Tensor, *, converters: bool = True, faults: KnownFaults | None = None,
+    method: ProgrammingMethod | None = None,
+) -> None:  # fmt: skip
     """Write the weight of a layer onto devices; its store becomes ``Programmed``, or ``InMemory`` with pulses.
 
     Args:
         layer: the layer, with any store.
         seed: seed of all draws.
         converters: whether the errors of the converters are also drawn.
+        faults: faults that the devices have from now on; ``None`` for those that they have, or that the hardware gives
+            to new devices.
+        method: how the devices are programmed; ``None`` for one statistical draw.
     """
     if converters and layer.converters is not None and layer.converters.differ:
         layer.converters.draw(seed)
     target, devices = programming_target(layer), layer.devices or blank_devices(layer, zeroed=False)
-    devices.program_weight(target.weight, target.scale, layer.output_range, seed, layer.periphery.output_errors)
+    if faults is not None:
+        relative = relative_weight(target.weight.float(), nonzero(target.scale).float(), layer.hardware.rows)
+        faults.install(devices, relative, target.scale, seed)
+    errors = layer.periphery.output_errors
+    devices.program_weight(target.weight, target.scale, layer.output_range, seed, errors, method)
     attach(layer, devices)
 
 

@@ -30,6 +30,7 @@ def apply_leak(array: DeviceArray, now: Tensor, tracked: TrackedWeight = UNTRACK
     if leak is None:
         return False
     call("leak", array.conductance, *leak, tracked)
+    array.hold_stuck()
     known_numbers.copy(array.programmed_at, now)
     return True
 
@@ -86,6 +87,7 @@ def reset(array: DeviceArray, where: Tensor, now: Tensor, seed: Tensor, offset: 
         array.pulsed_at.masked_fill_(where, number(now))
     if array.history is not None:
         array.history.masked_fill_(where, 1.0)
+    array.hold_stuck()
 
 
 def reset_and_rewrite(array: DeviceArray, where: Tensor, now: Tensor, seed: Tensor) -> None:
@@ -97,7 +99,10 @@ def reset_and_rewrite(array: DeviceArray, where: Tensor, now: Tensor, seed: Tens
         return buffer.flatten(-2)[..., cells]
 
     before, chosen = select(array.present(now)), None if where.dim() == 2 else select(where)
-    state, history = array.write(array.cell.rewrite_targets(before), select(array.step_parameters), seed)
+    targets = array.cell.rewrite_targets(before)
+    if array.stuck is not None:
+        targets = array.correct(targets, array.cell.weight(before), select(array.stuck))
+    state, history = array.write(targets, select(array.step_parameters), seed)
     for buffer, value in (
         (array.conductance, state.conductance), (array.nu, state.nu), (array.history, history),
         (array.pulsed_at, now.expand_as(before)),
@@ -105,6 +110,7 @@ def reset_and_rewrite(array: DeviceArray, where: Tensor, now: Tensor, seed: Tens
         if buffer is not None:
             value = value if chosen is None else torch.where(chosen, value, select(buffer))
             buffer.flatten(-2)[..., cells] = value
+    array.hold_stuck()
 
 
 def count_and_refresh(array: DeviceArray, now: Tensor, seed: Tensor) -> bool:

@@ -271,8 +271,10 @@ def _separate(shared: WatchedWeight) -> WatchedWeight:
     devices = copy.deepcopy(shared.devices)
     assert devices is not None
     for array in (devices, devices.fast, devices.reference):
-        if array is not None and array.step_parameters is not None:
-            array.step_parameters.zero_()  # other devices: programming draws their parameters
+        if array is not None:
+            array.expect(frozenset())  # other devices: programming draws their faults and parameters
+            if array.step_parameters is not None:
+                array.step_parameters.zero_()
     return shared.like(torch.clone(shared), devices)
 
 
