@@ -40,7 +40,7 @@ ASSUMED = {
     "'alternatives' shows what 0.05 and 0.2 uS would give",
     "SET": "median 15 uS with a log-spread of 0.2: Le Gallo 2023 reports a wide SET distribution of which some devices "
     "miss G_max = 10.35 uS. 'alternatives' shows 12 and 30 uS",
-    "curve": "50 to 500 uA, shape and offsets of AmplitudeResponse(): read off a plot, or assumed. The weakest pulse, of "
+    "curve": "50 to 500 uA, shape and offsets of AmplitudeResponse(): read off a plot, or assumed. The weakest pulse, "
     "125 uA, then no longer SETs a device fully, so targets just below a SET conductance are missed; 'alternatives' "
     "shows an onset of 125 uA",
     "read noise": "the published law up to G_max, constant above it, where it is not measured; each read draws it anew",
