@@ -19,8 +19,8 @@ class AmplitudeResponse(Configuration):
 
     A pulse melts the material around the heater, the more the higher its current, and its end quenches what is molten.
     With ``x`` the current between ``onset`` (0) and ``complete`` (1), the conductance is
-    ``G_reset + (G_set - G_reset) cos(pi x / 2) ** (2 shape)``. Each device has an offset on the axis of the current and a
-    SET conductance of its own; each pulse adds noise to its current.
+    ``G_reset + (G_set - G_reset) cos(pi x / 2) ** (2 shape)``. Each device has an offset on the axis of the current and
+    a SET conductance of its own; each pulse adds noise to its current.
 
     The published curves are plots, from which constants can only be read roughly; every constant is a parameter.
 

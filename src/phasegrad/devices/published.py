@@ -36,8 +36,8 @@ def melt_and_quench(*, g_max: float = 25e-6, amplitude: AmplitudeResponse | None
     """Doped-GST mushroom cells of ``joshi_2020`` that can also be programmed by the current of pulses.
 
     Statistical programming, drift and read noise are those of ``joshi_2020``. The curve of conductance against current
-    was read off a plot, so its constants are approximate; the spreads of ``AmplitudeResponse`` from device to device and
-    from pulse to pulse are assumptions.
+    was read off a plot, so its constants are approximate; the spreads of ``AmplitudeResponse`` from device to device
+    and from pulse to pulse are assumptions.
 
     Args:
         g_max: conductance of the largest weight [S].

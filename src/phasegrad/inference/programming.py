@@ -30,9 +30,9 @@ def program(
     """Program a copy of a converted net onto devices.
 
     Each weight is clipped as its layer specifies, scaled to the conductance range, and programmed; every device has its
-    own programming error and drift exponent. The chip's clock starts at 0 when programming ends. Tied analog layers share devices,
-    except layers that store the transpose of the weight, which have their own. A digital module tied to an analog layer
-    (such as an embedding) keeps its digital weight.
+    own programming error and drift exponent. The chip's clock starts at 0 when programming ends. Tied analog layers
+    share devices, except layers that store the transpose of the weight, which have their own. A digital module tied to
+    an analog layer (such as an embedding) keeps its digital weight.
 
     Args:
         net: a converted net; it is not modified.

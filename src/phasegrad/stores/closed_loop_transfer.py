@@ -50,14 +50,11 @@ def _write(slow: DeviceArray, relative: Tensor, rule: Transfer, now: Tensor, see
     """Write weights in [-1, 1] to the slow devices."""
     steps = slow.cell.device.steps
     assert steps is not None
+    tolerance, (outputs, inputs) = rule.tolerance * steps.size, relative.shape
     method = WriteVerify(
-        strategy=SetCounts(),
-        iterations=rule.attempts,
-        tolerance=rule.tolerance * steps.size,
-        reads=rule.reads,
-        bits=None,
+        strategy=SetCounts(), iterations=rule.attempts, tolerance=tolerance, reads=rule.reads, bits=None
     )
-    method.write(slow, relative, now, seed, tuple(relative.t().shape))
+    method.write(slow, relative, now, seed, (inputs, outputs))
 
 
 def _measure_weight(array: DeviceArray, reads: int, now: Tensor, seed: Tensor, offset: int) -> Tensor:

@@ -54,8 +54,8 @@ class DeviceArray(nn.Module):
         heat: temperature and its past effect on drift, see [`DeviceState`][phasegrad.devices.DeviceState], or ``None``.
         stuck: ``[devices, out, in]``, conductances of devices that neither respond nor drift [S], NaN for the others;
             ``None`` if no faults are known, and then not in the state dict.
-        fixed_normals: ``[3, devices, out, in]``, standard normals that distinguish the devices in write-and-verify, fixed
-            at fabrication; ``None`` if it was never used, and then not in the state dict.
+        fixed_normals: ``[3, devices, out, in]``, standard normals that distinguish the devices in write-and-verify,
+            fixed at fabrication; ``None`` if it was never used, and then not in the state dict.
         corrects_stuck: 1 if programming lets the other devices of a cell take up what stuck ones lack, otherwise
             ``None``.
     """
@@ -391,17 +391,22 @@ class DeviceArray(nn.Module):
         else:
             self.pulsed_at = None
 
-    def keep_written(self, state: DeviceState, pulsed_at: Tensor | None, now: Tensor) -> None:
+    def keep_written(
+        self, state: DeviceState, pulsed_at: Tensor | None, fixed_normals: Tensor | None, now: Tensor
+    ) -> None:
         """Keep the state that a write loop left.
 
         Args:
             state: the devices.
             pulsed_at: time of each device's last pulse [s], float64; ``None`` for the present time.
+            fixed_normals: what distinguishes the devices, ``[3, devices, out, in]``; ``None`` for no change.
             now: present time [s].
         """
         self._store(state, now)
         if pulsed_at is not None:
             self.pulsed_at = pulsed_at
+        if fixed_normals is not None:
+            self.fixed_normals = fixed_normals
 
     def draw_step_parameters(self, seed: Tensor) -> None:
         """Draw the parameters of the devices, at the first programming only."""

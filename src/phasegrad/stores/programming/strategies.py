@@ -74,8 +74,8 @@ def require_amplitude(strategy: Strategy, cell: Cell) -> None:
     """Raise ``ValueError`` unless devices can be programmed by the current of pulses."""
     if cell.device.amplitude is None:
         raise ValueError(
-            f"{type(strategy).__name__}: the device of the cell, {type(cell.device).__name__}, has amplitude = None, so "
-            "it is not known how the current of a pulse changes it; use devices.melt_and_quench(), or "
+            f"{type(strategy).__name__}: the device of the cell, {type(cell.device).__name__}, has amplitude = None, "
+            "so it is not known how the current of a pulse changes it; use devices.melt_and_quench(), or "
             "dataclasses.replace(device, amplitude=devices.AmplitudeResponse())"
         )
 
@@ -85,8 +85,8 @@ def require_amplitude(strategy: Strategy, cell: Cell) -> None:
 class AmplitudeSteps(Strategy):
     """Iterative programming of every device by itself, by the current of melting pulses (Joshi et al. 2020).
 
-    A RESET pulse comes first. Devices with a target receive square pulses: the first has the current at which the median
-    device has its target, limited to ``start``; each further one has the last current plus ``gain`` times the error of
+    A RESET pulse comes first. Devices with a target receive square pulses: the first has the current at which the
+    median device has its target, limited to ``start``; each further one has the last current plus ``gain`` times the error of
     the last read, limited to ``currents``. Devices without a target stay at RESET.
 
     Args:
@@ -117,7 +117,7 @@ class AmplitudeSteps(Strategy):
             bounds = getattr(self, name)
             if len(bounds) != 2 or not 0.0 < bounds[0] <= bounds[1]:
                 raise ValueError(
-                    f"AmplitudeSteps: {name} = {bounds}; give the lowest and the highest current, above 0, in this order"
+                    f"AmplitudeSteps: {name} = {bounds}; give the lowest current and then the highest, both above 0"
                 )
 
     def check(self, cell: Cell) -> None:
@@ -168,9 +168,14 @@ class SetCounts(Strategy):
         """Raise ``ValueError`` unless the devices have a step law."""
         if cell.device.steps is None:
             raise ValueError(
-                f"SetCounts: the device of the cell, {type(cell.device).__name__}, has steps = None, so it is not known "
-                "how a SET pulse changes it; use devices.nandakumar_2018_device(), or dataclasses.replace(device, "
-                "steps=...)"
+                f"SetCounts: the device of the cell, {type(cell.device).__name__}, has steps = None, so it is not "
+                "known how a SET pulse changes it; use devices.nandakumar_2018_device(), or "
+                "dataclasses.replace(device, steps=...)"
+            )
+        if len(cell.factors) > 2:
+            raise ValueError(
+                f"SetCounts: the cell, {type(cell).__name__}, has {len(cell.factors)} devices, of which it pulses only "
+                "two; use a DifferentialPair, or AmplitudeSteps with devices.melt_and_quench()"
             )
 
     def begin(self, site: Site) -> Run:

@@ -5,7 +5,7 @@ This is the library's only write loop; closed-loop transfers of in-memory traini
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -27,9 +27,10 @@ from phasegrad.stores.programming.writer import Writer
 class WriteVerify(ProgrammingMethod):
     """Programming as a process: pulses and verify reads in turn, device by device, until a tolerance or a limit.
 
-    A verify read has the noise of the device's own reads; the mean of several has that noise over the root of their
-    number, that is, noise between them is taken as independent, and also that of devices with correlated noise.
-    Devices drift until they are read, each from its own last pulse, which restarts its drift. A device whose error was
+    A verify read has the noise of the device's own reads, as
+    [`Device.averaging`][phasegrad.devices.Device] says of the mean of several: 1/f noise is mostly slower than a read,
+    so that averaging helps little. Each verify read draws it anew, also that of devices with correlated noise. Devices
+    drift until they are read, each from its own last pulse, which restarts its drift. A device whose error was
     once within the tolerance receives no further pulse.
 
     Args:
@@ -57,7 +58,7 @@ class WriteVerify(ProgrammingMethod):
     read_voltage: float = 0.3
     bits: int | None = 8
     full_scale: float | None = None
-    schedule: Schedule = Rows()
+    schedule: Schedule = field(default_factory=Rows)
     keep_pulses: bool = False
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ class WriteVerify(ProgrammingMethod):
         if array.step_parameters is not None:
             array.draw_step_parameters(seed)
             targets = torch.maximum(targets, array.step_parameters[2])
-        writer = Writer(array, targets, seed, tile, self.schedule)
+        writer = Writer(array, targets, seed, tile, self.schedule, self.reads, self.read_time)
         planes = array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
         site = Site(array.cell, targets.flatten(1), relative.flatten(), planes, writer.row, self.iterations)
         loop = _Loop(self, writer, site)
@@ -132,7 +133,7 @@ class _Loop:
             return False
         writer.apply(pulses, self.cells)
         self._keep(pulses)
-        read = writer.verify(self.cells, method.reads, method.read_time, method.read_voltage)
+        read = writer.verify(self.cells, method.read_voltage)
         read = method.quantised(read, self.site.cell.device.g_max)
         self.attempt += 1
         self._judge(read)

@@ -33,14 +33,19 @@ class Writer:
         seed: seed of all draws.
         tile: rows (inputs) and columns (outputs) of a tile.
         schedule: order of pulses and reads.
+        reads: reads that a verify read averages.
+        seconds: duration of one of them [s].
     """
 
     def __init__(
-        self, array: DeviceArray, targets: Tensor, seed: Tensor, tile: tuple[int, int], schedule: Schedule
-    ) -> None:
+        self, array: DeviceArray, targets: Tensor, seed: Tensor, tile: tuple[int, int], schedule: Schedule, reads: int,
+        seconds: float,
+    ) -> None:  # fmt: skip
         self.array, self.device, self.seed, self.schedule = array, array.cell.device, seed, schedule
+        self.averaged, self.seconds = reads, seconds
         count, outputs, inputs = targets.shape
-        self.reader = self.device.without_noise_state()
+        averaging = self.device.averaging(reads, seconds)
+        self.reader, self.independent = averaging or self.device, reads if averaging is None else 1
         state = self.device.written(torch.zeros_like(targets), targets, seed, streams.PROGRAMMING)
         self.nu = state.nu.flatten(1)
         self.conductance = torch.zeros_like(self.nu)
@@ -62,7 +67,7 @@ class Writer:
         self.round = 0
 
     def _fixed_normals(self, shape: torch.Size) -> Tensor:
-        """What distinguishes the devices: current offset, SET conductance, and speed of growth, ``[3, devices, cells]``."""
+        """What distinguishes devices: current offset, SET conductance, speed of growth, ``[3, devices, cells]``."""
         found, needed = self.array.fixed_normals, self.device.amplitude or self.device.partial_set
         if needed is None:
             return self.nu.new_zeros(3, *self.nu.shape)
@@ -176,14 +181,15 @@ class Writer:
             energy = energy.add(pulses.seconds, alpha=voltage * law.current)
         return energy
 
-    def verify(self, cells: Tensor, reads: int, seconds: float, voltage: float) -> Tensor:
+    def verify(self, cells: Tensor, voltage: float) -> Tensor:
         """Read some cells ``[devices, n]`` [S] with the noise of the mean of several reads, and pass the time."""
+        reads, seconds = self.averaged, self.seconds
         of_cell, tiles = self.tile_of[cells], len(self.time)
         number = torch.bincount(of_cell, minlength=tiles) * self.geometry.devices
         duration = self.schedule.read_time(number, reads * seconds, self.geometry)
         moment = self.time[of_cell] + self._fraction(cells) * duration[of_cell]
         state = DeviceState(self.conductance[:, cells], self.nu[:, cells])
-        read = self._mean_of_reads(state, self._age(state, moment, cells), reads)
+        read = self._mean_of_reads(state, self._age(state, moment, cells))
         self.time += duration
         self.reads += number * reads
         energy = read.sum(0).double().mul_(voltage * voltage * reads * seconds)
@@ -206,17 +212,17 @@ class Writer:
         change = self.reader.drift(some, seconds) - self.reader.drift(some, torch.zeros_like(seconds))
         return bool((change.abs() <= _NO_DRIFT * some.conductance).all())
 
-    def _mean_of_reads(self, state: DeviceState, age: Tensor, reads: int) -> Tensor:
+    def _mean_of_reads(self, state: DeviceState, age: Tensor) -> Tensor:
         if not self.reader.reads_are_noisy:
             return self.reader.drift(state, age) if float(age.max()) > 0.0 else state.conductance
         moments = self.reader.read_moments(state, age)
         if moments is not None:
             noise = torch.ops.phasegrad.normal(self.seed, self._stream, state.conductance.shape)
-            return noise.mul_(moments.sd).mul_(reads**-0.5).add_(moments.mean).clamp_(min=0.0)
-        drifted = self.reader.drift(state, age)
-        if reads == 1:
-            return self.reader.read(state, age, self.seed, self._stream)
-        return torch.lerp(drifted, self.reader.read(state, age, self.seed, self._stream), 1.0 / math.sqrt(reads))
+            return noise.mul_(moments.sd).mul_(self.independent**-0.5).add_(moments.mean).clamp_(min=0.0)
+        read = self.reader.read(state, age, self.seed, self._stream)
+        if self.independent == 1:
+            return read
+        return torch.lerp(self.reader.drift(state, age), read, 1.0 / math.sqrt(self.independent))
 
     def finish(self, targets: Tensor, now: Tensor) -> None:
         """Write the devices of the array; their time 0 is the end of the process."""
@@ -224,10 +230,10 @@ class Writer:
         state = self.device.written(self.conductance.view(shape), targets, self.seed, streams.PROGRAMMING)
         last = self.time.max()
         still = self._still(DeviceState(self.conductance, self.nu), last)
-        array.keep_written(state, None if still else now - last + self.pulsed_at.view(shape), now)
+        responds = self.device.amplitude is not None or self.device.partial_set is not None
+        normals = self.normals.view(3, *shape) if responds else None
+        array.keep_written(state, None if still else now - last + self.pulsed_at.view(shape), normals, now)
         if self.history is not None and array.history is not None:
             array.history.copy_(self.history.view(shape))
         if array.noise_seed is not None:
             array.noise_seed.copy_(self.seed)
-        if self.device.amplitude is not None or self.device.partial_set is not None:
-            array.fixed_normals = self.normals.view(3, *shape)
