@@ -88,7 +88,7 @@ def program(
 def loop(full: Full, count: float) -> WriteVerify:
     """The loop of a core."""
     return WriteVerify(
-        strategy=DeviceSelection(full=full), iterations=30, tolerance=5 * count, reads=1, read_time=768e-9,
+        strategy=DeviceSelection(full=full), iterations=30, tolerance=5 * count, reads=1, read_time=512e-9,
         read_voltage=0.2, bits=10, full_scale=1023 * count, schedule=Diagonals(heads=32),
     )  # fmt: skip
 

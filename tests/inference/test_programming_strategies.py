@@ -89,7 +89,7 @@ def test_more_reads_lower_the_error_because_read_noise_is_the_floor():
 
 def test_the_time_is_that_of_the_schedule():
     net = net_of(SignificancePairs(device=AMPLITUDE, significances=(1.0,)))
-    method = dataclasses.replace(SELECTION, tolerance=1e-12, iterations=7, reads=1, read_time=768e-9)
+    method = dataclasses.replace(SELECTION, tolerance=1e-12, iterations=7, reads=1, read_time=512e-9)
     (record,) = pg.inference.programming_record(pg.inference.program(net, seed=0, how=method)).values()
     cycles, read = 64 * 8 * 2, 64 * 2 * 768e-9
     prepared = cycles * 125e-9 + cycles * 300e-9 + 2 * read

@@ -95,7 +95,9 @@ class WriteVerify(ProgrammingMethod):
             array.draw_step_parameters(seed)
             targets = torch.maximum(targets, array.step_parameters[2])
         writer = Writer(array, targets, seed, tile, self.schedule, self.reads, self.read_time)
-        planes = array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
+        planes = (0, 0)  # without steps no pulse is counted
+        if array.cell.device.steps is not None:
+            planes = array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
         site = Site(array.cell, targets.flatten(1), relative.flatten(), planes, writer.row, self.iterations)
         loop = _Loop(self, writer, site)
         while loop.step():
