@@ -14,17 +14,23 @@ from phasegrad.inference.stuck_devices import (
     save_fault_maps,
 )
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
+from phasegrad.stores.programming.diagonals import Diagonals
 from phasegrad.stores.programming.record import ProgrammingRecord
+from phasegrad.stores.programming.row_strategies import PulseLengthByRow
 from phasegrad.stores.programming.schedule import Rows, Schedule
+from phasegrad.stores.programming.selection import DeviceSelection
 from phasegrad.stores.programming.strategies import AmplitudeSteps, SetCounts, Strategy
 from phasegrad.stores.programming.write_verify import WriteVerify
 from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
     "AmplitudeSteps",
+    "DeviceSelection",
+    "Diagonals",
     "FaultReport",
     "ProgrammingMethod",
     "ProgrammingRecord",
+    "PulseLengthByRow",
     "Report",
     "Rows",
     "Schedule",
