@@ -14,7 +14,7 @@ import argparse
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -29,21 +29,23 @@ PUBLISHED = (
 )
 
 
-def programmed(devices: int, seed: int) -> tuple[nn.Module, torch.Tensor]:
+def programmed(devices: int, seed: int) -> tuple[pg.nn.AnalogLinear, torch.Tensor]:
     """A chip with ``devices`` pairs at each level of weights from 0 to 1, and the levels [S]."""
     hardware = pg.Hardware(cell=pg.cells.DifferentialPair(device=melt_and_quench()), scale="tile", columns=1 << 14)
-    net = pg.convert(nn.Sequential(nn.Linear(LEVELS, devices, bias=False)), hardware)
+    net = pg.convert(nn.Linear(LEVELS, devices, bias=False), hardware)
     levels = torch.linspace(0.0, 1.0, LEVELS)
     with torch.no_grad():
-        net[0].weight.copy_(levels)
+        net.weight.copy_(levels)
     how = pg.inference.WriteVerify(strategy=pg.inference.AmplitudeSteps())
-    return pg.inference.program(net, seed=seed, how=how), levels * melt_and_quench().g_max
+    chip = cast("pg.nn.AnalogLinear", pg.inference.program(net, seed=seed, how=how))
+    return chip, levels * melt_and_quench().g_max
 
 
 def rows_of(devices: int, seed: int) -> list[dict[str, Any]]:
     """Figures of every level."""
     chip, levels = programmed(devices, seed)
-    record, array = pg.inference.programming_record(chip)["0"], chip[0].devices
+    record, array = pg.inference.programming_record(chip)[""], chip.devices
+    assert array is not None
     read = array.read(array.clock, torch.tensor([seed + 1]))[0]
     law = joshi_2020()
     rows = []
@@ -107,7 +109,7 @@ def main() -> None:
     result = {
         "experiment": "joshi-2020",
         "published": PUBLISHED,
-        "assumed": "the spreads of AmplitudeResponse from device to device and pulse to pulse, and the gain of the rule",
+        "assumed": "the spreads of AmplitudeResponse, and the gain of the rule",
         "seeds": [options.seed],
         "rows": [
             {"method": f"{row['level_uS']:.1f} uS", "mean": row["mean_uS"], "sd": row["sd_uS"], **row} for row in rows

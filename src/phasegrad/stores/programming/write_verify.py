@@ -95,9 +95,7 @@ class WriteVerify(ProgrammingMethod):
             array.draw_step_parameters(seed)
             targets = torch.maximum(targets, array.step_parameters[2])
         writer = Writer(array, targets, seed, tile, self.schedule, self.reads, self.read_time)
-        planes = (0, 0)  # without steps no pulse is counted
-        if array.cell.device.steps is not None:
-            planes = array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
+        planes = _pulsed_planes(array)
         site = Site(array.cell, targets.flatten(1), relative.flatten(), planes, writer.row, self.iterations)
         loop = _Loop(self, writer, site)
         while loop.step():
@@ -111,6 +109,13 @@ class WriteVerify(ProgrammingMethod):
             return read
         unit = (self.full_scale or 1.2 * g_max) / (2**self.bits - 1)
         return read.div_(unit).round_().clamp_(max=2**self.bits - 1).mul_(unit)
+
+
+def _pulsed_planes(array: DeviceArray) -> tuple[int, int]:
+    """The devices of a cell that counted pulses reach; without a step law there are none."""
+    if array.cell.device.steps is None:
+        return (0, 0)
+    return array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
 
 
 class _Loop:

@@ -20,7 +20,7 @@ _FIRST = streams.TRANSFER + (1 << 31)
 _PER_ROUND = 8
 _VOLTAGE = 3.0
 """Highest voltage of a pulse [V], where the device states none."""
-_NO_DRIFT = 1e-4
+_NO_DRIFT = 1e-3
 """Relative change of a conductance that is neglected."""
 
 
