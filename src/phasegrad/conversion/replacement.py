@@ -87,8 +87,8 @@ def convert(
 ) -> AnalogGRU: ...  # fmt: skip
 @overload
 def convert(
-    model: nn.MultiheadAttention, hardware: HardwareChoice, *, only: Selection | None = None, skip: Selection | None = None,
-    faults: FaultSource = None, map_around: Sequence[str] = (),
+    model: nn.MultiheadAttention, hardware: HardwareChoice, *, only: Selection | None = None,
+    skip: Selection | None = None, faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogMultiheadAttention: ...  # fmt: skip
 @overload
 def convert(
