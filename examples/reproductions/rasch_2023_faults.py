@@ -19,11 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _fault_nets import KINDS, Trained, trained  # noqa: E402
-from reproductions.drawing import COLOURS  # noqa: E402
+from _fault_nets import KINDS, Trained, trained
 
-import phasegrad as pg  # noqa: E402
-from phasegrad.progress import track  # noqa: E402
+import phasegrad as pg
+from phasegrad.progress import track
+from reproductions.drawing import COLOURS
 
 PUBLISHED = (
     "Rasch et al., Nat. Commun. 14:5282 (2023): networks that are retrained for the hardware stay within 1 % of the "

@@ -7,6 +7,7 @@ from phasegrad.inference.export import export_graph, export_onnx, noiseless
 from phasegrad.inference.programming import age, now, program
 from phasegrad.inference.stuck_devices import (
     FaultReport,
+    LayerFaults,
     draw_faults,
     fault_maps,
     faults,
@@ -17,6 +18,7 @@ from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
     "FaultReport",
+    "LayerFaults",
     "Report",
     "accuracy_over_time",
     "age",
