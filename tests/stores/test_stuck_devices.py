@@ -141,6 +141,41 @@ def test_state_dicts_hold_the_map(name: str, assign: bool) -> None:
         assert same_maps(net, saved)
 
 
+def test_chips_remember_how_they_are_mapped_around_faults() -> None:
+    """Swapped columns and the other devices of a pair belong to the state of a chip, and to its next programming."""
+    net = pg.convert(model(), dataclasses.replace(PROGRAMMED["pair"], faults=Faults(stuck_at_random=0.2)))
+    plain = pg.inference.program(net, seed=0, map_around=("columns",))
+    saved = pg.inference.program(net, seed=0, map_around=("pair", "columns"))
+    loaded = copy.deepcopy(net)
+    loaded.load_state_dict(saved.state_dict())
+    assert torch.equal(saved.devices.column_order, loaded.devices.column_order)
+    for one in (loaded, copy.deepcopy(loaded), pickle.loads(pickle.dumps(loaded))):
+        assert same_maps(saved, one)
+        assert rewritten_error(one) < 0.75 * rewritten_error(plain)
+        assert same_maps(saved, one)
+
+
+def rewritten_error(net: nn.Module) -> float:
+    """Mean squared error of the weights after their signs are inverted by a write."""
+    wanted = -net.weight.detach().clone()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        net.weight.copy_(wanted)
+        net.state_dict()  # a use: programs what was written
+        return float((net.weight - wanted).square().mean())
+
+
+def test_a_reset_keeps_the_given_faults() -> None:
+    hardware = dataclasses.replace(TRAINED["soft_bounds_training"], faults=None)
+    maps_given = pg.inference.draw_faults(pg.convert(model(), hardware), FAULTS, seed=0)
+    net = pg.convert(model(), hardware, faults=maps_given)
+    net.reset_parameters()
+    check_held(net)
+    assert torch.equal(maps(net)[0], maps_given[""].stuck.nan_to_num(nan=-1.0))
+    with pytest.raises(ValueError, match="meta device"):
+        pg.convert(model().to("meta"), hardware, faults=maps_given)
+
+
 def test_a_state_without_faults_removes_them() -> None:
     """A state dict of devices is the whole state: those of before there were faults have none."""
     hardware = dataclasses.replace(PROGRAMMED["pair"], faults=None)
