@@ -26,6 +26,8 @@ from phasegrad.progress import track
 VERSION = 1
 """Part of the key of cached weights."""
 BATCH = 128
+TUNING_IMAGES = 12_800
+"""Training images of each pass of fine-tuning."""
 
 
 class RowLSTM(nn.Module):
@@ -35,7 +37,7 @@ class RowLSTM(nn.Module):
         hidden: width of the LSTM.
     """
 
-    def __init__(self, hidden: int = 128) -> None:
+    def __init__(self, hidden: int = 64) -> None:
         super().__init__()
         self.lstm = nn.LSTM(28, hidden, batch_first=True)
         self.fc = nn.Linear(hidden, 10)
@@ -47,6 +49,15 @@ class RowLSTM(nn.Module):
 
 def _fully_connected() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 250), nn.ReLU(), nn.Linear(250, 10))
+
+
+def _convolutional() -> nn.Module:
+    """Three convolutions with batch norms, for images of 32 x 32."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride, pool in ((3, 16, 2, 1), (16, 32, 1, 2), (32, 64, 1, 2)):
+        layers += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [nn.MaxPool2d(pool)] * (pool > 1)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1024, 10))
 
 
 @dataclass(frozen=True)
@@ -72,14 +83,11 @@ def _same(images: Tensor) -> Tensor:
 
 
 KINDS = (
-    Kind("fully connected, MNIST", _fully_connected, mnist, _lenet.normalise, _same, epochs=6, lr=0.1),
-    Kind("LSTM, MNIST", RowLSTM, mnist, _lenet.normalise, _same, epochs=6, lr=0.3),
-    Kind("LeNet, MNIST", _lenet.LeNet, mnist, _lenet.normalise, _same, epochs=6, lr=0.07),
-    Kind(
-        "ResNet-8, CIFAR-10", lambda: _resnet.ResNet(8), cifar10, _resnet.normalise, _resnet.augmented, epochs=10,
-        lr=0.2,
-    ),
-)  # fmt: skip
+    Kind("fully connected, MNIST", _fully_connected, mnist, _lenet.normalise, _same, epochs=4, lr=0.1),
+    Kind("LSTM, MNIST", RowLSTM, mnist, _lenet.normalise, _same, epochs=4, lr=0.3),
+    Kind("LeNet, MNIST", _lenet.LeNet, mnist, _lenet.normalise, _same, epochs=3, lr=0.07),
+    Kind("CNN, CIFAR-10", _convolutional, cifar10, _resnet.normalise, _resnet.augmented, epochs=3, lr=0.2),
+)
 
 
 @dataclass(frozen=True)
@@ -103,8 +111,8 @@ class Trained:
 class _Batches:
     """Batches in random order of torch's generator, augmented and normalised."""
 
-    def __init__(self, kind: Kind, images: Tensor, labels: Tensor) -> None:
-        self.kind, self.images, self.labels = kind, images, labels
+    def __init__(self, kind: Kind, images: Tensor, labels: Tensor, most: int | None = None) -> None:
+        self.kind, self.images, self.labels = kind, images[:most], labels[:most]
 
     def __len__(self) -> int:
         return len(self.images) // BATCH
@@ -125,16 +133,16 @@ def trained(kind: Kind, folder: Path | None = None, *, test_images: int = 2000, 
     """
     data = kind.data(folder)
     torch.manual_seed(0)
-    net, batches = kind.make(), _Batches(kind, data.train_images, data.train_labels)
-    path = _path(kind, tuning_epochs)
+    net, path = kind.make(), _path(kind, tuning_epochs)
     tuned = pg.convert(net, standard_tile())
     if path.exists():
         states = torch.load(path, weights_only=True)
         net.load_state_dict(states["float"])
         tuned.load_state_dict(states["tuned"])
     else:
-        _fit(kind, net, batches)
-        tuned = _fine_tuned(kind, net, batches, tuning_epochs)
+        _fit(kind, net, _Batches(kind, data.train_images, data.train_labels))
+        some = _Batches(kind, data.train_images, data.train_labels, TUNING_IMAGES)
+        tuned = _fine_tuned(kind, net, some, tuning_epochs)
         _save({"float": net.state_dict(), "tuned": tuned.state_dict()}, path)
     images, labels = kind.normalise(data.test_images[:test_images]), data.test_labels[:test_images]
     result = Trained(kind, tuned.eval(), 0.0, images, labels)
@@ -167,7 +175,7 @@ def _fine_tuned(kind: Kind, net: nn.Module, batches: _Batches, epochs: int) -> n
 
 
 def _path(kind: Kind, tuning_epochs: int) -> Path:
-    settings = [VERSION, kind.name, kind.epochs, kind.lr, kind.clip, kind.noise, tuning_epochs]
+    settings = [VERSION, kind.name, TUNING_IMAGES, kind.epochs, kind.lr, kind.clip, kind.noise, tuning_epochs]
     key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
     return cache_folder() / "weights" / f"fault-nets-{key}.pt"
 

@@ -20,6 +20,7 @@ from phasegrad.configuration import Configuration
 HARDWARE = pg.presets.pcm_inference()
 IDEAL = pg.presets.ideal_inference()
 TRAINING = pg.presets.soft_bounds_training()
+FAULTS = pg.devices.Faults(stuck_at_set=0.1)
 FAST = pg.presets.tiki_taka_training()
 
 
@@ -104,7 +105,23 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], dict[str, Any]], tup
     ),
     "hwa.set_noise_level": (pg.hwa.set_noise_level, lambda: {"net": net(), "level": 0.5}, ()),
     "hwa.Recipe.apply": (lambda net: pg.hwa.Recipe().apply(net), lambda: {"net": net()}, ()),
-    "inference.program": (pg.inference.program, lambda: {"net": net()}, ("seed",)),
+    "inference.program": (pg.inference.program, lambda: {"net": net()}, ("seed", "faults")),
+    "inference.program around faults": (
+        pg.inference.program, lambda: {"net": net(), "faults": FAULTS, "map_around": ("pair",)}, ()
+    ),
+    "inference.faults": (pg.inference.faults, lambda: {"chip": chip()}, ()),
+    "inference.fault_maps": (pg.inference.fault_maps, lambda: {"chip": chip()}, ()),
+    "inference.draw_faults": (
+        pg.inference.draw_faults, lambda: {"net": net(), "faults": FAULTS, "seed": 0}, ()
+    ),
+    "inference.save_fault_maps": (
+        pg.inference.save_fault_maps,
+        lambda: {
+            "maps": pg.inference.draw_faults(net(), FAULTS, seed=0),
+            "path": Path(tempfile.mkdtemp()) / "faults.csv",
+        },
+        (),
+    ),
     "inference.age": (pg.inference.age, lambda: {"chip": chip(), "seconds": 1.0}, ("temperature",)),
     "inference.age until": (pg.inference.age, lambda: {"chip": chip(), "until": 1.0}, ()),
     "inference.now": (pg.inference.now, lambda: {"chip": chip()}, ()),

@@ -37,6 +37,12 @@ def program_known_faults(
             "convert: faults or map_around is given, but the hardware has no pulses, so no weight is on devices yet; "
             "pass them to pg.inference.program, which programs the devices"
         )
+    for name, layer in layers.items():
+        if layer.weight.is_meta:
+            raise ValueError(
+                f"convert: faults or map_around is given, but {name or 'the model'} is on the meta device, where "
+                "nothing is programmed; materialise the model first, or use hardware with faults"
+            )
     known = net_faults("convert", layers, faults, map_around)
     groups: dict[int, list[str]] = {}
     for name, layer in layers.items():

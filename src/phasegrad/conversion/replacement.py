@@ -88,8 +88,7 @@ def convert(
 @overload
 def convert(
     model: nn.MultiheadAttention, hardware: HardwareChoice, *, only: Selection | None = None,
-    skip: Selection | None = None,
-    faults: FaultSource = None, map_around: Sequence[str] = (),
+    skip: Selection | None = None, faults: FaultSource = None, map_around: Sequence[str] = (),
 ) -> AnalogMultiheadAttention: ...  # fmt: skip
 @overload
 def convert(

@@ -7,6 +7,7 @@ from phasegrad.inference.export import export_graph, export_onnx, noiseless
 from phasegrad.inference.programming import age, now, program, programming_record
 from phasegrad.inference.stuck_devices import (
     FaultReport,
+    LayerFaults,
     draw_faults,
     fault_maps,
     faults,
@@ -31,6 +32,7 @@ __all__ = [
     "ProgrammingMethod",
     "ProgrammingRecord",
     "PulseLengthByRow",
+    "LayerFaults",
     "Report",
     "Rows",
     "Schedule",

@@ -120,15 +120,18 @@ class DeviceArray(nn.Module):
         self.repeated_update = RepeatedUpdate()
         super()._apply(keep_dtype, recurse)
         if loses_values(fn):
+            self.expect(frozenset())
             self.clear()
         return self
 
     @torch.no_grad()
     def clear(self) -> None:
-        """Set the state to that of unprogrammed devices, with NaN for conductances that must be loaded."""
-        self.expect(frozenset())  # faults are found when the devices are programmed
-        for buffer in self._buffers.values():
-            if buffer is not None:
+        """Set the state to that of unprogrammed devices, with NaN for conductances that must be loaded.
+
+        Devices that are stuck stay so.
+        """
+        for name, buffer in self._buffers.items():
+            if buffer is not None and name not in self.optional:
                 buffer.zero_()
         self.conductance.fill_(torch.nan)
         if self.heat is not None and (heat := self.cell.device.heat()) is not None:

@@ -75,6 +75,16 @@ class DeviceContract(ConfigurationContract):
                 assert (t >= 0.0).all()
                 assert t.isfinite().all()
 
+    def test_stuck_devices_keep_their_conductance(self, device: Device) -> None:
+        """``hold`` fixes stuck devices alone, which then do not drift if ``drifts_by_exponent``."""
+        state = device.program(self.targets(device, 1000), SEED, 0)
+        stuck = torch.full((1000,), torch.nan)
+        stuck[::3] = 0.5 * device.g_max
+        held, responds = device.hold(state, stuck), stuck.isnan()
+        assert torch.equal(held.conductance[responds], state.conductance[responds])
+        for seconds in self.ages if device.drifts_by_exponent else ():
+            assert torch.equal(device.drift(held, at_age(seconds))[~responds], stuck[~responds])
+
     def test_arguments_are_not_modified(self, device: Device) -> None:
         """Programming and reading modify neither targets nor state."""
         target = self.targets(device, 100)
