@@ -8,6 +8,7 @@ from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
+from phasegrad.devices.scaling import scaled
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
@@ -53,6 +54,7 @@ __all__ = [
     "nandakumar_2018",
     "nandakumar_2018_device",
     "projected",
+    "scaled",
     "trace",
 ]
 

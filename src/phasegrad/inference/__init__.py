@@ -1,10 +1,12 @@
 """Inference on simulated chips: programming, ageing, drift compensation, and accuracy over time and over chips."""
 
-from phasegrad.inference.accuracy import Report, accuracy_over_time, format_time
+from phasegrad.inference.accuracy import accuracy_over_time
 from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
 from phasegrad.inference.export import export_graph, export_onnx, noiseless
 from phasegrad.inference.programming import age, now, program
+from phasegrad.inference.report import Report
+from phasegrad.inference.times import format_time
 from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
