@@ -147,9 +147,7 @@ class Piecewise(Law):
 
     def scaled(self, factor: float) -> Piecewise:
         """The law times a factor that is not negative."""
-        return Piecewise(
-            threshold=self.threshold, below=self.below.scaled(factor), above=self.above.scaled(factor)
-        )
+        return Piecewise(threshold=self.threshold, below=self.below.scaled(factor), above=self.above.scaled(factor))
 
 
 @final

@@ -14,6 +14,7 @@ from phasegrad.inference.compensation import apply_compensation, check_compensat
 from phasegrad.inference.programming import Seeds, advance, program_copy
 from phasegrad.inference.report import Report, seed_of_chip
 from phasegrad.inference.times import check_times, format_time
+from phasegrad.nn import AnalogLayer
 from phasegrad.nn.layer import require_analog_layers
 from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.progress import track
@@ -98,3 +99,12 @@ def chip_over_time(
         if compensation is not None:
             apply_compensation(chip, compensation, seeds)
         yield chip
+
+
+def require_digital(net: nn.Module, caller: str) -> dict[str, AnalogLayer]:
+    """The analog layers of a net by name; raise ``ValueError`` if there is none or one is on devices already."""
+    layers = require_analog_layers(net, caller)
+    for name, layer in layers.items():
+        if layer.store.why_not_digital is not None:
+            raise ValueError(f"{caller}: {name or 'the net'} is {layer.store.name} already; pass the converted net")
+    return layers

@@ -55,7 +55,7 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _student_at_angle(angle: float, freedom: int) -> float:
-    """Student's distribution function at ``t = sqrt(freedom) tan(angle)`` (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """Student's distribution function at ``sqrt(freedom) tan(angle)`` (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = freedom % 2
     term = cosine if odd else 1.0

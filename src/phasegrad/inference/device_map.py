@@ -14,15 +14,13 @@ from torch import nn
 from phasegrad import argument_checks as checks
 from phasegrad.devices import PCM, scaled
 from phasegrad.devices.scaling import check_window
-from phasegrad.inference.accuracy import accuracy_over_time
+from phasegrad.inference.accuracy import accuracy_over_time, require_digital
 from phasegrad.inference.compensation import check_compensation
-from phasegrad.inference.programming import check_digital
 from phasegrad.inference.report import Report
 from phasegrad.inference.tables import write_csv
 from phasegrad.inference.times import check_times, format_time
 from phasegrad.nn import AnalogComposite, analog_layers
 from phasegrad.nn.copying import copy_net
-from phasegrad.nn.layer import require_analog_layers
 from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.progress import track
 
@@ -179,8 +177,7 @@ def _axis(name: str, values: object) -> tuple[Any, ...]:
 
 
 def _check_net(net: nn.Module) -> None:
-    for name, layer in require_analog_layers(net, _CALLER).items():
-        check_digital(name, layer, _CALLER)
+    for name, layer in require_digital(net, _CALLER).items():
         checks.instance(
             _CALLER, f"the device of {name or 'the net'}", layer.hardware.cell.device, PCM,
             of="a PCM, whose window, noise and drift can be scaled; measure other devices with accuracy_over_time",

@@ -12,13 +12,12 @@ from torch import nn
 from phasegrad import argument_checks as checks
 from phasegrad.conversion import to_digital
 from phasegrad.conversion.replacement import counterparts
-from phasegrad.inference.accuracy import chip_over_time
+from phasegrad.inference.accuracy import chip_over_time, require_digital
 from phasegrad.inference.compensation import check_compensation
 from phasegrad.inference.report import seed_of_chip
 from phasegrad.inference.sensitivity_report import Sensitivity
 from phasegrad.inference.times import check_times, format_time
 from phasegrad.nn import analog_layers
-from phasegrad.nn.layer import require_analog_layers
 from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.progress import track
 
@@ -44,8 +43,8 @@ def sensitivity(
     First, each layer alone is on the chip while all others compute digitally. Then layers become digital one after
     another, the costliest first, until the mean over chips reaches the target. The order is that of the costs alone: it
     is good, not proven best. All measurements use the same chips, so that differences between layers are not those
-    between chips. A tied layer counts with the layers that share its weight, and a layer of several matrices, such as an
-    LSTM, as one. Each chip is evaluated once per layer, and once more per layer that becomes digital.
+    between chips. A tied layer counts with the layers that share its weight, and a layer of several matrices, such as
+    an LSTM, as one. Each chip is evaluated once per layer, and once more per layer that becomes digital.
 
     Args:
         net: a converted net; neither it nor torch's generator is modified.
@@ -83,7 +82,7 @@ def sensitivity(
     times = check_times(_CALLER, (checks.number(_CALLER, "time", time, 0.0, unit="s"),))
     if compensation is not None:
         check_compensation(_CALLER, compensation)
-    require_analog_layers(net, _CALLER)
+    require_digital(net, _CALLER)
     warn_start_ranges(net, _CALLER)
     programming = {name: value for name, value in (("how", how), ("faults", faults)) if value is not None}
 

@@ -57,7 +57,8 @@ def program_copy(net: nn.Module, seed: int | None) -> nn.Module:
     """Program a copy of a net whose ranges were already looked at; see [`program`][phasegrad.inference.program]."""
     layers = _require_not_noiseless(net, "program")
     for name, layer in layers.items():
-        check_digital(name, layer, "program")
+        if layer.devices is not None:
+            raise ValueError(f"program: {name or 'the net'} is already programmed; program the original net")
         _check_finite(name, layer.weight)
     chip = copy_net(net).eval()
     untie(chip, analog_layers(chip).values())
@@ -182,12 +183,6 @@ def check_programmed(chip: nn.Module, caller: str) -> None:
         raise ValueError(
             f"{caller}: {missing[0] or 'the net'} was never programmed; program it with pg.inference.program(net) first"
         )
-
-
-def check_digital(name: str, layer: AnalogLayer, caller: str) -> None:
-    """Raise ``ValueError`` if a layer, which is going to be programmed, has devices already."""
-    if layer.devices is not None:
-        raise ValueError(f"{caller}: {name or 'the net'} is already programmed; pass the net it was programmed from")
 
 
 def _check_finite(name: str, weight: Tensor) -> None:

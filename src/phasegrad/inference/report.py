@@ -79,7 +79,8 @@ class Report:
         """Confidence interval of a statistic of all chips that could be made, from those that were.
 
         It is an expanded percentile bootstrap (Hesterberg 2015): chips are drawn with replacement, and for a few chips
-        the interval is as much wider as Student's. Use ten chips or more. It covers the variation from chip to chip, not the choice of the test set.
+        the interval is as much wider as Student's. Use ten chips or more. It covers the variation from chip to chip,
+        not the choice of the test set.
 
         Args:
             statistic: ``"mean"``, ``"median"`` or ``"sd"``.

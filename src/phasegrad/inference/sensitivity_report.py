@@ -119,6 +119,4 @@ class Sensitivity:
 def _line(row: dict[str, Any], width: int, total: int) -> str:
     interval = "-" if np.isnan(row["low"]) else f"{row['low']:.4f} - {row['high']:.4f}"
     after = f"{row['after']:.4f}" if row["digital"] else "-"
-    return (
-        f"{row['layer']:<{width}}  {row['weights'] / total:7.1%}  {row['cost']:8.4f}  {interval:>18}  {after:>10}"
-    )
+    return f"{row['layer']:<{width}}  {row['weights'] / total:7.1%}  {row['cost']:8.4f}  {interval:>18}  {after:>10}"
