@@ -1,10 +1,15 @@
 """Inference on simulated chips: programming, ageing, drift compensation, and accuracy over time and over chips."""
 
-from phasegrad.inference.accuracy import Report, accuracy_over_time, format_time
+from phasegrad.inference.accuracy import accuracy_over_time
 from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
+from phasegrad.inference.device_map import DesignMap, design_map
 from phasegrad.inference.export import export_graph, export_onnx, noiseless
+from phasegrad.inference.layer_sensitivity import sensitivity
+from phasegrad.inference.moment_estimate import OutputMoments, estimate_moments
 from phasegrad.inference.programming import age, now, program, programming_record
+from phasegrad.inference.report import Report
+from phasegrad.inference.sensitivity_report import Sensitivity
 from phasegrad.inference.stuck_devices import (
     FaultReport,
     draw_faults,
@@ -13,6 +18,7 @@ from phasegrad.inference.stuck_devices import (
     load_fault_maps,
     save_fault_maps,
 )
+from phasegrad.inference.times import format_time
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.record import ProgrammingRecord
 from phasegrad.stores.programming.schedule import Rows, Schedule
@@ -22,12 +28,15 @@ from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
     "AmplitudeSteps",
+    "DesignMap",
     "FaultReport",
+    "OutputMoments",
     "ProgrammingMethod",
     "ProgrammingRecord",
     "Report",
     "Rows",
     "Schedule",
+    "Sensitivity",
     "SetCounts",
     "Statistical",
     "Strategy",
@@ -35,7 +44,9 @@ __all__ = [
     "accuracy_over_time",
     "age",
     "compensate",
+    "design_map",
     "draw_faults",
+    "estimate_moments",
     "export_graph",
     "export_onnx",
     "fault_maps",
@@ -49,6 +60,7 @@ __all__ = [
     "reestimate_batchnorm",
     "sampled_reads",
     "save_fault_maps",
+    "sensitivity",
 ]
 
 
