@@ -3,11 +3,18 @@
 from phasegrad.inference.accuracy import accuracy_over_time
 from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
+from phasegrad.inference.compensations.adabs import AdaBS
+from phasegrad.inference.compensations.base import Compensation
+from phasegrad.inference.compensations.global_drift import GlobalDrift
+from phasegrad.inference.compensations.percentile_ranges import PercentileRanges
+from phasegrad.inference.compensations.reference_columns import ReferenceColumns
+from phasegrad.inference.compensations.slope_correction import SlopeCorrection
 from phasegrad.inference.device_map import DesignMap, design_map
 from phasegrad.inference.export import export_graph, export_onnx, noiseless
 from phasegrad.inference.layer_sensitivity import sensitivity
 from phasegrad.inference.moment_estimate import OutputMoments, estimate_moments
 from phasegrad.inference.programming import age, now, program, programming_record
+from phasegrad.inference.refreshing import Refreshed, WriteCosts, refresh
 from phasegrad.inference.report import Report
 from phasegrad.inference.sensitivity_report import Sensitivity
 from phasegrad.inference.stuck_devices import (
@@ -27,19 +34,27 @@ from phasegrad.stores.programming.write_verify import WriteVerify
 from phasegrad.stores.single_rows import sampled_reads
 
 __all__ = [
+    "AdaBS",
     "AmplitudeSteps",
+    "Compensation",
     "DesignMap",
     "FaultReport",
+    "GlobalDrift",
     "OutputMoments",
+    "PercentileRanges",
     "ProgrammingMethod",
     "ProgrammingRecord",
+    "ReferenceColumns",
+    "Refreshed",
     "Report",
     "Rows",
     "Schedule",
     "Sensitivity",
     "SetCounts",
+    "SlopeCorrection",
     "Statistical",
     "Strategy",
+    "WriteCosts",
     "WriteVerify",
     "accuracy_over_time",
     "age",
@@ -58,6 +73,7 @@ __all__ = [
     "program",
     "programming_record",
     "reestimate_batchnorm",
+    "refresh",
     "sampled_reads",
     "save_fault_maps",
     "sensitivity",

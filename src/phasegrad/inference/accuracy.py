@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from phasegrad import argument_checks as checks
-from phasegrad.inference.compensation import apply_compensation, check_compensation
+from phasegrad.inference.compensation import Compensations, apply_compensation, check_compensation
 from phasegrad.inference.programming import Seeds, advance, program_copy
+from phasegrad.inference.refreshing import advance_refreshed, check_rewritable
 from phasegrad.inference.report import Report, seed_of_chip
 from phasegrad.inference.times import check_times, format_time
 from phasegrad.nn import AnalogLayer
@@ -27,10 +28,11 @@ def accuracy_over_time(
     *,
     chips: int = 25,
     seed: int = 0,
-    compensation: str | None = "tile",
+    compensation: Compensations | None = "tile",
     temperature: float | None = None,
     how: Any = None,
     faults: Any = None,
+    refresh: float | None = None,
     progress: bool = True,
 ) -> Report:
     """Program many chips, age each one, and evaluate it at every time.
@@ -43,12 +45,14 @@ def accuracy_over_time(
         times: times since programming [s], in increasing order.
         chips: number of chips.
         seed: seed of the chips; chip ``i`` is a function of the net, ``seed`` and ``i``.
-        compensation: drift compensation before each evaluation, per ``"tile"``, ``"column"`` or ``"layer"``, or
-            ``None``.
+        compensation: compensation before each evaluation, per ``"tile"``, ``"column"`` or ``"layer"``, or another one;
+            see [`compensate`][phasegrad.inference.compensate]. ``None`` for no compensation.
         temperature: temperature of the chips from programming on [K]; ``None`` for the temperature at which the laws
             of their devices were measured.
         how: how the chips are programmed; see [`program`][phasegrad.inference.program].
         faults: devices that are stuck; see [`program`][phasegrad.inference.program].
+        refresh: time from one rewriting of all layers to the next [s]; ``None`` to program once. See
+            [`refresh`][phasegrad.inference.refresh].
         progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
 
     Returns:
@@ -68,6 +72,9 @@ def accuracy_over_time(
     checks.flag(caller, "progress", progress)
     if compensation is not None:
         check_compensation(caller, compensation)
+    if refresh is not None:
+        refresh = checks.number(caller, "refresh", refresh, 0.0, above=True, unit="s")
+        check_rewritable(net, caller)
     require_analog_layers(net, caller)
     warn_start_ranges(net, caller)
     programming = {name: value for name, value in (("how", how), ("faults", faults)) if value is not None}
@@ -75,7 +82,7 @@ def accuracy_over_time(
     with torch.random.fork_rng(), track(values.size, unit="read", shown=progress) as bar:
 
         def measure(i: int) -> None:  # a function, so that a chip is freed before the next one is programmed
-            ages = chip_over_time(net, seed_of_chip(seed, i), times, compensation, temperature, programming)
+            ages = chip_over_time(net, seed_of_chip(seed, i), times, compensation, temperature, programming, refresh)
             for j, chip in enumerate(ages):
                 where = f" for chip {i} at {format_time(times[j])}"
                 bar.describe(f"chip {i + 1}/{chips}, {format_time(times[j])}")
@@ -89,12 +96,14 @@ def accuracy_over_time(
 
 def chip_over_time(
     net: nn.Module, seed: int, times: Sequence[float], compensation: Any, temperature: float | None,
-    programming: Mapping[str, Any],
+    programming: Mapping[str, Any], refresh: float | None = None,
 ) -> Iterator[nn.Module]:  # fmt: skip
     """Program one chip and age it in place from time to time; torch's generator continues from the chip's seed."""
     torch.manual_seed(seed)
     chip, seeds = program_copy(net, seed, **programming), Seeds(seed + 1)
     for time in times:
+        if refresh is not None:
+            advance_refreshed(chip, net, time, refresh, seeds, programming.get("how"), temperature)
         advance(chip, time, temperature)
         if compensation is not None:
             apply_compensation(chip, compensation, seeds)
