@@ -18,6 +18,7 @@ from phasegrad.devices.published import (
     melt_and_quench,
     nandakumar_2018_device,
 )
+from phasegrad.devices.scaling import scaled
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
@@ -69,6 +70,7 @@ __all__ = [
     "nandakumar_2018_device",
     "nandakumar_2018_partial_set",
     "projected",
+    "scaled",
     "trace",
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, final
 
 import torch
@@ -19,6 +19,7 @@ from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.drift_reference import DriftReference
 from phasegrad.stores.known_numbers import number
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.record import ProgrammingRecord
@@ -60,6 +61,8 @@ class AnalogWeight(DeviceArray):
         columns: outputs per tile.
         fast: devices that receive the updates first, if the hardware has them.
         reference: the reference column of every tile, ``[column tiles, in]``, if the hardware's cell has one.
+        drift_reference: columns that track the drift of every tile; ``None`` without them, and then not in the state
+            dict.
         polarity: sign of the fast devices in the weight, 0-d, or ``None``.
         samples: number of samples of all updates so far, or ``None``.
         mask: bool ``[out, in]``, true for cells that optimizers may pulse; ``None`` for all, and then not in the state
@@ -89,6 +92,7 @@ class AnalogWeight(DeviceArray):
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
+    drift_reference = Registered["DriftReference | None"]("_modules")
     polarity = Registered["Tensor | None"]()
     samples = Registered["Tensor | None"]()
     mask = Registered["Tensor | None"]()
@@ -117,6 +121,7 @@ class AnalogWeight(DeviceArray):
             DeviceArray(hardware.cell, None, max_weight, cells, device) if hardware.cell.has_reference else None
         )
         self.register_module("reference", reference_array)
+        self.register_module("drift_reference", None)
         self._factors_by_polarity = {} if max_weight is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
         self.sample_time = hardware.pulses.sample_time if hardware.pulses else 0.0
         self.leaks_in_training = self.sample_time > 0.0 and (fast_array or self).leaks
@@ -175,6 +180,8 @@ class AnalogWeight(DeviceArray):
             zero = torch.zeros_like(self.reference.conductance[0])
             tile = (self.hardware.rows, 1)
             method.write(self.reference, zero, self.clock, seed + streams.REFERENCE, tile)
+        if self.drift_reference is not None:
+            self.drift_reference.program_beside(self, seed)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.solve_wires()
@@ -209,6 +216,8 @@ class AnalogWeight(DeviceArray):
         self.advance(self.clock, until, temperature)
         if self.reference is not None:
             self.reference.advance(self.clock, until, temperature)
+        if self.drift_reference is not None:
+            self.drift_reference.advance(self.clock, until, temperature)
         self.clock.fill_(until)
 
     @property
@@ -250,6 +259,8 @@ class AnalogWeight(DeviceArray):
     @property
     def _compensated(self) -> bool:
         """Whether a gain is not 1; checked again only after the gains were changed."""
+        if self.drift_reference is not None:
+            return True
         gain, checked = self.gain, self._checked_gain
         version = -1 if gain.is_inference() else gain._version  # inference mode does not count versions
         if checked is None or checked[0] is not gain or version != checked[1] or version < 0:
@@ -275,18 +286,18 @@ class AnalogWeight(DeviceArray):
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]`` with their gain, without read noise and wires."""
-        return self._with_gain(self._mean_weight())
+        return self._with_gain(self._mean_weight(), None)
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` with their gain, as one read sees them through the wires."""
-        return self._with_gain(self._read_weight(seed))
+        return self._with_gain(self._read_weight(seed), seed)
 
     def tile_weights(self, seed: Tensor, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, as one read sees them."""
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
         factors = self.cell.slice_factors
         weight = self._read_weight(seed) if factors is None else self._read_slices(seed)
-        return TileWeights(weight.to(dtype), self.scale, self.gain, noise, slice_factors=factors)
+        return TileWeights(weight.to(dtype), self.scale, self.present_gain(seed), noise, slice_factors=factors)
 
     def mean_tile_weights(self, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, without read noise: the drifted devices with their wires."""
@@ -295,11 +306,11 @@ class AnalogWeight(DeviceArray):
             weight = self._weight(present)
         else:
             weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
-        return TileWeights(weight.to(dtype), self.scale, self.gain, 0.0, slice_factors=factors)
+        return TileWeights(weight.to(dtype), self.scale, self.present_gain(None), 0.0, slice_factors=factors)
 
     def row_weights(self) -> TileWeights | None:
         """The mean and variance of the weights in reads at the present time; ``None`` if reads have other laws."""
-        if not self._keeps_reads(self.clock):
+        if not self._keeps_reads(self.clock) or self.drift_reference is not None:  # whose noise all outputs share
             return None
         tensors = (*self._read_state(self.clock), self.scale)
         kept = self.kept_reads.get("rows", tensors, self._row_moments, at_once=True)
@@ -410,8 +421,47 @@ class AnalogWeight(DeviceArray):
         no_seed = torch.zeros(1, dtype=torch.int64, device=planes.device)  # without noise, nothing is drawn
         return call("weighted_sum", planes, other_planes, factors, (), no_seed, 0)
 
-    def _with_gain(self, weight: Tensor) -> Tensor:
-        return weight * expand_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
+    def _with_gain(self, weight: Tensor, seed: Tensor | None) -> Tensor:
+        if not self._compensated:
+            return weight
+        return weight * expand_scale(self.present_gain(seed), weight.shape[1], self.hardware)
+
+    def present_gain(self, seed: Tensor | None) -> Tensor:
+        """The gain ``[row tiles, out]`` of one read; ``None`` as a seed for its mean.
+
+        It is ``gain``, times that of the columns that track drift, which are read with every product.
+        """
+        if self.drift_reference is None:
+            return self.gain
+        return self.gain * self.drift_reference.gain(self.clock, self.columns, self.gain.shape[1], seed)
+
+    @torch.no_grad()
+    def track_drift(self, count: int, seed: Tensor, *, renew: bool = False) -> None:
+        """Correct drift by reference columns from now on; those that the tiles have are kept.
+
+        Args:
+            count: columns per tile.
+            seed: seed of the draws.
+            renew: whether columns that the tiles have are replaced.
+        """
+        present = self.drift_reference
+        if present is None or present.count != count or renew:
+            reference = self._blank_reference(count)
+            reference.program_beside(self, seed)
+            self.drift_reference = reference
+        self.gain.fill_(1.0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._modules.setdefault("drift_reference", None)  # files of releases before have none
+
+    def stop_tracking(self) -> None:
+        """Remove the columns that track drift, whose gain another compensation replaces."""
+        self.drift_reference = None
+
+    def _blank_reference(self, count: int) -> DriftReference:
+        outputs, inputs = self.conductance.shape[1:]
+        return DriftReference(self.hardware, count, -(-outputs // self.columns), inputs, self.conductance.device)
 
     def _through_wires(self, read: Tensor) -> Tensor:
         """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
@@ -466,6 +516,27 @@ class AnalogWeight(DeviceArray):
             if array is not None:
                 array.expect({key.removeprefix(name) for key in keys if key.startswith(name)})
 
+    def expect_columns(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Have the columns that track drift that are about to be loaded, if devices are loaded.
+
+        Args:
+            state: a state dict.
+            prefix: what the names of these devices begin with in it.
+        """
+        if f"{prefix}conductance" not in state:
+            return
+        key, present = f"{prefix}drift_reference.conductance", self.drift_reference
+        found = state.get(key)
+        if not isinstance(found, Tensor) or found.dim() != 3:
+            self.drift_reference = None
+            return
+        count = max(1, found.shape[1] // -(-self.conductance.shape[1] // self.columns))
+        if present is None or present.count != count:
+            present = self._blank_reference(count)
+        self.drift_reference = present
+        names = {k.removeprefix(f"{prefix}drift_reference.") for k in state}
+        present.expect(names)
+
     def blank(self, name: str) -> Tensor:
         """An optional buffer before it is loaded."""
         return torch.zeros_like(self.scale, dtype=torch.int64) if name == "column_order" else super().blank(name)
@@ -478,6 +549,7 @@ class AnalogWeight(DeviceArray):
             self.mask = torch.ones_like(self.conductance[0], dtype=torch.bool)
         elif self.mask is not None:  # a state dict saved without a mask does not remove it
             state_dict.setdefault(key, self.mask)
+        self.expect_columns(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training
