@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -136,6 +137,14 @@ class PCM(Device):
     def stateful_fields(self) -> tuple[str, ...]:
         """Those of ``correlated_noise``, ``telegraph`` and ``thermal`` that are not ``None``."""
         return tuple(name for name in ("correlated_noise", "telegraph", "thermal") if getattr(self, name) is not None)
+
+    @property
+    def redrawn(self) -> PCM:
+        """The device without correlation of its noise in time, at the reference temperature of ``thermal``.
+
+        Telegraph noise is stationary, so that its law is the same at each age.
+        """
+        return dataclasses.replace(self, correlated_noise=None, thermal=None)
 
     @property
     def planes(self) -> int:

@@ -1,0 +1,61 @@
+"""The age of the chip of a training step, which all layers of a net share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from phasegrad.crossbar.chip_age import UNDRAWN
+from phasegrad.nn.layer import AnalogLayer, analog_layers
+from phasegrad.ops.direct import in_transform
+
+_BUFFER = "_age_draw"
+
+
+def share_age(net: nn.Module) -> None:
+    """Let a net draw one age for all of its layers at every call in training, if a layer has a distribution of ages."""
+    stop_sharing_age(net)
+    aged = _aged_layers(net)
+    for layer in aged:
+        draw = torch.full((), UNDRAWN, dtype=torch.int64, device=layer.weight.device)
+        layer.register_buffer(_BUFFER, draw, persistent=False)
+    if aged:
+        net.register_forward_pre_hook(_draw_before_call)
+
+
+def stop_sharing_age(net: nn.Module) -> None:
+    """Undo ``share_age``."""
+    for number in [n for n, hook in net._forward_pre_hooks.items() if hook is _draw_before_call]:
+        del net._forward_pre_hooks[number]
+    for layer in analog_layers(net).values():
+        layer._buffers.pop(_BUFFER, None)
+
+
+def draw_age(net: nn.Module) -> None:
+    """Draw the age of the chip that the layers of a net in training are read from, until the next draw.
+
+    A net does so itself at each call in training, once a recipe with an ``age`` was applied to it. Call this function
+    in a loop that calls parts of the net, such as ``net.head(features)``, instead of the net. Nothing is drawn without
+    such a recipe.
+    """
+    layers = [layer for layer in _aged_layers(net) if layer.training and layer.age_draw is not None]
+    if not layers:
+        return
+    if not torch.compiler.is_compiling() and in_transform():  # which cannot write to buffers: each layer draws its own
+        for layer in layers:
+            layer.age_draw.fill_(UNDRAWN)  # type: ignore[union-attr]
+        return
+    draw = torch.randint(0, 2**62, (), device=layers[0].weight.device)
+    for layer in layers:
+        layer.age_draw.copy_(draw)  # type: ignore[union-attr]
+
+
+def _draw_before_call(net: nn.Module, inputs: Any) -> None:
+    draw_age(net)
+
+
+def _aged_layers(net: nn.Module) -> list[AnalogLayer]:
+    layers = analog_layers(net).values()
+    return [layer for layer in layers if layer.perturbation is not None and layer.perturbation.age is not None]
