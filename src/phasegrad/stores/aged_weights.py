@@ -117,7 +117,8 @@ def _program(target: Tensor, scale: Tensor, layer: StoredLayer, seed: Tensor) ->
     hardware, cell = layer.hardware, layer.hardware.cell
     device = cell.device.redrawn if cell.device.stateful_fields else cell.device
     program = functools.partial(device.program, offset=streams.PROGRAMMING)
-    relative = target.float() / expand_scale(nonzero(scale).float(), target.shape[1], hardware)
+    parts = zip(target.float().split(hardware.rows, dim=1), nonzero(scale).float(), strict=True)
+    relative = torch.cat([part / of_tile.unsqueeze(1) for part, of_tile in parts], dim=1)
     state, reference = program(cell.targets(relative), seed), None
     if cell.has_reference:
         blank = relative.new_zeros(-(-len(target) // layer.columns), target.shape[1])
