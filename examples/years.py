@@ -147,7 +147,9 @@ def prepared(
     return net.eval()
 
 
-def _optimizer(net: nn.Module, steps: int, lr: float) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+def _optimizer(
+    net: nn.Module, steps: int, lr: float
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
 
@@ -190,10 +192,16 @@ def table(rows: Sequence[Mapping[str, object]], exact: Mapping[str, Sequence[flo
         times = sorted({float(row["time_s"]) for row in rows})  # type: ignore[arg-type]
         cells = [["training", "compensation", *map(format_time, times)]]
         for training, compensation in itertools.product(TRAININGS, COMPENSATIONS):
-            chosen = [r for r in rows if (r["data"], r["training"], r["compensation"]) == (name, training, compensation)]
+            chosen = [
+                r for r in rows if (r["data"], r["training"], r["compensation"]) == (name, training, compensation)
+            ]
             shown = [f"{100 * r['mean']:.2f} ({100 * r['low']:.2f}-{100 * r['high']:.2f})" for r in chosen]  # type: ignore[operator]
             cells.append([training, compensation, *shown])
-        lines += [f"{name}: test error (%) and its 95 % interval; float {100 * np.mean(values):.2f}", *aligned(cells), ""]
+        lines += [
+            f"{name}: test error (%) and its 95 % interval; float {100 * np.mean(values):.2f}",
+            *aligned(cells),
+            "",
+        ]
     return "\n".join(lines).rstrip()
 
 
@@ -211,7 +219,9 @@ def write(
     }  # fmt: skip
     paths[0].write_text(json.dumps(content, indent=1) + "\n")
     with paths[1].open("w", newline="") as file:
-        writer = csv.DictWriter(file, [key for key in rows[0] if key not in ("method", "by_net")], extrasaction="ignore")
+        writer = csv.DictWriter(
+            file, [key for key in rows[0] if key not in ("method", "by_net")], extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(rows)
     draw(rows, means, paths[2])

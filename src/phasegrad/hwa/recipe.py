@@ -12,7 +12,7 @@ from phasegrad.configuration import Configuration, check_choice, check_number, c
 from phasegrad.crossbar import AgeDistribution, Hardware, Perturbation
 from phasegrad.crossbar.perturbation import check_compensation
 from phasegrad.hwa.clipping import warn_clipped
-from phasegrad.hwa.weight_noise import AdditiveNoise, MultiplicativeNoise, PCMNoise, WeightNoise
+from phasegrad.hwa.weight_noise import PCMNoise, WeightNoise
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.nn.chip_age import share_age
 
