@@ -1,18 +1,16 @@
 """How much accuracy does a network keep over years, and what do compensation and drift-aware training save?
 
-Trains small two-layer networks on MNIST and Fashion-MNIST in float, prepares each for the chip in three ways (only
-calibrated, hardware-aware training, drift-aware training), programs it on many chips, ages these by up to ten years,
-and measures the test error with each drift compensation. Writes result.json, result.csv and result.png.
+Trains small two-layer networks on MNIST and Fashion-MNIST in float, prepares each for the chip in four ways (only
+calibrated, hardware-aware training of two strengths, drift-aware training), programs it on many chips, ages these by up
+to ten years, and measures the test error with each drift compensation. Writes result.json, result.csv and result.png.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,23 +18,25 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _data import DataUnavailableError, Mnist, fashion_mnist, mnist
-from _report import Clock, aligned, at_least, standard_tile
+from _report import Clock, at_least, standard_tile
+from _years import Errors, savings, summary, table, write
 from torch import Tensor, nn
 
 import phasegrad as pg
-from phasegrad.inference import accuracy_over_time, format_time
+from phasegrad.inference import accuracy_over_time
 
 YEAR = 3.156e7
 """[s]"""
 TIMES = (1.0, 86_400.0, YEAR, 5.0 * YEAR, 10.0 * YEAR)
 DATA = {"mnist": mnist, "fashion-mnist": fashion_mnist}
-COMPENSATIONS = {"none": (None, None), "tile": ("tile", "tile"), "column": ("column", "column")}
-"""What ``accuracy_over_time`` does before each evaluation, and what drift-aware training expects of the chip."""
-TRAININGS = ("none", "hardware-aware", "drift-aware")
+NOISE = {"hardware-aware": 1.0, "hardware-aware, noise x2": 2.0}
+"""Strengths of the programming noise."""
+TRAININGS = ("none", *NOISE, "drift-aware")
 AGES = pg.hwa.LogUniform(low=1.0, high=10.0 * YEAR)
-PUBLISHED = "Haidar 2025, MNIST, two layers, 5 years: error 9.14 % (hardware-aware), 3.75 % (drift-aware), 2.12 % \
-(drift-aware, global compensation)"
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5 %, 1 to 9 degrees of freedom
+PUBLISHED = (
+    "Haidar 2025, MNIST, two layers, 5 years: error 9.14 % (hardware-aware), 3.75 % (drift-aware), 2.12 % "
+    "(drift-aware, global compensation)"
+)
 
 
 class Batches:
@@ -74,44 +74,56 @@ class Task(NamedTuple):
         return float((net(self.inputs).argmax(1) != self.labels).double().mean())
 
 
+def compensations(task: Task) -> dict[str, tuple[str | None, str | None]]:
+    """By name, what is done before each evaluation, and what drift-aware training expects the chip to do."""
+    return {"none": (None, None), "tile": ("tile", "tile"), "column": ("column", "column")}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiment on both data sets."""
     options, clock = parse(arguments), Clock()
-    rows: list[dict[str, object]] = []
-    exact: dict[str, list[float]] = {}
+    rows, saved, exact = [], [], {}
     for name in options.data_sets:
         try:
             task = Task.of(DATA[name](options.data), options)
         except DataUnavailableError as error:
             sys.exit(str(error))
         errors, exact[name] = measure(task, options, clock, name)
-        rows += summary(name, errors, options)
+        rows += summary(name, errors, options.times)
+        saved += savings(name, errors, options.times, "drift-aware", NOISE)
     print(f"\n{table(rows, exact)}\n")
-    for path in write(options.out, rows, exact, options):
+    content = {
+        "experiment": "error of two-layer networks on PCM over years", "published": PUBLISHED, "seeds": options.seeds,
+        "float": exact, "saved_by_drift_aware": saved,
+        "settings": {k: v for k, v in vars(options).items() if k not in ("out", "data", "line")},
+        "command": " ".join(("python examples/years.py", *options.line)),
+    }  # fmt: skip
+    for path in write(options.out, rows, content):
         print(f"wrote {path}")
 
 
-def measure(
-    task: Task, options: argparse.Namespace, clock: Clock, name: str
-) -> tuple[dict[tuple[str, str], np.ndarray], list[float]]:
-    """Errors ``[nets, times, chips]`` by training and compensation, and the error of each float net."""
+def measure(task: Task, options: argparse.Namespace, clock: Clock, name: str) -> tuple[Errors, float]:
+    """Errors ``[nets, times, chips]`` by training and compensation, and the mean error of the float nets."""
     found: dict[tuple[str, str], list[np.ndarray]] = {}
     exact = []
     for seed in options.seeds:
         torch.manual_seed(seed)
         model = train_float(task, options)
         exact.append(task.error(model))
-        for training, (compensation, (before, expected)) in itertools.product(TRAININGS, COMPENSATIONS.items()):
-            if training == "drift-aware" or compensation == next(iter(COMPENSATIONS)):
+        nets: dict[tuple[str, str | None], nn.Module] = {}  # only drift-aware training depends on what is expected
+        for training, (kind, (before, expected)) in itertools.product(TRAININGS, compensations(task).items()):
+            key = (training, expected if training == "drift-aware" else None)
+            if key not in nets:
                 torch.manual_seed(seed)
-                net = prepared(model, task, training, expected, options)
+                nets[key] = prepared(model, task, *key, options)
             report = accuracy_over_time(
-                net, task.error, options.times, chips=options.chips, seed=seed, compensation=before, progress=False
-            )
-            found.setdefault((training, compensation), []).append(report.values)
+                nets[key], task.error, options.times, chips=options.chips, seed=seed, compensation=before,
+                progress=False,
+            )  # fmt: skip
+            found.setdefault((training, kind), []).append(report.values)
             shown = " ".join(f"{error:.2%}" for error in report.mean())
-            clock.say(f"{name}, net {seed}, training {training}, compensation {compensation}: {shown}")
-    return {key: np.stack(values) for key, values in found.items()}, exact
+            clock.say(f"{name}, net {seed}, training {training}, compensation {kind}: {shown}")
+    return {key: np.stack(values) for key, values in found.items()}, float(np.mean(exact))
 
 
 def train_float(task: Task, options: argparse.Namespace) -> nn.Module:
@@ -130,16 +142,14 @@ def train_float(task: Task, options: argparse.Namespace) -> nn.Module:
 def prepared(
     model: nn.Module, task: Task, training: str, expected: str | None, options: argparse.Namespace
 ) -> nn.Module:
-    """Convert a net, calibrate its converters, and train it for the chip unless ``training`` is ``"none"``.
-
-    Only drift-aware training knows the compensation that the chip is expected to have.
-    """
+    """Convert a net, calibrate its converters, and train it for the chip unless ``training`` is ``"none"``."""
     net = pg.convert(model, standard_tile())
     if training == "none":
         return pg.hwa.calibrate(net, task.train, recipe=None).eval()
-    recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=1.0), clip_sigma=options.clip)
     if training == "drift-aware":
         recipe = pg.hwa.Recipe(age=AGES, compensation=expected, clip_sigma=options.clip)
+    else:
+        recipe = pg.hwa.Recipe(noise=pg.hwa.PCMNoise(strength=NOISE[training]), clip_sigma=options.clip)
     optimizer, schedule = _optimizer(net, options.epochs * len(task.train), options.lr)
     pg.hwa.fine_tune(
         net, task.train, epochs=options.epochs, recipe=recipe, optimizer=optimizer, scheduler=schedule, progress=False
@@ -154,105 +164,6 @@ def _optimizer(
     return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean of ``[nets, chips]``, from Student's t.
-
-    Chips of one net share its training, so the means of nets are the independent values; a single net says nothing about
-    other trainings, so that its interval is that of chips alone.
-    """
-    units = values.mean(1) if len(values) > 1 else values[0]
-    if len(units) < 2:
-        return float(units.mean()), float(units.mean())
-    student = _STUDENT[len(units) - 2] if len(units) <= len(_STUDENT) + 1 else 1.96
-    half = student * units.std(ddof=1) / len(units) ** 0.5
-    return float(units.mean() - half), float(units.mean() + half)
-
-
-def summary(
-    name: str, errors: Mapping[tuple[str, str], np.ndarray], options: argparse.Namespace
-) -> list[dict[str, object]]:
-    """One row per training, compensation and time."""
-    rows: list[dict[str, object]] = []
-    for (training, compensation), values in errors.items():
-        for time, at in zip(options.times, values.transpose(1, 0, 2), strict=True):
-            low, high = interval(at)
-            rows.append({
-                "data": name, "training": training, "compensation": compensation, "time_s": time,
-                "method": f"{name}, {training}, compensation {compensation}", "mean": float(at.mean()),
-                "sd": float(at.std(ddof=1)), "low": low, "high": high, "worst": float(at.max()), "chips": at.size,
-                "by_net": [round(float(m), 6) for m in at.mean(1)],
-            })  # fmt: skip
-    return rows
-
-
-def table(rows: Sequence[Mapping[str, object]], exact: Mapping[str, Sequence[float]]) -> str:
-    """Test errors in percent, with their 95 % intervals."""
-    lines = []
-    for name, values in exact.items():
-        times = sorted({float(row["time_s"]) for row in rows})  # type: ignore[arg-type]
-        cells = [["training", "compensation", *map(format_time, times)]]
-        for training, compensation in itertools.product(TRAININGS, COMPENSATIONS):
-            chosen = [
-                r for r in rows if (r["data"], r["training"], r["compensation"]) == (name, training, compensation)
-            ]
-            shown = [f"{100 * r['mean']:.2f} ({100 * r['low']:.2f}-{100 * r['high']:.2f})" for r in chosen]  # type: ignore[operator]
-            cells.append([training, compensation, *shown])
-        lines += [
-            f"{name}: test error (%) and its 95 % interval; float {100 * np.mean(values):.2f}",
-            *aligned(cells),
-            "",
-        ]
-    return "\n".join(lines).rstrip()
-
-
-def write(
-    folder: Path, rows: list[dict[str, object]], exact: Mapping[str, Sequence[float]], options: argparse.Namespace
-) -> list[Path]:
-    """Write the results and the picture; returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"result.{ending}" for ending in ("json", "csv", "png")]
-    means = {name: float(np.mean(values)) for name, values in exact.items()}
-    settings = {k: v for k, v in vars(options).items() if k not in ("out", "data")}
-    content = {
-        "experiment": "error of two-layer networks on PCM over years", "published": PUBLISHED, "seeds": options.seeds,
-        "rows": rows, "float": means, "settings": settings, "command": " ".join(["python examples/years.py", *options.line]),
-    }  # fmt: skip
-    paths[0].write_text(json.dumps(content, indent=1) + "\n")
-    with paths[1].open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, [key for key in rows[0] if key not in ("method", "by_net")], extrasaction="ignore"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(rows, means, paths[2])
-    return paths
-
-
-def draw(rows: Sequence[Mapping[str, object]], exact: Mapping[str, float], path: Path) -> None:
-    """Draw the error over time: a colour per training, a line style per compensation, the 95 % interval shaded."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(1, len(exact), figsize=(5.2 * len(exact), 4.2), squeeze=False)
-    colours, styles = ("#888888", "#d1495b", "#00798c"), itertools.cycle(("-", "--", ":", "-."))
-    style = dict(zip(COMPENSATIONS, styles, strict=False))
-    for axis, (name, error) in zip(axes[0], exact.items(), strict=True):
-        for (training, colour), kind in itertools.product(zip(TRAININGS, colours, strict=True), COMPENSATIONS):
-            chosen = [r for r in rows if (r["data"], r["training"], r["compensation"]) == (name, training, kind)]
-            times, mean, low, high = ([r[key] for r in chosen] for key in ("time_s", "mean", "low", "high"))
-            percent = [100 * np.array(v, float) for v in (mean, low, high)]
-            axis.plot(times, percent[0], style[kind], color=colour, marker=".", label=f"{training} / {kind}")
-            axis.fill_between(times, *percent[1:], color=colour, alpha=0.15, linewidth=0)
-        axis.axhline(100 * error, color="black", linewidth=0.8)
-        axis.set(xscale="log", yscale="log", title=name, xlabel="time since programming (s)", ylabel="test error (%)")
-    axes[0][0].legend(title="training / compensation", fontsize=7, title_fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -261,14 +172,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("out/years"), help="folder for the results")
     parser.add_argument("--data", type=Path, default=None, help="folder with the four files of a data set")
     parser.add_argument("--data-sets", nargs="+", choices=sorted(DATA), default=list(DATA), help="data sets")
-    parser.add_argument("--hidden", type=at_least(1), default=32, help="width of the hidden layer")
-    parser.add_argument("--batch", type=at_least(1), default=200, help="images per step")
-    parser.add_argument("--float-epochs", type=at_least(1), default=10, help="passes of the float training")
-    parser.add_argument("--float-lr", type=float, default=3e-3, help="initial learning rate of the float training")
-    parser.add_argument("--epochs", type=at_least(1), default=6, help="passes of the training for the chip")
-    parser.add_argument("--lr", type=float, default=2e-3, help="initial learning rate of the training for the chip")
+    parser.add_argument("--hidden", type=at_least(1), default=16, help="width of the hidden layer")
+    parser.add_argument("--batch", type=at_least(1), default=500, help="images per step")
+    parser.add_argument("--float-epochs", type=at_least(1), default=15, help="passes of the float training")
+    parser.add_argument("--float-lr", type=float, default=5e-3, help="initial learning rate of the float training")
+    parser.add_argument("--epochs", type=at_least(1), default=10, help="passes of the training for the chip")
+    parser.add_argument("--lr", type=float, default=5e-3, help="initial learning rate of the training for the chip")
     parser.add_argument("--clip", type=float, default=2.5, help="clipping of the weights in root mean squares")
-    parser.add_argument("--chips", type=at_least(1), default=40, help="chips per network")
+    parser.add_argument("--chips", type=at_least(1), default=30, help="chips per network")
     parser.add_argument("--times", type=float, nargs="+", default=list(TIMES), help="times since programming [s]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of the networks")
     parser.add_argument("--train-images", type=at_least(1), default=60_000, help="training images to use")
@@ -276,7 +187,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one net, few images and chips, to try the script")
     line = list(sys.argv[1:] if arguments is None else arguments)
     if "--quick" in line:
-        small = {"float_epochs": 2, "epochs": 1, "chips": 2, "seeds": [0], "train_images": 2000, "test_images": 500}
+        small = {"float_epochs": 2, "epochs": 1, "batch": 100, "train_images": 2000, "test_images": 500, "chips": 2}
+        parser.set_defaults(**small, seeds=[0], times=[1.0, 5.0 * YEAR])
+            "epochs": 1,
+            "chips": 2,
+            "seeds": [0],
+            "train_images": 2000,
+            "batch": 100,
+            "test_images": 500,
+        }
         parser.set_defaults(**small, times=[1.0, 5.0 * YEAR])
     options = parser.parse_args(line)
     options.line = line

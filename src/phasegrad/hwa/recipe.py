@@ -12,9 +12,16 @@ from phasegrad.configuration import Configuration, check_choice, check_number, c
 from phasegrad.crossbar import AgeDistribution, Hardware, Perturbation
 from phasegrad.crossbar.perturbation import check_compensation
 from phasegrad.hwa.clipping import warn_clipped
-from phasegrad.hwa.weight_noise import PCMNoise, WeightNoise
+from phasegrad.hwa.weight_noise import (  # noqa: F401 -- pickles of earlier releases look for all of them here
+    AdditiveNoise,
+    MultiplicativeNoise,
+    PCMNoise,
+    WeightNoise,
+)
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.nn.chip_age import share_age
+
+_PROGRAMMING_ERROR = PCMNoise(strength=1.0)
 
 
 @final
@@ -84,7 +91,7 @@ class Recipe(Configuration):
         LogUniform(low=1.0, high=160000000.0)
     """
 
-    noise: WeightNoise | None = PCMNoise(strength=1.0)
+    noise: WeightNoise | None = _PROGRAMMING_ERROR
     ramp: float = 0.0
     drop_connect: float = 0.0
     clip_sigma: float = 2.5
@@ -159,8 +166,8 @@ def _check_ageing(age: AgeDistribution, layers: dict[str, AnalogLayer]) -> None:
     devices = [layer.hardware.cell.device for layer in layers.values()]
     if devices and not any(device.drifts for device in devices):
         raise ValueError(
-            f"Recipe: age = {age}, but no device of the net drifts ({', '.join(sorted({type(d).__name__ for d in devices}))}), so that its age "
-            "changes nothing but read noise; leave age=None, and set noise instead"
+            f"Recipe: age = {age}, but no device of the net drifts, so that its age changes nothing but read noise; "
+            "leave age=None, and set noise instead"
         )
 
 
