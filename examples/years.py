@@ -189,14 +189,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if "--quick" in line:
         small = {"float_epochs": 2, "epochs": 1, "batch": 100, "train_images": 2000, "test_images": 500, "chips": 2}
         parser.set_defaults(**small, seeds=[0], times=[1.0, 5.0 * YEAR])
-            "epochs": 1,
-            "chips": 2,
-            "seeds": [0],
-            "train_images": 2000,
-            "batch": 100,
-            "test_images": 500,
-        }
-        parser.set_defaults(**small, times=[1.0, 5.0 * YEAR])
     options = parser.parse_args(line)
     options.line = line
     return options
