@@ -245,12 +245,12 @@ def test_other_noise_is_added_to_what_devices_do() -> None:
     net = two_layers(dataclasses.replace(exact_pairs(0.05), rows=512))
     Recipe(clip_sigma=0.0, age=FixedAge(seconds=1e6), noise=AdditiveNoise(sigma=0.1)).apply(net)
     layer = net[0].train()
-    reads = torch.stack(
-        [layer.store.matrix(torch.tensor([i])).read_once(torch.tensor([i]), 512).weight for i in range(400)]
-    )
-    scale = layer.weight.abs().amax(1, keepdim=True)
-    drifted = layer.weight * (1e6 / 20.0 + 1.0) ** -0.05
-    z = (reads - drifted) / (0.1 * scale)
+    reads = []
+    for seed in torch.arange(400).split(1):
+        reads.append(layer.store.matrix(seed).read_once(seed, 512).weight.detach())
+    weight = layer.weight.detach()
+    drifted = weight * (1e6 / 20.0 + 1.0) ** -0.05
+    z = (torch.stack(reads) - drifted) / (0.1 * weight.abs().amax(1, keepdim=True))
     n = z.numel()
     assert abs(float(z.mean())) < 4.5 / math.sqrt(n)
     assert abs(float(z.var()) - 1.0) < 4.5 * math.sqrt(2.0 / n)
@@ -360,6 +360,32 @@ def test_ensembles_under_vmap_draw_ages_of_their_own() -> None:
 
     y = torch.vmap(one, (0, 0, None), randomness="different")(parameters, buffers, torch.randn(3, 12))
     assert not torch.equal(y[0], y[1])
+
+
+def test_functional_gradients_use_the_age_that_the_loop_draws() -> None:
+    net, (x, _) = two_layers(exact_pairs(0.05)), batches()[0]
+    Recipe(clip_sigma=0.0, age=LogUniform(low=1.0, high=1e8)).apply(net)
+    net.train()
+    parameters = dict(net.named_parameters())
+
+    def loss(p: dict) -> Tensor:
+        return torch.func.functional_call(net, p, (x,)).square().sum()
+
+    torch.func.grad(loss)(parameters)  # without a draw, each layer draws an age of its own
+    draw_age(net)
+    first = torch.func.grad(loss)(parameters)
+    second = torch.func.grad(loss)(parameters)
+    assert all(torch.equal(first[name], second[name]) for name in parameters)
+
+
+def test_digital_copies_and_chips_draw_no_age() -> None:
+    net, (x, _) = two_layers(), batches()[0]
+    Recipe(age=LogUniform(low=1.0, high=1e8)).apply(net)
+    assert not pg.to_digital(net)._forward_pre_hooks
+    chip = pg.inference.program(net, seed=0).train()
+    before = int(chip[0].age_draw)
+    chip(x)
+    assert int(chip[0].age_draw) == before
 
 
 def test_copies_and_pickles_of_a_net_draw_ages_of_their_own() -> None:

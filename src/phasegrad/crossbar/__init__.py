@@ -1,6 +1,5 @@
 """Tiles: mapping of weights to cells, converters, wires, and the product."""
 
-from phasegrad.crossbar.chip_age import AgeDistribution, FixedAge, LogUniform, Uniform
 from phasegrad.crossbar.circuit import Sinh, Solution, solve
 from phasegrad.crossbar.converters import (
     AbsMaxRange,
@@ -32,7 +31,6 @@ from phasegrad.crossbar.wires import DurationCodedDrop, Wires
 __all__ = [
     "AbsMaxRange",
     "Adc",
-    "AgeDistribution",
     "BitSerialDac",
     "CalibratedRange",
     "Converters",
@@ -40,7 +38,6 @@ __all__ = [
     "Dac",
     "DurationCodedDrop",
     "Fast",
-    "FixedAge",
     "FixedRange",
     "FullScaleRange",
     "Hardware",
@@ -48,7 +45,6 @@ __all__ = [
     "Integrator",
     "LearnedRange",
     "Linearity",
-    "LogUniform",
     "NoiseProfile",
     "OscillatorAdc",
     "OutputConverter",
@@ -60,7 +56,6 @@ __all__ = [
     "Sinh",
     "Solution",
     "Transfer",
-    "Uniform",
     "Wires",
     "linearity",
     "solve",

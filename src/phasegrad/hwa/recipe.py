@@ -9,7 +9,8 @@ from torch import nn
 
 from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_choice, check_number, check_type
-from phasegrad.crossbar import AgeDistribution, Hardware, Perturbation
+from phasegrad.crossbar import Hardware, Perturbation
+from phasegrad.crossbar.chip_age import AgeDistribution
 from phasegrad.crossbar.perturbation import check_compensation
 from phasegrad.hwa.clipping import warn_clipped
 from phasegrad.hwa.weight_noise import (  # noqa: F401 -- pickles of earlier releases look for all of them here

@@ -37,25 +37,28 @@ def draw_age(net: nn.Module) -> None:
     """Draw the age of the chip that the layers of a net in training are read from, until the next draw.
 
     A net does so itself at each call in training, once a recipe with an ``age`` was applied to it. Call this function
-    in a loop that calls parts of the net, such as ``net.head(features)``, instead of the net. Nothing is drawn without
-    such a recipe.
+    once per step in a loop that calls parts of the net instead, such as ``net.head(features)``, or that calls the net
+    within a transform of ``torch.func``, which cannot change the net. In both, each layer draws an age of its own until
+    the first call of this function. Nothing is drawn without such a recipe.
+
+    Raises:
+        TypeError: ``net`` is not a module.
     """
-    layers = [layer for layer in _aged_layers(net) if layer.training and layer.age_draw is not None]
-    if not layers:
+    draws = [layer.age_draw for layer in _aged_layers(net) if layer.training]
+    present = [draw for draw in draws if draw is not None]
+    if not present:
         return
-    if not torch.compiler.is_compiling() and in_transform():  # which cannot write to buffers: each layer draws its own
-        for layer in layers:
-            layer.age_draw.fill_(UNDRAWN)  # type: ignore[union-attr]
-        return
-    draw = torch.randint(0, 2**62, (), device=layers[0].weight.device)
-    for layer in layers:
-        layer.age_draw.copy_(draw)  # type: ignore[union-attr]
+    drawn = torch.randint(0, 2**62, (), device=present[0].device)
+    for draw in present:
+        draw.copy_(drawn)
 
 
 def _draw_before_call(net: nn.Module, inputs: Any) -> None:
-    draw_age(net)
+    if torch.compiler.is_compiling() or not in_transform():
+        draw_age(net)
 
 
 def _aged_layers(net: nn.Module) -> list[AnalogLayer]:
-    layers = analog_layers(net).values()
+    """The layers that are read from chips of some age in training."""
+    layers = [layer for layer in analog_layers(net).values() if layer.store.why_not_digital is None]
     return [layer for layer in layers if layer.perturbation is not None and layer.perturbation.age is not None]
