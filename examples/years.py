@@ -27,7 +27,7 @@ from phasegrad.inference import accuracy_over_time
 
 YEAR = 3.156e7
 """[s]"""
-TIMES = (1.0, 86_400.0, YEAR, 5.0 * YEAR, 10.0 * YEAR)
+TIMES = (1.0, YEAR, 5.0 * YEAR, 10.0 * YEAR)
 DATA = {"mnist": mnist, "fashion-mnist": fashion_mnist}
 NOISE = {"hardware-aware": 1.0, "hardware-aware, noise x2": 2.0}
 """Strengths of the programming noise."""
@@ -75,8 +75,11 @@ class Task(NamedTuple):
 
 
 def compensations(task: Task) -> dict[str, tuple[str | None, str | None]]:
-    """By name, what is done before each evaluation, and what drift-aware training expects the chip to do."""
-    return {"none": (None, None), "tile": ("tile", "tile"), "column": ("column", "column")}
+    """By name, what is done before each evaluation, and what drift-aware training expects the chip to do.
+
+    Gains per tile and per column have nearly the same mean, so that one training serves both.
+    """
+    return {"none": (None, None), "tile": ("tile", "tile"), "column": ("column", "tile")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -176,12 +179,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=at_least(1), default=500, help="images per step")
     parser.add_argument("--float-epochs", type=at_least(1), default=15, help="passes of the float training")
     parser.add_argument("--float-lr", type=float, default=5e-3, help="initial learning rate of the float training")
-    parser.add_argument("--epochs", type=at_least(1), default=10, help="passes of the training for the chip")
+    parser.add_argument("--epochs", type=at_least(1), default=6, help="passes of the training for the chip")
     parser.add_argument("--lr", type=float, default=5e-3, help="initial learning rate of the training for the chip")
     parser.add_argument("--clip", type=float, default=2.5, help="clipping of the weights in root mean squares")
-    parser.add_argument("--chips", type=at_least(1), default=30, help="chips per network")
+    parser.add_argument("--chips", type=at_least(1), default=34, help="chips per network")
     parser.add_argument("--times", type=float, nargs="+", default=list(TIMES), help="times since programming [s]")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds of the networks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the networks")
     parser.add_argument("--train-images", type=at_least(1), default=60_000, help="training images to use")
     parser.add_argument("--test-images", type=at_least(1), default=10_000, help="test images to use")
     parser.add_argument("--quick", action="store_true", help="one net, few images and chips, to try the script")
