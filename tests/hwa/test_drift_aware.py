@@ -42,15 +42,15 @@ CELLS = {
 
 
 def on(cell: pg.cells.Cell, **changes: object) -> Hardware:
-    """Small tiles, so that compensation per tile and per column differ; four row tiles of two column tiles."""
+    """Small tiles, so that compensation per tile and per column differ: two row tiles of two column tiles."""
     return dataclasses.replace(PRESET, cell=cell, rows=20, columns=30, **changes)
 
 
 def patterned(hardware: Hardware) -> nn.Module:
-    """A layer in which each value occurs 480 times, and every column of a tile has the same scale."""
-    layer = pg.convert(nn.Linear(80, 60, bias=False), hardware)
+    """A layer in which each value occurs 240 times, and every column of a tile has the same scale."""
+    layer = pg.convert(nn.Linear(40, 60, bias=False), hardware)
     with torch.no_grad():
-        layer.weight.copy_(VALUES.repeat(8).expand(60, 80))
+        layer.weight.copy_(VALUES.repeat(4).expand(60, 40))
     layer.ranges_calibrated = True
     return layer
 
@@ -93,7 +93,7 @@ def deviations(found: Tensor, expected: Tensor) -> Tensor:
     """
     z = []
     for power in (1, 2):
-        per_chip = [(x**power).mean(1).unflatten(1, (8, len(VALUES))).mean(1) for x in (found, expected)]
+        per_chip = [(x**power).mean(1).unflatten(1, (4, len(VALUES))).mean(1) for x in (found, expected)]
         error = sum(m.var(0) / len(m) for m in per_chip).sqrt()
         z.append((per_chip[0].mean(0) - per_chip[1].mean(0)) / error)
     return torch.stack(z)
@@ -116,20 +116,20 @@ def test_training_at_an_age_has_the_moments_of_programmed_aged_and_compensated_c
     cell: str, compensation: str | None, age: float
 ) -> None:
     layer = patterned(on(CELLS[cell]))
-    expected = of_chips(layer, age, compensation, 40)
-    found = of_training(layer, age, compensation, 40)
-    # 20 statistics; Student's t of 78 degrees of freedom exceeds 4.5 in one of 40,000.
+    expected = of_chips(layer, age, compensation, 24)
+    found = of_training(layer, age, compensation, 24)
+    # 20 statistics; Student's t of 46 degrees of freedom exceeds 4.5 in one of 20,000.
     assert deviations(found, expected).abs().max() < 4.5
 
 
 def test_moments_notice_drift_that_is_five_percent_off() -> None:
     layer = patterned(on(CELLS["pair"]))
-    expected = of_chips(layer, YEAR, None, 40)
+    expected = of_chips(layer, YEAR, None, 24)
     nu = DEVICE.nu_mean
     weaker = dataclasses.replace(nu, log_slope=0.95 * nu.log_slope, low=0.95 * nu.low, high=0.95 * nu.high)
     changed = dataclasses.replace(DEVICE, nu_mean=weaker)
     other = patterned(on(pg.cells.DifferentialPair(device=changed)))
-    assert deviations(of_training(other, YEAR, None, 40), expected).abs().max() > 10.0
+    assert deviations(of_training(other, YEAR, None, 24), expected).abs().max() > 10.0
 
 
 def two_layers(hardware: Hardware = PRESET) -> nn.Sequential:
@@ -312,8 +312,8 @@ def test_devices_with_noise_that_remembers_train_on_its_law_at_one_age() -> None
         DEVICE, correlated_noise=pg.devices.CorrelatedNoise(), thermal=pg.devices.Thermal()
     )
     layer = patterned(on(pg.cells.DifferentialPair(device=correlated)))
-    expected = of_chips(layer, YEAR, None, 20)
-    assert deviations(of_training(layer, YEAR, None, 20), expected).abs().max() < 4.5
+    expected = of_chips(layer, YEAR, None, 12)
+    assert deviations(of_training(layer, YEAR, None, 12), expected).abs().max() < 4.5
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo itself
