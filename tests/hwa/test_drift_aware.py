@@ -493,6 +493,17 @@ def test_impossible_ages_are_refused_by_name(make, message: str) -> None:
         Recipe(age=1.0)  # type: ignore[arg-type]
 
 
+def test_a_failed_calibration_leaves_no_age_behind() -> None:
+    net = two_layers()
+    recipe = Recipe(age=LogUniform(low=1.0, high=1e8))
+    for prepare in (calibrate, fine_tune):
+        with pytest.raises(ValueError, match="not finite"):
+            prepare(net, [(torch.full((4, 12), math.nan), torch.zeros(4, dtype=torch.int64))], recipe=recipe)
+        assert net[0].perturbation is None
+        assert net[0].age_draw is None
+        assert not net._forward_pre_hooks
+
+
 def test_nets_that_cannot_age_are_refused_and_unchanged() -> None:
     recipe = Recipe(age=LogUniform(low=1.0, high=1e8))
     ideal = two_layers(pg.presets.ideal_inference())

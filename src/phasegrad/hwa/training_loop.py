@@ -122,6 +122,7 @@ class Loop:
         except BaseException:
             for layer in layers:
                 layer.perturbation = before[layer]
+            share_age(getattr(self.net, "_orig_mod", self.net))
             raise
 
     def run(self, evaluate: Callable[[nn.Module], float] | None, bar: Progress) -> None:

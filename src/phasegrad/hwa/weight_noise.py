@@ -84,7 +84,8 @@ class PCMNoise(WeightNoise):
     The standard deviation of a weight is that of the programmed cell: the errors of all devices that store it add in
     quadrature, each at its own target. Devices at RESET are included, whose error is one-sided because a conductance
     cannot be below the lowest one, and so are the devices of a reference column. Noise is drawn for each weight alone:
-    the error that the columns of a tile share because of their reference is not correlated in training.
+    the error that the columns of a tile share because of their reference is not correlated in training. A recipe with
+    an ``age`` programs devices instead, which leaves out nothing.
 
     Args:
         strength: factor of the programming noise; above 1 to cover read noise and drift variability as well.

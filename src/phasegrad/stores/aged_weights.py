@@ -1,9 +1,10 @@
 """Digital weights as a chip of some age would read them, in training that is aware of drift.
 
 Each read programs a chip, with the programming error and the drift exponent of every device, ages it, and compensates
-it, with the code that programs and reads real chips. Moments of a weight would cost about the same in torch (26 against
-35 ns per weight of a pair on one core of a Xeon, both without compensation), would hold for one kind of device and of
-cell, and could not follow the compensation of a column, whose gain depends on its own devices.
+it, with the code that programs and reads real chips. The alternative is a table of the moments of a weight. In torch it
+would cost about the same (26 to 30 ns per weight of a pair on one core, against 32 to 40 ns, both without
+compensation), it would hold for one kind of device and of cell, and it could not follow the compensation of a column,
+whose gain depends on its own devices.
 """
 
 from __future__ import annotations
