@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from phasegrad.argument_checks import module
 from phasegrad.crossbar.chip_age import UNDRAWN
 from phasegrad.nn.layer import AnalogLayer, analog_layers
 from phasegrad.ops.direct import in_transform
@@ -44,6 +45,15 @@ def draw_age(net: nn.Module) -> None:
     Raises:
         TypeError: ``net`` is not a module.
     """
+    _draw(module("draw_age", "net", net))
+
+
+def _draw_before_call(net: nn.Module, inputs: Any) -> None:
+    if torch.compiler.is_compiling() or not in_transform():
+        _draw(net)
+
+
+def _draw(net: nn.Module) -> None:
     draws = [layer.age_draw for layer in _aged_layers(net) if layer.training]
     present = [draw for draw in draws if draw is not None]
     if not present:
@@ -51,11 +61,6 @@ def draw_age(net: nn.Module) -> None:
     drawn = torch.randint(0, 2**62, (), device=present[0].device)
     for draw in present:
         draw.copy_(drawn)
-
-
-def _draw_before_call(net: nn.Module, inputs: Any) -> None:
-    if torch.compiler.is_compiling() or not in_transform():
-        draw_age(net)
 
 
 def _aged_layers(net: nn.Module) -> list[AnalogLayer]:
