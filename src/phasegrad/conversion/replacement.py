@@ -40,6 +40,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
+from phasegrad.nn.chip_age import stop_sharing_age
 from phasegrad.nn.copying import copy_net, refuse_shared
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.known_faults import FaultSource
@@ -217,6 +218,7 @@ def to_digital(net: nn.Module, *, only: Selection | None = None) -> nn.Module:
         keep_digital(module)
     open_fused_paths(net)
     allow_resizing(net)
+    stop_sharing_age(net)
     if hasattr(net, REASONS):
         delattr(net, REASONS)
     hooks = net._load_state_dict_pre_hooks

@@ -90,6 +90,22 @@ class Device(Configuration, ABC):
         return ()
 
     @property
+    def redrawn(self) -> Device:
+        """The device with the same law of each read at one age, whose reads at different ages are independent.
+
+        Training that is aware of drift reads chips of which each has one age.
+
+        Raises:
+            ValueError: the effects of ``stateful_fields`` cannot be drawn for an age alone.
+        """
+        if self.stateful_fields:
+            raise ValueError(
+                f"{type(self).__name__}: {', '.join(self.stateful_fields)} depend on the history of a device, so that "
+                "devices of some age cannot be drawn for training; define the property redrawn, or train without age"
+            )
+        return self
+
+    @property
     def planes(self) -> int:
         """Number of noise state variables per device."""
         return 0

@@ -142,6 +142,14 @@ class PCM(Device):
         return tuple(name for name in ("correlated_noise", "telegraph", "thermal") if getattr(self, name) is not None)
 
     @property
+    def redrawn(self) -> PCM:
+        """The device without correlation of its noise in time, at the reference temperature of ``thermal``.
+
+        Telegraph noise is stationary, so that its law is the same at each age.
+        """
+        return dataclasses.replace(self, correlated_noise=None, thermal=None)
+
+    @property
     def planes(self) -> int:
         """Noise state variables per device: the present deviation, one per 1/f mode, and two for telegraph noise."""
         modes = len(self.correlated_noise.modes(self.t_read)) if self.correlated_noise else 0

@@ -276,6 +276,11 @@ class AnalogLayer(nn.Module, ABC):
         return Periphery(self.input_range, self.output_range, converters.of_columns, converters.inputs)
 
     @property
+    def age_draw(self) -> Tensor | None:
+        """The random integer from which the layers of a net find the age of a chip in training, if they share one."""
+        return self._buffers.get("_age_draw")
+
+    @property
     def has_ranges(self) -> bool:
         """Whether the converter ranges can be calibrated from inputs."""
         return True

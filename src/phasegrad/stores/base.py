@@ -58,6 +58,11 @@ class StoredLayer(Protocol):
         ...
 
     @property
+    def age_draw(self) -> Tensor | None:
+        """The random integer from which the layers of a net find the age of a chip in training, if they share one."""
+        ...
+
+    @property
     def layout(self) -> Layout:
         """Layout of the parameter ``weight``, which converts it to a matrix ``[out, in]``."""
         ...
