@@ -1,0 +1,3 @@
+"""``fit``: from raw measurements to a device."""
+
+from __future__ import annotations
