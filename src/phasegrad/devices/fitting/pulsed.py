@@ -78,16 +78,21 @@ def _fit_all(forms: list[type[StepForm]], data: PulseData, wanted: bool) -> tupl
 
 
 def _fit(form: StepForm, data: PulseData) -> _Fitted:
-    """Maximum likelihood; the quadrature over devices follows the estimate once."""
-    start = form.start(data.sample)
-    variation = data.variation(form, start)
-    model = StepModel(form, data, variation)
-    maximum = maximise(model.likelihood, model.start(start), model.size)
-    if variation is None:
-        return _Fitted(model, maximum)
-    variation = data.variation(form, maximum.theta[: len(form.parameters)], math.exp(float(maximum.theta[-1])))
-    model = StepModel(form, data, variation)
-    return _Fitted(model, maximise(model.likelihood, maximum.theta, model.size))
+    """Maximum likelihood of equal devices, then of devices that differ, if their steps say so."""
+    model = StepModel(form, data, None)
+    start = model.start(form.start(data.sample))
+    maximum = maximise(model.likelihood, start, model.size)
+    d2d = None
+    for _ in range(2):  # the quadrature over devices follows the estimate once
+        theta = maximum.theta[: len(form.parameters)]
+        variation = data.variation(form, theta, d2d)
+        if variation is None:
+            break
+        model = StepModel(form, data, variation)
+        equal = maximum.theta[: len(start)]
+        maximum = maximise(model.likelihood, torch.cat((equal, equal.new_tensor([math.log(variation.d2d)]))), model.size)
+        d2d = math.exp(float(maximum.theta[-1]))
+    return _Fitted(model, maximum)
 
 
 def _steps(fitted: _Fitted, data: PulseData) -> Steps:

@@ -16,6 +16,8 @@ from phasegrad.devices.fitting.measurements import Measurements, rounded_up
 from phasegrad.devices.fitting.step_forms import Sample, SetForm, StepForm
 
 _NODES = 9
+_LEAST = 0.1
+"""Least step of a device, relative to the nominal one."""
 _FLOOR = 3e-3
 """Least standard deviation of a step, relative to the root mean square of all steps: the resolution of a read."""
 
@@ -37,6 +39,8 @@ class PulseData:
     up: Tensor
     """Whether each pulse raises the conductance, ``[devices, pulses + 1]``."""
     sample: Sample
+    after: Tensor
+    """Conductance after each step of the sample [µS]."""
     device: Tensor
     """Device of each step of the sample."""
     two_sided: bool
@@ -87,7 +91,7 @@ class PulseData:
         nodes, weights = (torch.from_numpy(v) for v in np.polynomial.hermite.hermgauss(_NODES))
         at = centre + math.sqrt(2.0) * width * nodes.unsqueeze(1)
         log_weight = (weights.log() + nodes.square()).unsqueeze(1) + torch.log(math.sqrt(2.0) * width)
-        return Variation(at.clamp(min=0.01), log_weight, d2d)
+        return Variation(at.clamp(min=_LEAST), log_weight, d2d)
 
     def _own_steps(self, form: StepForm, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Step of each device relative to the law, by weighted least squares, and its variance."""
@@ -121,7 +125,7 @@ def pulse_data(found: Measurements, g_max: float | None, read_sd: tuple[float, .
     varied = first is not None and float(first.std()) > 1e-6 * float(first.mean())
     low = low if low is not None and not read_sd else (0.0 if two_sided else -math.inf)
     return PulseData(
-        Trains(reads, number, micro), up, sample, device, two_sided, window,
+        Trains(reads, number, micro), up, sample, after[both], device, two_sided, window,
         g_max is not None or (top is not None and not read_sd), low, first if varied else None,
     )  # fmt: skip
 
@@ -170,9 +174,8 @@ class StepModel:
         return tuple("S" if name in (*self.form.in_siemens, "reset") else "" for name in self.names)
 
     def start(self, of_form: Tensor) -> Tensor:
-        """All parameters, from those of the form."""
-        others = list(self._resets.values()) + ([math.log(self.variation.d2d)] if self.variation else [])
-        return torch.cat((of_form, of_form.new_tensor(others)))
+        """Parameters of equal devices, from those of the form."""
+        return torch.cat((of_form, of_form.new_tensor(list(self._resets.values()))))
 
     def natural(self, theta: Tensor) -> Tensor:
         """Parameters ``[..., p]`` in the units of the device."""
@@ -207,20 +210,21 @@ class StepModel:
 
     def _of_steps(self, parameters: Tensor) -> Tensor:
         s, own = self.data.sample, self._own(self.data.device)
+        parameters = parameters[: len(self.form.parameters)]
         mean = self.form.mean(parameters, s.g, s.number, s.up)
         sd = own * self.form.deviation(parameters, s.g, s.number, mean)
         sign = torch.where(s.up, 1.0, -1.0)
-        after, sd = s.g + sign * s.step, (sd.square() + self.data.floor**2).sqrt()
+        after, sd = self.data.after, (sd.square() + self.data.floor**2).sqrt()
         log = exact_steps(after, s.g + sign * own * mean, sd, self.data.low, self.data.high)
         return log.new_zeros(*log.shape[:2], self.data.devices).index_add_(2, self.data.device, log)
 
     def _of_trains(self, parameters: Tensor) -> Tensor:
-        data, own = self.data, self._own(slice(None))
+        data, own, law = self.data, self._own(slice(None)), parameters[: len(self.form.parameters)]
 
         def moments(g: Tensor, k: int) -> tuple[Tensor, Tensor]:
             number, up = data.trains.number[:, k], data.up[:, k]
-            mean = self.form.mean(parameters, g, number, up)
-            sd = own * self.form.deviation(parameters, g, number, mean)
+            mean = self.form.mean(law, g, number, up)
+            sd = own * self.form.deviation(law, g, number, mean)
             return torch.where(up, 1.0, -1.0) * own * mean, (sd.square() + data.floor**2).sqrt()
 
         low = self._reset(parameters)[0] if self.form.clips_at_reset and self._resets else torch.zeros(1, 1, 1)
@@ -240,7 +244,7 @@ class StepModel:
 
     def successive(self, theta: Tensor) -> tuple[float, int]:
         """Correlation of the deviations of successive steps of a device from the law, and their number."""
-        s, parameters = self.data.sample, theta.view(-1, 1, 1)
+        s, parameters = self.data.sample, theta[: len(self.form.parameters)].view(-1, 1, 1)
         mean = self.form.mean(parameters, s.g, s.number, s.up)
         apart = ((s.step - mean) / self.form.deviation(parameters, s.g, s.number, mean).clamp(min=self.data.floor))[0]
         same = self.data.device[1:] == self.data.device[:-1]
