@@ -3,6 +3,7 @@
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
+from phasegrad.devices.fitting import Alternative, Coefficient, Fit, Panel, fit
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
@@ -24,17 +25,21 @@ from phasegrad.devices.tracing import trace
 
 __all__ = [
     "PCM",
+    "Alternative",
     "Capacitor",
     "CellSum",
+    "Coefficient",
     "ConstantSteps",
     "CorrelatedNoise",
     "Curve",
     "Device",
     "DeviceState",
     "ExponentialSteps",
+    "Fit",
     "JumpTable",
     "Law",
     "LinearSteps",
+    "Panel",
     "Piecewise",
     "PiecewiseSteps",
     "Power",
@@ -46,6 +51,7 @@ __all__ = [
     "Table",
     "Telegraph",
     "Thermal",
+    "fit",
     "hermes_one",
     "hermes_two",
     "ideal_device",

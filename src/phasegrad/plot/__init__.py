@@ -5,6 +5,7 @@ from phasegrad.plot.converters import linearity, slices
 from phasegrad.plot.cost import cost_breakdown
 from phasegrad.plot.device import device_statistics
 from phasegrad.plot.duration import charges
+from phasegrad.plot.fits import fitted
 from phasegrad.plot.liner import projection
 from phasegrad.plot.noise import noise_over_time
 from phasegrad.plot.wires import wire_losses
@@ -13,6 +14,7 @@ __all__ = [
     "charges",
     "cost_breakdown",
     "device_statistics",
+    "fitted",
     "linearity",
     "noise_over_time",
     "over_time",

@@ -38,9 +38,11 @@ class Maximum(NamedTuple):
     """Gradient per device ``[devices, p]``."""
     information: Tensor
     """Minus the second derivatives per device ``[devices, p, p]``."""
+    converged: bool = True
+    """Whether the search ended at a maximum."""
 
 
-def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 60) -> Maximum:
+def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 40) -> Maximum:
     """Find the maximum next to a start.
 
     Args:
@@ -49,29 +51,23 @@ def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 60
         size: numbers that one parameter vector takes in memory.
         most: most steps.
 
-    Raises:
-        ValueError: the likelihood has no maximum that the steps reach.
+    Returns:
+        The maximum, or where the search was after ``most`` steps.
     """
     theta, value = start.double().clone(), float(likelihood(start.double()[None]).sum())
-    quadratic = False
+    quadratic = converged = False
     for _ in range(most):
         scores = _scores(likelihood, theta, size)
         curvature = _information(likelihood, theta, size).sum(0) if quadratic else scores.t() @ scores
-        direction = _ascent(curvature, scores.sum(0))
-        expected = float(direction @ scores.sum(0))
-        theta, new = _best(likelihood, theta, direction, value)
-        gained, value = new - value, new
-        if gained < _ENOUGH and quadratic:
+        if not (bool(curvature.isfinite().all()) and bool(scores.isfinite().all())):
             break
-        quadratic = quadratic or gained < 1.0
-    else:
-        raise ValueError(
-            f"fit: the likelihood still grows after {most} steps; the data do not determine this law; fit a simpler "
-            "one, or measure more devices"
-        )
-    return Maximum(
-        theta, value, _scores(likelihood, theta, size), _information(likelihood, theta, size)
-    )  # fmt: skip
+        before = value
+        theta, value = _best(likelihood, theta, _ascent(curvature, scores.sum(0)), value)
+        if converged := quadratic and value - before < _ENOUGH:
+            break
+        quadratic = quadratic or value - before < 1.0
+    scores, information = _scores(likelihood, theta, size), _information(likelihood, theta, size)
+    return Maximum(theta, value, scores, information, converged)
 
 
 def _best(likelihood: LogLikelihood, theta: Tensor, direction: Tensor, value: float) -> tuple[Tensor, float]:

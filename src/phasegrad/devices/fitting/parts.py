@@ -52,8 +52,7 @@ def drift(mean: Tensor, sd: Tensor, noise: Tensor, nu: Tensor) -> Tensor:
     variance = sd.square() + noise
     tau = (sd * noise.sqrt() / variance.sqrt()).clamp(min=1e-12)
     sides = [
-        normal(nu, side, variance)
-        + torch.special.log_ndtr((side * noise + nu * sd.square()) / (variance * tau))
+        normal(nu, side, variance) + torch.special.log_ndtr((side * noise + nu * sd.square()) / (variance * tau))
         for side in (mean, -mean)
     ]
     return torch.logaddexp(*sides)

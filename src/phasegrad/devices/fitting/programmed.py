@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from phasegrad.devices.fitting.choice import Choice, best_degree, best_drift, best_noise
+from phasegrad.devices.fitting.choice import Choice, best_degree, best_drift, best_noise, check_wanted
 from phasegrad.devices.fitting.estimate import Estimate, blank_device
 from phasegrad.devices.fitting.likelihood import LogLikelihood, maximise
 from phasegrad.devices.fitting.measurements import LEAST_DEVICES, Measurements, check_rows, rounded_up
@@ -19,12 +19,16 @@ from phasegrad.devices.noise import CorrelatedNoise
 from phasegrad.devices.pcm import PCM
 
 LEAST_READS = 4
+_OF_READS = ("read_noise", "nu_mean", "nu_sd", "programming_sd")
 _SURE = 3.0
 """Targets below this many programming errors, or read errors, are left out: clipping at 0 would distort their drift."""
 
 
-def fit_reads(found: Measurements, g_max: float | None, t0: float | None, t_read: float, base: PCM | None) -> Estimate:
+def fit_reads(
+    found: Measurements, law: object, g_max: float | None, t0: float | None, t_read: float, base: PCM | None
+) -> Estimate:
     """Fit the laws of a programmed device to reads over time."""
+    wanted = check_wanted(law, _OF_READS if "target" in found else _OF_READS[:3])
     check_rows(found, LEAST_READS, "a drift exponent with its error")
     t0 = float(found["time"].min()) if t0 is None else t0
     if not 0.0 < 2.0 * t_read < t0:
@@ -38,7 +42,7 @@ def fit_reads(found: Measurements, g_max: float | None, t0: float | None, t_read
     candidates = [_devices(found, one, g_max, kept) for one in (independent, correlated)]
     shared, comparison = _compare_covariances(candidates, [independent, correlated], kept)
     of = candidates[int(shared)]
-    choice, start, alternatives = _choose(of, "target" in found)
+    choice, start, alternatives = _choose(of, "target" in found, wanted)
     maximum = maximise(choice.likelihood(of), start, len(of.g))
     device = _with_laws(choice, of, maximum.theta, base or blank_device(g_max, t0, t_read))
     device = dataclasses.replace(
@@ -50,14 +54,15 @@ def fit_reads(found: Measurements, g_max: float | None, t0: float | None, t_read
     )  # fmt: skip
 
 
-def fit_targets(found: Measurements, g_max: float | None, base: PCM | None) -> Estimate:
+def fit_targets(found: Measurements, law: object, g_max: float | None, base: PCM | None) -> Estimate:
     """Fit the programming error to conductances and their targets; a device may be programmed more than once."""
+    wanted = check_wanted(law, _OF_READS[3:])
     target, conductance = torch.from_numpy(found["target"]) * 1e6, torch.from_numpy(found["conductance"]) * 1e6
     g_max = rounded_up(float(found["target"].max())) if g_max is None else g_max
     base = base or blank_device(g_max, 20.0, 250e-9)
     none = torch.zeros_like(target)
     of = Devices(target * 1e-6 / g_max, conductance * 1e-6 / g_max, conductance, conductance - target, *(none,) * 5)
-    degree, start, alternatives = best_degree(of, none, len(target))
+    degree, start, alternatives = best_degree(of, none, len(target), wanted)
     choice = Choice(degree=degree)
     likelihood = _per_device(choice.likelihood(of), torch.from_numpy(found.device), found.devices)
     maximum = maximise(likelihood, start, len(target))
@@ -137,11 +142,11 @@ def _compare_covariances(
     )
 
 
-def _choose(of: Devices, programmed: bool) -> tuple[Choice, Tensor, tuple[Alternative, ...]]:
-    noise, q, of_noise, first = best_noise(of)
-    mean, sd, of_drift, second = best_drift(of, q)
+def _choose(of: Devices, programmed: bool, wanted: dict[str, str]) -> tuple[Choice, Tensor, tuple[Alternative, ...]]:
+    noise, q, of_noise, first = best_noise(of, wanted)
+    mean, sd, of_drift, second = best_drift(of, q, wanted)
     degree, of_programming, third = (
-        best_degree(of, q.square() * of.conductance_variance * of.conductance.square(), len(of.g))
+        best_degree(of, q.square() * of.conductance_variance * of.conductance.square(), len(of.g), wanted)
         if programmed
         else (None, of.g.new_empty(0), ())
     )

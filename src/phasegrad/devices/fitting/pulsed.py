@@ -44,11 +44,11 @@ def fit_pulses(
         return _table(found, data, device)
     forms = [form for form in FORMS if law in (None, form.name) and not (form.clips_at_reset and data.two_sided)]
     if not forms:
-        raise ValueError(f"fit: law = {law!r}, but direction has pulses down; SET pulses only raise the conductance; give another law")  # fmt: skip
-    fits, refused = _fit_all(forms, data, law is not None)
-    listed = [
-        Alternative("steps", f.model.form.name, len(f.maximum.theta), f.maximum.value, data.count) for f in fits
-    ]
+        raise ValueError(
+            f"fit: law = {law!r}, but direction has pulses down; SET pulses only raise the conductance; give another law"
+        )
+    fits = [_fit(form(data.g_max, data.two_sided, data.bounded), data) for form in forms]
+    listed = [Alternative("steps", f.model.form.name, len(f.maximum.theta), f.maximum.value, data.count) for f in fits]
     best = min(range(len(fits)), key=lambda i: listed[i].bic)
     chosen = fits[best]
     _warn_of_read_noise(chosen, data)
@@ -57,24 +57,8 @@ def fit_pulses(
     device = dataclasses.replace(device, steps=steps, g_max=bound)
     return Estimate(
         chosen.maximum, chosen.model.names, chosen.model.units, chosen.model.natural, device,
-        tuple(dataclasses.replace(a, chosen=i == best) for i, a in enumerate(listed)), step_panels(found, data, device), refused,
+        tuple(dataclasses.replace(a, chosen=i == best) for i, a in enumerate(listed)), step_panels(found, data, device), (),
     )  # fmt: skip
-
-
-def _fit_all(forms: list[type[StepForm]], data: PulseData, wanted: bool) -> tuple[list[_Fitted], tuple[str, ...]]:
-    """Fit each form; one whose likelihood has no maximum is left out, unless it is the wanted one."""
-    fits, refused = [], []
-    for kind in forms:
-        form = kind(data.g_max, data.two_sided, data.bounded)
-        try:
-            fits.append(_fit(form, data))
-        except (ValueError, torch.linalg.LinAlgError) as error:
-            if wanted:
-                raise
-            refused.append(f"{form.name} was not compared: {error}")
-    if not fits:
-        raise ValueError("fit: no step law has a likelihood with a maximum; fit a jump table, law = 'jump table'")
-    return fits, tuple(refused)
 
 
 def _fit(form: StepForm, data: PulseData) -> _Fitted:
@@ -90,7 +74,9 @@ def _fit(form: StepForm, data: PulseData) -> _Fitted:
             break
         model = StepModel(form, data, variation)
         equal = maximum.theta[: len(start)]
-        maximum = maximise(model.likelihood, torch.cat((equal, equal.new_tensor([math.log(variation.d2d)]))), model.size)
+        maximum = maximise(
+            model.likelihood, torch.cat((equal, equal.new_tensor([math.log(variation.d2d)]))), model.size
+        )
         d2d = math.exp(float(maximum.theta[-1]))
     return _Fitted(model, maximum)
 

@@ -202,7 +202,9 @@ class ExponentialForm(StepForm):
         found = []
         for side in (True, False)[: 2 if self.two_sided else 1]:
             at, step = z[sample.up == side], sample.step[sample.up == side]
-            found.append(min((_exponential(at, step, gamma) for gamma in (0.5, 1.0, 2.0, 4.0, 8.0)), key=lambda f: f[0]))
+            found.append(
+                min((_exponential(at, step, gamma) for gamma in (0.5, 1.0, 2.0, 4.0, 8.0)), key=lambda f: f[0])
+            )
         size = max(sum(f[1] for f in found) / len(found), 1e-6)
         return self._with_noise(sample, size, *(v for _, s, fall, gamma in found for v in (math.log(max(fall / s, 1e-4)), gamma)))  # fmt: skip
 
@@ -280,7 +282,11 @@ class PiecewiseForm(StepForm):
     def _hats(self, g: Tensor, up: Tensor) -> list[Tensor]:
         at = (g / self.g_max).clamp(0.0, 1.0) * (_POINTS - 1)
         hats = [(1.0 - (at - k).abs()).clamp(min=0.0) for k in range(_POINTS)]
-        return [torch.where(up, h, 0.0) for h in hats] + [torch.where(up, 0.0, h) for h in hats] if self.two_sided else hats
+        return (
+            [torch.where(up, h, 0.0) for h in hats] + [torch.where(up, 0.0, h) for h in hats]
+            if self.two_sided
+            else hats
+        )
 
     def start(self, sample: Sample) -> Tensor:
         found, least = least_squares(self._hats(sample.g, sample.up), sample.step)[0], float(sample.step.abs().mean())

@@ -1,3 +1,0 @@
-"""``fit``: from raw measurements to a device."""
-
-from __future__ import annotations
