@@ -18,6 +18,8 @@ from torch import Tensor
 
 Moments = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Conductance and column of the trains to mean, with its sign, and standard deviation of the step there."""
+_ROUNDING = 1e-6
+"""Relative error of conductances that were stored as float32."""
 _FLOORED = 0.4
 """A read of 0 may be any value below; the density at this many read errors below 0, times the error, replaces it."""
 
@@ -47,9 +49,12 @@ def log_normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
 
 def exact_steps(after: Tensor, mean: Tensor, sd: Tensor, low: float, high: float) -> Tensor:
     """Log-likelihood of conductances after a step that were read without noise; those at a bound were clipped there."""
-    density = log_normal(after, mean, sd.square())
-    below, above = (torch.special.log_ndtr(z / sd) for z in (low - mean, mean - high))
-    return torch.where(after <= low, below, torch.where(after >= high, above, density))
+    log = log_normal(after, mean, sd.square())
+    clipped = (after <= low + _ROUNDING * abs(low)).nonzero().flatten()
+    log[..., clipped] = torch.special.log_ndtr(((low - mean) / sd)[..., clipped])
+    clipped = (after >= high * (1.0 - _ROUNDING)).nonzero().flatten()
+    log[..., clipped] = torch.special.log_ndtr(((mean - high) / sd)[..., clipped])
+    return log
 
 
 def filtered(

@@ -55,24 +55,29 @@ def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 40
         The maximum, or where the search was after ``most`` steps.
     """
     theta, value = start.double().clone(), float(likelihood(start.double()[None]).sum())
-    quadratic = converged = False
+    curvature, fresh, converged = None, False, False
     for _ in range(most):
         scores = _scores(likelihood, theta, size)
-        curvature = _information(likelihood, theta, size).sum(0) if quadratic else scores.t() @ scores
-        if not (bool(curvature.isfinite().all()) and bool(scores.isfinite().all())):
+        here = scores.t() @ scores if curvature is None else curvature
+        if not bool(here.isfinite().all()):
             break
         before = value
-        theta, value = _best(likelihood, theta, _ascent(curvature, scores.sum(0)), value)
-        if converged := quadratic and value - before < _ENOUGH:
+        theta, value = _best(likelihood, theta, _ascent(here, scores.sum(0)), value, size)
+        if converged := fresh and value - before < _ENOUGH:
             break
-        quadratic = quadratic or value - before < 1.0
+        # The matrix of second derivatives costs p times as much as a gradient: it is kept while it serves.
+        fresh = value - before < (1.0 if curvature is None else _ENOUGH)
+        if fresh:
+            curvature = _information(likelihood, theta, size).sum(0)
     scores, information = _scores(likelihood, theta, size), _information(likelihood, theta, size)
     return Maximum(theta, value, scores, information, converged)
 
 
-def _best(likelihood: LogLikelihood, theta: Tensor, direction: Tensor, value: float) -> tuple[Tensor, float]:
+def _best(
+    likelihood: LogLikelihood, theta: Tensor, direction: Tensor, value: float, size: int
+) -> tuple[Tensor, float]:
     tried = theta + torch.tensor(_TRIED, dtype=theta.dtype).unsqueeze(1) * direction
-    values = torch.cat([likelihood(one[None]).sum(1) for one in tried]).nan_to_num(nan=-torch.inf)
+    values = _in_batches(likelihood, tried, size).sum(1).nan_to_num(nan=-torch.inf)
     best = int(values.argmax())
     return (tried[best], float(values[best])) if float(values[best]) > value else (theta, value)
 

@@ -64,21 +64,20 @@ def fit_pulses(
 def _fit(form: StepForm, data: PulseData) -> _Fitted:
     """Maximum likelihood of equal devices, then of devices that differ, if their steps say so."""
     model = StepModel(form, data, None)
-    start = model.start(form.start(data.sample))
-    maximum = maximise(model.likelihood, start, model.size)
-    d2d = None
+    equal = _Fitted(model, maximise(model.likelihood, model.start(form.start(data.sample)), model.size))
+    fitted, d2d = equal, None
     for _ in range(2):  # the quadrature over devices follows the estimate once
-        theta = maximum.theta[: len(form.parameters)]
-        variation = data.variation(form, theta, d2d)
+        variation = data.variation(form, fitted.maximum.theta[: len(form.parameters)], d2d)
         if variation is None:
-            break
+            return equal
         model = StepModel(form, data, variation)
-        equal = maximum.theta[: len(start)]
-        maximum = maximise(
-            model.likelihood, torch.cat((equal, equal.new_tensor([math.log(variation.d2d)]))), model.size
-        )
-        d2d = math.exp(float(maximum.theta[-1]))
-    return _Fitted(model, maximum)
+        others = fitted.maximum.theta[: len(equal.maximum.theta)]
+        start = torch.cat((others, others.new_tensor([math.log(variation.d2d)])))
+        fitted = _Fitted(model, maximise(model.likelihood, start, model.size))
+        if 2.0 * (fitted.maximum.value - equal.maximum.value) < math.log(data.devices):
+            return equal
+        d2d = math.exp(float(fitted.maximum.theta[-1]))
+    return fitted
 
 
 def _steps(fitted: _Fitted, data: PulseData) -> Steps:

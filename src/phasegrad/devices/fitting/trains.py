@@ -123,7 +123,7 @@ def pulse_data(found: Measurements, g_max: float | None, read_sd: tuple[float, .
     window = top if g_max is None and top is not None and not read_sd else window
     first = reads[:, 0] if not two_sided and bool((number[:, 0] == 0.0).all()) else None
     varied = first is not None and float(first.std()) > 1e-6 * float(first.mean())
-    low = low if low is not None and not read_sd else (0.0 if two_sided else -math.inf)
+    low = low if low is not None and not read_sd else (0.0 if two_sided else -1e9)
     return PulseData(
         Trains(reads, number, micro), up, sample, after[both], device, two_sided, window,
         g_max is not None or (top is not None and not read_sd), low, first if varied else None,
