@@ -44,7 +44,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def reads(device: PCM, seed: int, levels: int = 12, each: int = 120, count: int = 10) -> dict[str, Tensor]:
+def reads(device: PCM, seed: int, levels: int = 10, each: int = 80, count: int = 10) -> dict[str, Tensor]:
     """Devices at logarithmically spaced targets, read from programming to a day later."""
     target = torch.logspace(math.log10(1.8e-6), math.log10(25e-6), levels).repeat_interleave(each)
     key = torch.tensor([seed])
@@ -143,7 +143,7 @@ def coverage(case: Case, repeats: int) -> list[dict[str, Any]]:
     refused = 0
     for seed in range(repeats):
         try:
-            found = pg.devices.fit(case.measure(seed), case.law, resamples=500, **case.options).coefficients
+            found = pg.devices.fit(case.measure(seed), case.law, resamples=1000, **case.options).coefficients
         except ValueError:
             refused += 1
             continue

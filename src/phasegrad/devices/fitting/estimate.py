@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from phasegrad.devices.curves import Curve
-from phasegrad.devices.fitting.likelihood import Maximum
+from phasegrad.devices.fitting.likelihood import LogLikelihood, Maximum
 from phasegrad.devices.fitting.result import Alternative, Panel
 from phasegrad.devices.pcm import PCM
 
@@ -16,6 +16,9 @@ from phasegrad.devices.pcm import PCM
 class Estimate(NamedTuple):
     """What a law's fit hands to ``fit``."""
 
+    likelihood: LogLikelihood
+    size: int
+    """Numbers that the likelihood of one parameter vector takes in memory."""
     maximum: Maximum
     names: tuple[str, ...]
     units: tuple[str, ...]

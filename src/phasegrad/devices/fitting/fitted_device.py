@@ -37,8 +37,8 @@ def fit(
 
     | columns | laws |
     |---|---|
-    | `device, pulse, conductance`, optional `direction` | step law; pulses are numbered from 0, the read after RESET |
-    | `device, time, conductance`, optional `target` | drift exponents, read noise, and programming error with a target |
+    | `device, pulse, conductance`, optional `direction` | step law; pulse 0 is the read after RESET |
+    | `device, time, conductance`, optional `target` | drift, read noise, and with a target programming error |
     | `device, target, conductance` | programming error |
 
     Times count from the programming of the device. ``direction`` is 1 for a pulse that raises the conductance and -1
@@ -117,14 +117,14 @@ def _coefficients(estimate: Estimate, confidence: float, resamples: int, seed: i
         return {}
     if not estimate.maximum.converged:
         raise ValueError(
-            "fit: the likelihood has no maximum near the start, so the data do not determine this law; choose a simpler "
-            "one, or measure more devices and levels"
+            "fit: the likelihood has no maximum near the start, so the data do not determine this law; choose a "
+            "simpler one, or measure more devices and levels"
         )
-    _, low, high = intervals(estimate.maximum, confidence, resamples, seed)
+    low, high = intervals(estimate.likelihood, estimate.maximum, estimate.size, confidence, resamples, seed)
     values = (estimate.natural(theta).tolist() for theta in (estimate.maximum.theta, low, high))
     return {
-        name: Coefficient(*numbers, unit)
-        for name, unit, *numbers in zip(estimate.names, estimate.units, *values, strict=True)
+        name: Coefficient(value, least, most, unit)
+        for name, unit, value, least, most in zip(estimate.names, estimate.units, *values, strict=True)
     }
 
 

@@ -53,9 +53,11 @@ class _Linear(Form):
         """What each parameter multiplies."""
 
     def value(self, theta: Tensor, g: Tensor) -> Tensor:
+        """The law at ``g``."""
         return theta @ torch.stack(self.columns(g))
 
     def start(self, g: Tensor, y: Tensor) -> Tensor:
+        """Parameters by least squares."""
         return least_squares(self.columns(g), y)[0]
 
     def _range(self, theta: Tensor, g: Tensor) -> tuple[float, float]:
@@ -71,9 +73,11 @@ class Constant(_Linear):
     name, parameters, least = "constant", ("constant",), 1
 
     def columns(self, g: Tensor) -> list[Tensor]:
+        """What each parameter multiplies."""
         return [torch.ones_like(g)]
 
     def law(self, theta: Tensor, g: Tensor) -> Law:
+        """The configuration."""
         return Curve(polynomial=(float(theta[0]),))
 
 
@@ -84,9 +88,11 @@ class Logarithm(_Linear):
     name, parameters, least = "logarithm", ("log_slope", "constant"), 2
 
     def columns(self, g: Tensor) -> list[Tensor]:
+        """What each parameter multiplies."""
         return [g.log(), torch.ones_like(g)]
 
     def law(self, theta: Tensor, g: Tensor) -> Law:
+        """The configuration."""
         low, high = self._range(theta, g)
         return Curve(log_slope=float(theta[0]), polynomial=(float(theta[1]),), low=low, high=high)
 
@@ -98,9 +104,11 @@ class Quadratic(_Linear):
     name, parameters, least = "quadratic", ("c0", "c1", "c2"), 4
 
     def columns(self, g: Tensor) -> list[Tensor]:
+        """What each parameter multiplies."""
         return [torch.ones_like(g), g, g * g]
 
     def law(self, theta: Tensor, g: Tensor) -> Law:
+        """The configuration."""
         low, high = self._range(theta, g)
         return Curve(polynomial=tuple(theta.tolist()), low=low, high=high)
 
@@ -112,10 +120,12 @@ class ClippedLogarithm(Form):
     name, parameters, least = "clipped logarithm", ("log_slope", "constant", "low"), 4
 
     def value(self, theta: Tensor, g: Tensor) -> Tensor:
+        """The law at ``g``."""
         slope, constant, low = theta.unsqueeze(2).unbind(1)
         return torch.maximum(slope * g.log() + constant, low)
 
     def start(self, g: Tensor, y: Tensor) -> Tensor:
+        """Parameters by least squares."""
         x = g.log()
         tried = []
         for kink in torch.quantile(x, torch.tensor(_KINKS, dtype=x.dtype)).tolist():
@@ -124,6 +134,7 @@ class ClippedLogarithm(Form):
         return torch.tensor(min(tried)[1], dtype=torch.float64)
 
     def law(self, theta: Tensor, g: Tensor) -> Law:
+        """The configuration."""
         slope, constant, low = theta.tolist()
         high = max(low, slope * math.log(float(g.min())) + constant)
         return Curve(log_slope=slope, polynomial=(constant,), low=low, high=high)
@@ -136,16 +147,20 @@ class PowerLaw(Form):
     name, parameters, least = "power", ("factor", "exponent"), 2
 
     def value(self, theta: Tensor, g: Tensor) -> Tensor:
+        """The law at ``g``."""
         return torch.exp(theta[:, :1] + theta[:, 1:] * g.log())
 
     def start(self, g: Tensor, y: Tensor) -> Tensor:
+        """Parameters by least squares."""
         exponent, logarithm = least_squares([g.log(), torch.ones_like(g)], y.clamp(min=1e-12).log())[0]
         return torch.stack((logarithm, exponent))
 
     def natural(self, theta: Tensor) -> Tensor:
+        """Parameters as the configuration has them."""
         return torch.stack((theta[..., 0].exp(), theta[..., 1]), -1)
 
     def law(self, theta: Tensor, g: Tensor) -> Law:
+        """The configuration."""
         factor, exponent = self.natural(theta).tolist()
         high = factor * max(float(g.min()) ** exponent, float(g.max()) ** exponent)
         return Power(factor=factor, exponent=exponent, high=high)
@@ -158,15 +173,19 @@ class FlatNoise(Form):
     name, parameters, least = "constant", ("constant",), 1
 
     def value(self, theta: Tensor, g: Tensor) -> Tensor:
+        """The law at ``g``."""
         return theta[:, :1].exp().expand(-1, len(g))
 
     def start(self, g: Tensor, y: Tensor) -> Tensor:
+        """Parameters by least squares."""
         return y.square().mean().sqrt().log().view(1)
 
     def natural(self, theta: Tensor) -> Tensor:
+        """Parameters as the configuration has them."""
         return theta.exp()
 
     def law(self, theta: Tensor, g: Tensor) -> Law:
+        """The configuration."""
         return Curve(polynomial=(float(theta[0].exp()),))
 
 

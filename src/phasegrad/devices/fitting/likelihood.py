@@ -73,9 +73,7 @@ def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 40
     return Maximum(theta, value, scores, information, converged)
 
 
-def _best(
-    likelihood: LogLikelihood, theta: Tensor, direction: Tensor, value: float, size: int
-) -> tuple[Tensor, float]:
+def _best(likelihood: LogLikelihood, theta: Tensor, direction: Tensor, value: float, size: int) -> tuple[Tensor, float]:
     tried = theta + torch.tensor(_TRIED, dtype=theta.dtype).unsqueeze(1) * direction
     values = _in_batches(likelihood, tried, size).sum(1).nan_to_num(nan=-torch.inf)
     best = int(values.argmax())
@@ -103,6 +101,17 @@ def _scores(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
     steps = torch.diag(steps_of(theta, _GRADIENT))
     up, down = _in_batches(likelihood, torch.cat((theta + steps, theta - steps)), size).chunk(2)
     return ((up - down) / (2.0 * steps.diagonal().unsqueeze(1))).t()
+
+
+def third_derivatives(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
+    """Third derivatives ``[p, p, p]`` of the log-likelihood of all devices."""
+    steps = torch.diag(steps_of(theta, _HESSIAN))
+    both = [
+        (_information(likelihood, theta + step, size) - _information(likelihood, theta - step, size)).sum(0)
+        for step in steps
+    ]
+    third = -torch.stack(both) / (2.0 * steps.diagonal().view(-1, 1, 1))
+    return (third + third.transpose(0, 1) + third.transpose(0, 2)) / 3.0
 
 
 def _information(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:

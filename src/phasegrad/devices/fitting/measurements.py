@@ -17,7 +17,11 @@ LEAST_DEVICES = 8
 """Devices below which resampled devices say nothing about the spread of a coefficient."""
 _KINDS = {"pulse": "pulse number", "time": "time", "amplitude": "pulse amplitude", "target": "target conductance"}
 _COLUMNS = ("device", "conductance", *_KINDS, "direction")
-_LARGEST = {"conductance": (1e-2, "S", "µS", 1e-6), "target": (1e-2, "S", "µS", 1e-6), "amplitude": (0.1, "A", "µA", 1e-6)}  # fmt: skip
+_LARGEST = {
+    "conductance": (1e-2, "S", "µS", 1e-6),
+    "target": (1e-2, "S", "µS", 1e-6),
+    "amplitude": (0.1, "A", "µA", 1e-6),
+}
 """Values above are no memory device's in SI units; the unit that was probably meant, and its factor."""
 
 
@@ -93,7 +97,7 @@ def _from_columns(data: Any) -> dict[str, Any]:
             f"fit: data = {checks.shown(data)}; it must be the path of a CSV file, or columns by name: a dict or a "
             "data frame"
         )
-    return {str(name).lower(): data[name] for name in data.keys()}  # noqa: SIM118 -- of a data frame
+    return {str(name).lower(): data[name] for name in data.keys()}
 
 
 def _kind(given: dict[str, Any]) -> str:
@@ -143,9 +147,10 @@ def _check_values(name: str, values: np.ndarray) -> None:
     low = -1.0 if name == "direction" else 0.0
     negative = np.flatnonzero(values < low)
     if negative.size:
+        remedy = "subtract the offset of the reads, or clip at 0" if name == "conductance" else "correct it"
         raise ValueError(
             f"fit: {name} = {values[negative[0]]:g} in row {negative[0] + 1} ({negative.size} such rows); it must not "
-            f"be negative; {'subtract the offset of the reads, or clip at 0' if name == 'conductance' else 'correct it'}"
+            f"be negative; {remedy}"
         )
     if name in _LARGEST:
         _check_unit(name, values)

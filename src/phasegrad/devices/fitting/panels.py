@@ -35,10 +35,9 @@ def drift_panels(found: Measurements, of: Devices, device: PCM, programmed: bool
     noise = device.read_noise(of.programmed).square() * of.nu_variance if device.read_noise else torch.zeros_like(of.nu)
     spread = _Z90 * (sd.square() + _smooth(of.g, noise, g)).sqrt()
     x = (g * device.g_max * 1e6).numpy()
-    exponents = Panel(
-        "drift exponent", "target (µS)" if programmed else "conductance (µS)", "exponent", of.g.numpy() * device.g_max * 1e6,
-        of.nu.numpy(), x, mean.numpy(), ((mean - spread).numpy(), (mean + spread).numpy()),
-    )  # fmt: skip
+    label, band = "target" if programmed else "conductance", ((mean - spread).numpy(), (mean + spread).numpy())
+    at = (of.g * device.g_max * 1e6).numpy()
+    exponents = Panel("drift exponent", f"{label} (µS)", "exponent", at, of.nu.numpy(), x, mean.numpy(), band)
     panels = (exponents, *((_noise_panel(of, device),) if device.read_noise else ()))
     return (programming_panel(of, device), *panels) if programmed else panels
 

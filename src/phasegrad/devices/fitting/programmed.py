@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+
 import torch
 from torch import Tensor
 
@@ -43,13 +44,14 @@ def fit_reads(
     shared, comparison = _compare_covariances(candidates, [independent, correlated], kept)
     of = candidates[int(shared)]
     choice, start, alternatives = _choose(of, "target" in found, wanted)
-    maximum = maximise(choice.likelihood(of), start, len(of.g))
+    likelihood = choice.likelihood(of)
+    maximum = maximise(likelihood, start, len(of.g))
     device = _with_laws(choice, of, maximum.theta, base or blank_device(g_max, t0, t_read))
     device = dataclasses.replace(
         device, g_max=g_max, t0=t0, t_read=t_read, correlated_noise=CorrelatedNoise() if shared else None
     )
     return Estimate(
-        maximum, choice.names, choice.units, choice.natural, device, (*comparison, *alternatives),
+        likelihood, len(of.g), maximum, choice.names, choice.units, choice.natural, device, (*comparison, *alternatives),
         drift_panels(found, of, device, "target" in found), _left_out(kept),
     )  # fmt: skip
 
@@ -68,7 +70,7 @@ def fit_targets(found: Measurements, law: object, g_max: float | None, base: PCM
     maximum = maximise(likelihood, start, len(target))
     device = dataclasses.replace(_with_laws(choice, of, maximum.theta, base), g_max=g_max)
     return Estimate(
-        maximum, choice.names, choice.units, choice.natural, device, alternatives,
+        likelihood, len(of.g), maximum, choice.names, choice.units, choice.natural, device, alternatives,
         (programming_panel(of, device),), _bias(of),
     )  # fmt: skip
 
@@ -150,8 +152,8 @@ def _choose(of: Devices, programmed: bool, wanted: dict[str, str]) -> tuple[Choi
         if programmed
         else (None, of.g.new_empty(0), ())
     )
-    start = [of_noise.theta] if of_noise else []
-    return Choice(noise, mean, sd, degree), torch.cat((*start, of_drift.theta, of_programming)), (*first, *second, *third)  # fmt: skip
+    theta = torch.cat((*((of_noise.theta,) if of_noise else ()), of_drift.theta, of_programming))
+    return Choice(noise, mean, sd, degree), theta, (*first, *second, *third)
 
 
 def _with_laws(choice: Choice, of: Devices, theta: Tensor, base: PCM) -> PCM:

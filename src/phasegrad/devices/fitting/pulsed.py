@@ -45,19 +45,25 @@ def fit_pulses(
     forms = [form for form in FORMS if law in (None, form.name) and not (form.clips_at_reset and data.two_sided)]
     if not forms:
         raise ValueError(
-            f"fit: law = {law!r}, but direction has pulses down; SET pulses only raise the conductance; give another law"
+            f"fit: law = {law!r}, but direction has pulses down; SET pulses only raise the conductance; give another "
+            "law"
         )
-    fits = [_fit(form(data.g_max, data.two_sided, data.bounded), data) for form in forms]
+    return _chosen(found, data, device, [_fit(form(data.g_max, data.two_sided, data.bounded), data) for form in forms])
+
+
+def _chosen(found: Measurements, data: PulseData, device: PCM, fits: list[_Fitted]) -> Estimate:
+    """The law of the lowest BIC."""
     listed = [Alternative("steps", f.model.form.name, len(f.maximum.theta), f.maximum.value, data.count) for f in fits]
     best = min(range(len(fits)), key=lambda i: listed[i].bic)
+    compared = tuple(dataclasses.replace(a, chosen=i == best) for i, a in enumerate(listed))
     chosen = fits[best]
     _warn_of_read_noise(chosen, data)
     steps = _steps(chosen, data)
     bound = chosen.model.values(chosen.maximum.theta).get("g_max", data.g_max * 1e-6)
     device = dataclasses.replace(device, steps=steps, g_max=bound)
     return Estimate(
-        chosen.maximum, chosen.model.names, chosen.model.units, chosen.model.natural, device,
-        tuple(dataclasses.replace(a, chosen=i == best) for i, a in enumerate(listed)), step_panels(found, data, device), (),
+        chosen.model.likelihood, chosen.model.size, chosen.maximum, chosen.model.names, chosen.model.units,
+        chosen.model.natural, device, compared, step_panels(found, data, device), (),
     )  # fmt: skip
 
 
@@ -116,4 +122,6 @@ def _table(found: Measurements, data: PulseData, device: PCM) -> Estimate:
     nothing = Maximum(empty, math.nan, empty.view(0, 0), empty.view(0, 0, 0))
     made = dataclasses.replace(device, steps=table)
     notes = ("a jump table has quantiles of measured steps, read noise included, in place of coefficients",)
-    return Estimate(nothing, (), (), lambda theta: theta, made, (), step_panels(found, data, made), notes)
+    return Estimate(
+        lambda theta: theta, 0, nothing, (), (), lambda theta: theta, made, (), step_panels(found, data, made), notes
+    )

@@ -117,13 +117,15 @@ class Fit:
         lines = [f"{self.measurements} measurements of {self.devices} devices, intervals of {percent}"]
         lines += [_row(name, found) for name, found in self.coefficients.items()]
         lines += [f"{'law':<32}{'parameters':>11}{'AIC':>12}{'BIC':>12}"]
-        best = {part: min(a.bic for a in self.alternatives if a.part == part) for part in {a.part for a in self.alternatives}}  # fmt: skip
-        lines += [
-            f"{('* ' if a.chosen else '  ') + a.part + ': ' + a.name:<32}{a.parameters:>11}"
-            f"{a.aic - best[a.part]:>12.1f}{a.bic - best[a.part]:>12.1f}"
-            for a in self.alternatives
-        ]
+        lines += [self._compared(alternative) for alternative in self.alternatives]
         return "\n".join([*lines, *self.notes])
+
+    def _compared(self, one: Alternative) -> str:
+        """A row of the comparison: criteria relative to the lowest of the part."""
+        others = [other for other in self.alternatives if other.part == one.part]
+        aic, bic = one.aic - min(other.aic for other in others), one.bic - min(other.bic for other in others)
+        label = f"{'* ' if one.chosen else '  '}{one.part}: {one.name}"
+        return f"{label:<32}{one.parameters:>11}{aic:>12.1f}{bic:>12.1f}"
 
 
 def _row(name: str, found: Coefficient) -> str:

@@ -104,12 +104,15 @@ class ConstantForm(StepForm):
     parameters = ("size", "c2c")  # type: ignore[assignment]
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         return self._with_noise(sample, float(sample.step.mean()))
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         return theta[0].exp() * torch.ones_like(g)
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         return ConstantSteps(**values, d2d=d2d)
 
 
@@ -121,12 +124,14 @@ class LinearForm(StepForm):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
         return ("size", "slope_up", *(("slope_down",) if self.two_sided else ()), "c2c")
 
     def _distance(self, g: Tensor, up: Tensor) -> Tensor:
         return torch.where(up, 1.0, -1.0).to(g.dtype) * (2.0 * g / self.g_max - 1.0)
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         z = self._distance(sample.g, sample.up)
         columns = [torch.ones_like(z), torch.where(sample.up, z, 0.0)]
         columns += [torch.where(sample.up, 0.0, z)] if self.two_sided else []
@@ -135,10 +140,12 @@ class LinearForm(StepForm):
         return self._with_noise(sample, size, *(-slope / size for slope in slopes))
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         slope = torch.where(up, theta[1], theta[2]) if self.two_sided else theta[1]
         return theta[0].exp() * (1.0 - slope * self._distance(g, up)).clamp(min=0.0)
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         slopes = {name: max(values[name], 0.0) for name in values if name.startswith("slope")}
         slopes.setdefault("slope_down", slopes["slope_up"])
         return LinearSteps(size=values["size"], c2c=values["c2c"], **slopes, d2d=d2d)
@@ -152,17 +159,21 @@ class SoftBoundsForm(StepForm):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
         return ("size", *(() if self.bounded else ("g_max",)), "c2c")
 
     @property
     def in_siemens(self) -> tuple[str, ...]:
+        """Parameters that are conductances."""
         return ("size", "g_max")
 
     @property
     def logarithms(self) -> tuple[str, ...]:
+        """Parameters whose logarithm is estimated."""
         return ("size", "g_max", "c2c")
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         side = torch.where(sample.up, 1.0, -1.0).to(sample.g.dtype)
         offset = torch.ones_like(side) if not self.two_sided else torch.where(sample.up, 1.0, 0.0).to(side.dtype)
         (size, slope), _ = least_squares([offset, -side * sample.g], sample.step)
@@ -176,10 +187,12 @@ class SoftBoundsForm(StepForm):
         return 2.0 * left if self.two_sided else left
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         bound = torch.tensor(self.g_max) if self.bounded else theta[1].exp()
         return theta[0].exp() * self._relative(g, up, bound)
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         return SoftBoundsSteps(size=values["size"], c2c=values["c2c"], from_zero=not self.two_sided, d2d=d2d)
 
 
@@ -191,13 +204,16 @@ class ExponentialForm(StepForm):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
         return ("size", "a_up", "gamma_up", *(("a_down", "gamma_down") if self.two_sided else ()), "c2c")
 
     @property
     def logarithms(self) -> tuple[str, ...]:
+        """Parameters whose logarithm is estimated."""
         return ("size", "a_up", "a_down", "c2c")
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         z = torch.where(sample.up, 1.0, -1.0).to(sample.g.dtype) * (2.0 * sample.g / self.g_max - 1.0)
         found = []
         for side in (True, False)[: 2 if self.two_sided else 1]:
@@ -206,9 +222,11 @@ class ExponentialForm(StepForm):
                 min((_exponential(at, step, gamma) for gamma in (0.5, 1.0, 2.0, 4.0, 8.0)), key=lambda f: f[0])
             )
         size = max(sum(f[1] for f in found) / len(found), 1e-6)
-        return self._with_noise(sample, size, *(v for _, s, fall, gamma in found for v in (math.log(max(fall / s, 1e-4)), gamma)))  # fmt: skip
+        others = [v for _, own, fall, gamma in found for v in (math.log(max(fall / own, 1e-4)), gamma)]
+        return self._with_noise(sample, size, *others)
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         z = 2.0 * g / self.g_max - 1.0
         fall = torch.exp(theta[1] + theta[2] * z)
         if self.two_sided:
@@ -216,6 +234,7 @@ class ExponentialForm(StepForm):
         return theta[0].exp() * (1.0 - fall).clamp(min=0.0)
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         down = {"a_down": values["a_up"], "gamma_down": values["gamma_up"]} | values
         return ExponentialSteps(**down, scale=1.0, shift=0.0, d2d=d2d)
 
@@ -233,16 +252,19 @@ class PowerForm(StepForm):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
         return ("size", "gamma_up", *(("gamma_down",) if self.two_sided else ()), "c2c")
 
     @property
     def logarithms(self) -> tuple[str, ...]:
+        """Parameters whose logarithm is estimated."""
         return ("size", "gamma_up", "gamma_down", "c2c")
 
     def _left(self, g: Tensor, up: Tensor) -> Tensor:
         return torch.where(up, 1.0 - g / self.g_max, g / self.g_max).clamp(min=1e-6)
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         left, gammas, sizes = self._left(sample.g, sample.up), [], []
         for side in (True, False)[: 2 if self.two_sided else 1]:
             at, step = left[sample.up == side], sample.step[sample.up == side]
@@ -253,10 +275,12 @@ class PowerForm(StepForm):
         return self._with_noise(sample, sum(sizes) / len(sizes), *gammas)
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         gamma = (torch.where(up, theta[1], theta[2]) if self.two_sided else theta[1]).exp()
         return theta[0].exp() * self._left(g, up) ** gamma
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         return PowerSteps(**({"gamma_down": values["gamma_up"]} | values), d2d=d2d)
 
 
@@ -268,15 +292,18 @@ class PiecewiseForm(StepForm):
 
     @property
     def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters."""
         sides = ("up", "down") if self.two_sided else ("up",)
         return (*(f"{side}.{k}" for side in sides for k in range(_POINTS)), "c2c")
 
     @property
     def in_siemens(self) -> tuple[str, ...]:
+        """Parameters that are conductances."""
         return self.parameters[:-1]
 
     @property
     def logarithms(self) -> tuple[str, ...]:
+        """Parameters whose logarithm is estimated."""
         return self.parameters
 
     def _hats(self, g: Tensor, up: Tensor) -> list[Tensor]:
@@ -289,14 +316,17 @@ class PiecewiseForm(StepForm):
         )
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         found, least = least_squares(self._hats(sample.g, sample.up), sample.step)[0], float(sample.step.abs().mean())
         size, *others = found.clamp(min=0.02 * least).log().tolist()
         return self._with_noise(sample, math.exp(size), *others)
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         return sum(theta[k].exp() * hat for k, hat in enumerate(self._hats(g, up)))  # type: ignore[return-value]
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         up = [values[f"up.{k}"] for k in range(_POINTS)]
         down = [values[f"down.{k}"] for k in range(_POINTS)] if self.two_sided else up
         size = sum(up) / len(up)
@@ -315,6 +345,7 @@ class SetForm(StepForm):
     logarithms = ("history_length",)  # type: ignore[assignment]
 
     def start(self, sample: Sample) -> Tensor:
+        """Parameters by least squares."""
         tried = []
         for length in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0):
             columns = [sample.g, torch.ones_like(sample.g), torch.exp(-sample.number / length)]
@@ -327,12 +358,15 @@ class SetForm(StepForm):
         return torch.cat((found, found.new_tensor([math.log(length)]), spread))
 
     def mean(self, theta: Tensor, g: Tensor, number: Tensor, up: Tensor) -> Tensor:
+        """Mean step."""
         return theta[0] * g + theta[1] + theta[2] * torch.exp(-number / theta[3].exp())
 
     def deviation(self, theta: Tensor, g: Tensor, number: Tensor, mean: Tensor) -> Tensor:
+        """Standard deviation of a step."""
         return (theta[4] * g + theta[5] + theta[6] * torch.exp(-number / theta[3].exp())).clamp(min=1e-3)
 
     def steps(self, values: dict[str, float], d2d: float) -> Steps:
+        """The configuration."""
         size = values["m_0"]
         if size <= 0.0:
             raise ValueError(

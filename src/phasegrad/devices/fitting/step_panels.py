@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,9 +23,8 @@ def step_panels(found: Measurements, data: PulseData, device: PCM) -> tuple[Pane
     trains = simulated_trains(device, data.trains.reads[:, 0] * 1e-6, signs[1:], data.two_sided) * 1e6
     middle, low, high = (torch.quantile(trains, q, dim=0).numpy() for q in (0.5, 0.05, 0.95))
     number = data.trains.number[0].numpy()
-    first = Panel(
-        "pulse trains", "pulse", "conductance (µS)", found["pulse"], found["conductance"] * 1e6, number, middle, (low, high)
-    )  # fmt: skip
+    seen = found["conductance"] * 1e6
+    first = Panel("pulse trains", "pulse", "conductance (µS)", found["pulse"], seen, number, middle, (low, high))
     sides = (True, False)[: 2 if data.two_sided else 1]
     return (first, *(_steps(data, trains, signs, up) for up in sides))
 
@@ -64,5 +65,5 @@ def _steps(data: PulseData, trains: Tensor, signs: Tensor, up: bool) -> Panel:
     return Panel(f"steps {'up' if up else 'down'}", "conductance (µS)", "step (µS)", g, step, x, middle, (low, high))
 
 
-def _quantile(q: float):  # noqa: ANN202
+def _quantile(q: float) -> Callable[[np.ndarray], np.floating]:
     return lambda values: np.quantile(values, q)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phasegrad.devices.fitting.filtering import Trains, exact_steps, filtered, log_normal
 from phasegrad.devices.fitting.measurements import Measurements, rounded_up
-from phasegrad.devices.fitting.step_forms import Sample, SetForm, StepForm
+from phasegrad.devices.fitting.step_forms import Sample, StepForm
 
 _NODES = 9
 _LEAST = 0.1
