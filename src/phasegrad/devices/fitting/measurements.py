@@ -118,7 +118,7 @@ def _numbers(name: str, column: Any) -> np.ndarray:
     except (TypeError, ValueError):
         bad = next(i for i, value in enumerate(values) if not _is_number(value))
         raise ValueError(
-            f"fit: {name} = {values[bad]!r} in row {bad + 1}; it must be a number, without its unit"
+            f"fit: {name} = {str(values[bad])!r} in row {bad + 1}; it must be a number, without its unit"
         ) from None
 
 
