@@ -23,6 +23,8 @@ from phasegrad.devices.steps import Steps
 JUMP_TABLE = "jump table"
 NAMES = (*(form.name for form in FORMS), JUMP_TABLE)
 """Names of step laws, as ``fit`` accepts them."""
+_GAIN = 3.0
+"""Log-likelihood per device that differing devices may add to a law; laws that are further behind cannot win."""
 _ANTICORRELATED = 5.0
 """Standard errors by which successive steps are anticorrelated before a warning."""
 
@@ -48,7 +50,9 @@ def fit_pulses(
             f"fit: law = {law!r}, but direction has pulses down; SET pulses only raise the conductance; give another "
             "law"
         )
-    return _chosen(found, data, device, [_fit(form(data.g_max, data.two_sided, data.bounded), data) for form in forms])
+    equal = [_fit(form(data.g_max, data.two_sided, data.bounded), data) for form in forms]
+    near = max(one.maximum.value for one in equal) - _GAIN * data.devices
+    return _chosen(found, data, device, [_let_differ(e, data) if e.maximum.value >= near else e for e in equal])
 
 
 def _chosen(found: Measurements, data: PulseData, device: PCM, fits: list[_Fitted]) -> Estimate:
@@ -68,10 +72,14 @@ def _chosen(found: Measurements, data: PulseData, device: PCM, fits: list[_Fitte
 
 
 def _fit(form: StepForm, data: PulseData) -> _Fitted:
-    """Maximum likelihood of equal devices, then of devices that differ, if their steps say so."""
+    """Maximum likelihood of equal devices."""
     model = StepModel(form, data, None)
-    equal = _Fitted(model, maximise(model.likelihood, model.start(form.start(data.sample)), model.size))
-    fitted, d2d = equal, None
+    return _Fitted(model, maximise(model.likelihood, model.start(form.start(data.sample)), model.size))
+
+
+def _let_differ(equal: _Fitted, data: PulseData) -> _Fitted:
+    """Maximum likelihood of devices that differ, if BIC says that they do."""
+    form, fitted, d2d = equal.model.form, equal, None
     for _ in range(2):  # the quadrature over devices follows the estimate once
         variation = data.variation(form, fitted.maximum.theta[: len(form.parameters)], d2d)
         if variation is None:
@@ -113,7 +121,7 @@ def _warn_of_read_noise(fitted: _Fitted, data: PulseData) -> None:
 def _table(found: Measurements, data: PulseData, device: PCM) -> Estimate:
     before, step, up = data.sample.g * 1e-6, data.sample.step * 1e-6, data.sample.up
     sides = [(before[side], before[side] + sign * step[side]) for side, sign in ((up, 1.0), (~up, -1.0))]
-    points = max(2, min(25, len(step) // 500))
+    points = max(5, min(25, len(step) // 200))
     quantiles = max(5, min(51, len(step) // (8 * points)))
     table = JumpTable.from_pulses(
         sides[0], sides[1] if data.two_sided else None, g_max=data.g_max * 1e-6, points=points, quantiles=quantiles
