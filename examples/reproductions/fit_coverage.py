@@ -87,7 +87,8 @@ def trains(
         )  # fmt: skip
         seen.append(conductance[0, 0].clone())
     true = torch.stack(seen, 1).double()
-    noise = sum(c * true**k for k, c in enumerate(read_sd)) * torch.ops.phasegrad.normal(key, 20, list(true.shape)) if read_sd else 0.0  # fmt: skip
+    sd = sum((c * true**k for k, c in enumerate(read_sd)), torch.zeros_like(true))
+    noise = sd * torch.ops.phasegrad.normal(key, 20, list(true.shape))
     count = len(signs) + 1
     return {
         "device": torch.arange(devices).repeat_interleave(count),
@@ -98,8 +99,8 @@ def trains(
 
 
 SET_TRUTH = {
-    "m_G": -0.084, "m_0": 0.880e-6, "m_P": 1.40e-6, "history_length": 2.6, "s_G": 0.091, "s_0": 0.260e-6, "s_P": 2.15e-6,
-    "reset": 0.1e-6,
+    "m_G": -0.084, "m_0": 0.880e-6, "m_P": 1.40e-6, "history_length": 2.6, "s_G": 0.091, "s_0": 0.260e-6,
+    "s_P": 2.15e-6, "reset": 0.1e-6,
 }  # fmt: skip
 DRIFT_TRUTH = {
     "read_noise.factor": 0.0088, "read_noise.exponent": -0.65, "nu_mean.log_slope": -0.0155, "nu_mean.constant": 0.0244,
@@ -108,32 +109,67 @@ DRIFT_TRUTH = {
 }  # fmt: skip
 
 
+UP, LONG, BOTH = (1,) * 12, (1,) * 16, (1,) * 8 + (-1,) * 6
+"""Directions of the pulses of a train."""
+VARIED = {"c2c": 0.3, "d2d": 0.2}
+CURVE = (1.0, 0.9, 0.6, 0.5, 0.4)
+WINDOW = {"g_max": 20e-6}
+
+
 def step_case(
-    name: str, law: Steps, truth: Mapping[str, float], signs: tuple[int, ...] = (1,) * 12, **options: Any
+    name: str, law: Steps, truth: Mapping[str, float], signs: tuple[int, ...] = UP, options: Mapping[str, Any] = WINDOW
 ) -> Case:
     """A case of 40 devices with pulses from 0 to 20 uS, whose step varies from device to device."""
+    return Case(name, lambda seed: trains(law, 20e-6, seed, signs=signs), {**truth, **VARIED}, name, options)
+
+
+def step_cases() -> list[Case]:
+    """Cases of the step families."""
+    d, size = pg.devices, 2e-6
+    slopes = {"slope_up": 0.5, "slope_down": 0.3}
+    return [
+        step_case("constant", d.ConstantSteps(size=1e-6, **VARIED), {"size": 1e-6}, options={}),
+        step_case(
+            "soft bounds", d.SoftBoundsSteps(size=size, from_zero=True, **VARIED), {"size": size, "g_max": 20e-6},
+            options={},
+        ),
+        step_case("linear", d.LinearSteps(size=1e-6, **slopes, **VARIED), {"size": 1e-6, **slopes}, BOTH),
+        step_case(
+            "power", d.PowerSteps(size=size, gamma_up=2.0, gamma_down=2.0, **VARIED), {"size": size, "gamma_up": 2.0}
+        ),
+        step_case(
+            "exponential", d.ExponentialSteps(size=size, a_up=0.2, gamma_up=1.5, scale=1.0, shift=0.0, **VARIED),
+            {"size": size, "a_up": 0.2, "gamma_up": 1.5}, LONG,
+        ),
+        step_case(
+            "piecewise", d.PiecewiseSteps(size=size, up=CURVE, down=CURVE, **VARIED),
+            {f"up.{k}": size * v for k, v in enumerate(CURVE[:4])}, LONG,
+        ),
+    ]  # fmt: skip
+
+
+def set_case(name: str, devices: int, pulses: int, read_sd: tuple[float, ...]) -> Case:
+    """SET pulses on PCM, read with or without noise."""
+    truth = SET_TRUTH if read_sd else {**SET_TRUTH, "reset_deviation": 0.1}
     return Case(
-        name, lambda seed: trains(law, 20e-6, seed, signs=signs), {**truth, "c2c": law.c2c, "d2d": law.d2d}, name, options
+        name, lambda seed: trains(NANDAKUMAR, 20e-6, seed, devices, (1,) * pulses, read_sd), truth, "set pulses",
+        {"read_sd": read_sd},
     )  # fmt: skip
 
 
 def cases() -> list[Case]:
     """All cases."""
     correlated = replace(JOSHI, correlated_noise=pg.devices.CorrelatedNoise())
-    both, varied, d = (1,) * 8 + (-1,) * 6, {"c2c": 0.3, "d2d": 0.2}, pg.devices
+    full = {"g_max": 25e-6}
+    programming = {name: value for name, value in DRIFT_TRUTH.items() if name.startswith("programming")}
     return [
-        Case("programming", targets, {k: v for k, v in DRIFT_TRUTH.items() if k.startswith("prog")}, {"programming_sd": "degree 2"}, {"g_max": 25e-6}),
-        Case("reads", lambda seed: reads(JOSHI, seed), DRIFT_TRUTH, DRIFT_FORMS, {"g_max": 25e-6}),
-        Case("set pulses", lambda seed: trains(NANDAKUMAR, 20e-6, seed, 60, (1,) * 20), {**SET_TRUTH, "reset_deviation": 0.1}, "set pulses"),
-        step_case("constant", d.ConstantSteps(size=1e-6, **varied), {"size": 1e-6}),
-        step_case("soft bounds", d.SoftBoundsSteps(size=2e-6, from_zero=True, **varied), {"size": 2e-6, "g_max": 20e-6}),
-        Case("correlated reads", lambda seed: reads(correlated, seed), DRIFT_TRUTH, DRIFT_FORMS, {"g_max": 25e-6}),
-        step_case("linear", d.LinearSteps(size=1e-6, slope_up=0.5, slope_down=0.3, **varied), {"size": 1e-6, "slope_up": 0.5, "slope_down": 0.3}, both, g_max=20e-6),
-        step_case("power", d.PowerSteps(size=2e-6, gamma_up=2.0, gamma_down=2.0, **varied), {"size": 2e-6, "gamma_up": 2.0}, g_max=20e-6),
-        step_case("exponential", d.ExponentialSteps(size=2e-6, a_up=0.2, gamma_up=1.5, scale=1.0, shift=0.0, **varied), {"size": 2e-6, "a_up": 0.2, "gamma_up": 1.5}, (1,) * 16, g_max=20e-6),
-        step_case("piecewise", d.PiecewiseSteps(size=2e-6, up=(1.0, 0.9, 0.6, 0.5, 0.4), down=(1.0, 0.9, 0.6, 0.5, 0.4), **varied), {f"up.{k}": 2e-6 * v for k, v in enumerate((1.0, 0.9, 0.6, 0.5))}, (1,) * 16, g_max=20e-6),
-        Case("set pulses, noisy reads", lambda seed: trains(NANDAKUMAR, 20e-6, seed, 40, (1,) * 14, READ_SD), SET_TRUTH, "set pulses", {"read_sd": READ_SD}),
-    ]  # fmt: skip
+        Case("programming", targets, programming, {"programming_sd": "degree 2"}, full),
+        *step_cases(),
+        set_case("set pulses", 60, 20, ()),
+        Case("reads", lambda seed: reads(JOSHI, seed), DRIFT_TRUTH, DRIFT_FORMS, full),
+        Case("correlated reads", lambda seed: reads(correlated, seed), DRIFT_TRUTH, DRIFT_FORMS, full),
+        set_case("set pulses, noisy reads", 40, 14, READ_SD),
+    ]
 
 
 def coverage(case: Case, repeats: int) -> list[dict[str, Any]]:

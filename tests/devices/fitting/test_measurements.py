@@ -100,7 +100,7 @@ def test_a_csv_file_reads_as_its_columns(tmp_path: Path) -> None:
     assert found.names == direct.names
     np.testing.assert_array_equal(found["conductance"], direct["conductance"])
     file.write_text(file.read_text() + "1,2\n")
-    with pytest.raises(ValueError, match="row 51 of .* has 2 values for 3 columns; complete the row"):
+    with pytest.raises(ValueError, match=r"row 51 of .* has 2 values for 3 columns; complete the row"):
         read_measurements(file)
 
 

@@ -50,8 +50,9 @@ def fit_reads(
     device = dataclasses.replace(
         device, g_max=g_max, t0=t0, t_read=t_read, correlated_noise=CorrelatedNoise() if shared else None
     )
+    compared = (*comparison, *alternatives)
     return Estimate(
-        likelihood, len(of.g), maximum, choice.names, choice.units, choice.natural, device, (*comparison, *alternatives),
+        likelihood, len(of.g), maximum, choice.names, choice.units, choice.natural, device, compared,
         drift_panels(found, of, device, "target" in found), _left_out(kept),
     )  # fmt: skip
 
