@@ -6,7 +6,7 @@ to third order around the estimate of all devices, because a search per resample
 left is of the order of (spread of the resamples)^3. BCa corrects the median bias of the estimate and the change
 of its error with its value, which are both large for variances. For few devices, quantiles are those of Student's
 distribution, with the factor of the variance that maximum likelihood loses to its parameters; percentile intervals are
-too short without it.
+too short without them.
 
 References:
     Efron, B. Better bootstrap confidence intervals. J. Am. Stat. Assoc. 82, 171 (1987).
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from phasegrad.devices.fitting.likelihood import LogLikelihood, Maximum, third_derivatives
 
+_LEAST_FREEDOM = 5.0
 _MOST = 3.0
 """Largest correction of bias, in standard errors; beyond, all resamples lie on one side."""
 
@@ -53,7 +54,7 @@ def _ends(estimates: Tensor, theta: Tensor, influence: Tensor, confidence: float
     below = (estimates < theta).double().mean(0).clamp(1e-6, 1.0 - 1e-6)
     bias = torch.special.ndtri(below).clamp(-_MOST, _MOST)
     acceleration = influence.pow(3).sum(0) / (6.0 * influence.square().sum(0).pow(1.5)).clamp(min=1e-300)
-    reach = _student(confidence, len(influence), len(theta))
+    reach = _student(confidence, influence)
     ends = []
     for z in (bias - reach, bias + reach):
         level = torch.special.ndtr(bias + z / (1.0 - acceleration * z).clamp(min=0.1))
@@ -61,9 +62,15 @@ def _ends(estimates: Tensor, theta: Tensor, influence: Tensor, confidence: float
     return ends[0], ends[1]
 
 
-def _student(confidence: float, devices: int, parameters: int) -> float:
-    """Quantile of Student's distribution over the error that resamples have; the series of Cornish and Fisher."""
-    freedom = max(devices - parameters, 4)
+def _student(confidence: float, influence: Tensor) -> Tensor:
+    """Quantiles ``[p]`` of Student's distribution over the error that resamples have; the series of Cornish and Fisher.
+
+    The degrees of freedom are Satterthwaite's, those of a variance with the same spread as that of the influences: a
+    coefficient that depends on few devices, or on their squares, has fewer than there are devices.
+    """
+    devices, parameters = influence.shape
+    spread = influence.pow(4).sum(0) / influence.square().sum(0).square().clamp(min=1e-300) - 1.0 / devices
+    freedom = (2.0 / spread.clamp(min=1e-9)).clamp(_LEAST_FREEDOM, float(devices))
     z = NormalDist().inv_cdf(0.5 + 0.5 * confidence)
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return t * math.sqrt(devices / freedom)
+    t = z + (z**3 + z) / (4.0 * freedom) + (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / (96.0 * freedom.square())
+    return t * math.sqrt(devices / max(devices - parameters, 4))
