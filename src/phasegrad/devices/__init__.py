@@ -5,6 +5,7 @@ from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.faults import FaultMap, Faults
+from phasegrad.devices.fitting import Alternative, Coefficient, Fit, Panel, fit
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
@@ -35,9 +36,11 @@ from phasegrad.devices.tracing import trace
 
 __all__ = [
     "PCM",
+    "Alternative",
     "AmplitudeResponse",
     "Capacitor",
     "CellSum",
+    "Coefficient",
     "ConstantSteps",
     "CorrelatedNoise",
     "Curve",
@@ -46,9 +49,11 @@ __all__ = [
     "ExponentialSteps",
     "FaultMap",
     "Faults",
+    "Fit",
     "JumpTable",
     "Law",
     "LinearSteps",
+    "Panel",
     "PartialSet",
     "Piecewise",
     "PiecewiseSteps",
@@ -61,6 +66,7 @@ __all__ = [
     "Table",
     "Telegraph",
     "Thermal",
+    "fit",
     "hermes_one",
     "hermes_two",
     "ideal_device",

@@ -6,6 +6,7 @@ from phasegrad.plot.cost import cost_breakdown
 from phasegrad.plot.design_map import design_map
 from phasegrad.plot.device import device_statistics
 from phasegrad.plot.duration import charges
+from phasegrad.plot.fits import fitted
 from phasegrad.plot.layer_costs import layer_costs
 from phasegrad.plot.liner import projection
 from phasegrad.plot.noise import noise_over_time
@@ -17,6 +18,7 @@ __all__ = [
     "cost_breakdown",
     "design_map",
     "device_statistics",
+    "fitted",
     "layer_costs",
     "linearity",
     "noise_over_time",
