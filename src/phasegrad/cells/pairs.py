@@ -13,6 +13,8 @@ from phasegrad.cells.base import Cell
 from phasegrad.cells.splits import EqualSplit, Split, pair_targets
 from phasegrad.configuration import check_integer, check_number, check_type
 
+_EQUAL = EqualSplit()
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ class SignificancePairs(Cell):
     """
 
     significances: tuple[float, ...]
-    split: Split = EqualSplit()
+    split: Split = _EQUAL
 
     def pulsed(self, update: int) -> tuple[int, int]:
         """Indices of the devices of the least significant pair."""

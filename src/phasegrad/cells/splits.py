@@ -51,7 +51,7 @@ class Split(Configuration, ABC):
     pair.
     """
 
-    def check(self, significances: tuple[float, ...]) -> None:  # noqa: B027 -- most splits serve every cell
+    def check(self, significances: tuple[float, ...]) -> None:
         """Raise ``ValueError`` if the split does not fit pairs of these significances."""
 
     @property

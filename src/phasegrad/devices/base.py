@@ -10,6 +10,7 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
+from phasegrad.devices.moments import ConductanceMoments
 from phasegrad.devices.steps import Steps
 
 
@@ -130,6 +131,16 @@ class Device(Configuration, ABC):
 
     def programming_deviation(self, target: Tensor) -> Tensor | None:
         """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""
+        return None
+
+    def conductance_moments(self, target: Tensor, ages: Sequence[float]) -> ConductanceMoments | None:
+        """Mean and variance of one read of devices programmed to targets [S], at each age [s].
+
+        They are those of many devices that are programmed statistically, at the reference temperature.
+
+        Returns:
+            ``None`` if they are unknown; ``[ages, *shape]``, float64, otherwise.
+        """
         return None
 
     @abstractmethod
