@@ -12,6 +12,7 @@ from torch import Tensor
 
 from phasegrad.configuration import Configuration
 from phasegrad.devices.amplitude import AmplitudeResponse
+from phasegrad.devices.moments import ConductanceMoments
 from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
 
@@ -192,6 +193,16 @@ class Device(Configuration, ABC):
 
     def programming_deviation(self, target: Tensor) -> Tensor | None:
         """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""
+        return None
+
+    def conductance_moments(self, target: Tensor, ages: Sequence[float]) -> ConductanceMoments | None:
+        """Mean and variance of one read of devices programmed to targets [S], at each age [s].
+
+        They are those of many devices that are programmed statistically, at the reference temperature.
+
+        Returns:
+            ``None`` if they are unknown; ``[ages, *shape]``, float64, otherwise.
+        """
         return None
 
     @abstractmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.curves import Curve, Law
+from phasegrad.devices.moments import ConductanceMoments, pcm_moments
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
@@ -119,7 +121,7 @@ class PCM(Device):
             raise ValueError(
                 f"PCM: correlated_noise = {noise} with read_noise = None; give read_noise, the law of the 1/f noise"
             )
-        first = self._since(0.0)
+        first = self.since(0.0)
         if not max(10.0 * noise.shortest, 40.0 * self.t_read) <= first <= noise.longest:
             raise ValueError(
                 f"PCM: correlated_noise = {noise} with a first read {first} s after programming; it must be at "
@@ -176,7 +178,7 @@ class PCM(Device):
         alone = self.read_noise is None and self.telegraph is None
         return self.read_sd if alone and len(self.read_sd) <= 3 else None
 
-    def _since(self, age: float) -> float:
+    def since(self, age: float) -> float:
         """Time since programming or the last pulse in the laws of drift and noise, at an age [s]."""
         return age + self.t0 if self.t_min is None else max(age, self.t_min)
 
@@ -210,7 +212,7 @@ class PCM(Device):
             raise ValueError(
                 f"PCM: age before = {before} s and after = {after} s; both must be finite, and before <= after"
             )
-        first, last = self._since(before), self._since(after)
+        first, last = self.since(before), self.since(after)
         if state.noise is not None and last > first:
             self._advance_noise(state, last - first, seed, offset)
         if self.thermal is not None and state.heat is not None:
@@ -252,7 +254,7 @@ class PCM(Device):
         if self.telegraph is not None:
             self.telegraph.start(state.noise[-2:], seed, offset + 2)
         # Modes are 0 at programming; advance them to the time of the first read.
-        self._advance_noise(state, self._since(0.0), seed, offset + 5)
+        self._advance_noise(state, self.since(0.0), seed, offset + 5)
 
     def hold(self, state: DeviceState, stuck: Tensor) -> DeviceState:
         """The state in which stuck devices keep their conductances [S], with the noise of these; NaN: not stuck."""
@@ -295,6 +297,13 @@ class PCM(Device):
         mean = a * part + density
         kept = ((a * a + 1.0) * part + a * density - mean * mean).clamp(min=0.0).sqrt()
         return (sd * kept).to(target.dtype)
+
+    def conductance_moments(self, target: Tensor, ages: Sequence[float]) -> ConductanceMoments | None:
+        """Mean and variance of one read of devices programmed to targets [S], at each age [s]; without telegraph noise.
+
+        Noise described by ``read_sd`` is taken as that of the mean conductance of its age.
+        """
+        return None if self.telegraph is not None else pcm_moments(self, target, ages)
 
     def _blank(self, like: Tensor) -> Tensor | None:
         return torch.zeros(self.planes, *like.shape, dtype=like.dtype, device=like.device) if self.planes else None

@@ -7,7 +7,6 @@ from phasegrad.plot.designs import design_map
 from phasegrad.plot.device import device_statistics
 from phasegrad.plot.duration import charges
 from phasegrad.plot.fits import fitted
-from phasegrad.plot.layer_costs import layer_costs
 from phasegrad.plot.liner import projection
 from phasegrad.plot.noise import noise_over_time
 from phasegrad.plot.populations import population
