@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, final
 
@@ -13,10 +14,10 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
-from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.devices import CellSum
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
+from phasegrad.stores import wired_devices
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
 from phasegrad.stores.drift_reference import DriftReference
@@ -25,9 +26,8 @@ from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.record import ProgrammingRecord
 from phasegrad.stores.pulsed_array import UNTRACKED
 from phasegrad.stores.registered import Registered
+from phasegrad.stores.row_moments import row_moments
 from phasegrad.stores.stuck_devices import drawn, set_map
-
-_AT_ONCE = 1 << 16  # cells whose moments are computed at a time
 
 
 def relative_weight(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
@@ -36,20 +36,6 @@ def relative_weight(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
     for part, of_tile, to in zip(weight.split(rows, dim=1), scale, relative.split(rows, dim=1), strict=True):
         torch.div(part, of_tile.unsqueeze(1), out=to)
     return relative
-
-
-def _linear_map(cell: Cell) -> list[list[float]] | None:
-    """For each slice of a cell, its value without conductance, then its change per conductance of each device [1/S].
-
-    ``None`` for a cell whose weight is not linear in its conductances.
-    """
-    count, window = len(cell.factors), cell.device.window
-    probes = window * torch.cat((torch.zeros(count, 1), torch.eye(count)), dim=1).double()
-    slices = cell.read_slices(probes)
-    factors = (slices[:, 1:] - slices[:, :1]) / window
-    other = window * torch.linspace(0.1, 0.9, count, dtype=torch.float64).unsqueeze(1)
-    linear = torch.allclose(cell.read_slices(other), slices[:, :1] + factors @ other, 1e-9, 1e-9)
-    return torch.cat((slices[:, :1], factors), dim=1).tolist() if linear else None
 
 
 @final
@@ -133,16 +119,7 @@ class AnalogWeight(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
-        self._make_wires()
-
-    def _make_wires(self) -> None:
-        """Create the buffers of the wires, unless they exist where the conductances are."""
-        present = self._buffers.get("solved")
-        if present is not None and present.device == self.conductance.device:
-            return
-        for name in ("solved", "wire_sensitivity", "wire_offset"):
-            blank = None if self.hardware.linear_wires is None else torch.zeros_like(self.conductance)
-            self.register_buffer(name, blank, persistent=False)
+        wired_devices.make_buffers(self)
 
     @torch.no_grad()
     def clear(self) -> None:
@@ -301,7 +278,7 @@ class AnalogWeight(DeviceArray):
 
     def mean_tile_weights(self, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, without read noise: the drifted devices with their wires."""
-        present, factors = self._through_wires(self.present(self.clock)), self.cell.slice_factors
+        present, factors = wired_devices.through_wires(self, self.present(self.clock)), self.cell.slice_factors
         if factors is None:
             weight = self._weight(present)
         else:
@@ -313,35 +290,10 @@ class AnalogWeight(DeviceArray):
         if not self._keeps_reads(self.clock) or self.drift_reference is not None:  # whose noise all outputs share
             return None
         tensors = (*self._read_state(self.clock), self.scale)
-        kept = self.kept_reads.get("rows", tensors, self._row_moments, at_once=True)
+        kept = self.kept_reads.get("rows", tensors, functools.partial(row_moments, self), at_once=True)
         if kept is None:
             return None
         return TileWeights(kept[0], self.scale, self.gain, 1.0, None, self.cell.slice_factors, variance=kept[1])
-
-    @torch.no_grad()
-    def _row_moments(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance of the weights, a few rows of devices at a time."""
-        sliced = self.cell.slice_factors is not None
-        matrices = _linear_map(self.cell)
-        if matrices is None:
-            return None
-        moments = self.conductance.new_empty(2, len(matrices), *self.conductance.shape[1:])
-        step = max(1, _AT_ONCE // self.conductance.shape[2])
-        for first in range(0, self.conductance.shape[1], step):
-            part = slice(first, first + step)
-            state = self.state._replace(conductance=self.conductance[:, part], nu=self.nu[:, part])
-            of_devices = self.cell.device.read_moments(state, self.drift_time(self.clock))
-            if of_devices is None:
-                return None
-            for i, factors in enumerate(matrices):
-                used = [0, *(p for p, factor in enumerate(factors[1:], 1) if factor)]
-                planes = [p - 1 for p in used[1:]]
-                mean, sd = (m[planes] if len(planes) < len(m) else m for m in of_devices)
-                scale, chosen = self.scale[:, part], [factors[p] for p in used]
-                of_cells = call("rectified_cells", mean, sd, chosen, scale, self.hardware.rows)
-                moments[0, i, part], moments[1, i, part] = of_cells
-        mean, variance = moments if sliced else moments[:, 0]
-        return mean, variance
 
     def _mean_weight(self) -> Tensor:
         if self.cell.slice_factors is not None:
@@ -362,7 +314,7 @@ class AnalogWeight(DeviceArray):
         if in_one_pass is not None:
             return in_one_pass
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
-        return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
+        return self._weight(wired_devices.through_wires(self, self.read(self.clock, seed)), fast)
 
     def _read_in_one_pass_of_cells(self, seed: Tensor, *, noisy: bool) -> Tensor | None:
         if self.fast is not None or (noisy and self.hardware.linear_wires is not None) or not self._adds_up_plainly:
@@ -393,7 +345,7 @@ class AnalogWeight(DeviceArray):
         reference = None
         if self.reference is not None:
             reference = self.reference.read(self.clock, seed + streams.REFERENCE)
-        return self._slices(self._through_wires(self.read(self.clock, seed)), reference)
+        return self._slices(wired_devices.through_wires(self, self.read(self.clock, seed)), reference)
 
     def _slices(self, conductance: Tensor, reference: Tensor | None) -> Tensor:
         """The slices ``[slices, out, in]`` in units of the weight, minus the reference of each column."""
@@ -463,15 +415,6 @@ class AnalogWeight(DeviceArray):
         outputs, inputs = self.conductance.shape[1:]
         return DriftReference(self.hardware, count, -(-outputs // self.columns), inputs, self.conductance.device)
 
-    def _through_wires(self, read: Tensor) -> Tensor:
-        """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
-
-        Read noise is attenuated by the voltage drop on the word line and by the current loss on the bit line.
-        """
-        if self.wire_offset is None or self.wire_sensitivity is None:
-            return read
-        return torch.addcmul(self.wire_offset, read, self.wire_sensitivity)
-
     @torch.no_grad()
     def solve_wires(self) -> None:
         """Solve the wires for the devices at the present time, if there are wires and the devices have changed.
@@ -479,20 +422,7 @@ class AnalogWeight(DeviceArray):
         Raises:
             ValueError: a conductance is negative or not finite; the previous solution is kept.
         """
-        wires = self.hardware.linear_wires
-        if wires is None or self.solved is None or self.wire_sensitivity is None or self.wire_offset is None:
-            return
-        present = self.present(self.clock)
-        if torch.equal(present, self.solved):
-            return
-        check_conductances("wires", present, wires if wires.solve == "exact" else None)
-        effective = self._over_tiles(present, wires.effective_unchecked)
-        self.wire_sensitivity.copy_(self._over_tiles(present, wires.sensitivity))
-        self.wire_offset.copy_(effective - self.wire_sensitivity.double() * present.double())
-        self.solved.copy_(present)
-
-    def _over_tiles(self, planes: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
-        return over_tiles(planes.double(), self.hardware.rows, self.columns, solve)
+        wired_devices.solve(self)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:
@@ -553,7 +483,7 @@ class AnalogWeight(DeviceArray):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training
-        self._make_wires()  # on the device of conductances that were assigned, not copied
+        wired_devices.make_buffers(self)  # on the device of conductances that were assigned, not copied
         self.solve_wires()
 
     @property
