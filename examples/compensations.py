@@ -3,7 +3,7 @@
 Trains a small perceptron with batch norms in float, programs it on many chips, and ages and compensates each. Writes
 OUT.png and OUT.json:
 
-    python examples/compensations.py --out docs/images/compensation
+    python examples/compensations.py --out docs/images/compensation --chips 10
 """
 
 from __future__ import annotations
