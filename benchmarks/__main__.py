@@ -14,6 +14,7 @@ NAMES = (
     "hwa_step",
     "devices",
     "noise",
+    "program",
     "pulsed_update",
     "in_memory_step",
     "wires",

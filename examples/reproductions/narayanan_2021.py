@@ -1,6 +1,7 @@
 """Row-wise programming by pulse length (Narayanan et al. 2021) on a model of one tile: 512 x 512 weights of four PCM.
 
-Published: the mean weight error is below 3 %. Run from the root of the repository:
+Published: the mean weight error is below 3 %.
+Run from the root of the repository:
 
     python examples/reproductions/narayanan_2021.py --out docs/results/narayanan-2021
 """

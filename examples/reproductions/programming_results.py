@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#404040")
 """Okabe and Ito's, which are distinguishable with any colour vision."""
 
 
@@ -39,7 +39,8 @@ def draw_errors(runs: dict[str, list[dict[str, Any]]], band: tuple[float, float]
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.2), width_ratios=(1.0, 1.1), layout="constrained")
-    left.axvspan(100 * band[0], 100 * band[1], color="#bbbbbb", label="published", zorder=0)
+    left.axvspan(100 * band[0], 100 * band[1], color="#e4e4e4", zorder=0)
+    left.set_title("grey: published", loc="right", fontsize=9)
     for i, (name, found) in enumerate(runs.items()):
         colour = COLOURS[i % len(COLOURS)]
         left.barh(name, 100 * statistics.mean(r["stored"] for r in found), color=colour, height=0.6)
@@ -47,7 +48,6 @@ def draw_errors(runs: dict[str, list[dict[str, Any]]], band: tuple[float, float]
         right.plot(middles, [100 * r for r in rms], "o-", color=colour, label=name, markersize=4)
     left.invert_yaxis()
     left.set_xlabel(f"{what} [% of the largest weight]")
-    left.legend(loc="lower right", frameon=False)
     right.set_xlabel("magnitude of the weight")
     right.set_ylabel("rms error [% of the largest weight]")
     right.set_ylim(bottom=0.0)

@@ -162,9 +162,17 @@ class Device(Configuration, ABC):
             )
         return DeviceState(conductance, torch.zeros_like(conductance))
 
-    def without_noise_state(self) -> Device:
-        """The same device with noise that each read draws anew, for reads within a write loop."""
-        return self
+    def averaging(self, reads: int, seconds: float) -> Device | None:
+        """A device whose one read is the mean of several reads in a row of this one, with noise drawn anew each time.
+
+        Args:
+            reads: number of reads.
+            seconds: duration of each [s].
+
+        Returns:
+            ``None`` for a device whose reads have independent noise.
+        """
+        return None
 
     def programming_deviation(self, target: Tensor) -> Tensor | None:
         """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""

@@ -261,9 +261,15 @@ class PCM(Device):
         self._start_noise(state, seed, offset)
         return state
 
-    def without_noise_state(self) -> PCM:
-        """The same device with neither ``correlated_noise`` nor ``telegraph``."""
-        return dataclasses.replace(self, correlated_noise=None, telegraph=None)
+    def averaging(self, reads: int, seconds: float) -> PCM:
+        """A device whose one read is the mean of several reads in a row of this one.
+
+        Most 1/f noise is slower than the reads, so all of them see it: their mean has the noise of one read that takes
+        as long. ``read_sd`` falls with the root of their number. Correlated and telegraph noise are left out.
+        """
+        sd = tuple(c / math.sqrt(reads) for c in self.read_sd)
+        duration = min(reads * seconds, self.t0) if self.read_noise is not None and seconds > 0.0 else self.t_read
+        return dataclasses.replace(self, correlated_noise=None, telegraph=None, t_read=duration, read_sd=sd)
 
     def programming_deviation(self, target: Tensor) -> Tensor:
         """Standard deviation [S] of the conductances of devices programmed to targets [S].

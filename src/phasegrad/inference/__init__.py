@@ -27,8 +27,11 @@ from phasegrad.inference.stuck_devices import (
 )
 from phasegrad.inference.times import format_time
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
+from phasegrad.stores.programming.diagonals import Diagonals
 from phasegrad.stores.programming.record import ProgrammingRecord
+from phasegrad.stores.programming.row_strategies import PulseLengthByRow
 from phasegrad.stores.programming.schedule import Rows, Schedule
+from phasegrad.stores.programming.selection import DeviceSelection
 from phasegrad.stores.programming.strategies import AmplitudeSteps, SetCounts, Strategy
 from phasegrad.stores.programming.write_verify import WriteVerify
 from phasegrad.stores.single_rows import sampled_reads
@@ -38,12 +41,15 @@ __all__ = [
     "AmplitudeSteps",
     "Compensation",
     "DesignMap",
+    "DeviceSelection",
+    "Diagonals",
     "FaultReport",
     "GlobalDrift",
     "OutputMoments",
     "PercentileRanges",
     "ProgrammingMethod",
     "ProgrammingRecord",
+    "PulseLengthByRow",
     "ReferenceColumns",
     "Refreshed",
     "Report",

@@ -46,8 +46,10 @@ class DeviceArray(nn.Module):
         step_parameters: ``[4, devices, out, in]``, fixed at fabrication: step up, step down, lowest and highest
             conductance of each device [S]; ``None`` if no pulses are sent.
         history: ``[devices, out, in]``, past pulses of devices whose steps depend on them, or ``None``.
-        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64:
-            of those that are trained, and of those whose write loop took long enough to matter; otherwise ``None``.
+        pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64,
+            or ``None``.
+        written_at: ``[devices, out, in]``, time of the last pulse in a write loop that took long enough to matter [s],
+            float64; otherwise ``None``, and then not in the state dict.
         updates: number of updates so far, or ``None``.
         noise: ``[planes, devices, out, in]``, state of correlated noise, or ``None``.
         noise_seed: seed of the correlated noise, int64 ``[1]``, or ``None``.
@@ -60,7 +62,7 @@ class DeviceArray(nn.Module):
             ``None``.
     """
 
-    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck", "fixed_normals")
+    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck", "fixed_normals", "written_at")
     """Buffers that may be ``None`` and then have no entry in the state dict."""
 
     conductance = Registered[Tensor]()
@@ -76,6 +78,7 @@ class DeviceArray(nn.Module):
     stuck = Registered["Tensor | None"]()
     corrects_stuck = Registered["Tensor | None"]()
     fixed_normals = Registered["Tensor | None"]()
+    written_at = Registered["Tensor | None"]()
 
     def __init__(
         self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None,
@@ -92,7 +95,8 @@ class DeviceArray(nn.Module):
         steps = cell.device.steps if pulses is not None else None
         self.register_buffer("step_parameters", blank.expand(4, *cells).clone() if steps else None)
         self.register_buffer("history", blank.clone() if steps and steps.has_history else None)
-        self.register_buffer("pulsed_at", blank.clone().double() if self.restarts_drift else None)
+        restarts = steps is not None and cell.device.drifts and not self.leaks
+        self.register_buffer("pulsed_at", blank.clone().double() if restarts else None)
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=device) if steps else None)
         planes, heat = cell.device.planes, cell.device.heat()
         self.register_buffer("noise", blank.expand(planes, *cells).clone() if planes else None)
@@ -136,19 +140,19 @@ class DeviceArray(nn.Module):
         return self.cell.device.drifts and self.cell.device.leak(0.0) is not None
 
     @property
-    def restarts_drift(self) -> bool:
-        """Whether pulses of training restart the drift of each device at a time of its own."""
-        steps = self.cell.device.steps if self.pulses is not None else None
-        return steps is not None and self.cell.device.drifts and not self.leaks
-
-    @property
     def state(self) -> DeviceState:
         """The state of the devices, without copies."""
         return DeviceState(self.conductance, self.nu, self.noise, self.heat)
 
+    @property
+    def _drift_start(self) -> Tensor:
+        """When drift started, for each device if their last pulses were at different times."""
+        last = self.written_at if self.pulsed_at is None else self.pulsed_at
+        return self.programmed_at if last is None else last
+
     def drift_time(self, now: Tensor) -> Tensor:
         """Time since programming [s], or since each device's last pulse."""
-        return now - (self.programmed_at if self.pulsed_at is None else self.pulsed_at)
+        return now - self._drift_start
 
     def drifted(self, now: Tensor) -> bool:
         """Whether present conductances may differ from the stored ones."""
@@ -200,7 +204,7 @@ class DeviceArray(nn.Module):
         return self.kept_reads.get("devices", self._read_state(now), make, at_once=False)
 
     def _keeps_reads(self, now: Tensor) -> bool:
-        plain = self.pulsed_at is None and self.pulses is None and not self._must_hold_reads
+        plain = self.pulsed_at is None and self.written_at is None and self.pulses is None and not self._must_hold_reads
         return plain and readable(self.conductance) and readable(now)
 
     def _read_state(self, now: Tensor) -> tuple[Tensor, ...]:
@@ -216,7 +220,8 @@ class DeviceArray(nn.Module):
         device, conductance = self.cell.device, self.conductance.index_select(-1, rows)
         if not device.reads_are_noisy and not device.drifts:
             return self.cell.weight(conductance) * self.max_weight
-        since = self.programmed_at if self.pulsed_at is None else self.pulsed_at.index_select(-1, rows)
+        start = self._drift_start
+        since = start.index_select(-1, rows) if start.dim() else start
         stuck = None if self.stuck is None else self.stuck.index_select(-1, rows)
         state = DeviceState(conductance, self.nu.index_select(-1, rows))
         read = self._read(state, stuck, now - since, seed, offset)
@@ -386,25 +391,23 @@ class DeviceArray(nn.Module):
         self.conductance = state.conductance.to(self.conductance).contiguous()
         self.nu = state.nu.to(self.nu).contiguous()
         self.programmed_at.copy_(now)
-        if self.restarts_drift and self.pulsed_at is not None:
+        if self.pulsed_at is not None:
             self.pulsed_at.copy_(now)
-        else:
-            self.pulsed_at = None
+        self.written_at = None
 
     def keep_written(
-        self, state: DeviceState, pulsed_at: Tensor | None, fixed_normals: Tensor | None, now: Tensor
+        self, state: DeviceState, written_at: Tensor | None, fixed_normals: Tensor | None, now: Tensor
     ) -> None:
         """Keep the state that a write loop left.
 
         Args:
             state: the devices.
-            pulsed_at: time of each device's last pulse [s], float64; ``None`` for the present time.
+            written_at: time of each device's last pulse [s], float64; ``None`` for the present time.
             fixed_normals: what distinguishes the devices, ``[3, devices, out, in]``; ``None`` for no change.
             now: present time [s].
         """
         self._store(state, now)
-        if pulsed_at is not None:
-            self.pulsed_at = pulsed_at
+        self.written_at = written_at
         if fixed_normals is not None:
             self.fixed_normals = fixed_normals
 
@@ -437,7 +440,7 @@ class DeviceArray(nn.Module):
 
     def expect(self, keys: Set[str]) -> None:
         """Have those optional buffers that are about to be loaded, and no others: a state is loaded as a whole."""
-        for name in self.optional if self.restarts_drift else (*self.optional, "pulsed_at"):
+        for name in self.optional:
             if (getattr(self, name) is None) == (name in keys):
                 self.register_buffer(name, self.blank(name) if name in keys else None)
 
@@ -447,6 +450,6 @@ class DeviceArray(nn.Module):
             return torch.full_like(self.conductance, torch.nan)
         if name == "fixed_normals":
             return self.conductance.new_zeros(3, *self.conductance.shape)
-        if name == "pulsed_at":
+        if name == "written_at":
             return torch.zeros_like(self.conductance, dtype=torch.float64)
         return torch.ones((), dtype=torch.int64, device=self.conductance.device)

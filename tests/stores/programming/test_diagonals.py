@@ -19,10 +19,10 @@ def test_every_cell_is_visited_once_per_device(rows, columns, cycles):
 def test_thirty_iterations_of_a_hermes_core_take_about_25_ms():
     core, busy = Geometry(rows=256, columns=256, devices=2), torch.tensor([1])
     schedule = Diagonals(heads=32)
-    per_iteration = schedule.pulse_time(busy, 125e-9, core) + schedule.read_time(busy, 768e-9, core)
+    per_iteration = schedule.pulse_time(busy, 125e-9, core) + schedule.read_time(busy, 512e-9, core)
     assert 30 * per_iteration.item() == pytest.approx(27.16e-3, rel=0.001)
     one_read = Diagonals(heads=32, polarities=1)  # if only the wanted polarity is read
-    per_iteration = one_read.pulse_time(busy, 125e-9, core) + one_read.read_time(busy, 768e-9, core)
+    per_iteration = one_read.pulse_time(busy, 125e-9, core) + one_read.read_time(busy, 512e-9, core)
     assert 30 * per_iteration.item() == pytest.approx(21.26e-3, rel=0.001)
 
 
@@ -35,3 +35,5 @@ def test_idle_tiles_take_no_time():
 def test_refuses_no_heads():
     with pytest.raises(ValueError, match="heads"):
         Diagonals(heads=0)
+    with pytest.raises(ValueError, match="settling"):
+        Diagonals(settling=-1e-9)

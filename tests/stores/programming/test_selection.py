@@ -122,7 +122,7 @@ def test_a_run_of_some_cells_goes_on_as_the_run_of_all():
 
 def test_refuses_devices_without_a_response_to_the_amplitude():
     cell = SignificancePairs(device=ideal_device(), significances=(1.0, 1.0))
-    with pytest.raises(ValueError, match="DeviceSelection.*amplitude"):
+    with pytest.raises(ValueError, match=r"DeviceSelection.*amplitude"):
         DeviceSelection().check(cell)
 
 

@@ -7,7 +7,7 @@ from typing import final
 
 from torch import Tensor
 
-from phasegrad.configuration import check_integer
+from phasegrad.configuration import check_integer, check_number
 from phasegrad.stores.programming.schedule import Geometry, Schedule
 
 
@@ -24,6 +24,7 @@ class Diagonals(Schedule):
     Args:
         heads: devices that are pulsed at once.
         polarities: lines of a cell that are read one after the other.
+        settling: time from the start of a read to the measurement [s].
 
     References:
         Le Gallo, M. et al. A 64-core mixed-signal in-memory compute chip based on phase-change memory for deep neural
@@ -35,16 +36,18 @@ class Diagonals(Schedule):
         >>> core, all = Geometry(rows=256, columns=256, devices=2), torch.tensor([2 * 256 * 256])
         >>> f"{Diagonals().pulse_time(all, 125e-9, core).item() * 1e3:.3f} ms"
         '0.512 ms'
-        >>> f"{Diagonals().read_time(all, 768e-9, core).item() * 1e3:.3f} ms"
+        >>> f"{Diagonals().read_time(all, 512e-9, core).item() * 1e3:.3f} ms"
         '0.393 ms'
     """
 
     heads: int = 32
     polarities: int = 2
+    settling: float = 256e-9
 
     def __post_init__(self) -> None:
         check_integer(self, "heads", 1, 1 << 20)
         check_integer(self, "polarities", 1, 1 << 10)
+        check_number(self, "settling", 0.0)
 
     def pulse_time(self, pulsed: Tensor, duration: float, tile: Geometry) -> Tensor:
         """Time of a round of pulses in each tile [s]; 0 where no device is pulsed."""
@@ -54,4 +57,4 @@ class Diagonals(Schedule):
 
     def read_time(self, read: Tensor, seconds: float, tile: Geometry) -> Tensor:
         """Time of a round of reads in each tile [s]; 0 where no device is read."""
-        return (read > 0).double() * (tile.rows * self.polarities * seconds)
+        return (read > 0).double() * (tile.rows * self.polarities * (seconds + self.settling))

@@ -8,7 +8,6 @@ import os
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from phasegrad.writing import checked_path, write_whole
@@ -54,18 +53,18 @@ class ProgrammingRecord:
     rounds: list[Round] = field(default_factory=list, repr=False)
 
     @property
-    def yield_(self) -> float:
+    def converged_fraction(self) -> float:
         """Fraction of the devices with a target that converged; 1 if none has one."""
         asked = self.target > 0.0
         return float(self.converged[asked].double().mean()) if bool(asked.any()) else 1.0
 
     def __str__(self) -> str:
         failed, total = int((~self.converged).sum()), self.converged.numel()
-        error = float(self.residual.double().square().mean().sqrt())
+        error, missing = float(self.residual.double().square().mean().sqrt()), 1.0 - self.converged_fraction
         return (
-            f"{total:,} devices, {failed:,} failed ({100.0 * (1.0 - self.yield_):.2f} % of those with a target); "
-            f"{float(self.pulses.double().mean()):.1f} pulses each, {self.iterations} iterations; "
-            f"error {1e6 * error:.3g} uS; {1e3 * float(self.time.max()):.3g} ms, "
+            f"{total:,} devices, {failed:,} failed ({100.0 * missing:.2f} % of those with a target); "
+            f"{float(self.pulses.double().mean()):.1f} pulses each\n{self.iterations} iterations, "
+            f"error {1e6 * error:.3g} uS, {1e3 * float(self.time.max()):.3g} ms, "
             f"{1e6 * float(self.energy.sum()):.3g} uJ, {int(self.reads.sum()):,} reads"
         )
 
@@ -100,8 +99,3 @@ class ProgrammingRecord:
                 entry = f"{one.kind}:{float(one.values[d, n]):.6g}"
                 lists.setdefault((d, int(one.cells[n])), []).append(entry)
         return {key: " ".join(entries) for key, entries in lists.items()}
-
-
-def failed_devices(record: ProgrammingRecord) -> Tensor:
-    """Indices ``[n, 3]`` of the devices that did not converge: device, output, input."""
-    return torch.nonzero(~record.converged)

@@ -22,9 +22,9 @@ class PulseLengthByRow(Strategy):
 
     A partial SET pulse only raises a conductance, so a cell must have devices that raise its weight and devices that
     lower it. The pairs of a cell are programmed one after the other, the most significant first, each to its own part
-    of the weight and with an equal share of the iterations; the error that a pair leaves is left to the next one. The last pair is pulsed on the side that the
-    remaining error asks for: an overshoot is corrected on its opposite device. All weights of a row are pulsed at once,
-    each for a time of its own.
+    of the weight and with an equal share of the iterations; the error that a pair leaves is left to the next one. The
+    last pair is pulsed on the side that the remaining error asks for: an overshoot is corrected on its opposite device.
+    All weights of a row are pulsed at once, each for a time of its own.
 
     The length is ``alpha`` times the time in which a median device grows by the error from RESET. ``alpha`` of each
     cell starts at ``alpha``; it is multiplied by ``lower`` after an overshoot and by ``higher`` after an undershoot.
@@ -61,8 +61,8 @@ class PulseLengthByRow(Strategy):
         """Raise ``ValueError`` unless a cell consists of pairs of devices with partial SET."""
         if cell.device.partial_set is None:
             raise ValueError(
-                f"PulseLengthByRow: the device of the cell, {type(cell.device).__name__}, has partial_set = None, so it is "
-                "not known how the length of a pulse changes it; give it a law, as in dataclasses.replace(device, "
+                f"PulseLengthByRow: the device of the cell, {type(cell.device).__name__}, has partial_set = None, so "
+                "it is not known how the length of a pulse changes it; give it a law, as in dataclasses.replace(device, "
                 "partial_set=devices.nandakumar_2018_partial_set())"
             )
         pairs_of(cell)

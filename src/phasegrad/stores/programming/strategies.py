@@ -86,8 +86,8 @@ class AmplitudeSteps(Strategy):
     """Iterative programming of every device by itself, by the current of melting pulses (Joshi et al. 2020).
 
     A RESET pulse comes first. Devices with a target receive square pulses: the first has the current at which the
-    median device has its target, limited to ``start``; each further one has the last current plus ``gain`` times the error of
-    the last read, limited to ``currents``. Devices without a target stay at RESET.
+    median device has its target, limited to ``start``; each further one has the last current plus ``gain`` times the
+    error of the last read, limited to ``currents``. Devices without a target stay at RESET.
 
     Args:
         reset_current: current of the RESET pulse [A].

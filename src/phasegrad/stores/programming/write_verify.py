@@ -27,9 +27,10 @@ from phasegrad.stores.programming.writer import Writer
 class WriteVerify(ProgrammingMethod):
     """Programming as a process: pulses and verify reads in turn, device by device, until a tolerance or a limit.
 
-    A verify read has the noise of the device's own reads; the mean of several has that noise over the root of their
-    number, that is, noise between them is taken as independent, and also that of devices with correlated noise.
-    Devices drift until they are read, each from its own last pulse, which restarts its drift. A device whose error was
+    A verify read has the noise of the device's own reads, as
+    [`Device.averaging`][phasegrad.devices.Device] says of the mean of several: 1/f noise is mostly slower than a read,
+    so that averaging helps little. Each verify read draws it anew, also that of devices with correlated noise. Devices
+    drift until they are read, each from its own last pulse, which restarts its drift. A device whose error was
     once within the tolerance receives no further pulse.
 
     Args:
@@ -93,8 +94,8 @@ class WriteVerify(ProgrammingMethod):
         if array.step_parameters is not None:
             array.draw_step_parameters(seed)
             targets = torch.maximum(targets, array.step_parameters[2])
-        writer = Writer(array, targets, seed, tile, self.schedule)
-        planes = array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
+        writer = Writer(array, targets, seed, tile, self.schedule, self.reads, self.read_time)
+        planes = _pulsed_planes(array)
         site = Site(array.cell, targets.flatten(1), relative.flatten(), planes, writer.row, self.iterations)
         loop = _Loop(self, writer, site)
         while loop.step():
@@ -108,6 +109,13 @@ class WriteVerify(ProgrammingMethod):
             return read
         unit = (self.full_scale or 1.2 * g_max) / (2**self.bits - 1)
         return read.div_(unit).round_().clamp_(max=2**self.bits - 1).mul_(unit)
+
+
+def _pulsed_planes(array: DeviceArray) -> tuple[int, int]:
+    """The devices of a cell that counted pulses reach; without a step law there are none."""
+    if array.cell.device.steps is None:
+        return (0, 0)
+    return array.cell.pulsed(0) if array.updates is None else array.pulsed_planes
 
 
 class _Loop:
@@ -132,7 +140,7 @@ class _Loop:
             return False
         writer.apply(pulses, self.cells)
         self._keep(pulses)
-        read = writer.verify(self.cells, method.reads, method.read_time, method.read_voltage)
+        read = writer.verify(self.cells, method.read_voltage)
         read = method.quantised(read, self.site.cell.device.g_max)
         self.attempt += 1
         self._judge(read)

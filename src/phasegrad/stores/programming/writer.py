@@ -20,7 +20,7 @@ _FIRST = streams.TRANSFER + (1 << 31)
 _PER_ROUND = 8
 _VOLTAGE = 3.0
 """Highest voltage of a pulse [V], where the device states none."""
-_NO_DRIFT = 1e-4
+_NO_DRIFT = 1e-3
 """Relative change of a conductance that is neglected."""
 
 
@@ -33,14 +33,19 @@ class Writer:
         seed: seed of all draws.
         tile: rows (inputs) and columns (outputs) of a tile.
         schedule: order of pulses and reads.
+        reads: reads that a verify read averages.
+        seconds: duration of one of them [s].
     """
 
     def __init__(
-        self, array: DeviceArray, targets: Tensor, seed: Tensor, tile: tuple[int, int], schedule: Schedule
-    ) -> None:
+        self, array: DeviceArray, targets: Tensor, seed: Tensor, tile: tuple[int, int], schedule: Schedule, reads: int,
+        seconds: float,
+    ) -> None:  # fmt: skip
         self.array, self.device, self.seed, self.schedule = array, array.cell.device, seed, schedule
+        self.averaged, self.seconds = reads, seconds
         count, outputs, inputs = targets.shape
-        self.reader = self.device.without_noise_state()
+        averaging = self.device.averaging(reads, seconds)
+        self.reader, self.independent = averaging or self.device, reads if averaging is None else 1
         state = self.device.written(torch.zeros_like(targets), targets, seed, streams.PROGRAMMING)
         self.nu = state.nu.flatten(1)
         self.conductance = torch.zeros_like(self.nu)
@@ -176,14 +181,15 @@ class Writer:
             energy = energy.add(pulses.seconds, alpha=voltage * law.current)
         return energy
 
-    def verify(self, cells: Tensor, reads: int, seconds: float, voltage: float) -> Tensor:
+    def verify(self, cells: Tensor, voltage: float) -> Tensor:
         """Read some cells ``[devices, n]`` [S] with the noise of the mean of several reads, and pass the time."""
+        reads, seconds = self.averaged, self.seconds
         of_cell, tiles = self.tile_of[cells], len(self.time)
         number = torch.bincount(of_cell, minlength=tiles) * self.geometry.devices
         duration = self.schedule.read_time(number, reads * seconds, self.geometry)
         moment = self.time[of_cell] + self._fraction(cells) * duration[of_cell]
         state = DeviceState(self.conductance[:, cells], self.nu[:, cells])
-        read = self._mean_of_reads(state, self._age(state, moment, cells), reads)
+        read = self._mean_of_reads(state, self._age(state, moment, cells))
         self.time += duration
         self.reads += number * reads
         energy = read.sum(0).double().mul_(voltage * voltage * reads * seconds)
@@ -206,17 +212,17 @@ class Writer:
         change = self.reader.drift(some, seconds) - self.reader.drift(some, torch.zeros_like(seconds))
         return bool((change.abs() <= _NO_DRIFT * some.conductance).all())
 
-    def _mean_of_reads(self, state: DeviceState, age: Tensor, reads: int) -> Tensor:
+    def _mean_of_reads(self, state: DeviceState, age: Tensor) -> Tensor:
         if not self.reader.reads_are_noisy:
             return self.reader.drift(state, age) if float(age.max()) > 0.0 else state.conductance
         moments = self.reader.read_moments(state, age)
         if moments is not None:
             noise = torch.ops.phasegrad.normal(self.seed, self._stream, state.conductance.shape)
-            return noise.mul_(moments.sd).mul_(reads**-0.5).add_(moments.mean).clamp_(min=0.0)
-        drifted = self.reader.drift(state, age)
-        if reads == 1:
-            return self.reader.read(state, age, self.seed, self._stream)
-        return torch.lerp(drifted, self.reader.read(state, age, self.seed, self._stream), 1.0 / math.sqrt(reads))
+            return noise.mul_(moments.sd).mul_(self.independent**-0.5).add_(moments.mean).clamp_(min=0.0)
+        read = self.reader.read(state, age, self.seed, self._stream)
+        if self.independent == 1:
+            return read
+        return torch.lerp(self.reader.drift(state, age), read, 1.0 / math.sqrt(self.independent))
 
     def finish(self, targets: Tensor, now: Tensor) -> None:
         """Write the devices of the array; their time 0 is the end of the process."""
