@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,6 +13,7 @@ from _lenet import normalise
 from torch import Tensor, nn
 
 import phasegrad as pg
+from phasegrad.crossbar.converters import CalibratedRange
 
 
 class Trained(NamedTuple):
@@ -25,8 +28,15 @@ class Trained(NamedTuple):
     """The accuracy of the float net."""
 
 
+def calibrated_hardware() -> pg.Hardware:
+    """The preset for inference with ADC ranges from data: its fixed range clips sums over so many pixels."""
+    preset = pg.presets.pcm_inference()
+    assert preset.adc is not None
+    return dataclasses.replace(preset, adc=dataclasses.replace(preset.adc, range=CalibratedRange()))
+
+
 def trained(
-    activation: Callable[[], nn.Module], *, hidden: int = 64, layers: int = 1, batch_norm: bool = False,
+    activation: Callable[[], nn.Module], hardware: pg.Hardware, *, hidden: int = 64, layers: int = 1, batch_norm: bool = False,
     epochs: int = 4, test_images: int = 2000, seed: int = 0,
 ) -> Trained:  # fmt: skip
     """Train a perceptron in float, without regard to the hardware, and convert it."""
@@ -34,7 +44,7 @@ def trained(
     data = mnist()
     sizes = [784] + [hidden] * layers
     parts: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in itertools.pairwise(sizes):
         parts += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if batch_norm else []), activation()]
     net = nn.Sequential(*parts, nn.Linear(hidden, 10))
     images = normalise(data.train_images)
@@ -45,7 +55,7 @@ def trained(
     def accuracy(chip: nn.Module) -> float:
         return float((chip(test[0]).argmax(1) == test[1]).float().mean())
 
-    converted = pg.convert(net.eval(), pg.presets.pcm_inference())
+    converted = pg.convert(net.eval(), hardware)
     batches = list(images.split(250))
     pg.hwa.calibrate(converted, batches, 20, recipe=None)
     return Trained(converted, batches, accuracy, accuracy(net))
@@ -61,5 +71,3 @@ def _fit(net: nn.Module, images: Tensor, labels: Tensor, epochs: int) -> None:
             nn.functional.cross_entropy(net(images[picked]), labels[picked]).backward()
             optimizer.step()
             schedule.step()
-
-

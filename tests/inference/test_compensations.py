@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import phasegrad as pg
 from phasegrad.cells import DifferentialPair, DifferentialSlices
-from phasegrad.crossbar import Hardware, Wires
-from phasegrad.devices import Thermal, joshi_2020
+from phasegrad.crossbar import Hardware, Pulses, Wires
+from phasegrad.devices import Thermal, joshi_2020, nandakumar_2018_device
 from phasegrad.inference import (
     AdaBS,
     Compensation,
@@ -92,7 +92,8 @@ def wired() -> tuple[nn.Module, Tensor]:
 
 def in_memory() -> tuple[nn.Module, Tensor]:
     net = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
-    analog, x = pg.convert(net, pg.presets.pcm_pair_training()), torch.randn(32, 8)
+    cell = DifferentialPair(device=nandakumar_2018_device(), refresh=5, reach=10.5e-6)
+    analog, x = pg.convert(net, Hardware(cell=cell, scale=0.3, pulses=Pulses())), torch.randn(32, 8)
     optimizer = pg.optim.AnalogSGD(analog.parameters(), lr=0.1)
     analog(x).square().mean().backward()
     optimizer.step()
@@ -148,12 +149,8 @@ def test_a_compensated_chip_is_the_same_in_every_copy_and_file(kind: str, how: s
     found = answers(better, x)
     assert found.isfinite().all()
     assert not torch.equal(found, before)
-    assert torch.equal(answers(compensate(chip, MAKE[how](x), seed=2), x), found) or how not in (
-        "tile",
-        "column",
-        "slope",
-        "columns",
-    )
+    if how not in ("adabs", "both", "tracked"):  # whose batches draw from torch's generator
+        assert torch.equal(answers(compensate(chip, MAKE[how](x), seed=2), x), found)
     file = io.BytesIO()
     torch.save(better, file)
     file.seek(0)
@@ -182,9 +179,9 @@ def test_a_damaged_state_changes_nothing() -> None:
 
 
 def test_slope_correction_is_the_mean_of_the_law_of_drift() -> None:
-    device = dataclasses.replace(joshi_2020(), nu_mean=pg.devices.Curve(coefficients=(0.06,)), nu_sd=pg.devices.Curve())
+    device = dataclasses.replace(joshi_2020(), nu_mean=pg.devices.Curve(polynomial=(0.06,)), nu_sd=pg.devices.Curve())
     assert mean_drift(device, YEARS) == pytest.approx((1.0 + YEARS / 20.0) ** -0.06, rel=1e-5)
-    spread = dataclasses.replace(device, nu_sd=pg.devices.Curve(coefficients=(0.01,)))
+    spread = dataclasses.replace(device, nu_sd=pg.devices.Curve(polynomial=(0.01,)))
     log = math.log(1.0 + YEARS / 20.0)
     # E[exp(-nu log)] of a normal nu; its relative sd over devices is sqrt(exp((0.01 log)^2) - 1) = 0.16
     law, sd = math.exp(-0.06 * log + 0.5 * (0.01 * log) ** 2), math.sqrt(math.expm1((0.01 * log) ** 2))
@@ -201,7 +198,7 @@ def test_slope_correction_with_an_exponent() -> None:
 def quiet_columns(count: int, seed: int) -> Tensor:
     """The gains of eight tiles of chips of which nothing but the exponents differs."""
     device = dataclasses.replace(
-        joshi_2020(), nu_mean=pg.devices.Curve(coefficients=(0.06,)), nu_sd=pg.devices.Curve(coefficients=(0.01,)),
+        joshi_2020(), nu_mean=pg.devices.Curve(polynomial=(0.06,)), nu_sd=pg.devices.Curve(polynomial=(0.01,)),
         programming_sd=(0.0,), read_noise=None,
     )  # fmt: skip
     hardware = Hardware(cell=DifferentialPair(device=device), rows=64, columns=8)
@@ -234,7 +231,6 @@ def test_reference_columns_follow_the_temperature() -> None:
     torch.manual_seed(0)
     net = pg.convert(nn.Linear(32, 8), dataclasses.replace(pg.presets.ideal_inference(), cell=cell))
     better = compensate(age(program(net, seed=0), seconds=3600.0), ReferenceColumns(count=4), seed=0)
-    low, high = Thermal().temperatures if hasattr(Thermal(), "temperatures") else (300.0, 330.0)
     hot = age(better, seconds=1.0, temperature=330.0).devices
     raw = (hot.mean_tile_weights(torch.float32).weight.abs().sum() / net.weight.abs().sum()).item()
     assert float(hot.present_gain(None).mean()) == pytest.approx(1.0 / raw, rel=0.05)
@@ -254,9 +250,9 @@ def test_percentile_ranges_are_those_of_the_inputs() -> None:
     chip, x = aged("linear")
     better = compensate(chip, PercentileRanges([x], percentile=90.0), seed=0)
     rank = round(0.9 * x.numel())
-    assert float(better[0].input_range) == pytest.approx(float(x.abs().flatten().kthvalue(rank).values))
-    assert float(better[3].input_range) != float(chip[3].input_range)
-    fixed = dataclasses.replace(pg.presets.ideal_inference())
+    assert better[0].input_range.item() == pytest.approx(float(x.abs().flatten().kthvalue(rank).values))
+    assert better[3].input_range.item() != chip[3].input_range.item()
+    fixed = pg.presets.ideal_inference()
     with pytest.raises(ValueError, match="no range that can be set"):
         compensate(program(pg.convert(nn.Linear(4, 2), fixed), seed=0), PercentileRanges([torch.randn(3, 4)]))
 
@@ -306,7 +302,7 @@ def test_wrong_arguments(make: Callable[[Tensor], Any], error: type[Exception], 
 def test_a_failed_compensation_leaves_the_chip_as_it_was() -> None:
     chip, x = aged("linear")
     before, state = answers(chip, x), {k: v.clone() for k, v in chip.state_dict().items()}
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="must be in_features"):
         compensate(chip, ("tile", AdaBS([torch.randn(4, 3), torch.randn(4, 24)], fraction=1.0)))
     with pytest.raises(ValueError, match="no batch norm"):
         compensate(program(pg.convert(nn.Linear(4, 2), pg.presets.ideal_inference())), AdaBS([torch.randn(4, 4)]))

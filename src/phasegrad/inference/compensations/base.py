@@ -23,7 +23,7 @@ class Compensation(ABC):
     sets_gain: ClassVar[bool] = False
     """Whether it corrects the mean drift by the gain of each tile, so that another one that does would do so twice."""
 
-    def check(self, chip: nn.Module, caller: str) -> None:
+    def check(self, chip: nn.Module, caller: str) -> None:  # noqa: B027 -- most compensations suit every chip
         """Raise ``ValueError`` if the chip cannot be compensated so; nothing is changed then."""
 
     @abstractmethod
