@@ -5,6 +5,7 @@ from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
+from phasegrad.devices.moments import ConductanceMoments
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
@@ -26,6 +27,7 @@ __all__ = [
     "PCM",
     "Capacitor",
     "CellSum",
+    "ConductanceMoments",
     "ConstantSteps",
     "CorrelatedNoise",
     "Curve",
