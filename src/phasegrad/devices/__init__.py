@@ -8,6 +8,7 @@ from phasegrad.devices.faults import FaultMap, Faults
 from phasegrad.devices.fitting import Alternative, Coefficient, Fit, Panel, fit
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
+from phasegrad.devices.moments import ConductanceMoments
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
 from phasegrad.devices.partial_set import PartialSet, nandakumar_2018_partial_set
 from phasegrad.devices.pcm import PCM
@@ -41,6 +42,7 @@ __all__ = [
     "Capacitor",
     "CellSum",
     "Coefficient",
+    "ConductanceMoments",
     "ConstantSteps",
     "CorrelatedNoise",
     "Curve",

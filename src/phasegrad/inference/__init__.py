@@ -47,6 +47,7 @@ __all__ = [
     "FaultReport",
     "GlobalDrift",
     "LayerFaults",
+    "OptimisedSplit",
     "OutputMoments",
     "PercentileRanges",
     "ProgrammingMethod",
@@ -78,6 +79,8 @@ __all__ = [
     "load_fault_maps",
     "noiseless",
     "now",
+    "optimise_split",
+    "optimise_splits",
     "program",
     "programming_record",
     "reestimate_batchnorm",
@@ -85,6 +88,7 @@ __all__ = [
     "sampled_reads",
     "save_fault_maps",
     "sensitivity",
+    "weight_error",
 ]
 
 

@@ -151,6 +151,7 @@ def _check_hardware(name: str, layer: AnalogLayer) -> None:
         "integrator": hardware.integrator is not None,
         "cell (slices)": hardware.cell.slice_factors is not None,
         "cell (reference columns)": hardware.cell.has_reference,
+        "faults": hardware.faults is not None,
         "dac or adc (errors, or inputs bit by bit)": not hardware.fuses_inputs,
     }
     found = [field for field, present in refused.items() if present]
