@@ -133,7 +133,8 @@ def wired() -> nn.Module:
     ("make", "message"),
     [
         (wired, "the hardware of 0 has wires"),
-        (lambda: pg.convert(nn.Sequential(nn.Linear(4, 2), nn.Softmax(1)), pg.presets.pcm_inference()), "1 is a Softmax"),
+        (lambda: pg.convert(nn.Sequential(nn.Linear(4, 2), nn.Softmax(1)), pg.presets.pcm_inference()),
+         "1 is a Softmax"),
         (lambda: pg.convert(nn.Sequential(nn.LSTM(4, 2)), pg.presets.pcm_inference()), "0 is a AnalogLSTM"),
         (lambda: pg.inference.program(pg.convert(nn.Sequential(nn.Linear(4, 2)), pg.presets.pcm_inference())),
          "0 is programmed already"),

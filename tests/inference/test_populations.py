@@ -85,7 +85,7 @@ def test_a_table_shows_the_yield_at_a_threshold(tmp_path: Path) -> None:
     REPORT.summary_to_csv(tmp_path / "summary.csv", 0.7)
     head, first, *_ = (tmp_path / "summary.csv").read_text().splitlines()
     assert head.split(",")[-4:] == ["yield", "yield_low", "yield_high", "chips"]
-    assert first.split(",")[:2] == ["1.0", "0.85"]
+    assert [float(value) for value in first.split(",")[:2]] == pytest.approx([1.0, 0.85])
 
 
 @pytest.mark.parametrize(

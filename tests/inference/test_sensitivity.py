@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def noisy(factor: float) -> pg.Hardware:
     return dataclasses.replace(EXACT, cell=DifferentialPair(device=device))
 
 
-def closeness(exact: Tensor) -> object:
+def closeness(exact: Tensor) -> Callable[[nn.Module], float]:
     """A value that is 1 for the digital net and falls with the error of outputs."""
 
     @torch.no_grad()
@@ -49,7 +50,7 @@ def closeness(exact: Tensor) -> object:
     return evaluate
 
 
-def fragile() -> tuple[nn.Module, object]:
+def fragile() -> tuple[nn.Module, Callable[[nn.Module], float]]:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 8)).eval()
     with torch.no_grad():
@@ -59,7 +60,7 @@ def fragile() -> tuple[nn.Module, object]:
 
 def test_the_fragile_layer_costs_most_and_is_kept_digital() -> None:
     net, evaluate = fragile()
-    found = sensitivity(net, evaluate, chips=4, target=0.97, progress=False)  # type: ignore[arg-type]
+    found = sensitivity(net, evaluate, chips=4, target=0.97, progress=False)
     assert found.names[found.order[0]] == "2"
     assert found.keep_digital == ("2",)
     assert found.reference == pytest.approx(1.0)
@@ -79,7 +80,7 @@ def test_a_layer_alone_has_the_devices_of_the_whole_chip() -> None:
     model = nn.Sequential(nn.Linear(16, 8)).eval()
     with torch.no_grad():
         evaluate = closeness(model(X))
-    found = sensitivity(pg.convert(model, pg.presets.pcm_inference()), evaluate, chips=2, progress=False)  # type: ignore[arg-type]
+    found = sensitivity(pg.convert(model, pg.presets.pcm_inference()), evaluate, chips=2, progress=False)
     np.testing.assert_array_equal(found.alone[0], found.analog)
 
 
@@ -88,7 +89,7 @@ def test_tied_layers_and_composites_count_as_one() -> None:
     model = Shared().eval()
     with torch.no_grad():
         evaluate = closeness(model(X))
-    found = sensitivity(pg.convert(model, noisy(1.0)), evaluate, chips=2, target=1.0, progress=False)  # type: ignore[arg-type]
+    found = sensitivity(pg.convert(model, noisy(1.0)), evaluate, chips=2, target=1.0, progress=False)
     assert sorted(found.layers) == [("first", "again"), ("last",), ("rnn",)]
     assert found.weights[found.names.index("first")] == 256
     assert len(found.path) == 4  # only the digital net reaches its own value
@@ -98,12 +99,12 @@ def test_tied_layers_and_composites_count_as_one() -> None:
 
 def test_a_sensitivity_prints_and_writes_its_rows(tmp_path: Path) -> None:
     net, evaluate = fragile()
-    found = sensitivity(net, evaluate, chips=2, target=0.97, progress=False)  # type: ignore[arg-type]
+    found = sensitivity(net, evaluate, chips=2, target=0.97, progress=False)
     assert str(found).splitlines()[-1] == "keep digital for the target: 2"
     found.to_csv(tmp_path / "layers.csv")
     assert len((tmp_path / "layers.csv").read_text().splitlines()) == 4
     pytest.importorskip("matplotlib")
-    assert [t.get_text() for t in found.plot().axes[0].get_yticklabels()][0] == "2"
+    assert found.plot().axes[0].get_yticklabels()[0].get_text() == "2"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_a_sensitivity_prints_and_writes_its_rows(tmp_path: Path) -> None:
 def test_impossible_sensitivities_raise(options: dict[str, object], message: str) -> None:
     net, evaluate = fragile()
     with pytest.raises(ValueError, match=message):
-        sensitivity(net, evaluate, progress=False, **options)  # type: ignore[arg-type]
+        sensitivity(net, evaluate, progress=False, **options)
 
 
 def test_a_loss_needs_a_target_of_its_own() -> None:
@@ -149,7 +150,7 @@ def test_maps_are_monotone_in_noise_drift_and_age(tmp_path: Path) -> None:
     found = design_map(
         net, evaluate, windows=(4.0, math.inf), noise=(0.0, 1.0, 3.0), drift=(0.0, 1.0, 2.0), times=(1.0, 3.15e7),
         chips=3, compensation=None, progress=False,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     means = found.mean()
     assert (np.diff(means[..., 0, :], axis=1) < 0).all()  # noise, without drift
     assert (np.diff(means[:, 0, :, 1], axis=1) < 0).all()  # drift of a year, without noise
@@ -195,15 +196,15 @@ def test_impossible_maps_raise_before_anything_is_measured(options: dict[str, ob
     net, _ = fragile()
     called: list[nn.Module] = []
     with pytest.raises(ValueError, match=message):
-        design_map(net, lambda chip: called.append(chip) or 0.0, progress=False, **options)  # type: ignore[arg-type]
+        design_map(net, lambda chip: called.append(chip) or 0.0, progress=False, **options)
     assert not called
 
 
 def test_other_devices_cannot_be_scaled() -> None:
     with pytest.raises(TypeError, match="device"):
-        scaled("pcm")  # type: ignore[arg-type]
+        scaled("pcm")
     with pytest.raises(TypeError, match="noise"):
-        design_map(fragile()[0], lambda chip: 0.0, noise=2.0, progress=False)  # type: ignore[arg-type]
+        design_map(fragile()[0], lambda chip: 0.0, noise=2.0, progress=False)
 
 
 @pytest.mark.parametrize("device", [joshi_2020(), hermes_one(), nandakumar_2018_device()])

@@ -187,7 +187,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def _is_of_inference(keys: int) -> bool:
-    """Whether these are the keys of a plain tensor of inference mode, within it: outside, torch refuses writes to it."""
+    """Whether these are the keys of a plain tensor of inference mode, within it; outside, torch refuses writes."""
     return keys == _INFERENCE_KEYS and torch.is_inference_mode_enabled()
 
 
