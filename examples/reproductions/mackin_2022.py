@@ -152,7 +152,7 @@ def main() -> None:
         "published": "39 % less error at t0 and 17 % less after a month than the equal split; F = 2",
         "chosen": "the device of Joshi et al. (2020); normal weights clipped at 3 or 4 standard deviations; the error "
         "after global drift compensation, relative to the largest weight; less_error is against the equal split, F = "
-        "1; differential evolution searches targets, F and the weight of a full cell without constraints between targets",
+        "1; differential evolution searches targets, F and the weight of a full cell, without further constraints",
         "times": TIMES, "seeds": [options.seed], "rows": rows, "float": None,
         "command": f"python examples/reproductions/mackin_2022.py --seed {options.seed}",
     }  # fmt: skip

@@ -37,5 +37,5 @@ def test_moments_are_those_of_samples(device: PCM) -> None:
 
 
 def test_moments_with_telegraph_noise_are_unknown() -> None:
-    device = dataclasses.replace(joshi_2020(), telegraph=Telegraph())
+    device = dataclasses.replace(joshi_2020(), telegraph=Telegraph(fraction=0.1, amplitude=0.05, rates=(1e-3, 1.0)))
     assert device.conductance_moments(torch.zeros(1), (0.0,)) is None
