@@ -21,6 +21,7 @@ NAMES = (
     "encoder_step",
     "layers_step",
     "large_model",
+    "chips",
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -190,7 +190,8 @@ def to_digital(net: nn.Module, *, only: Selection | None = None) -> nn.Module:
 
     Args:
         net: a converted net; it is not changed.
-        only: the layers to replace, selected as in [`convert`][phasegrad.convert]; ``None`` for all.
+        only: the layers to replace, selected as in [`convert`][phasegrad.convert]; ``None`` for all, and no names for
+            none.
 
     Raises:
         ValueError: the net has no analog layer, no module of a given name, or none of the named modules is analog; or a
@@ -344,7 +345,7 @@ def _named_counterparts(net: nn.Module, only: Selection | None) -> list[str]:
         return list(present)
     chosen = {id(module) for _, module in selected(net, only, "only")}
     names = [name for name, module in present.items() if id(module) in chosen]
-    if not names:
+    if chosen and not names:
         raise ValueError(f"to_digital: only = {checks.shown(only)} names no analog layer; the net has {list(present)}")
     _check_ties_of(present, names)
     return names

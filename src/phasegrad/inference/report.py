@@ -143,10 +143,12 @@ class Report:
         return self.table()
 
     def table(self, threshold: float | None = None) -> str:
-        """The report as text; with a ``threshold``, also the yield at each time and its 95 % interval."""
-        head = f"{'time':>10}  {'mean':>9}  {'95 % interval':>17}  {'sd':>9}  {'5 %':>9}  {'median':>9}  {'worst':>9}"
-        if threshold is not None:
-            head += f"  {f'yield at {threshold:g}':>21}"
+        """The report as text; with a ``threshold``, the yield and its 95 % interval in place of the spread."""
+        head = f"{'time':>10}  {'mean':>9}  {'95 % interval':>17}  "
+        if threshold is None:
+            head += f"{'sd':>9}  {'5 %':>9}  {'median':>9}  {'worst':>9}"
+        else:
+            head += f"{'median':>9}  {'worst':>9}  {f'yield at {threshold:g}':>21}"
         lines = [_line(row, threshold is not None) for row in self.rows(threshold)]
         title = f"{self.chips} chip(s), seed {self.seed}, {_described(self.compensation)}"
         return "\n".join([title, head, "-" * len(head), *lines])
@@ -198,10 +200,8 @@ def _described(compensation: Any) -> str:
 
 def _line(row: dict[str, float], with_yield: bool) -> str:
     interval = f"{row['low']:.4f} - {row['high']:.4f}" if row["chips"] > 1 else "-"
-    line = (
-        f"{format_time(row['time_s']):>10}  {row['mean']:9.4f}  {interval:>17}  {row['sd']:9.4f}  {row['p05']:9.4f}  "
-        f"{row['p50']:9.4f}  {row['worst']:9.4f}"
-    )
-    if with_yield:
-        line += f"  {row['yield']:7.1%} ({row['yield_low']:.0%} - {row['yield_high']:.0%})".rjust(23)
-    return line
+    line = f"{format_time(row['time_s']):>10}  {row['mean']:9.4f}  {interval:>17}  "
+    if not with_yield:
+        return line + f"{row['sd']:9.4f}  {row['p05']:9.4f}  {row['p50']:9.4f}  {row['worst']:9.4f}"
+    passing = f"{row['yield']:.1%} ({row['yield_low']:.0%} - {row['yield_high']:.0%})"
+    return line + f"{row['p50']:9.4f}  {row['worst']:9.4f}  {passing:>21}"

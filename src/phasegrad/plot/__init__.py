@@ -3,13 +3,13 @@
 from phasegrad.plot.accuracy import over_time
 from phasegrad.plot.converters import linearity, slices
 from phasegrad.plot.cost import cost_breakdown
-from phasegrad.plot.design_map import design_map
+from phasegrad.plot.designs import design_map
 from phasegrad.plot.device import device_statistics
 from phasegrad.plot.duration import charges
-from phasegrad.plot.layer_costs import layer_costs
 from phasegrad.plot.liner import projection
 from phasegrad.plot.noise import noise_over_time
-from phasegrad.plot.population import population
+from phasegrad.plot.populations import population
+from phasegrad.plot.sensitivity import layer_costs
 from phasegrad.plot.wires import wire_losses
 
 __all__ = [

@@ -62,7 +62,7 @@ class PulseLengthByRow(Strategy):
         if cell.device.partial_set is None:
             raise ValueError(
                 f"PulseLengthByRow: the device of the cell, {type(cell.device).__name__}, has partial_set = None, so "
-                "it is not known how the length of a pulse changes it; give it a law, as in dataclasses.replace(device, "
+                "it is not known how the length of a pulse changes it; give a law, as in dataclasses.replace(device, "
                 "partial_set=devices.nandakumar_2018_partial_set())"
             )
         pairs_of(cell)

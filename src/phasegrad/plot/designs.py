@@ -43,9 +43,9 @@ def design_map(
     for axes, time in zip(panels[0], designs.times, strict=True):
         axes.set_title(time_text(time), fontsize=9)
     for axes, window in zip(panels[:, 0], designs.windows, strict=True):
-        axes.set_ylabel("noise" if window is None else f"window {window:g}\nnoise")
+        axes.set_ylabel(("device's window" if window is None else f"window {window:g}") + "\nnoise factor")
     for axes in panels[-1]:
-        axes.set_xlabel("drift")
+        axes.set_xlabel("drift factor")
     figure.colorbar(image, ax=panels, label=f"{label} (%)" if percent else label, pad=0.01)
     if title:
         figure.suptitle(title, fontsize=10)

@@ -117,7 +117,7 @@ def _draw_chips(axes: Any, report: Population, factor: float) -> None:
 def _draw_yield(axes: Any, report: Population, factor: float, threshold: float | None) -> None:
     known = np.unique(report.values)
     margin = 0.08 * max(known[-1] - known[0], 1e-9)
-    thresholds = np.linspace(known[0] - margin, known[-1] + margin, 120)
+    thresholds = np.linspace(known[0] - margin, known[-1] + margin, 300)
     fractions = 100.0 * np.stack([report.yield_above(t) for t in thresholds])
     bounds = [100.0 * np.stack(ends) for ends in zip(*(report.yield_interval(t) for t in thresholds), strict=True)]
     shown = sorted({0, len(report.times) // 2, len(report.times) - 1})
@@ -128,4 +128,4 @@ def _draw_yield(axes: Any, report: Population, factor: float, threshold: float |
         axes.plot(thresholds * factor, fractions[:, i], lw=1.4, color=colour, label=text)
         axes.fill_between(thresholds * factor, bounds[0][:, i], bounds[1][:, i], color=colour, alpha=0.13, lw=0)
     axes.set_ylim(-3, 103)
-    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
