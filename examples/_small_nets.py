@@ -36,8 +36,8 @@ def calibrated_hardware() -> pg.Hardware:
 
 
 def trained(
-    activation: Callable[[], nn.Module], hardware: pg.Hardware, *, hidden: int = 64, layers: int = 1, batch_norm: bool = False,
-    epochs: int = 4, test_images: int = 2000, seed: int = 0,
+    activation: Callable[[], nn.Module], hardware: pg.Hardware, *, hidden: int = 64, layers: int = 1,
+    batch_norm: bool = False, epochs: int = 4, test_images: int = 2000, seed: int = 0,
 ) -> Trained:  # fmt: skip
     """Train a perceptron in float, without regard to the hardware, and convert it."""
     torch.manual_seed(seed)

@@ -71,20 +71,20 @@ def cases(net: Trained) -> dict[str, dict[str, Any]]:
 
 
 def draw(reports: dict[str, Report], exact: float, path: Path) -> None:
-    """Draw the mean over chips, and its spread after five years."""
+    """Draw the mean over chips, and its spread after five years where a compensation acts."""
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.0, 4.0), width_ratios=(1.5, 1.0), layout="constrained")
     for i, ((name, report), colour) in enumerate(zip(reports.items(), COLOURS, strict=True)):
         left.semilogx([t + 20.0 for t in TIMES], 100 * report.mean(), "o-", ms=3, color=colour, label=name)
-        right.plot(100 * report.values[-1], [i] * report.chips, "|", color=colour, ms=9)
-        right.plot(100 * report.mean()[-1], i, "D", color=colour, ms=5)
+        if name != "none":  # far outside the range of the others
+            right.errorbar(100 * report.mean()[-1], i, xerr=100 * report.sd()[-1], fmt="D", color=colour, capsize=4)
     for axes in (left.axhline, right.axvline):
         axes(100 * exact, color="#404040", ls=":")
     left.set(xlabel="time since programming + 20 s [s]", ylabel="accuracy on test images [%]")
     left.legend(frameon=False, loc="lower left", fontsize=8)
-    right.set(xlabel="accuracy after five years, each chip [%]", yticks=range(len(reports)))
-    right.set_yticklabels(list(reports))
+    right.set(xlabel="accuracy after five years, mean and sd over chips [%]", yticks=range(1, len(reports)))
+    right.set_yticklabels(list(reports)[1:])
     right.invert_yaxis()
     figure.savefig(path, dpi=120)
     plt.close(figure)

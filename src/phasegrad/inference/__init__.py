@@ -17,6 +17,7 @@ from phasegrad.inference.programming import age, now, program, programming_recor
 from phasegrad.inference.refreshing import Refreshed, WriteCosts, refresh
 from phasegrad.inference.report import Report
 from phasegrad.inference.sensitivity_report import Sensitivity
+from phasegrad.inference.splits import OptimisedSplit, optimise_split, optimise_splits
 from phasegrad.inference.stuck_devices import (
     FaultReport,
     LayerFaults,
@@ -27,6 +28,7 @@ from phasegrad.inference.stuck_devices import (
     save_fault_maps,
 )
 from phasegrad.inference.times import format_time
+from phasegrad.inference.weight_error import weight_error
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.diagonals import Diagonals
 from phasegrad.stores.programming.record import ProgrammingRecord
