@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of differential evolution")
     parser.add_argument(
-        "--populations", type=int, nargs="+", default=[100, 2600],
+        "--populations", type=int, nargs="+", default=[100],
         help="of differential evolution: 100 vectors, or 100 for each of 26 parameters, as scipy counts",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("docs/results/mackin-2022"), help="folder for the results")
@@ -169,7 +169,7 @@ def draw(rows: list[dict[str, Any]], cell: SignificancePairs, path: Path) -> Non
     shown = {
         "EqualSplit, F = 1": "equal, F = 1", "MostSignificantFirst, F = 2": "most significant first, F = 2",
         "FullOrPartial, F = 2": "full or partial, F = 2", "optimised, weights to 3 sd": "optimised",
-        "differential evolution, population 2600": "differential evolution",
+        "differential evolution, population 100": "differential evolution",
     }  # fmt: skip
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(9.5, 3.6), dpi=160, layout="constrained")
