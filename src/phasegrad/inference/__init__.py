@@ -31,6 +31,7 @@ from phasegrad.inference.times import format_time
 from phasegrad.inference.weight_error import weight_error
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.diagonals import Diagonals
+from phasegrad.stores.programming.gradient_descent import GradientDescent
 from phasegrad.stores.programming.record import ProgrammingRecord
 from phasegrad.stores.programming.row_strategies import PulseLengthByRow
 from phasegrad.stores.programming.schedule import Rows, Schedule
@@ -48,6 +49,7 @@ __all__ = [
     "Diagonals",
     "FaultReport",
     "GlobalDrift",
+    "GradientDescent",
     "LayerFaults",
     "OptimisedSplit",
     "OutputMoments",

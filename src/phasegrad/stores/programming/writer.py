@@ -197,6 +197,12 @@ class Writer:
         self.round += 1
         return read
 
+    def read(self, cells: Tensor) -> Tensor:
+        """Conductances ``[devices, n]`` [S] as one product sees them now, which takes no time of its own."""
+        state = DeviceState(self.conductance[:, cells], self.nu[:, cells])
+        self.round += 1
+        return self._mean_of_reads(state, self._age(state, self.time[self.tile_of[cells]], cells))
+
     def _age(self, state: DeviceState, moment: Tensor, cells: Tensor) -> Tensor:
         """Time since the last pulse [s], one for all devices if that makes no difference."""
         none = torch.zeros((), dtype=torch.float64, device=moment.device)
