@@ -98,7 +98,7 @@ def draw(rows: Sequence[Row], exact: Mapping[str, float], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(exact), figsize=(5.2 * len(exact), 4.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(exact), figsize=(4.7 * len(exact) + 2.2, 4.4), squeeze=False)
     colours = dict(zip(_different(rows, "training"), itertools.cycle(_COLOURS), strict=False))
     styles = dict(zip(_different(rows, "compensation"), itertools.cycle(("-", "--", ":", "-.")), strict=False))
     for axis, (data, error) in zip(axes[0], exact.items(), strict=True):
@@ -108,9 +108,16 @@ def draw(rows: Sequence[Row], exact: Mapping[str, float], path: Path) -> None:
             axis.plot(times, mean, styles[kind], color=colours[training], marker=".", label=f"{training} / {kind}")
             axis.fill_between(times, low, high, color=colours[training], alpha=0.15, linewidth=0)
         axis.axhline(100 * error, color="black", linewidth=0.8, label="float")
-        axis.set(xscale="log", title=data, xlabel="time since programming (s)", ylabel="test error (%)", ylim=(0, None))
+        axis.set(
+            xscale="log",
+            title=data,
+            xlabel="time since programming (s)",
+            ylabel="test error (%)",
+            ylim=(90 * error, None),
+        )
         axis.grid(alpha=0.25)
-    axes[0][0].legend(title="training / compensation", fontsize=7, title_fontsize=7)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "title": "training / compensation"}
+    axes[0][-1].legend(**beside, fontsize=8, title_fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
