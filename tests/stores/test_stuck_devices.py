@@ -98,6 +98,7 @@ def check_held(net: nn.Module) -> None:
             assert 0 < int(held.sum()) < held.numel()
             assert torch.equal(array.conductance[held], array.stuck[held])
             assert torch.equal(array.present(layer.devices.clock)[held], array.stuck[held])
+            assert not array.nu[held].any()  # reads and products use the exponents
 
 
 def maps(net: nn.Module) -> list[Tensor]:
@@ -270,6 +271,22 @@ def test_devices_in_memory_stay_stuck(name: str, optimizer: Callable[..., torch.
     old = pg.inference.age(resumed, seconds=1e4)
     check_held(old)
     assert all(torch.equal(a, b) for a, b in zip(first, maps(old), strict=True))
+
+
+def test_a_leak_reaches_only_devices_that_respond() -> None:
+    """Between samples, capacitors leak towards rest; stuck ones do not, and the weight follows the devices."""
+    hardware = TRAINED["pcm_capacitor_training"]
+    assert hardware.fast is not None
+    assert hardware.pulses is not None
+    leaky = dataclasses.replace(hardware.fast.cell.device, tau=1e-3)  # type: ignore[call-arg]
+    fast = dataclasses.replace(hardware.fast, cell=dataclasses.replace(hardware.fast.cell, device=leaky), transfer=None)
+    pulses = dataclasses.replace(hardware.pulses, sample_time=1e-4)
+    net = pg.convert(model(), dataclasses.replace(hardware, fast=fast, pulses=pulses))
+    before = net.devices.fast.conductance.clone()
+    train(net, pg.optim.AnalogSGD(net.parameters(), lr=1e-9))  # hardly a pulse, but 8 samples of 0.1 ms
+    check_held(net)
+    assert not torch.equal(net.devices.fast.conductance, before)
+    assert torch.allclose(net.weight, net.devices.logical_weight(), atol=1e-6)
 
 
 def test_pulses_reach_every_device_that_responds() -> None:
