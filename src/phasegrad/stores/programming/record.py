@@ -63,8 +63,8 @@ class ProgrammingRecord:
         error, missing = float(self.residual.double().square().mean().sqrt()), 1.0 - self.converged_fraction
         return (
             f"{total:,} devices, {failed:,} failed ({100.0 * missing:.2f} % of those with a target); "
-            f"{float(self.pulses.double().mean()):.1f} pulses each, {self.iterations} iterations; "
-            f"error {1e6 * error:.3g} uS; {1e3 * float(self.time.max()):.3g} ms, "
+            f"{float(self.pulses.double().mean()):.1f} pulses each\n{self.iterations} iterations, "
+            f"error {1e6 * error:.3g} uS, {1e3 * float(self.time.max()):.3g} ms, "
             f"{1e6 * float(self.energy.sum()):.3g} uJ, {int(self.reads.sum()):,} reads"
         )
 
