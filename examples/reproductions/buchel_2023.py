@@ -3,8 +3,8 @@
     python examples/reproductions/buchel_2023.py --out docs/results/buchel-2023
 
 A tile of 128 x 128 random weights is programmed by one draw from measured statistics, by write-and-verify of every
-device, and by gradient descent on the error of products of random inputs, which reads no single device. The published claim
-is that the last lowers the error of products, because it corrects what products see: also wires and converters.
+device, and by gradient descent on the error of products of random inputs, which reads no single device. The published
+claim is that the last lowers the error of products, because it corrects what products see: also wires and converters.
 """
 
 from __future__ import annotations

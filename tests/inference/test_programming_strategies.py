@@ -12,13 +12,21 @@ import torch
 from torch import nn
 
 import phasegrad as pg
-from phasegrad.cells import Cell, DifferentialPair, DifferentialSlices, SignificancePairs
+from phasegrad.cells import (
+    Cell,
+    DifferentialPair,
+    DifferentialSlices,
+    OffsetSlices,
+    ReferencedDevice,
+    SignificancePairs,
+)
 from phasegrad.devices import (
     AmplitudeResponse,
     Faults,
     ideal_device,
     joshi_2020,
     melt_and_quench,
+    nandakumar_2018,
     nandakumar_2018_device,
     nandakumar_2018_partial_set,
 )
@@ -122,7 +130,7 @@ def test_chips_survive_copies_and_files(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("kind", ["conv", "transposed", "slices", "bfloat16", "float64"])
+@pytest.mark.parametrize("kind", ["conv", "transposed", "slices", "with steps", "bfloat16", "float64"])
 def test_every_kind_of_layer_and_cell_is_programmed(name, kind):
     device, method = METHODS[name]
     torch.manual_seed(0)
@@ -134,12 +142,20 @@ def test_every_kind_of_layer_and_cell_is_programmed(name, kind):
         model = nn.ConvTranspose1d(8, 8, 3, groups=2)
     elif kind == "slices":
         cell = DifferentialSlices(device=device, bits=5, slices=2)
+    elif kind == "with steps":
+        cell = DifferentialPair(device=dataclasses.replace(device, steps=nandakumar_2018()))
     else:
         model = model.to(getattr(torch, kind))
     net = pg.convert(nn.Sequential(model), hardware(cell, 32))
     chip = pg.inference.program(net, seed=0, how=method)
     scale = net[0].weight.abs().max().item()
     assert error(net, chip).double().abs().mean() < 0.15 * scale
+
+
+@pytest.mark.parametrize("cell", [ReferencedDevice(device=AMPLITUDE), OffsetSlices(device=AMPLITUDE, bits=4)])
+def test_cells_with_a_reference_are_programmed_by_amplitude(cell):
+    net = net_of(cell, size=16)
+    assert error(net, pg.inference.program(net, seed=0, how=SELECTION)).abs().mean() < 0.15
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -136,6 +136,15 @@ def test_a_run_of_some_cells_goes_on_as_the_run_of_all():
     assert torch.equal(mine.seconds, all_of_them.seconds[:, some])
 
 
+def test_a_device_that_never_follows_gets_the_longest_pulses():
+    weight, strategy = torch.tensor([0.9]), PulseLengthByRow()
+    run = strategy.begin(site_of(FOUR, weight, iterations=2000))
+    run.pulses(None, 0, ALL)
+    lengths = [run.pulses(torch.zeros(4, 1), attempt, ALL).seconds for attempt in range(1, 500)]
+    assert torch.stack(lengths).isfinite().all()
+    assert lengths[-1].max().item() == pytest.approx(strategy.longest)
+
+
 def test_pairs_are_ordered_by_significance():
     found = pairs_of(SignificancePairs(device=DEVICE, significances=(1.0, 3.0)))
     assert [(p.up, p.down) for p in found] == [(2, 3), (0, 1)]
@@ -144,6 +153,8 @@ def test_pairs_are_ordered_by_significance():
 def test_refuses_devices_and_cells_that_it_cannot_program():
     with pytest.raises(ValueError, match=r"partial_set = None.*nandakumar_2018_partial_set"):
         PulseLengthByRow().check(DifferentialPair(device=ideal_device()))
+    with pytest.raises(ValueError, match=r"g_max = 1.2e-05 S.*1.0\d*e-05 S"):
+        PulseLengthByRow().check(DifferentialPair(device=dataclasses.replace(DEVICE, g_max=12e-6)))
     with pytest.raises(ValueError, match=r"ReferencedDevice.*DifferentialPair"):
         PulseLengthByRow().check(ReferencedDevice(device=DEVICE))
 

@@ -126,6 +126,13 @@ def test_refuses_devices_without_a_response_to_the_amplitude():
         DeviceSelection().check(cell)
 
 
+def test_refuses_a_window_that_its_pulses_do_not_reach():
+    cell = SignificancePairs(device=dataclasses.replace(DEVICE, g_max=14e-6), significances=(1.0,))
+    with pytest.raises(ValueError, match=r"weakest = 0.000125 A.*g_max = 1.4e-05 S"):
+        DeviceSelection().check(cell)
+    DeviceSelection(weakest=50e-6).check(cell)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"full": "set"}, {"gain": 0.0}, {"strongest": 100e-6}, {"length": -1.0}, {"weakest": float("inf")}]
 )

@@ -14,6 +14,9 @@ from phasegrad.configuration import check_number
 from phasegrad.stores.programming.pulses import Pulses
 from phasegrad.stores.programming.strategies import Run, Site, Strategy
 
+_MOST = 1e6
+"""Largest ``alpha``."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +61,18 @@ class PulseLengthByRow(Strategy):
         check_number(self, "higher", 1.0)
 
     def check(self, cell: Cell) -> None:
-        """Raise ``ValueError`` unless a cell consists of pairs of devices with partial SET."""
-        if cell.device.partial_set is None:
+        """Raise ``ValueError`` unless a cell consists of pairs of devices whose growth reaches every target."""
+        law = cell.device.partial_set
+        if law is None:
             raise ValueError(
                 f"PulseLengthByRow: the device of the cell, {type(cell.device).__name__}, has partial_set = None, so "
                 "it is not known how the length of a pulse changes it; give it a law: dataclasses.replace(device, "
                 "partial_set=devices.nandakumar_2018_partial_set())"
+            )
+        if cell.device.g_max >= min(law.plateau, law.highest):
+            raise ValueError(
+                f"PulseLengthByRow: targets reach g_max = {cell.device.g_max:g} S, but long pulses lead to "
+                f"{min(law.plateau, law.highest):g} S only; lower the g_max of the device"
             )
         pairs_of(cell)
 
@@ -158,7 +167,8 @@ class RowPulses(Run):
     def _adapt(self, present: Tensor) -> None:
         """Lower ``alpha`` where the last pulse went too far, raise it where it did not go far enough."""
         factor = torch.where(present * self._before < 0.0, self._strategy.lower, self._strategy.higher)
-        self._alpha = torch.where(self._before == 0.0, self._alpha, self._alpha * factor)
+        adapted = (self._alpha * factor).clamp(max=_MOST)  # of a device that never follows, alpha would overflow
+        self._alpha = torch.where(self._before == 0.0, self._alpha, adapted)
 
     def _next_pairs(self, missing: Tensor, least_pair: int) -> None:
         """Go on to the next pair where the present one has done its part, went too far, or has no more pulses."""

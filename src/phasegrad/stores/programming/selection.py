@@ -66,8 +66,16 @@ class DeviceSelection(Strategy):
         check_number(self, "strongest", self.weakest, above=True)
 
     def check(self, cell: Cell) -> None:
-        """Raise ``ValueError`` unless the devices of a cell respond to the amplitude of a pulse."""
+        """Raise ``ValueError`` unless pulses of these amplitudes can bring the median device to every target."""
         require_amplitude(self, cell)
+        curve, nothing = cell.device.amplitude, torch.zeros(1)
+        assert curve is not None
+        most = curve.conductance(torch.full((1,), self.weakest), nothing, nothing, nothing).item()
+        if cell.device.g_max > most:
+            raise ValueError(
+                f"DeviceSelection: weakest = {self.weakest:g} A leaves a device at {most:g} S, but targets reach g_max "
+                f"= {cell.device.g_max:g} S; lower weakest, or the g_max of the device"
+            )
 
     def begin(self, site: Site) -> SelectedDevices:
         """Start on some cells."""
