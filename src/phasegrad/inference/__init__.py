@@ -28,7 +28,7 @@ from phasegrad.inference.stuck_devices import (
     save_fault_maps,
 )
 from phasegrad.inference.times import format_time
-from phasegrad.inference.weight_error import weight_error
+from phasegrad.inference.weight_errors import weight_error
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.diagonals import Diagonals
 from phasegrad.stores.programming.gradient_descent import GradientDescent

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells import EqualSplit, FullOrPartial, MostSignificantFirst, SignificancePairs
-from phasegrad.inference.weight_error import Density, DeviceTable, WeightMoments, square_errors
+from phasegrad.inference.weight_errors import Density, DeviceTable, WeightMoments, square_errors
 
 _FACTORS = (1.0, 2.0, 3.0, 4.0)
 """Ratios of successive significances at the start."""

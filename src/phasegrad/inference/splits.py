@@ -15,7 +15,7 @@ from phasegrad.cells import SignificancePairs, SplitTable
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero
 from phasegrad.inference.split_search import Candidates, Search, starts
-from phasegrad.inference.weight_error import TIMES, check_times, density_of, tabulate, weight_error
+from phasegrad.inference.weight_errors import TIMES, check_times, density_of, tabulate, weight_error
 from phasegrad.nn import AnalogLayer
 from phasegrad.nn.copying import copy_net
 from phasegrad.nn.layer import require_analog_layers

@@ -414,6 +414,14 @@ class DeviceArray(nn.Module):
         if fixed_normals is not None:
             self.fixed_normals = fixed_normals
 
+    def keep_pulsed(self, conductance: Tensor, history: Tensor | None, now: Tensor) -> None:
+        """Keep conductances [S] and the history that the pulses of a write loop left in devices that are trained."""
+        self.conductance.copy_(conductance)
+        if self.history is not None and history is not None:
+            self.history.copy_(history.view_as(self.history))
+        if self.pulsed_at is not None:
+            self.pulsed_at.copy_(now)
+
     def draw_step_parameters(self, seed: Tensor) -> None:
         """Draw the parameters of the devices, at the first programming only."""
         cell, steps = self.cell, self.cell.device.steps

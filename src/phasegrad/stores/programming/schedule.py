@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import NamedTuple, final
 
 from torch import Tensor
 
 from phasegrad.configuration import Configuration, check_integer, check_number
 
 
-@dataclass(frozen=True, kw_only=True)
-class Geometry(Configuration):
+class Geometry(NamedTuple):
     """Size of a tile in cells, and the devices of a cell."""
 
     rows: int

@@ -63,7 +63,12 @@ class DeviceSelection(Strategy):
         check_choice(self, "full", ("read", "nominal"))
         for name in ("gain", "weakest", "length", "set_length"):
             check_number(self, name, 0.0, above=True)
-        check_number(self, "strongest", self.weakest, above=True)
+        check_number(self, "strongest", 0.0, above=True)
+        if self.strongest <= self.weakest:
+            raise ValueError(
+                f"DeviceSelection: weakest = {self.weakest:g} A and strongest = {self.strongest:g} A; the "
+                "weakest pulse must have the lower current"
+            )
 
     def check(self, cell: Cell) -> None:
         """Raise ``ValueError`` unless pulses of these amplitudes can bring the median device to every target."""

@@ -46,8 +46,12 @@ class Writer:
         count, outputs, inputs = targets.shape
         averaging = self.device.averaging(reads, seconds)
         self.reader, self.independent = averaging or self.device, reads if averaging is None else 1
-        state = self.device.written(torch.zeros_like(targets), targets, seed, streams.PROGRAMMING)
-        self.nu = state.nu.flatten(1)
+        self.trained = array.step_parameters is not None
+        if self.trained:
+            self.nu = array.nu.flatten(1)
+        else:
+            state = self.device.written(torch.zeros_like(targets), targets, seed, streams.PROGRAMMING)
+            self.nu = state.nu.flatten(1)
         self.conductance = torch.zeros_like(self.nu)
         self.normals = self._fixed_normals(targets.shape)
         self.parameters = self._step_parameters(targets.shape)
@@ -231,15 +235,19 @@ class Writer:
         return torch.lerp(self.reader.drift(state, age), read, 1.0 / math.sqrt(self.independent))
 
     def finish(self, targets: Tensor, now: Tensor) -> None:
-        """Write the devices of the array; their time 0 is the end of the process."""
+        """Write the devices of the array; their time 0 is the end of the process.
+
+        Training does not count the time of a transfer, and devices that are trained keep their exponents.
+        """
         array, shape = self.array, targets.shape
+        if self.trained:
+            array.keep_pulsed(self.conductance.view(shape), self.history, now)
+            return
         state = self.device.written(self.conductance.view(shape), targets, self.seed, streams.PROGRAMMING)
         last = self.time.max()
         still = self._still(DeviceState(self.conductance, self.nu), last)
         responds = self.device.amplitude is not None or self.device.partial_set is not None
         normals = self.normals.view(3, *shape) if responds else None
         array.keep_written(state, None if still else now - last + self.pulsed_at.view(shape), normals, now)
-        if self.history is not None and array.history is not None:
-            array.history.copy_(self.history.view(shape))
         if array.noise_seed is not None:
             array.noise_seed.copy_(self.seed)
