@@ -109,6 +109,12 @@ def _estimate(
         return fit_pulses(found, law, g_max, read_sd, base)
     if found.kind == "time":
         return fit_reads(found, law, g_max, t0, t_read, base)
+    if found.kind == "amplitude":
+        raise ValueError(
+            "fit: measurements have the column amplitude, but the response to the current of a pulse is not fitted; "
+            "give its constants yourself, as in dataclasses.replace(device, amplitude=devices.AmplitudeResponse(...)), "
+            "and fit the other columns without amplitude"
+        )
     return fit_targets(found, law, g_max, base)
 
 
