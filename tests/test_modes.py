@@ -33,6 +33,7 @@ from phasegrad.devices import (
     ConstantSteps,
     CorrelatedNoise,
     Curve,
+    Faults,
     SoftBoundsSteps,
     Telegraph,
     Thermal,
@@ -70,6 +71,9 @@ ROWS = {
     "projection liner (smaller window)": Effect(
         device={"programming_sd": (1e-6,)}, liner=1e-6, without=Effect(device={"programming_sd": (1e-6,)})
     ),
+    "faults: stuck devices, dead rows and columns": Effect(
+        hardware={"faults": Faults(stuck_at_set=0.2, dead_rows=0.1, dead_columns=0.1)}
+    ),
     "output noise": Effect(hardware={"output_noise": 0.05}),
     "ideal DAC and ADC": Effect(hardware={"dac": Dac(bits=4), "adc": Adc(bits=4, range=FixedRange(value=4.0))}),
     "converter errors (SAR, ramp, pipeline, ...)": Effect(
@@ -91,7 +95,7 @@ ROWS = {
         steps={"d2d": 0.3, "imbalance": 0.05, "bounds_d2d": 0.3}, trained=True
     ),
     "non-linear, asymmetric steps": Effect(steps={"law": SoftBoundsSteps}, trained=True),
-    "stuck devices": Effect(steps={"stuck": 0.5}, trained=True),
+    "devices that no pulse moves": Effect(steps={"stuck": 0.5}, trained=True),
     "time that passes during training (drift, leak)": Effect(
         device=DRIFTING, pulses={"sample_time": 1.0}, trained=True, without=Effect(device=DRIFTING, trained=True)
     ),

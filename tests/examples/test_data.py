@@ -455,3 +455,28 @@ def test_pixels_of_an_image_file_become_records(tmp_path: Path):
     record = np.frombuffer(_data._cifar_batch(tmp_path, "data_batch_2.bin"), np.uint8).reshape(10_000, 3073)[0]
     assert record[0] == 7
     np.testing.assert_array_equal(record[1:].reshape(3, 1024), pixels[0].T)
+
+
+def test_gzipped_files_of_a_debian_package_are_unpacked(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    def run(command: list[str], cwd: Path, **_: object):
+        if command[0] == "apt-get":
+            assert command[1:] == ["download", "--quiet", "toy"]
+            (Path(cwd) / "toy_1.deb").write_bytes(b"")
+        else:
+            assert command == ["dpkg-deb", "--extract", "toy_1.deb", "unpacked"]
+            folder = Path(cwd) / "unpacked" / "usr" / "share" / "toy"
+            folder.mkdir(parents=True)
+            for name, content in CONTENT.items():
+                (folder / f"{name}.gz").write_bytes(gzip.compress(content))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(_fetch.shutil, "which", lambda client: f"/bin/{client}")
+    monkeypatch.setattr(_fetch.subprocess, "run", run)
+    assert _fetch.locate(toy(_fetch.DebianPackage("toy", "usr/share/toy/", 0.1))) == cache
+    assert files(cache) == CONTENT
+
+
+def test_systems_without_debian_packages_say_so(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_fetch.shutil, "which", lambda client: None)
+    with pytest.raises(_fetch.DataUnavailableError, match="Debian package toy: apt-get or dpkg-deb is not installed"):
+        _fetch.locate(toy(_fetch.DebianPackage("toy", "usr/share/toy/", 0.1)))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import phasegrad as pg
 from phasegrad.optim.interrupts import deferred_interrupts
 from phasegrad.stores import pulsed_array, pulsed_weight, staged_gradient
+from phasegrad.stores.programming.writer import Writer
 
 TRAININGS: dict[str, tuple[Callable[[], pg.Hardware], Callable[..., Any]]] = {
     "constant": (pg.presets.constant_step_training, pg.optim.AnalogSGD),
@@ -140,7 +141,7 @@ def test_a_failed_transfer_leaves_the_devices_and_is_made_later(monkeypatch: pyt
         optimizer.zero_grad()
         backward(net)
         with monkeypatch.context() as patch:
-            stop_at(patch, pulsed_array, "reset", 1, lambda: net[0].devices.polarity.neg_() and raise_stopped())
+            stop_at(patch, Writer, "finish", 1, lambda: net[0].devices.polarity.neg_() and raise_stopped())
             if int(net[0].devices.samples) == 16:
                 slow = net[0].devices.conductance.clone()
                 with pytest.raises(StoppedError):

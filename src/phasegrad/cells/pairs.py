@@ -10,20 +10,10 @@ import torch
 from torch import Tensor
 
 from phasegrad.cells.base import Cell
-from phasegrad.configuration import check_integer, check_number
-from phasegrad.devices import Device
-from phasegrad.ops.direct import readable
+from phasegrad.cells.splits import EqualSplit, Split, pair_targets
+from phasegrad.configuration import check_integer, check_number, check_type
 
-
-def _pair_targets(weight: Tensor, device: Device) -> Tensor:
-    """Store a positive weight on the first device and a negative one on the second; the other is at RESET."""
-    if not readable(weight) or (weight.requires_grad and torch.is_grad_enabled()):
-        return device.in_window(torch.stack((weight.clamp(min=0.0), (-weight).clamp(min=0.0))))
-    planes = weight.new_empty(2, *weight.shape)  # the same numbers, without the memory of what is stacked
-    torch.clamp(weight.detach(), min=0.0, out=planes[0])
-    torch.neg(weight.detach(), out=planes[1])
-    planes[1].clamp_(min=0.0)
-    return device.in_window(planes)
+_EQUAL = EqualSplit()
 
 
 @final
@@ -84,7 +74,7 @@ class DifferentialPair(Cell):
 
     def targets(self, weight: Tensor) -> Tensor:
         """Target conductances [S]: one device of a pair at the magnitude of the weight, the other at RESET."""
-        return _pair_targets(weight, self.device)
+        return pair_targets(weight, self.device)
 
 
 @final
@@ -92,13 +82,18 @@ class DifferentialPair(Cell):
 class SignificancePairs(Cell):
     """Several pairs of different significance: ``w = sum_k f_k (G+_k - G-_k) / ((g_max - g_min) sum_k f_k)``.
 
-    All pairs are programmed to the same fraction of the window, so that independent errors average: the variance is
-    multiplied by ``sum f^2 / (sum f)^2``. Equal significances are N pairs per weight. ``(2, 1)`` is the four-PCM cell
-    with a factor of 2, which the reference found optimal for all networks it tried.
+    By default all pairs are programmed to the same fraction of the window, so that independent errors average: the
+    variance is multiplied by ``sum f^2 / (sum f)^2``. Equal significances are N pairs per weight. ``(2, 1)`` is the
+    four-PCM cell with a factor of 2, which the reference found optimal for all networks it tried.
 
     Args:
         device: kind of all devices.
         significances: significance ``f_k`` of each pair, above 0.
+        split: targets of the devices as functions of the weight; if it has another ``full_weight`` than 1, the weight
+            is multiplied by that.
+
+    Raises:
+        ValueError: a significance is not above 0, or the split is for another number of pairs.
 
     References:
         Mackin, C. et al. Optimised weight programming for analogue memory-based deep neural networks. Nat. Commun. 13,
@@ -106,6 +101,7 @@ class SignificancePairs(Cell):
     """
 
     significances: tuple[float, ...]
+    split: Split = _EQUAL
 
     def pulsed(self, update: int) -> tuple[int, int]:
         """Indices of the devices of the least significant pair."""
@@ -118,13 +114,15 @@ class SignificancePairs(Cell):
             raise ValueError(
                 f"SignificancePairs: significances = {self.significances}; give one or more finite numbers above 0"
             )
+        check_type(self, "split", Split)
+        self.split.check(self.significances)
 
     @property
     def factors(self) -> tuple[float, ...]:
-        """``f_k`` and ``-f_k`` over the sum of significances, for each pair."""
-        total = sum(self.significances)
+        """``f_k`` and ``-f_k`` over the sum of significances, for each pair, times ``full_weight`` of the split."""
+        total = sum(self.significances) / self.split.full_weight
         return tuple(sign * f / total for f in self.significances for sign in (1.0, -1.0))
 
     def targets(self, weight: Tensor) -> Tensor:
-        """Target conductances [S]: one device of a pair at the magnitude of the weight, the other at RESET."""
-        return _pair_targets(weight, self.device).repeat(len(self.significances), *[1] * weight.dim())
+        """Target conductances ``[devices, *shape]`` [S], as the split specifies."""
+        return self.split.targets(weight, self.significances, self.device)

@@ -40,6 +40,7 @@ from phasegrad.nn import (
     analog_layers,
     ignore_in_ddp,
 )
+from phasegrad.nn.chip_age import stop_sharing_age
 from phasegrad.nn.copying import copy_net, refuse_shared
 from phasegrad.nn.ddp import undo_ignore_in_ddp
 from phasegrad.nn.known_faults import FaultSource
@@ -181,22 +182,29 @@ def convert(
     return ignore_in_ddp(net)
 
 
-def to_digital(net: nn.Module) -> nn.Module:
+def to_digital(net: nn.Module, *, only: Selection | None = None) -> nn.Module:
     """Copy a converted net and replace its analog layers by digital ones with the present weights.
 
     The weights of a programmed net are those that its devices store at its present time, including drift and drift
     compensation.
 
+    Args:
+        net: a converted net; it is not changed.
+        only: the layers to replace, selected as in [`convert`][phasegrad.convert]; ``None`` for all, and no names for
+            none.
+
     Raises:
-        ValueError: the net has no analog layer.
+        ValueError: the net has no analog layer, no module of a given name, or none of the named modules is analog; or a
+            layer that is named shares its weight with an analog layer that is not.
     """
     if not analog_layers(checks.module("to_digital", "net", net)):
         raise ValueError("to_digital: the net has no analog layer; it is already digital")
+    names = _named_counterparts(net, only)
     take_writes_of_net(net)
     original, net = net, copy_net(net)
     undo_ignore_in_ddp(net)
     with sharing() as exchanges:
-        made = [(counterpart, counterpart.to_digital()) for counterpart in _outermost_counterparts(net)]
+        made = [(counterpart, counterpart.to_digital()) for counterpart in _at(net, names)]
         classes, replaced = {id(counterpart): type(counterpart) for counterpart, _ in made}, {}
         for counterpart, digital in made:
             restore_attributes(counterpart, digital)
@@ -204,10 +212,14 @@ def to_digital(net: nn.Module) -> nn.Module:
     net = replace_submodules(net, replaced)
     exchange_parameters(net, exchanges)
     rebind(net, classes, {}, original)
+    if analog_layers(net):
+        setattr(net, REASONS, {**getattr(net, REASONS, {}), **dict.fromkeys(names, "named in only of to_digital")})
+        return ignore_in_ddp(net)
     for module in net.modules():
         keep_digital(module)
     open_fused_paths(net)
     allow_resizing(net)
+    stop_sharing_age(net)
     if hasattr(net, REASONS):
         delattr(net, REASONS)
     hooks = net._load_state_dict_pre_hooks
@@ -308,19 +320,47 @@ def _become_counterpart(hardware: Hardware, digital: nn.Module) -> nn.Module:
     return module
 
 
-def _outermost_counterparts(net: nn.Module) -> list[Any]:
-    """The outermost modules with a ``to_digital`` method."""
-    found: dict[int, nn.Module] = {}
+def counterparts(net: nn.Module) -> dict[str, nn.Module]:
+    """The outermost modules with a ``to_digital`` method, by name; one in several places is listed once."""
+    found: dict[int, str] = {}
 
-    def visit(module: nn.Module) -> None:
+    def visit(module: nn.Module, name: str) -> None:
         if callable(getattr(module, "to_digital", None)):
-            found[id(module)] = module
+            found.setdefault(id(module), name)
             return
-        for child in module.children():
-            visit(child)
+        for key, child in module.named_children():
+            visit(child, f"{name}.{key}" if name else key)
 
-    visit(net)
-    return list(found.values())
+    visit(net, "")
+    return {name: net.get_submodule(name) for name in found.values()}
+
+
+def _at(net: nn.Module, names: list[str]) -> list[Any]:
+    return [net.get_submodule(name) for name in names]
+
+
+def _named_counterparts(net: nn.Module, only: Selection | None) -> list[str]:
+    """The names of the counterparts that ``to_digital`` replaces."""
+    present = counterparts(net)
+    if only is None:
+        return list(present)
+    chosen = {id(module) for _, module in selected(net, only, "only")}
+    names = [name for name, module in present.items() if id(module) in chosen]
+    if chosen and not names:
+        raise ValueError(f"to_digital: only = {checks.shown(only)} names no analog layer; the net has {list(present)}")
+    _check_ties_of(present, names)
+    return names
+
+
+def _check_ties_of(present: dict[str, nn.Module], names: list[str]) -> None:
+    """Raise if a layer that becomes digital shares its weight with one that stays analog."""
+    chosen = {id(layer.weight): name for name in names for layer in analog_layers(present[name]).values()}
+    for other in present.keys() - set(names):
+        for layer in analog_layers(present[other]).values():
+            if id(layer.weight) in chosen:
+                raise ValueError(
+                    f"to_digital: {chosen[id(layer.weight)]} and {other} share a weight; name both in only, or neither"
+                )
 
 
 def _check_state_dict(net: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -15,6 +15,7 @@ from phasegrad.crossbar.mapping import expand_scale, nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.ops.direct import call
+from phasegrad.ops.in_place import adc_in_place
 
 
 class TileOutputs(NamedTuple):
@@ -79,7 +80,10 @@ def tile_outputs(
 
 
 def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion) -> Tensor:
-    """The outputs ``[samples, columns, ...]`` of tiles after noise, ADC and gain, summed digitally over row tiles."""
+    """The outputs ``[samples, columns, ...]`` of tiles after noise, ADC and gain, summed digitally over row tiles.
+
+    Where no gradient is recorded, they may take the memory of the outputs before.
+    """
     shape, (values, variances) = outputs.values[0].shape, outputs
     if len(shape) > 2:
         values, variances = [_by_position(y) for y in values], [_by_position(v) for v in variances]
@@ -89,10 +93,12 @@ def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion
     if conversion.hardware.unfused_adc is not None:
         y = _converted_unfused(TileOutputs(values, variances), weights, conversion, conversion.hardware.unfused_adc)
     else:
-        y = call(
-            "adc", list(values), list(variances), weights.scale, weights.gain, conversion.input_range,
+        arguments = (
+            list(values), list(variances), weights.scale, weights.gain, conversion.input_range,
             conversion.output_range, conversion.seed, conversion.offset, *conversion.settings(weights),
-        )[0]  # fmt: skip
+        )  # fmt: skip
+        y = adc_in_place(*arguments)
+        y = call("adc", *arguments)[0] if y is None else y
     return y if len(shape) == 2 else y.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 

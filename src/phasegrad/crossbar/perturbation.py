@@ -10,7 +10,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from phasegrad.configuration import Configuration, check_choice, check_number
+from phasegrad.configuration import Configuration, check_choice, check_number, check_type
+from phasegrad.crossbar.chip_age import AgeDistribution
 
 MOST_PARABOLAS = 64
 _NO_NOISE = (0.0, 0.0, 0.0)
@@ -80,6 +81,10 @@ class Perturbation(Configuration):
         clip_per: whether the root mean square is computed per ``"layer"`` or per output ``"channel"``.
         profiles: noise that depends on the weight as a polynomial cannot: one profile for each slice of the cell, or
             one for all slices. It takes the place of the polynomial, which must then be 0.
+        age: distribution of the age of the chip that training reads the weights from, with the programming error, drift
+            and read noise of its devices, to which the noise above is added; ``None`` for weights without devices.
+        compensation: columns that share a drift compensation, ``"tile"``, ``"column"`` or ``"layer"``; ``None`` for no
+            compensation. It needs an ``age``.
     """
 
     additive: float = 0.0
@@ -89,6 +94,8 @@ class Perturbation(Configuration):
     clip_sigma: float = 0.0
     clip_per: str = "layer"
     profiles: tuple[NoiseProfile, ...] = ()
+    age: AgeDistribution | None = None
+    compensation: str | None = None
 
     # Derived when the perturbation is made; class variables, since they are no fields.
     noise: ClassVar[tuple[float, float, float]]
@@ -96,7 +103,7 @@ class Perturbation(Configuration):
     slice_noise: ClassVar[tuple[tuple[float, ...], ...]]
     """The noise of each slice, or of all slices, as ``phasegrad.ops.reference.noisy_weights`` describes it."""
     perturbs: ClassVar[bool]
-    """Whether the weights in training differ from those in evaluation."""
+    """Whether training adds noise to the weights, or drops some."""
 
     def __post_init__(self) -> None:
         check_number(self, "additive", 0.0)
@@ -113,7 +120,22 @@ class Perturbation(Configuration):
                 f"Perturbation: profiles with additive = {self.additive}, multiplicative = {self.multiplicative}, "
                 f"quadratic = {self.quadratic}; give one of the two"
             )
+        check_compensation(self)
         by_slice = tuple(p.encode() or _NO_NOISE for p in self.profiles) or (polynomial,)
         object.__setattr__(self, "noise", polynomial)
         object.__setattr__(self, "slice_noise", by_slice)
         object.__setattr__(self, "perturbs", any(any(noise) for noise in by_slice) or self.drop_connect > 0)
+
+
+def check_compensation(owner: Configuration) -> None:
+    """Raise unless the fields ``age`` and ``compensation`` of a configuration belong together."""
+    check_type(owner, "age", (AgeDistribution, type(None)))  # type: ignore[type-abstract]
+    compensation = vars(owner)["compensation"]
+    if compensation is None:
+        return
+    check_choice(owner, "compensation", ("tile", "column", "layer"))
+    if vars(owner)["age"] is None:
+        raise ValueError(
+            f"{type(owner).__name__}: compensation = {compensation!r} with age = None; there is no drift to "
+            "compensate: give an age, such as LogUniform(low=1.0, high=1.6e8), or compensation=None"
+        )

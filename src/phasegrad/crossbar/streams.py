@@ -24,6 +24,8 @@ RESET = 10 << 32  # conductances after RESET
 CONVERTERS = 16 << 32  # errors of ADCs, followed by the stream of DACs
 DECISIONS = 17 << 32  # noise of the decisions in ADCs
 REFERENCE = 18 << 32  # reference columns
+TRACKING = 19 << 32  # columns that track drift
+TRACKING_OUTPUT = 20 << 32  # output noise of these columns
 FAULTS = 19 << 32  # stuck devices and dead lines of the arrays of a weight
 
 PART = 1 << 20  # streams per slice or input bit, more than the number of tiles of a matrix

@@ -1,14 +1,26 @@
 """Memory devices: how one device is programmed, pulsed, drifts and is read."""
 
+from phasegrad.devices.amplitude import AmplitudeResponse
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.capacitor import Capacitor
 from phasegrad.devices.curves import Curve, Law, Piecewise, Power, Table
 from phasegrad.devices.faults import FaultMap, Faults
+from phasegrad.devices.fitting import Alternative, Coefficient, Fit, Panel, fit
 from phasegrad.devices.jump_tables import JumpTable
 from phasegrad.devices.liner import projected
+from phasegrad.devices.moments import ConductanceMoments
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
+from phasegrad.devices.partial_set import PartialSet, nandakumar_2018_partial_set
 from phasegrad.devices.pcm import PCM
-from phasegrad.devices.published import hermes_one, hermes_two, ideal_device, joshi_2020, nandakumar_2018_device
+from phasegrad.devices.published import (
+    hermes_one,
+    hermes_two,
+    ideal_device,
+    joshi_2020,
+    melt_and_quench,
+    nandakumar_2018_device,
+)
+from phasegrad.devices.scaling import scaled
 from phasegrad.devices.steps import (
     ConstantSteps,
     ExponentialSteps,
@@ -25,8 +37,12 @@ from phasegrad.devices.tracing import trace
 
 __all__ = [
     "PCM",
+    "Alternative",
+    "AmplitudeResponse",
     "Capacitor",
     "CellSum",
+    "Coefficient",
+    "ConductanceMoments",
     "ConstantSteps",
     "CorrelatedNoise",
     "Curve",
@@ -35,9 +51,12 @@ __all__ = [
     "ExponentialSteps",
     "FaultMap",
     "Faults",
+    "Fit",
     "JumpTable",
     "Law",
     "LinearSteps",
+    "Panel",
+    "PartialSet",
     "Piecewise",
     "PiecewiseSteps",
     "Power",
@@ -49,13 +68,17 @@ __all__ = [
     "Table",
     "Telegraph",
     "Thermal",
+    "fit",
     "hermes_one",
     "hermes_two",
     "ideal_device",
     "joshi_2020",
+    "melt_and_quench",
     "nandakumar_2018",
     "nandakumar_2018_device",
+    "nandakumar_2018_partial_set",
     "projected",
+    "scaled",
     "trace",
 ]
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from phasegrad.configuration import Configuration
+from phasegrad.devices.amplitude import AmplitudeResponse
+from phasegrad.devices.moments import ConductanceMoments
+from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
 
 
@@ -55,6 +58,10 @@ class Device(Configuration, ABC):
     """Conductance of the largest weight [S]."""
     steps: Steps | None = None
     """Response to pulses; ``None`` for a device that is only programmed."""
+    partial_set: PartialSet | None = None
+    """Response to the length of a SET pulse, for programming by pulse length; ``None`` for none."""
+    amplitude: AmplitudeResponse | None = None
+    """Response to the current of a pulse, for write-and-verify; ``None`` for a device that is not programmed so."""
 
     _renamed: ClassVar[dict[str, str]] = {"remembers": "stateful_fields"}
 
@@ -82,6 +89,22 @@ class Device(Configuration, ABC):
     def stateful_fields(self) -> tuple[str, ...]:
         """Names of the fields whose effects depend on the history of a device and not on its age alone."""
         return ()
+
+    @property
+    def redrawn(self) -> Device:
+        """The device with the same law of each read at one age, whose reads at different ages are independent.
+
+        Training that is aware of drift reads chips of which each has one age.
+
+        Raises:
+            ValueError: the effects of ``stateful_fields`` cannot be drawn for an age alone.
+        """
+        if self.stateful_fields:
+            raise ValueError(
+                f"{type(self).__name__}: {', '.join(self.stateful_fields)} depend on the history of a device, so that "
+                "devices of some age cannot be drawn for training; define the property redrawn, or train without age"
+            )
+        return self
 
     @property
     def planes(self) -> int:
@@ -140,8 +163,46 @@ class Device(Configuration, ABC):
         conductance = torch.where(responds, state.conductance, stuck)
         return state._replace(conductance=conductance, nu=state.nu.masked_fill(~responds, 0.0))
 
+    def written(self, conductance: Tensor, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """The state of devices that a write loop left at these conductances [S]; draws what does not depend on them.
+
+        Args:
+            conductance: conductances [S].
+            target: targets of the loop [S], of the same shape; some laws of drift depend on them.
+            seed: seed of the draws.
+            offset: first of their streams.
+        """
+        if self.drifts or self.planes:
+            raise ValueError(
+                f"{type(self).__name__}: write-and-verify needs the method written, which draws the drift of devices "
+                "with given conductances; define it, or program the device statistically"
+            )
+        return DeviceState(conductance, torch.zeros_like(conductance))
+
+    def averaging(self, reads: int, seconds: float) -> Device | None:
+        """A device whose one read is the mean of several reads in a row of this one, with noise drawn anew each time.
+
+        Args:
+            reads: number of reads.
+            seconds: duration of each [s].
+
+        Returns:
+            ``None`` for a device whose reads have independent noise.
+        """
+        return None
+
     def programming_deviation(self, target: Tensor) -> Tensor | None:
         """Standard deviation [S] of the conductances of devices programmed to targets [S]; ``None`` if unknown."""
+        return None
+
+    def conductance_moments(self, target: Tensor, ages: Sequence[float]) -> ConductanceMoments | None:
+        """Mean and variance of one read of devices programmed to targets [S], at each age [s].
+
+        They are those of many devices that are programmed statistically, at the reference temperature.
+
+        Returns:
+            ``None`` if they are unknown; ``[ages, *shape]``, float64, otherwise.
+        """
         return None
 
     @abstractmethod

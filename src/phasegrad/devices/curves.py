@@ -22,6 +22,14 @@ class Law(Configuration, ABC):
     def encode(self) -> tuple[float, ...]:
         """The law as the flat list of numbers that the kernels read."""
 
+    def scaled(self, factor: float) -> Law:
+        """The law times a factor that is not negative.
+
+        Raises:
+            NotImplementedError: a law of one's own does not define it.
+        """
+        raise NotImplementedError(f"{type(self).__name__}: define scaled(factor), the law times a factor")
+
     def __call__(self, g: Tensor) -> Tensor:
         """Evaluate the law; shape and dtype of ``g``."""
         return reference.law(g, self.encode())
@@ -34,6 +42,10 @@ class _Branch(Law):
     @abstractmethod
     def branch(self) -> tuple[float, ...]:
         """``a, b, exponential, c1, c2, c3, low, high``."""
+
+    @abstractmethod
+    def scaled(self, factor: float) -> Curve | Power:
+        """The law times a factor that is not negative."""
 
     def encode(self) -> tuple[float, ...]:
         """The formula, as the branch below an infinite threshold."""
@@ -75,6 +87,15 @@ class Curve(_Branch):
         c0, c1, c2, c3 = (*self.polynomial, *(0.0,) * (4 - len(self.polynomial)))
         return (self.log_slope, c0, 0.0, c1, c2, c3, self.low, self.high)
 
+    def scaled(self, factor: float) -> Curve:
+        """The law times a factor that is not negative."""
+        if factor == 0.0:  # an infinite bound times 0 is not a number
+            return Curve()
+        terms = tuple(factor * c for c in self.polynomial)
+        return Curve(
+            log_slope=factor * self.log_slope, polynomial=terms, low=factor * self.low, high=factor * self.high
+        )
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +119,12 @@ class Power(_Branch):
         """The power law as the exponential of a straight line in ``ln g``."""
         return (self.exponent, math.log(self.factor), 1.0, 0.0, 0.0, 0.0, 0.0, self.high)
 
+    def scaled(self, factor: float) -> Curve | Power:
+        """The law times a factor that is not negative."""
+        if factor == 0.0:
+            return Curve()
+        return Power(factor=factor * self.factor, exponent=self.exponent, high=factor * self.high)
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +144,10 @@ class Piecewise(Law):
     def encode(self) -> tuple[float, ...]:
         """The threshold and both formulas."""
         return (0.0, self.threshold, *self.below.branch(), *self.above.branch())
+
+    def scaled(self, factor: float) -> Piecewise:
+        """The law times a factor that is not negative."""
+        return Piecewise(threshold=self.threshold, below=self.below.scaled(factor), above=self.above.scaled(factor))
 
 
 @final
@@ -148,3 +179,7 @@ class Table(Law):
     def encode(self) -> tuple[float, ...]:
         """The points and their values."""
         return (1.0, float(len(self.g)), *self.g, *self.value)
+
+    def scaled(self, factor: float) -> Table:
+        """The law times a factor that is not negative."""
+        return Table(g=self.g, value=tuple(factor * value for value in self.value))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -12,7 +14,9 @@ from torch import Tensor
 from phasegrad.configuration import check_number, check_type
 from phasegrad.devices.base import CellSum, Device, DeviceState, ReadMoments
 from phasegrad.devices.curves import Curve, Law
+from phasegrad.devices.moments import ConductanceMoments, pcm_moments
 from phasegrad.devices.noise import CorrelatedNoise, Telegraph
+from phasegrad.devices.partial_set import PartialSet
 from phasegrad.devices.steps import Steps
 from phasegrad.devices.thermal import Thermal
 from phasegrad.ops.direct import call
@@ -47,6 +51,7 @@ class PCM(Device):
         t_min: lower bound of the time since the last pulse or programming in the drift law [s], which is then
             ``G(t) = G (max(t, t_min) / t0) ** -nu``; ``None`` for the law above.
         steps: response to pulses in training in the memory; ``None`` for a device that is only programmed.
+        partial_set: response to the length of a SET pulse, for programming by pulse length; ``None`` for none.
         g_min: conductance at RESET [S], the lower bound of programming; it represents a weight of 0.
         correlated_noise: correlation of 1/f noise in time; ``None`` for noise that each read redraws.
         telegraph: random telegraph noise in addition to 1/f noise; ``None`` for no telegraph noise.
@@ -101,6 +106,7 @@ class PCM(Device):
         check_type(self, "nu_sd", Law)
         check_type(self, "read_noise", (Law, type(None)))
         check_type(self, "steps", (Steps, type(None)))
+        check_type(self, "partial_set", (PartialSet, type(None)))
         check_number(self, "g_min", 0.0)
         if self.g_min >= self.g_max:
             raise ValueError(f"PCM: g_min = {self.g_min} S; it must be below g_max = {self.g_max} S")
@@ -115,7 +121,7 @@ class PCM(Device):
             raise ValueError(
                 f"PCM: correlated_noise = {noise} with read_noise = None; give read_noise, the law of the 1/f noise"
             )
-        first = self._since(0.0)
+        first = self.since(0.0)
         if not max(10.0 * noise.shortest, 40.0 * self.t_read) <= first <= noise.longest:
             raise ValueError(
                 f"PCM: correlated_noise = {noise} with a first read {first} s after programming; it must be at "
@@ -136,6 +142,14 @@ class PCM(Device):
     def stateful_fields(self) -> tuple[str, ...]:
         """Those of ``correlated_noise``, ``telegraph`` and ``thermal`` that are not ``None``."""
         return tuple(name for name in ("correlated_noise", "telegraph", "thermal") if getattr(self, name) is not None)
+
+    @property
+    def redrawn(self) -> PCM:
+        """The device without correlation of its noise in time, at the reference temperature of ``thermal``.
+
+        Telegraph noise is stationary, so that its law is the same at each age.
+        """
+        return dataclasses.replace(self, correlated_noise=None, thermal=None)
 
     @property
     def planes(self) -> int:
@@ -164,7 +178,7 @@ class PCM(Device):
         alone = self.read_noise is None and self.telegraph is None
         return self.read_sd if alone and len(self.read_sd) <= 3 else None
 
-    def _since(self, age: float) -> float:
+    def since(self, age: float) -> float:
         """Time since programming or the last pulse in the laws of drift and noise, at an age [s]."""
         return age + self.t0 if self.t_min is None else max(age, self.t_min)
 
@@ -198,7 +212,7 @@ class PCM(Device):
             raise ValueError(
                 f"PCM: age before = {before} s and after = {after} s; both must be finite, and before <= after"
             )
-        first, last = self._since(before), self._since(after)
+        first, last = self.since(before), self.since(after)
         if state.noise is not None and last > first:
             self._advance_noise(state, last - first, seed, offset)
         if self.thermal is not None and state.heat is not None:
@@ -231,12 +245,16 @@ class PCM(Device):
         if self.g_min:
             conductance.clamp_(min=self.g_min)
         state = DeviceState(conductance, nu, self._blank(conductance))
-        if state.noise is not None:
-            if self.telegraph is not None:
-                self.telegraph.start(state.noise[-2:], seed, offset + 2)
-            # Modes are 0 at programming; advance them to the time of the first read.
-            self._advance_noise(state, self._since(0.0), seed, offset + 5)
+        self._start_noise(state, seed, offset)
         return state
+
+    def _start_noise(self, state: DeviceState, seed: Tensor, offset: int) -> None:
+        if state.noise is None:
+            return
+        if self.telegraph is not None:
+            self.telegraph.start(state.noise[-2:], seed, offset + 2)
+        # Modes are 0 at programming; advance them to the time of the first read.
+        self._advance_noise(state, self.since(0.0), seed, offset + 5)
 
     def hold(self, state: DeviceState, stuck: Tensor) -> DeviceState:
         """The state in which stuck devices keep their conductances [S], with the noise of these; NaN: not stuck."""
@@ -244,6 +262,24 @@ class PCM(Device):
         if held.noise is not None:
             self._sum_up(held)
         return held
+
+    def written(self, conductance: Tensor, target: Tensor, seed: Tensor, offset: int) -> DeviceState:
+        """The state of devices that a write loop left at these conductances [S]: drift exponents and noise."""
+        exact = dataclasses.replace(self, programming_sd=(0.0,), correlated_noise=None, telegraph=None)
+        nu = exact.program(target, seed, offset).nu
+        state = DeviceState(conductance, nu, self._blank(conductance))
+        self._start_noise(state, seed, offset)
+        return state
+
+    def averaging(self, reads: int, seconds: float) -> PCM:
+        """A device whose one read is the mean of several reads in a row of this one.
+
+        Most 1/f noise is slower than the reads, so all of them see it: their mean has the noise of one read that takes
+        as long. ``read_sd`` falls with the root of their number. Correlated and telegraph noise are left out.
+        """
+        sd = tuple(c / math.sqrt(reads) for c in self.read_sd)
+        duration = min(reads * seconds, self.t0) if self.read_noise is not None and seconds > 0.0 else self.t_read
+        return dataclasses.replace(self, correlated_noise=None, telegraph=None, t_read=duration, read_sd=sd)
 
     def programming_deviation(self, target: Tensor) -> Tensor:
         """Standard deviation [S] of the conductances of devices programmed to targets [S].
@@ -261,6 +297,13 @@ class PCM(Device):
         mean = a * part + density
         kept = ((a * a + 1.0) * part + a * density - mean * mean).clamp(min=0.0).sqrt()
         return (sd * kept).to(target.dtype)
+
+    def conductance_moments(self, target: Tensor, ages: Sequence[float]) -> ConductanceMoments | None:
+        """Mean and variance of one read of devices programmed to targets [S], at each age [s]; without telegraph noise.
+
+        Noise described by ``read_sd`` is taken as that of the mean conductance of its age.
+        """
+        return None if self.telegraph is not None else pcm_moments(self, target, ages)
 
     def _blank(self, like: Tensor) -> Tensor | None:
         return torch.zeros(self.planes, *like.shape, dtype=like.dtype, device=like.device) if self.planes else None

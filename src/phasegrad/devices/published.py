@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from phasegrad.deprecation import renamed_arguments
+from phasegrad.devices.amplitude import AmplitudeResponse
 from phasegrad.devices.curves import Curve, Piecewise, Power
 from phasegrad.devices.pcm import PCM
 from phasegrad.devices.steps import Steps, nandakumar_2018
@@ -27,6 +30,27 @@ def joshi_2020(*, g_max: float = 25e-6) -> PCM:
         nu_sd=Curve(log_slope=-0.0125, polynomial=(-0.0059,), low=0.008, high=0.045),
         read_noise=Power(factor=0.0088, exponent=-0.65, high=0.2),
     )
+
+
+def melt_and_quench(*, g_max: float = 25e-6, amplitude: AmplitudeResponse | None = None) -> PCM:
+    """Doped-GST mushroom cells of ``joshi_2020`` that can also be programmed by the current of pulses.
+
+    Statistical programming, drift and read noise are those of ``joshi_2020``. The curve of conductance against current
+    was read off a plot, so its constants are approximate; the spreads of ``AmplitudeResponse`` from device to device
+    and from pulse to pulse are assumptions.
+
+    Args:
+        g_max: conductance of the largest weight [S].
+        amplitude: the curve; ``None`` for its standard constants.
+
+    References:
+        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
+        11, 2473 (2020), Methods. https://doi.org/10.1038/s41467-020-16108-9
+
+        Le Gallo, M. et al. A 64-core mixed-signal in-memory compute chip based on phase-change memory for deep neural
+        network inference. Nat. Electron. 6 (2023), Extended Data Fig. 3. https://doi.org/10.1038/s41928-023-01010-1
+    """
+    return dataclasses.replace(joshi_2020(g_max=g_max), amplitude=amplitude or AmplitudeResponse())
 
 
 def hermes_one() -> PCM:

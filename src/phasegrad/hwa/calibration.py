@@ -21,6 +21,7 @@ from phasegrad.crossbar.word_lines import drive
 from phasegrad.deprecation import users_stack_level
 from phasegrad.hwa.recipe import Recipe
 from phasegrad.nn import AnalogLayer
+from phasegrad.nn.chip_age import share_age
 from phasegrad.nn.evaluation import evaluation_mode, forward_batch
 from phasegrad.nn.layer import require_analog_layers
 from phasegrad.nn.start_ranges import has_start_ranges, shown, warn_uncalibrated
@@ -107,6 +108,7 @@ def calibrate(
             r.layer.perturbation = perturbations[name]
             r.input.copy_(before[name][0])
             r.output.copy_(before[name][1])
+        share_age(eager)
         raise
     for r in ranges.values():
         if r.is_determined:

@@ -2,138 +2,27 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import nn
 
 from phasegrad import argument_checks as checks
 from phasegrad.configuration import Configuration, check_choice, check_number, check_type
-from phasegrad.crossbar import Hardware, NoiseProfile, Perturbation
-from phasegrad.devices import PCM
+from phasegrad.crossbar import Hardware, Perturbation
+from phasegrad.crossbar.chip_age import AgeDistribution
+from phasegrad.crossbar.perturbation import check_compensation
 from phasegrad.hwa.clipping import warn_clipped
-from phasegrad.hwa.programming_noise import programming_profiles
-from phasegrad.nn import analog_layers
+from phasegrad.hwa.weight_noise import (  # noqa: F401 -- pickles of earlier releases look for all of them here
+    AdditiveNoise,
+    MultiplicativeNoise,
+    PCMNoise,
+    WeightNoise,
+)
+from phasegrad.nn import AnalogLayer, analog_layers
+from phasegrad.nn.chip_age import share_age
 
-
-@dataclass(frozen=True, kw_only=True)
-class WeightNoise(Configuration, ABC):
-    """Noise that training adds to the weights, drawn independently at each step."""
-
-    @abstractmethod
-    def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Coefficients ``(c0, c1, c2)`` of ``sd / scale = c0 + c1 |w| / scale + c2 (|w| / scale)^2``.
-
-        ``scale`` is that of the weight's column.
-        """
-
-    def profiles(self, hardware: Hardware) -> tuple[NoiseProfile, ...]:
-        """The noise of each slice of the cell, if ``coefficients`` cannot express it; empty otherwise."""
-        return ()
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class AdditiveNoise(WeightNoise):
-    """Noise of one standard deviation for all weights of a column: ``sd = sigma * scale`` (Joshi et al. 2020).
-
-    Args:
-        sigma: standard deviation relative to the scale of the column.
-
-    References:
-        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
-        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
-    """
-
-    sigma: float
-
-    def __post_init__(self) -> None:
-        check_number(self, "sigma", 0.0)
-
-    def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Coefficients of a constant standard deviation."""
-        return (self.sigma, 0.0, 0.0)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class MultiplicativeNoise(WeightNoise):
-    """Noise in proportion to the weight: ``sd = sigma * |w|``.
-
-    Args:
-        sigma: standard deviation relative to the weight.
-    """
-
-    sigma: float
-
-    def __post_init__(self) -> None:
-        check_number(self, "sigma", 0.0)
-
-    def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Coefficients of a standard deviation proportional to the weight."""
-        return (0.0, self.sigma, 0.0)
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
-class PCMNoise(WeightNoise):
-    """The programming noise of the hardware's own devices (Joshi et al. 2020), times ``strength``.
-
-    The standard deviation of a weight is that of the programmed cell: the errors of all devices that store it add in
-    quadrature, each at its own target. Devices at RESET are included, whose error is one-sided because a conductance
-    cannot be below the lowest one, and so are the devices of a reference column. Noise is drawn for each weight alone:
-    the error that the columns of a tile share because of their reference is not correlated in training.
-
-    Args:
-        strength: factor of the programming noise; above 1 to cover read noise and drift variability as well.
-
-    References:
-        Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
-        11, 2473 (2020). https://doi.org/10.1038/s41467-020-16108-9
-    """
-
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number(self, "strength", 0.0)
-
-    def coefficients(self, hardware: Hardware) -> tuple[float, float, float]:
-        """Coefficients of one device's programming noise over its window, averaged over the pairs of a cell.
-
-        They are an approximation for pairs; training applies ``profiles``, which hold for every cell.
-        """
-        device = hardware.cell.device
-        if not isinstance(device, PCM):
-            raise TypeError(
-                f"PCMNoise: the device of the cell is a {type(device).__name__}, which has no programming_sd; use "
-                "AdditiveNoise or MultiplicativeNoise"
-            )
-        if len(device.programming_sd) > 3:
-            c0, c1, c2 = _quadratic(device.programming_sd)
-        else:
-            c0, c1, c2 = (*device.programming_sd, *(0.0,) * (3 - len(device.programming_sd)))
-        # A weight of 0 is at g_min; its magnitude spans the rest of the range.
-        start, rest = device.lowest / device.g_max, device.window / device.g_max
-        c0, c1, c2 = c0 + start * (c1 + start * c2), rest * (c1 + 2.0 * start * c2), rest * rest * c2
-        # The pairs of a cell have independent errors, which average out.
-        factors = torch.tensor(hardware.cell.factors[::2])
-        scale = self.strength / device.window * float(factors.square().sum().sqrt())
-        return (c0 * scale, c1 * scale, c2 * scale)
-
-    def profiles(self, hardware: Hardware) -> tuple[NoiseProfile, ...]:
-        """The standard deviation of the hardware's programmed cells, slice by slice."""
-        return programming_profiles(hardware.cell, self.strength)
-
-
-def _quadratic(polynomial: tuple[float, ...]) -> tuple[float, float, float]:
-    """Least-squares parabola of a polynomial of higher degree over [0, 1]."""
-    g = torch.linspace(0.0, 1.0, 101, dtype=torch.float64)
-    powers = torch.stack([g**k for k in range(3)], dim=1)
-    value = sum((c * g**k for k, c in enumerate(polynomial)), start=torch.zeros_like(g))
-    fit = torch.linalg.lstsq(powers, value.unsqueeze(1)).solution.flatten().tolist()
-    return fit[0], fit[1], fit[2]
+_PROGRAMMING_ERROR = PCMNoise(strength=1.0)
 
 
 @final
@@ -174,6 +63,15 @@ class Recipe(Configuration):
             they scale with the largest weight. Weights of exactly 0, such as those of a pruned net, do not count.
         clip_per: group of weights that share a threshold: ``"layer"`` or ``"channel"``.
         distillation: distillation from a teacher, or ``None``.
+        age: distribution of the age of the chip, for training that is aware of drift: each step programs a chip, with
+            the programming error and drift exponent of every device, reads it at an age from this distribution, with
+            read noise, and adds ``noise``, unless that is the programming error itself. ``None`` for ``noise`` alone.
+        compensation: the drift compensation that the chip will have, per ``"tile"``, ``"column"`` or ``"layer"``, from
+            noisy calibration reads; ``None`` for none. It needs an ``age``.
+
+    Raises:
+        ValueError: a number is out of its range, ``compensation`` is given without ``age``, or ``noise`` is a
+            ``PCMNoise`` of another strength than 1 with an ``age``.
 
     References:
         Joshi, V. et al. Accurate deep neural network inference using computational phase-change memory. Nat. Commun.
@@ -186,14 +84,22 @@ class Recipe(Configuration):
     Examples:
         >>> Recipe(noise=AdditiveNoise(sigma=0.05), ramp=0.3).clip_sigma
         2.5
+
+        Five years of drift:
+
+        >>> from phasegrad.hwa import LogUniform
+        >>> Recipe(age=LogUniform(low=1.0, high=1.6e8), compensation="tile").age
+        LogUniform(low=1.0, high=160000000.0)
     """
 
-    noise: WeightNoise | None = PCMNoise(strength=1.0)
+    noise: WeightNoise | None = _PROGRAMMING_ERROR
     ramp: float = 0.0
     drop_connect: float = 0.0
     clip_sigma: float = 2.5
     clip_per: str = "layer"
     distillation: Distillation | None = None
+    age: AgeDistribution | None = None
+    compensation: str | None = None
 
     def __post_init__(self) -> None:
         check_type(self, "noise", (WeightNoise, type(None)))
@@ -202,13 +108,20 @@ class Recipe(Configuration):
         check_number(self, "clip_sigma", 0.0)
         check_choice(self, "clip_per", ("layer", "channel"))
         check_type(self, "distillation", (Distillation, type(None)))
+        check_compensation(self)
+        _ = self._added_noise
+
+    @property
+    def _added_noise(self) -> WeightNoise | None:
+        """The noise that training adds to weights or, with an age, to what is read from chips."""
+        return self.noise if self.noise is None or self.age is None else self.noise.beside_devices()
 
     def perturbation(self, hardware: Hardware) -> Perturbation:
         """The noise and clipping that this recipe applies to the weights of a layer on ``hardware``."""
-        profiles, polynomial = (), (0.0, 0.0, 0.0)
-        if self.noise is not None:
-            profiles = self.noise.profiles(hardware)
-            polynomial = polynomial if profiles else self.noise.coefficients(hardware)
+        profiles, polynomial, noise = (), (0.0, 0.0, 0.0), self._added_noise
+        if noise is not None:
+            profiles = noise.profiles(hardware)
+            polynomial = polynomial if profiles else noise.coefficients(hardware)
         additive, multiplicative, quadratic = polynomial
         return Perturbation(
             additive=additive,
@@ -218,19 +131,45 @@ class Recipe(Configuration):
             clip_sigma=self.clip_sigma,
             clip_per=self.clip_per,
             profiles=profiles,
+            age=self.age,
+            compensation=self.compensation,
         )
 
     def apply(self, net: nn.Module) -> None:
         """Apply noise and clipping to every analog layer of a converted net, in place, for training to use.
 
+        With an ``age``, all layers of the net share one chip, of an age that each call of the net in training draws.
+
+        Raises:
+            ValueError: the recipe has an ``age``, but a layer is programmed or trained in the memory, no device of the
+                net drifts, or devices of some age cannot be drawn.
+
         Warns:
             UserWarning: clipping changes more than 5 % of a layer's nonzero weights and more than twice the share of
                 a normal distribution (1.2 % at 2.5 root mean squares), or more than half of them.
         """
-        planned = {name: self.perturbation(layer.hardware) for name, layer in analog_layers(net).items()}
-        for name, layer in analog_layers(net).items():
+        layers = analog_layers(net)
+        if self.age is not None:
+            _check_ageing(self.age, layers)
+        planned = {name: self.perturbation(layer.hardware) for name, layer in layers.items()}
+        for name, layer in layers.items():
             layer.perturbation = planned[name]
+        share_age(getattr(net, "_orig_mod", net))
         warn_clipped(net)
+
+
+def _check_ageing(age: AgeDistribution, layers: dict[str, AnalogLayer]) -> None:
+    """Raise ``ValueError`` unless layers can be read from chips of some age."""
+    for name, layer in layers.items():
+        if layer.store.why_not_digital is not None:
+            raise ValueError(f"Recipe: age = {age}, but {name or 'the net'} {layer.store.why_not_digital}")
+        _ = layer.hardware.cell.device.redrawn
+    devices = [layer.hardware.cell.device for layer in layers.values()]
+    if devices and not any(device.drifts for device in devices):
+        raise ValueError(
+            f"Recipe: age = {age}, but no device of the net drifts, so that its age changes nothing but read noise; "
+            "leave age=None, and set noise instead"
+        )
 
 
 def set_noise_level(net: nn.Module, level: float) -> None:

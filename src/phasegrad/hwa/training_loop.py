@@ -16,6 +16,7 @@ from phasegrad.hwa.calibration import calibrate
 from phasegrad.hwa.objective import Objective
 from phasegrad.hwa.recipe import Recipe, set_noise_level
 from phasegrad.nn import analog_layers
+from phasegrad.nn.chip_age import draw_age, share_age
 from phasegrad.progress import Progress
 
 
@@ -112,6 +113,7 @@ class Loop:
             if self._resume():  # checkpoints hold the recipe, except those that hold only weights
                 for layer in [layer for layer in layers if layer.perturbation is before[layer]]:
                     layer.perturbation = self.recipe.perturbation(layer.hardware)
+                share_age(getattr(self.net, "_orig_mod", self.net))
             elif calibration_batches:
                 forward = self.objective.run
                 calibrate(self.net, self.loader, calibration_batches, recipe=self.recipe, forward=forward)
@@ -120,6 +122,7 @@ class Loop:
         except BaseException:
             for layer in layers:
                 layer.perturbation = before[layer]
+            share_age(getattr(self.net, "_orig_mod", self.net))
             raise
 
     def run(self, evaluate: Callable[[nn.Module], float] | None, bar: Progress) -> None:
@@ -159,6 +162,7 @@ class Loop:
             done = self.step / self.steps if self.steps else number / self.epochs
             self.level = min(1.0, done / self.recipe.ramp) if self.recipe.ramp > 0 else 1.0
             set_noise_level(self.net, self.level)
+            draw_age(self.net)  # for a forward of the user's that calls parts of the net
             value = self._train(batch)
             self.step += 1
             self.total, self.count = self.total + value, self.count + 1

@@ -59,22 +59,51 @@ def reestimate_batchnorm(
     if forward is not None:
         checks.function("reestimate_batchnorm", "forward", forward, "(net, batch) -> anything")
     take_writes_of_net(chip)
+    require_batch_norms(chip, "reestimate_batchnorm")
     adapted = shared_copy(chip)
-    norms = [m for m in adapted.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
-    if not norms:
-        raise ValueError("reestimate_batchnorm: the net has no batch norm with running statistics; nothing to estimate")
-    momenta = [norm.momentum for norm in norms]
-    count = 0
-    with evaluation_mode(adapted), torch.no_grad():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # average over all batches
-            norm.train()
-        for batch in itertools.islice(loader, batches):
-            (forward or forward_batch)(adapted, batch)
-            count += 1
-    if count == 0:
-        raise ValueError("reestimate_batchnorm: the loader yielded no batch; pass one with at least one batch")
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    estimate_statistics(adapted, loader, batches, forward, "reestimate_batchnorm")
     return adapted
+
+
+def require_batch_norms(net: nn.Module, caller: str) -> list[_BatchNorm]:
+    """The batch norms of a net that have running statistics; raise ``ValueError`` if there are none."""
+    norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    if not norms:
+        raise ValueError(f"{caller}: the net has no batch norm with running statistics; nothing to estimate")
+    return norms
+
+
+def estimate_statistics(
+    net: nn.Module, loader: Iterable[Any], batches: int, forward: Callable[[nn.Module, Any], Any] | None, caller: str
+) -> None:
+    """Re-estimate the running statistics of a net in place; after an error they are as before."""
+    norms = require_batch_norms(net, caller)
+    before = [{k: v.clone() for k, v in norm.named_buffers()} for norm in norms]
+    try:
+        _estimate(net, norms, itertools.islice(loader, batches), forward, caller)
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(buffers[name])
+        raise
+
+
+def _estimate(
+    net: nn.Module, norms: list[_BatchNorm], batches: Iterable[Any], forward: Callable[[nn.Module, Any], Any] | None,
+    caller: str,
+) -> None:  # fmt: skip
+    momenta, count = [norm.momentum for norm in norms], 0
+    try:
+        with evaluation_mode(net), torch.no_grad():
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # average over all batches
+                norm.train()
+            for batch in batches:
+                (forward or forward_batch)(net, batch)
+                count += 1
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    if count == 0:
+        raise ValueError(f"{caller}: the loader yielded no batch; pass one with at least one batch")

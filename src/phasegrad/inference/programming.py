@@ -19,21 +19,27 @@ from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.stores import AnalogWeight, Noiseless
 from phasegrad.stores.programmed import attach
 from phasegrad.stores.programmed import program as program_layer
+from phasegrad.stores.programming.base import ProgrammingMethod
+from phasegrad.stores.programming.record import ProgrammingRecord
 
 
 def program(
-    net: nn.Module, *, seed: int | None = None, faults: FaultSource = None, map_around: Sequence[str] = ()
-) -> nn.Module:
+    net: nn.Module, *, seed: int | None = None, how: ProgrammingMethod | None = None, faults: FaultSource = None,
+    map_around: Sequence[str] = (),
+) -> nn.Module:  # fmt: skip
     """Program a copy of a converted net onto devices.
 
-    Each weight is clipped as its layer specifies, scaled to the conductance range, and programmed once; every device
-    draws its own programming error and drift exponent. The chip's clock starts at 0. Tied analog layers share devices,
-    except layers that store the transpose of the weight, which have their own. A digital module tied to an analog layer
-    (such as an embedding) keeps its digital weight.
+    Each weight is clipped as its layer specifies, scaled to the conductance range, and programmed; every device has its
+    own programming error and drift exponent. The chip's clock starts at 0 when programming ends. Tied analog layers
+    share devices, except layers that store the transpose of the weight, which have their own. A digital module tied to
+    an analog layer (such as an embedding) keeps its digital weight.
 
     Args:
         net: a converted net; it is not modified.
         seed: seed that makes the chip a function of the net and this number; ``None`` draws from torch's generator.
+        how: how devices are programmed: [`Statistical`][phasegrad.inference.Statistical] (``None``), one draw from the
+            measured statistics; or a process, such as [`WriteVerify`][phasegrad.inference.WriteVerify], which
+            [`programming_record`][phasegrad.inference.programming_record] then tells.
         faults: devices that are stuck: rates, [`Faults`][phasegrad.devices.Faults], or a
             [`FaultMap`][phasegrad.devices.FaultMap] for each layer name that has stuck devices; ``None`` for those of
             the hardware. They are a function of the seed alone, whatever is programmed.
@@ -48,7 +54,8 @@ def program(
         UncalibratedWarning: layers were never calibrated, so their converter ranges are start values.
 
     Raises:
-        ValueError: the net has no analog layer, is programmed already, or has a non-finite weight; or a map names no
+        ValueError: the net has no analog layer, is programmed already, or has a non-finite weight; the devices cannot
+            be programmed as ``how`` says; or a map names no
             layer, has another shape than its devices, or conductances outside of their window, or a layer cannot be
             mapped around its faults in this way.
 
@@ -60,25 +67,27 @@ def program(
         torch.Size([2, 4, 16])
     """
     seed = None if seed is None else checks.seed("program", seed)
-    chip = program_copy(net, seed, faults=faults, map_around=map_around)
+    chip = program_copy(net, seed, how=how, faults=faults, map_around=map_around)
     warn_start_ranges(net, "program")
     return chip
 
 
 def program_copy(
-    net: nn.Module, seed: int | None, *, faults: FaultSource = None, map_around: Sequence[str] = ()
-) -> nn.Module:
+    net: nn.Module, seed: int | None, *, how: ProgrammingMethod | None = None, faults: FaultSource = None,
+    map_around: Sequence[str] = (),
+) -> nn.Module:  # fmt: skip
     """Program a copy of a net whose ranges were already looked at; see [`program`][phasegrad.inference.program]."""
     layers = _require_not_noiseless(net, "program")
     for name, layer in layers.items():
         if layer.devices is not None:
             raise ValueError(f"program: {name or 'the net'} is already programmed; program the original net")
         _check_finite(name, layer.weight)
+        _check_method(name, layer, how)
     known = net_faults("program", layers, faults, map_around)
     chip = copy_net(net).eval()
     for group, seed_of_group in seeded_groups(chip, Seeds(seed)):
         first, *others = group.values()
-        program_layer(first, seed_of_group, faults=known.of(group))
+        program_layer(first, seed_of_group, faults=known.of(group), method=how)
         for layer in others:
             assert first.devices is not None
             attach(layer, first.devices, first)
@@ -215,6 +224,48 @@ def _check_finite(name: str, weight: Tensor) -> None:
             f"program: {name or 'the net'} has {bad} non-finite weight(s) out of {weight.numel()}, to which no device "
             "can be programmed; check whether training diverged"
         )
+
+
+def _check_method(name: str, layer: AnalogLayer, how: object) -> None:
+    if how is None:
+        return
+    if not isinstance(how, ProgrammingMethod):
+        raise TypeError(
+            f"program: how = {checks.shown(how)}; it must be a way to program devices, such as "
+            "pg.inference.WriteVerify(strategy=pg.inference.AmplitudeSteps()), or None"
+        )
+    try:
+        how.check(layer.hardware.cell)
+    except ValueError as error:
+        raise ValueError(f"program: {name or 'the net'}: {error}") from error
+
+
+def programming_record(chip: nn.Module) -> dict[str, ProgrammingRecord]:
+    """What the write loops of a chip did, by the names of its layers; layers that share devices share the record.
+
+    Records describe a process, not the chip: they are not part of its state dict.
+
+    Raises:
+        ValueError: the chip was never programmed, was programmed statistically, or its state was loaded.
+
+    Examples:
+        >>> import phasegrad as pg
+        >>> device = pg.devices.melt_and_quench()
+        >>> hardware = pg.Hardware(cell=pg.cells.DifferentialPair(device=device))
+        >>> net = pg.convert(nn.Sequential(nn.Linear(16, 4)), hardware)
+        >>> chip = program(net, seed=0, how=pg.inference.WriteVerify(strategy=pg.inference.AmplitudeSteps()))
+        >>> programming_record(chip)["0"].converged.shape
+        torch.Size([2, 4, 16])
+    """
+    check_programmed(chip, "programming_record")
+    found = {name: layer.devices.record for name, layer in analog_layers(chip).items() if layer.devices is not None}
+    missing = [name for name, record in found.items() if record is None]
+    if missing:
+        raise ValueError(
+            f"programming_record: {missing[0] or 'the net'} has no record, because it was programmed statistically, or "
+            "its state was loaded; program the net with pg.inference.program(net, how=pg.inference.WriteVerify(...))"
+        )
+    return {name: record for name, record in found.items() if record is not None}
 
 
 def _check_temperature(chip: nn.Module, temperature: float) -> None:

@@ -12,24 +12,16 @@ from torch import Tensor, nn
 from phasegrad.argument_checks import module
 from phasegrad.configuration import check_type
 from phasegrad.crossbar import Hardware, Perturbation
-from phasegrad.crossbar.converters import (
-    AbsMaxRange,
-    CalibratedRange,
-    Converters,
-    FixedRange,
-    FullScaleRange,
-    LearnedRange,
-)
+from phasegrad.crossbar.converters import Converters
 from phasegrad.crossbar.mapping import row_tiles, tile_count
 from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
 from phasegrad.crossbar.word_lines import Periphery
-from phasegrad.nn import layer_state, materialisation
+from phasegrad.nn import layer_ranges, layer_state, materialisation
 from phasegrad.nn.calling_net import calling_net
 from phasegrad.nn.lazy import require_initialised
-from phasegrad.ops.direct import in_transform
 from phasegrad.ops.profiling import profiled
 from phasegrad.stores import AnalogWeight, Digital, WeightStore
 from phasegrad.stores.base import range_name
@@ -111,7 +103,7 @@ class AnalogLayer(nn.Module, ABC):
         factory: dict[str, Any] = {"dtype": self.weight.dtype, "device": self.weight.device}
         self.register_buffer("noise_level", torch.ones((), **factory), persistent=False)
         self._make_input_range(factory)
-        self._make_output_range(factory)
+        layer_ranges.make_output_range(self, self._initial_output_range(), factory)
         self._make_converters()
         self.devices = None
         self.noiseless = None
@@ -120,41 +112,16 @@ class AnalogLayer(nn.Module, ABC):
             move_into_memory(self)
 
     def _make_input_range(self, factory: dict[str, Any]) -> None:
-        kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
-        if isinstance(kind, LearnedRange):
-            self.input_range = nn.Parameter(torch.full((1,), kind.start, **factory), self._is_trainable)
-        elif isinstance(kind, FixedRange):
-            self.register_buffer("input_range", torch.full((1,), kind.value, **factory), persistent=False)
-        else:
-            self.register_buffer("input_range", None)
-
-    @property
-    def _is_trainable(self) -> bool:
-        """Whether a parameter is trainable; a layer whose parameters are all frozen gets no trainable range."""
-        return any(p.requires_grad for p in self._parameters.values() if p is not None)
-
-    def _make_output_range(self, factory: dict[str, Any]) -> None:
-        kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
-        value = torch.full((1,), self._initial_output_range(), **factory)
-        if isinstance(kind, LearnedRange):
-            self.output_range = nn.Parameter(value, self._is_trainable)
-        else:
-            self.register_buffer("output_range", value, persistent=isinstance(kind, CalibratedRange))
+        layer_ranges.make_input_range(self, factory)
 
     def _initial_output_range(self) -> float:
-        kind = self.hardware.adc.range if self.hardware.adc else FullScaleRange()
-        if isinstance(kind, FullScaleRange):
-            return float(min(self.in_features, self.hardware.rows))
-        return kind.value if isinstance(kind, FixedRange) else kind.start
+        return layer_ranges.initial_output_range(self)
 
     @property
     def initial_values(self) -> dict[str, float]:
         """The values of the noise level and of the converter ranges in a new layer, by name."""
-        kind = self.hardware.dac.range if self.hardware.dac else AbsMaxRange()
         values = {"noise_level": 1.0, "output_range": self._initial_output_range()}
-        if not isinstance(kind, AbsMaxRange):
-            values["input_range"] = kind.start if isinstance(kind, LearnedRange) else kind.value
-        return values
+        return values | layer_ranges.initial_input_range(self)
 
     def _make_converters(self) -> None:
         hardware, tiles = self.hardware, row_tiles(self.in_features, self.hardware)
@@ -227,23 +194,6 @@ class AnalogLayer(nn.Module, ABC):
             if not self.__dict__.get("_is_replica"):  # of DataParallel
                 take_writes_of_net(calling_net(self), (self,))
 
-    @torch.no_grad()
-    def _widen_input_range(self, x: Tensor) -> None:
-        """Widen a learned input range for the first inputs of a new weight, by the rule of ``pg.hwa.calibrate``.
-
-        The range was set for the inputs of the previous weight. A merged adapter, for example, had digital inputs.
-        """
-        if torch.compiler.is_compiling() or in_transform():
-            return
-        dac, size = self.hardware.dac, x.detach().abs().float()
-        if dac is not None and isinstance(dac.range, LearnedRange) and self.input_range is not None and size.numel():
-            covered = torch.minimum(3.0 * size.square().mean().sqrt(), size.max())
-            if not bool(covered > 0.0):  # as a first hidden state, which says nothing about the others
-                return
-            if bool(covered.isfinite()):
-                self.input_range.clamp_(min=float(covered))
-        self.range_is_stale = False
-
     @property
     def layout(self) -> Layout:
         """How the parameter ``weight`` is arranged as a matrix ``[out, in]``."""
@@ -302,7 +252,7 @@ class AnalogLayer(nn.Module, ABC):
         self.take_writes()
         rows = self.to_rows(input)
         if self.range_is_stale:
-            self._widen_input_range(rows)
+            layer_ranges.widen_input_range(self, rows)
         y = self.store.output(rows, self.bias, weights, outputs)
         return self._from_rows(y, input)
 
@@ -324,6 +274,11 @@ class AnalogLayer(nn.Module, ABC):
         if converters is None:
             return Periphery(self.input_range, self.output_range)
         return Periphery(self.input_range, self.output_range, converters.of_columns, converters.inputs)
+
+    @property
+    def age_draw(self) -> Tensor | None:
+        """The random integer from which the layers of a net find the age of a chip in training, if they share one."""
+        return self._buffers.get("_age_draw")
 
     @property
     def has_ranges(self) -> bool:

@@ -13,7 +13,7 @@ from phasegrad.stores.base import StoredLayer
 _DEVICES = "devices."
 _NOT_NEGATIVE = frozenset((
     "clock", "programmed_at", "pulsed_at", "scale", "gain", "baseline", "nu", "history", "updates", "samples", "heat",
-    "stuck",
+    "stuck", "first",
 ))  # fmt: skip
 """Names of device state that is never below 0."""
 
@@ -54,6 +54,7 @@ def _expected(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> di
     if layer.devices is not None or any(key.startswith(prefix + _DEVICES) for key in state_dict):
         blank = AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, "meta")
         blank.expect({key.removeprefix(prefix + _DEVICES) for key in state_dict if key.startswith(prefix + _DEVICES)})
+        blank.expect_columns(state_dict, prefix + _DEVICES)
         expected |= {f"{prefix}{_DEVICES}{key}": value for key, value in blank.state_dict().items()}
     if layer.converters is not None:
         expected |= {f"{prefix}converters.{key}": value for key, value in layer.converters.state_dict().items()}

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import ConvolutionTiling
+from phasegrad.nn import layer_ranges
 from phasegrad.nn.construction import counterpart
 from phasegrad.nn.conv import _AnalogConv
 from phasegrad.ops.profiling import profiled
@@ -80,7 +81,7 @@ class _AnalogConvTranspose(_AnalogConv, ABC):
         extra = _ConvTransposeNd._output_padding(self, input, output_size, *sizes, list(self.dilation))  # type: ignore[arg-type]
         self.take_writes()
         if self.range_is_stale:
-            self._widen_input_range(rows)
+            layer_ranges.widen_input_range(self, rows)
         y = self._add_overlaps(self.store.output(rows, None, weights))
         edges = [edge for p, e in zip(padding, extra, strict=True) for edge in (e - p, -p)]
         y = F.pad(y, edges[::-1])  # a negative padding crops

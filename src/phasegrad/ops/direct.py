@@ -111,6 +111,8 @@ _TRUSTED = _trusted()
 _BYPASS = _wants_bypass() and _TRUSTED
 # A lazy negation, a sparse layout, a transform's wrapper: each adds a key that the dispatcher would act on.
 _PLAIN_KEYS = _keys(torch.empty(0, device="cpu")) if _TRUSTED else 0
+with torch.inference_mode():  # tensors that are created there lack the keys of autograd, which does nothing there
+    _INFERENCE_KEYS = _keys(torch.empty(0, device="cpu")) if _TRUSTED else 0
 
 
 def in_transform() -> bool:
@@ -165,7 +167,8 @@ def _plain(arguments: Any, keys: int) -> bool:
         if kind in _VALUES:  # the check of a type is faster than isinstance, and most arguments are numbers
             continue
         if kind in _PLAIN_TYPES:
-            if _dispatch_keys(a).raw_repr() != keys:
+            found = _dispatch_keys(a).raw_repr()
+            if found != keys and not (keys == _PLAIN_KEYS and _is_of_inference(found)):
                 return False
         elif kind in _NESTED_TYPES or isinstance(a, _NESTED):
             if not _plain(a, keys):
@@ -177,7 +180,15 @@ def _plain(arguments: Any, keys: int) -> bool:
 
 def is_plain(tensor: Tensor) -> bool:
     """Whether the dispatcher would do nothing with a tensor but pass it to the kernel of the CPU."""
-    return type(tensor) in _PLAIN_TYPES and _dispatch_keys(tensor).raw_repr() == _PLAIN_KEYS
+    if type(tensor) not in _PLAIN_TYPES:
+        return False
+    keys = _dispatch_keys(tensor).raw_repr()
+    return keys == _PLAIN_KEYS or _is_of_inference(keys)
+
+
+def _is_of_inference(keys: int) -> bool:
+    """Whether these are the keys of a plain tensor of inference mode, within it; outside, torch refuses writes."""
+    return keys == _INFERENCE_KEYS and torch.is_inference_mode_enabled()
 
 
 def bypasses() -> bool:

@@ -87,13 +87,7 @@ def _time_factors(count: int) -> np.ndarray:
 
 
 def _label_axes(axes: Any, reports: Mapping[str, Curve], ylabel: str, title: str | None) -> None:
-    times = np.concatenate([r.times for r in reports.values()])
-    axes.set_xscale("log")
-    ticks = [(t, name) for t, name in _TICKS if 0.5 * times.min() <= t <= 2.0 * times.max()]
-    if len(ticks) >= 2:
-        axes.set_xticks([t for t, _ in ticks], [name for _, name in ticks])
-        axes.minorticks_off()
-    axes.set_xlabel("time since programming")
+    label_time(axes, np.concatenate([r.times for r in reports.values()]))
     axes.set_ylabel(ylabel)
     if title:
         axes.set_title(title, fontsize=10)
@@ -101,3 +95,19 @@ def _label_axes(axes: Any, reports: Mapping[str, Curve], ylabel: str, title: str
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
+
+
+def label_time(axes: Any, times: np.ndarray) -> None:
+    """Make the x axis one of times since programming [s], with ticks at a second, a minute, ... a year."""
+    axes.set_xscale("log")
+    ticks = [(t, name) for t, name in _TICKS if 0.5 * times.min() <= t <= 2.0 * times.max()]
+    if len(ticks) >= 2:
+        axes.set_xticks([t for t, _ in ticks], [name for _, name in ticks])
+        axes.minorticks_off()
+    axes.set_xlabel("time since programming")
+
+
+def time_text(seconds: float) -> str:
+    """A time [s] in the unit of the last tick before it, such as ``5 y``."""
+    size, name = next(((t, name) for t, name in reversed(_TICKS) if seconds >= t), (1.0, "1 s"))
+    return f"{seconds / size:.2g} {name.split()[1]}"

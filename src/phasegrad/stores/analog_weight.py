@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+import functools
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, final
 
 import torch
@@ -13,18 +14,20 @@ from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
-from phasegrad.crossbar.wires import check_conductances, over_tiles
 from phasegrad.devices import CellSum
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.direct import call
+from phasegrad.stores import wired_devices
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.drift_reference import DriftReference
 from phasegrad.stores.known_numbers import number
+from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
+from phasegrad.stores.programming.record import ProgrammingRecord
 from phasegrad.stores.pulsed_array import UNTRACKED
 from phasegrad.stores.registered import Registered
+from phasegrad.stores.row_moments import row_moments
 from phasegrad.stores.stuck_devices import drawn, set_map
-
-_AT_ONCE = 1 << 16  # cells whose moments are computed at a time
 
 
 def relative_weight(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
@@ -33,20 +36,6 @@ def relative_weight(weight: Tensor, scale: Tensor, rows: int) -> Tensor:
     for part, of_tile, to in zip(weight.split(rows, dim=1), scale, relative.split(rows, dim=1), strict=True):
         torch.div(part, of_tile.unsqueeze(1), out=to)
     return relative
-
-
-def _linear_map(cell: Cell) -> list[list[float]] | None:
-    """For each slice of a cell, its value without conductance, then its change per conductance of each device [1/S].
-
-    ``None`` for a cell whose weight is not linear in its conductances.
-    """
-    count, window = len(cell.factors), cell.device.window
-    probes = window * torch.cat((torch.zeros(count, 1), torch.eye(count)), dim=1).double()
-    slices = cell.read_slices(probes)
-    factors = (slices[:, 1:] - slices[:, :1]) / window
-    other = window * torch.linspace(0.1, 0.9, count, dtype=torch.float64).unsqueeze(1)
-    linear = torch.allclose(cell.read_slices(other), slices[:, :1] + factors @ other, 1e-9, 1e-9)
-    return torch.cat((slices[:, :1], factors), dim=1).tolist() if linear else None
 
 
 @final
@@ -58,6 +47,8 @@ class AnalogWeight(DeviceArray):
         columns: outputs per tile.
         fast: devices that receive the updates first, if the hardware has them.
         reference: the reference column of every tile, ``[column tiles, in]``, if the hardware's cell has one.
+        drift_reference: columns that track the drift of every tile; ``None`` without them, and then not in the state
+            dict.
         polarity: sign of the fast devices in the weight, 0-d, or ``None``.
         samples: number of samples of all updates so far, or ``None``.
         mask: bool ``[out, in]``, true for cells that optimizers may pulse; ``None`` for all, and then not in the state
@@ -82,8 +73,12 @@ class AnalogWeight(DeviceArray):
     weight_was_trainable: bool = True
     """Whether the digital weight required a gradient before it was programmed, and will again."""
 
+    record: ProgrammingRecord | None = None
+    """The process by which the devices were programmed; ``None`` without one, and after loading a state dict."""
+
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
+    drift_reference = Registered["DriftReference | None"]("_modules")
     polarity = Registered["Tensor | None"]()
     samples = Registered["Tensor | None"]()
     mask = Registered["Tensor | None"]()
@@ -112,6 +107,7 @@ class AnalogWeight(DeviceArray):
             DeviceArray(hardware.cell, None, max_weight, cells, device) if hardware.cell.has_reference else None
         )
         self.register_module("reference", reference_array)
+        self.register_module("drift_reference", None)
         self._factors_by_polarity = {} if max_weight is None else {p: self._factors_with(p) for p in (1.0, -1.0)}
         self.sample_time = hardware.pulses.sample_time if hardware.pulses else 0.0
         self.leaks_in_training = self.sample_time > 0.0 and (fast_array or self).leaks
@@ -123,16 +119,7 @@ class AnalogWeight(DeviceArray):
         tile_columns = (row_tiles(in_features, hardware), out_features)
         for name in ("scale", "gain", "baseline"):
             self.register_buffer(name, torch.ones(tile_columns, dtype=torch.float32, device=device))
-        self._make_wires()
-
-    def _make_wires(self) -> None:
-        """Create the buffers of the wires, unless they exist where the conductances are."""
-        present = self._buffers.get("solved")
-        if present is not None and present.device == self.conductance.device:
-            return
-        for name in ("solved", "wire_sensitivity", "wire_offset"):
-            blank = None if self.hardware.linear_wires is None else torch.zeros_like(self.conductance)
-            self.register_buffer(name, blank, persistent=False)
+        wired_devices.make_buffers(self)
 
     @torch.no_grad()
     def clear(self) -> None:
@@ -146,8 +133,9 @@ class AnalogWeight(DeviceArray):
 
     @torch.no_grad()
     def program_weight(
-        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
-    ) -> None:
+        self, weight: Tensor, scale: Tensor, output_range: Tensor, seed: Tensor, errors: Tensor | None = None,
+        method: ProgrammingMethod | None = None,
+    ) -> None:  # fmt: skip
         """Program every cell at the present time, and measure the baseline of drift compensation.
 
         Args:
@@ -156,15 +144,21 @@ class AnalogWeight(DeviceArray):
             output_range: range of the ADC, for the baseline read.
             seed: seed of the draws.
             errors: errors of the ADCs ``[errors, tiles, out]``, for the baseline read, or ``None``.
+            method: how the devices are programmed; ``None`` for one statistical draw.
         """
+        method = method or Statistical()
         if self.stuck is None and self.hardware.faults is not None:
             set_map(self, drawn(self, self.hardware.faults, seed), corrects=False)
-        self.program(relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows), self.clock, seed)
+        relative = relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows)
+        self.record = method.write(self, relative, self.clock, seed, (self.hardware.rows, self.columns))
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
             zero = torch.zeros_like(self.reference.conductance[0])
-            self.reference.program(zero, self.clock, seed + streams.REFERENCE)
+            tile = (self.hardware.rows, 1)
+            method.write(self.reference, zero, self.clock, seed + streams.REFERENCE, tile)
+        if self.drift_reference is not None:
+            self.drift_reference.program_beside(self, seed)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
         self.solve_wires()
@@ -199,6 +193,8 @@ class AnalogWeight(DeviceArray):
         self.advance(self.clock, until, temperature)
         if self.reference is not None:
             self.reference.advance(self.clock, until, temperature)
+        if self.drift_reference is not None:
+            self.drift_reference.advance(self.clock, until, temperature)
         self.clock.fill_(until)
 
     @property
@@ -240,6 +236,8 @@ class AnalogWeight(DeviceArray):
     @property
     def _compensated(self) -> bool:
         """Whether a gain is not 1; checked again only after the gains were changed."""
+        if self.drift_reference is not None:
+            return True
         gain, checked = self.gain, self._checked_gain
         version = -1 if gain.is_inference() else gain._version  # inference mode does not count versions
         if checked is None or checked[0] is not gain or version != checked[1] or version < 0:
@@ -265,62 +263,37 @@ class AnalogWeight(DeviceArray):
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]`` with their gain, without read noise and wires."""
-        return self._with_gain(self._mean_weight())
+        return self._with_gain(self._mean_weight(), None)
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` with their gain, as one read sees them through the wires."""
-        return self._with_gain(self._read_weight(seed))
+        return self._with_gain(self._read_weight(seed), seed)
 
     def tile_weights(self, seed: Tensor, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, as one read sees them."""
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
         factors = self.cell.slice_factors
         weight = self._read_weight(seed) if factors is None else self._read_slices(seed)
-        return TileWeights(weight.to(dtype), self.scale, self.gain, noise, slice_factors=factors)
+        return TileWeights(weight.to(dtype), self.scale, self.present_gain(seed), noise, slice_factors=factors)
 
     def mean_tile_weights(self, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, without read noise: the drifted devices with their wires."""
-        present, factors = self._through_wires(self.present(self.clock)), self.cell.slice_factors
+        present, factors = wired_devices.through_wires(self, self.present(self.clock)), self.cell.slice_factors
         if factors is None:
             weight = self._weight(present)
         else:
             weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
-        return TileWeights(weight.to(dtype), self.scale, self.gain, 0.0, slice_factors=factors)
+        return TileWeights(weight.to(dtype), self.scale, self.present_gain(None), 0.0, slice_factors=factors)
 
     def row_weights(self) -> TileWeights | None:
         """The mean and variance of the weights in reads at the present time; ``None`` if reads have other laws."""
-        if not self._keeps_reads(self.clock):
+        if not self._keeps_reads(self.clock) or self.drift_reference is not None:  # whose noise all outputs share
             return None
         tensors = (*self._read_state(self.clock), self.scale)
-        kept = self.kept_reads.get("rows", tensors, self._row_moments, at_once=True)
+        kept = self.kept_reads.get("rows", tensors, functools.partial(row_moments, self), at_once=True)
         if kept is None:
             return None
         return TileWeights(kept[0], self.scale, self.gain, 1.0, None, self.cell.slice_factors, variance=kept[1])
-
-    @torch.no_grad()
-    def _row_moments(self) -> tuple[Tensor, Tensor] | None:
-        """Mean and variance of the weights, a few rows of devices at a time."""
-        sliced = self.cell.slice_factors is not None
-        matrices = _linear_map(self.cell)
-        if matrices is None:
-            return None
-        moments = self.conductance.new_empty(2, len(matrices), *self.conductance.shape[1:])
-        step = max(1, _AT_ONCE // self.conductance.shape[2])
-        for first in range(0, self.conductance.shape[1], step):
-            part = slice(first, first + step)
-            state = self.state._replace(conductance=self.conductance[:, part], nu=self.nu[:, part])
-            of_devices = self.cell.device.read_moments(state, self.drift_time(self.clock))
-            if of_devices is None:
-                return None
-            for i, factors in enumerate(matrices):
-                used = [0, *(p for p, factor in enumerate(factors[1:], 1) if factor)]
-                planes = [p - 1 for p in used[1:]]
-                mean, sd = (m[planes] if len(planes) < len(m) else m for m in of_devices)
-                scale, chosen = self.scale[:, part], [factors[p] for p in used]
-                of_cells = call("rectified_cells", mean, sd, chosen, scale, self.hardware.rows)
-                moments[0, i, part], moments[1, i, part] = of_cells
-        mean, variance = moments if sliced else moments[:, 0]
-        return mean, variance
 
     def _mean_weight(self) -> Tensor:
         if self.cell.slice_factors is not None:
@@ -341,7 +314,7 @@ class AnalogWeight(DeviceArray):
         if in_one_pass is not None:
             return in_one_pass
         fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
-        return self._weight(self._through_wires(self.read(self.clock, seed)), fast)
+        return self._weight(wired_devices.through_wires(self, self.read(self.clock, seed)), fast)
 
     def _read_in_one_pass_of_cells(self, seed: Tensor, *, noisy: bool) -> Tensor | None:
         if self.fast is not None or (noisy and self.hardware.linear_wires is not None) or not self._adds_up_plainly:
@@ -372,7 +345,7 @@ class AnalogWeight(DeviceArray):
         reference = None
         if self.reference is not None:
             reference = self.reference.read(self.clock, seed + streams.REFERENCE)
-        return self._slices(self._through_wires(self.read(self.clock, seed)), reference)
+        return self._slices(wired_devices.through_wires(self, self.read(self.clock, seed)), reference)
 
     def _slices(self, conductance: Tensor, reference: Tensor | None) -> Tensor:
         """The slices ``[slices, out, in]`` in units of the weight, minus the reference of each column."""
@@ -400,17 +373,47 @@ class AnalogWeight(DeviceArray):
         no_seed = torch.zeros(1, dtype=torch.int64, device=planes.device)  # without noise, nothing is drawn
         return call("weighted_sum", planes, other_planes, factors, (), no_seed, 0)
 
-    def _with_gain(self, weight: Tensor) -> Tensor:
-        return weight * expand_scale(self.gain, weight.shape[1], self.hardware) if self._compensated else weight
+    def _with_gain(self, weight: Tensor, seed: Tensor | None) -> Tensor:
+        if not self._compensated:
+            return weight
+        return weight * expand_scale(self.present_gain(seed), weight.shape[1], self.hardware)
 
-    def _through_wires(self, read: Tensor) -> Tensor:
-        """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
+    def present_gain(self, seed: Tensor | None) -> Tensor:
+        """The gain ``[row tiles, out]`` of one read; ``None`` as a seed for its mean.
 
-        Read noise is attenuated by the voltage drop on the word line and by the current loss on the bit line.
+        It is ``gain``, times that of the columns that track drift, which are read with every product.
         """
-        if self.wire_offset is None or self.wire_sensitivity is None:
-            return read
-        return torch.addcmul(self.wire_offset, read, self.wire_sensitivity)
+        if self.drift_reference is None:
+            return self.gain
+        return self.gain * self.drift_reference.gain(self.clock, self.columns, self.gain.shape[1], seed)
+
+    @torch.no_grad()
+    def track_drift(self, count: int, seed: Tensor, *, renew: bool = False) -> None:
+        """Correct drift by reference columns from now on; those that the tiles have are kept.
+
+        Args:
+            count: columns per tile.
+            seed: seed of the draws.
+            renew: whether columns that the tiles have are replaced.
+        """
+        present = self.drift_reference
+        if present is None or present.count != count or renew:
+            reference = self._blank_reference(count)
+            reference.program_beside(self, seed)
+            self.drift_reference = reference
+        self.gain.fill_(1.0)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._modules.setdefault("drift_reference", None)  # files of releases before have none
+
+    def stop_tracking(self) -> None:
+        """Remove the columns that track drift, whose gain another compensation replaces."""
+        self.drift_reference = None
+
+    def _blank_reference(self, count: int) -> DriftReference:
+        outputs, inputs = self.conductance.shape[1:]
+        return DriftReference(self.hardware, count, -(-outputs // self.columns), inputs, self.conductance.device)
 
     @torch.no_grad()
     def solve_wires(self) -> None:
@@ -419,20 +422,7 @@ class AnalogWeight(DeviceArray):
         Raises:
             ValueError: a conductance is negative or not finite; the previous solution is kept.
         """
-        wires = self.hardware.linear_wires
-        if wires is None or self.solved is None or self.wire_sensitivity is None or self.wire_offset is None:
-            return
-        present = self.present(self.clock)
-        if torch.equal(present, self.solved):
-            return
-        check_conductances("wires", present, wires if wires.solve == "exact" else None)
-        effective = self._over_tiles(present, wires.effective_unchecked)
-        self.wire_sensitivity.copy_(self._over_tiles(present, wires.sensitivity))
-        self.wire_offset.copy_(effective - self.wire_sensitivity.double() * present.double())
-        self.solved.copy_(present)
-
-    def _over_tiles(self, planes: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
-        return over_tiles(planes.double(), self.hardware.rows, self.columns, solve)
+        wired_devices.solve(self)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:
@@ -456,6 +446,27 @@ class AnalogWeight(DeviceArray):
             if array is not None:
                 array.expect({key.removeprefix(name) for key in keys if key.startswith(name)})
 
+    def expect_columns(self, state: Mapping[str, Any], prefix: str) -> None:
+        """Have the columns that track drift that are about to be loaded, if devices are loaded.
+
+        Args:
+            state: a state dict.
+            prefix: what the names of these devices begin with in it.
+        """
+        if f"{prefix}conductance" not in state:
+            return
+        key, present = f"{prefix}drift_reference.conductance", self.drift_reference
+        found = state.get(key)
+        if not isinstance(found, Tensor) or found.dim() != 3:
+            self.drift_reference = None
+            return
+        count = max(1, found.shape[1] // -(-self.conductance.shape[1] // self.columns))
+        if present is None or present.count != count:
+            present = self._blank_reference(count)
+        self.drift_reference = present
+        names = {k.removeprefix(f"{prefix}drift_reference.") for k in state}
+        present.expect(names)
+
     def blank(self, name: str) -> Tensor:
         """An optional buffer before it is loaded."""
         return torch.zeros_like(self.scale, dtype=torch.int64) if name == "column_order" else super().blank(name)
@@ -468,10 +479,11 @@ class AnalogWeight(DeviceArray):
             self.mask = torch.ones_like(self.conductance[0], dtype=torch.bool)
         elif self.mask is not None:  # a state dict saved without a mask does not remove it
             state_dict.setdefault(key, self.mask)
+        self.expect_columns(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training
-        self._make_wires()  # on the device of conductances that were assigned, not copied
+        wired_devices.make_buffers(self)  # on the device of conductances that were assigned, not copied
         self.solve_wires()
 
     @property

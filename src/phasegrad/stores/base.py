@@ -58,6 +58,11 @@ class StoredLayer(Protocol):
         ...
 
     @property
+    def age_draw(self) -> Tensor | None:
+        """The random integer from which the layers of a net find the age of a chip in training, if they share one."""
+        ...
+
+    @property
     def layout(self) -> Layout:
         """Layout of the parameter ``weight``, which converts it to a matrix ``[out, in]``."""
         ...
@@ -172,7 +177,7 @@ class WeightStore(ABC):
         if bias is None:
             return y
         own = not torch.is_grad_enabled() and readable(y) and readable(bias) and y.dtype == bias.dtype
-        return y.add_(along_channels(bias, y)) if own else y + along_channels(bias, y)
+        return _add_to_channels(bias, y) if own else y + along_channels(bias, y)
 
     def sync(self) -> None:  # noqa: B027 -- a store without devices has nothing to copy
         """Copy the present value of the devices into the parameter ``weight``."""
@@ -185,6 +190,15 @@ class WeightStore(ABC):
 def along_channels(bias: Tensor, y: Tensor) -> Tensor:
     """A bias ``[channels]`` that broadcasts over ``[samples, channels, ...]``."""
     return bias if y.dim() == 2 else bias.view(-1, *[1] * (y.dim() - 2))
+
+
+def _add_to_channels(bias: Tensor, y: Tensor) -> Tensor:
+    """Add a bias in place: with channels last, a line of pixels at a time, which takes half as long as a pixel does."""
+    pixels = y.movedim(1, -1)
+    if y.dim() > 2 and pixels.is_contiguous():
+        pixels.flatten(-2).add_(bias.repeat(pixels.shape[-2]))
+        return y
+    return y.add_(along_channels(bias, y))
 
 
 def range_name(operation: str) -> Callable[[Any], str]:

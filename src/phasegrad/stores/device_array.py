@@ -48,17 +48,21 @@ class DeviceArray(nn.Module):
         history: ``[devices, out, in]``, past pulses of devices whose steps depend on them, or ``None``.
         pulsed_at: ``[devices, out, in]``, time of the last pulse of devices whose drift a pulse restarts [s], float64,
             or ``None``.
+        written_at: ``[devices, out, in]``, time of the last pulse in a write loop that took long enough to matter [s],
+            float64; otherwise ``None``, and then not in the state dict.
         updates: number of updates so far, or ``None``.
         noise: ``[planes, devices, out, in]``, state of correlated noise, or ``None``.
         noise_seed: seed of the correlated noise, int64 ``[1]``, or ``None``.
         heat: temperature and its past effect on drift, see [`DeviceState`][phasegrad.devices.DeviceState], or ``None``.
         stuck: ``[devices, out, in]``, conductances of devices that neither respond nor drift [S], NaN for the others;
             ``None`` if no faults are known, and then not in the state dict.
+        fixed_normals: ``[3, devices, out, in]``, standard normals that distinguish the devices in write-and-verify,
+            fixed at fabrication; ``None`` if it was never used, and then not in the state dict.
         corrects_stuck: 1 if programming lets the other devices of a cell take up what stuck ones lack, otherwise
             ``None``.
     """
 
-    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck")
+    optional: ClassVar[tuple[str, ...]] = ("stuck", "corrects_stuck", "fixed_normals", "written_at")
     """Buffers that may be ``None`` and then have no entry in the state dict."""
 
     conductance = Registered[Tensor]()
@@ -73,6 +77,8 @@ class DeviceArray(nn.Module):
     heat = Registered["Tensor | None"]()
     stuck = Registered["Tensor | None"]()
     corrects_stuck = Registered["Tensor | None"]()
+    fixed_normals = Registered["Tensor | None"]()
+    written_at = Registered["Tensor | None"]()
 
     def __init__(
         self, cell: Cell, pulses: Pulses | None, max_weight: float | None, shape: tuple[int, int], device: Any = None,
@@ -141,9 +147,15 @@ class DeviceArray(nn.Module):
         """The state of the devices, without copies."""
         return DeviceState(self.conductance, self.nu, self.noise, self.heat)
 
+    @property
+    def _drift_start(self) -> Tensor:
+        """When drift started, for each device if their last pulses were at different times."""
+        last = self.written_at if self.pulsed_at is None else self.pulsed_at
+        return self.programmed_at if last is None else last
+
     def drift_time(self, now: Tensor) -> Tensor:
         """Time since programming [s], or since each device's last pulse."""
-        return now - (self.programmed_at if self.pulsed_at is None else self.pulsed_at)
+        return now - self._drift_start
 
     def drifted(self, now: Tensor) -> bool:
         """Whether present conductances may differ from the stored ones."""
@@ -195,7 +207,7 @@ class DeviceArray(nn.Module):
         return self.kept_reads.get("devices", self._read_state(now), make, at_once=False)
 
     def _keeps_reads(self, now: Tensor) -> bool:
-        plain = self.pulsed_at is None and self.pulses is None and not self._must_hold_reads
+        plain = self.pulsed_at is None and self.written_at is None and self.pulses is None and not self._must_hold_reads
         return plain and readable(self.conductance) and readable(now)
 
     def _read_state(self, now: Tensor) -> tuple[Tensor, ...]:
@@ -211,7 +223,8 @@ class DeviceArray(nn.Module):
         device, conductance = self.cell.device, self.conductance.index_select(-1, rows)
         if not device.reads_are_noisy and not device.drifts:
             return self.cell.weight(conductance) * self.max_weight
-        since = self.programmed_at if self.pulsed_at is None else self.pulsed_at.index_select(-1, rows)
+        start = self._drift_start
+        since = start.index_select(-1, rows) if start.dim() else start
         stuck = None if self.stuck is None else self.stuck.index_select(-1, rows)
         state = DeviceState(conductance, self.nu.index_select(-1, rows))
         read = self._read(state, stuck, now - since, seed, offset)
@@ -299,7 +312,7 @@ class DeviceArray(nn.Module):
         if self.step_parameters is None:
             self._store(self._programmed(relative, seed), now)
         else:
-            self._draw_step_parameters(seed)
+            self.draw_step_parameters(seed)
             state, history = self.write(self.targets(relative), self.step_parameters, seed)
             self._store(state, now)
             if self.history is not None:
@@ -383,8 +396,33 @@ class DeviceArray(nn.Module):
         self.programmed_at.copy_(now)
         if self.pulsed_at is not None:
             self.pulsed_at.copy_(now)
+        self.written_at = None
 
-    def _draw_step_parameters(self, seed: Tensor) -> None:
+    def keep_written(
+        self, state: DeviceState, written_at: Tensor | None, fixed_normals: Tensor | None, now: Tensor
+    ) -> None:
+        """Keep the state that a write loop left.
+
+        Args:
+            state: the devices.
+            written_at: time of each device's last pulse [s], float64; ``None`` for the present time.
+            fixed_normals: what distinguishes the devices, ``[3, devices, out, in]``; ``None`` for no change.
+            now: present time [s].
+        """
+        self._store(state, now)
+        self.written_at = written_at
+        if fixed_normals is not None:
+            self.fixed_normals = fixed_normals
+
+    def keep_pulsed(self, conductance: Tensor, history: Tensor | None, now: Tensor) -> None:
+        """Keep conductances [S] and the history that the pulses of a write loop left in devices that are trained."""
+        self.conductance.copy_(conductance)
+        if self.history is not None and history is not None:
+            self.history.copy_(history.view_as(self.history))
+        if self.pulsed_at is not None:
+            self.pulsed_at.copy_(now)
+
+    def draw_step_parameters(self, seed: Tensor) -> None:
         """Draw the parameters of the devices, at the first programming only."""
         cell, steps = self.cell, self.cell.device.steps
         assert steps is not None
@@ -421,4 +459,8 @@ class DeviceArray(nn.Module):
         """An optional buffer before it is loaded."""
         if name == "stuck":
             return torch.full_like(self.conductance, torch.nan)
+        if name == "fixed_normals":
+            return self.conductance.new_zeros(3, *self.conductance.shape)
+        if name == "written_at":
+            return torch.zeros_like(self.conductance, dtype=torch.float64)
         return torch.ones((), dtype=torch.int64, device=self.conductance.device)

@@ -14,6 +14,7 @@ from phasegrad.crossbar.straight_through import bit_slice
 from phasegrad.crossbar.tile_weights import TileWeights, WeightPerturbation
 from phasegrad.crossbar.wires import over_tiles
 from phasegrad.ops.direct import call
+from phasegrad.stores.aged_weights import aged_weights
 from phasegrad.stores.base import StoredLayer, WeightStore
 
 
@@ -26,9 +27,19 @@ class Digital(WeightStore):
     one_read_per_sequence = True
 
     def matrix(self, seed: Tensor) -> TileWeights:
-        """The clipped parameter, with the perturbation of the layer in training."""
-        layer = self.layer
+        """The clipped parameter; in training with its perturbation, or as a chip of a random age reads it."""
+        layer, perturbation = self.layer, self.layer.perturbation
+        if layer.training and perturbation is not None and perturbation.age is not None:
+            return self._of_aged_chip(perturbation, seed)
         return self._tile_weights(layer.noise_level if layer.training else None, seed)
+
+    def _of_aged_chip(self, perturbation: Perturbation, seed: Tensor) -> TileWeights:
+        """The clipped parameter, as a chip of a random age reads it."""
+        layer = self.layer
+        clean = self._tile_weights(None, seed).read_once(seed, layer.hardware.rows)  # evaluation draws nothing
+        as_written = layer.hardware.slice_factors is None and layer.hardware.linear_wires is None
+        target = clean.weight if as_written else programming_target(layer).weight
+        return aged_weights(layer, perturbation, target, clean, layer.noise_level, seed)
 
     @torch.no_grad()
     def mean_matrix(self) -> TileWeights:

@@ -14,6 +14,7 @@ from phasegrad.stores.analog_weight import AnalogWeight, relative_weight
 from phasegrad.stores.base import StoredLayer, WeightStore, range_name
 from phasegrad.stores.digital import programming_target
 from phasegrad.stores.in_memory_weight import InMemoryWeight
+from phasegrad.stores.programming.base import ProgrammingMethod
 from phasegrad.stores.single_rows import serves_one_row
 from phasegrad.stores.stuck_devices import KnownFaults
 from phasegrad.stores.watched_weight import ProgrammedWeight, WatchedWeight
@@ -73,7 +74,10 @@ class Programmed(WeightStore):
 
 
 @torch.no_grad()
-def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True, faults: KnownFaults | None = None) -> None:
+def program(
+    layer: StoredLayer, seed: Tensor, *, converters: bool = True, faults: KnownFaults | None = None,
+    method: ProgrammingMethod | None = None,
+) -> None:  # fmt: skip
     """Write the weight of a layer onto devices; its store becomes ``Programmed``, or ``InMemory`` with pulses.
 
     Args:
@@ -82,6 +86,7 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True, faults
         converters: whether the errors of the converters are also drawn.
         faults: faults that the devices have from now on; ``None`` for those that they have, or that the hardware gives
             to new devices.
+        method: how the devices are programmed; ``None`` for one statistical draw.
     """
     if converters and layer.converters is not None and layer.converters.differ:
         layer.converters.draw(seed)
@@ -89,7 +94,8 @@ def program(layer: StoredLayer, seed: Tensor, *, converters: bool = True, faults
     if faults is not None:
         relative = relative_weight(target.weight.float(), nonzero(target.scale).float(), layer.hardware.rows)
         faults.install(devices, relative, target.scale, seed)
-    devices.program_weight(target.weight, target.scale, layer.output_range, seed, layer.periphery.output_errors)
+    errors = layer.periphery.output_errors
+    devices.program_weight(target.weight, target.scale, layer.output_range, seed, errors, method)
     attach(layer, devices)
 
 

@@ -1,0 +1,1 @@
+"""Compensations: what a chip can do about drift, with noisy reads only."""

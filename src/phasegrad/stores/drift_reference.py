@@ -1,0 +1,94 @@
+"""Reference columns: devices that are programmed next to a weight's and read with every product, to track its drift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch import Tensor
+
+from phasegrad.cells import DifferentialPair
+from phasegrad.crossbar import streams
+from phasegrad.crossbar.hardware import Hardware
+from phasegrad.crossbar.mapping import row_tiles
+from phasegrad.ops.direct import call
+from phasegrad.stores.device_array import DeviceArray
+from phasegrad.stores.registered import Registered
+
+if TYPE_CHECKING:
+    from phasegrad.stores.analog_weight import AnalogWeight
+
+
+def mean_age(weight: AnalogWeight) -> float:
+    """Mean time since devices were programmed or pulsed [s], which the controller of a chip knows."""
+    return float(weight.age.double().mean())
+
+
+def spread_weights(count: int, like: Tensor) -> Tensor:
+    """Weights in (0, 1) that cover the window of a device evenly, ``[count]``."""
+    return (torch.arange(count, device=like.device, dtype=torch.float32) + 0.5) / count
+
+
+@final
+class DriftReference(DeviceArray):
+    """The reference columns of a weight: ``count`` per tile, as many cells each as the tile has rows.
+
+    Every cell is a pair of the weight's devices, and the weights of a column's cells cover the window evenly. All rows
+    are driven at once, and the mean of the columns is one number per tile; its ratio to the first one is the gain.
+
+    Args:
+        hardware: the hardware of the weight.
+        count: columns per tile.
+        tiles: tiles along the outputs.
+        in_features: inputs of the weight.
+
+    Attributes:
+        first: ``[row tiles, column tiles]``, the read right after programming, in units of a full cell.
+    """
+
+    first = Registered[Tensor]()
+
+    def __init__(self, hardware: Hardware, count: int, tiles: int, in_features: int, device: Any = None) -> None:
+        cell = DifferentialPair(device=hardware.cell.device)
+        super().__init__(cell, None, None, (tiles * count, in_features), device)
+        self.hardware, self.count = hardware, count
+        shape = (row_tiles(in_features, hardware), tiles)
+        self.register_buffer("first", torch.ones(shape, dtype=torch.float32, device=device))
+
+    @torch.no_grad()
+    def program_beside(self, weight: AnalogWeight, seed: Tensor) -> None:
+        """Program the columns when the weight's devices were, and advance them to the present time.
+
+        The devices are independent of the weight's, so it makes no difference when they are drawn.
+        """
+        count, columns = self.conductance.shape[2], self.conductance.shape[1]
+        relative = spread_weights(count, self.conductance).expand(columns, count)
+        began = weight.clock - mean_age(weight)
+        self.program(relative, began, seed + streams.TRACKING)
+        self.first.copy_(self._outputs(began, seed + streams.TRACKING))
+        self.advance(began, float(weight.clock))
+        if self.heat is not None and weight.heat is not None:  # the same chip has had the same temperatures
+            self.heat.copy_(weight.heat)
+
+    def gain(self, now: Tensor, columns: int, outputs: int, seed: Tensor | None) -> Tensor:
+        """The gain ``[row tiles, out]`` that returns the columns to their first read.
+
+        Args:
+            now: present time [s].
+            columns: outputs per tile.
+            outputs: outputs of the weight.
+            seed: seed of this read; ``None`` for its mean.
+        """
+        present = self._outputs(now, None if seed is None else seed + streams.TRACKING)
+        ratio = torch.where((present > 0) & (self.first > 0), self.first / present, torch.ones_like(present))
+        return ratio.repeat_interleave(columns, dim=1)[:, :outputs]
+
+    def _outputs(self, now: Tensor, seed: Tensor | None) -> Tensor:
+        """The mean output of each tile's columns ``[row tiles, column tiles]``, with the output noise of a column."""
+        conductance = self.present(now) if seed is None else self.read(now, seed)
+        cells = self.cell.weight(conductance)
+        outputs = torch.stack([part.sum(1) for part in cells.split(self.hardware.rows, dim=1)])
+        if seed is not None and self.hardware.output_noise > 0.0:
+            noise = call("normal", seed, streams.TRACKING_OUTPUT, tuple(outputs.shape))
+            outputs = outputs + self.hardware.output_noise * noise
+        return outputs.view(len(outputs), -1, self.count).mean(2)

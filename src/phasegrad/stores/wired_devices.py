@@ -1,0 +1,57 @@
+"""The wires of a programmed weight: solved once per chip and age, and applied to each read.
+
+Every function accepts the devices first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from phasegrad.crossbar.wires import check_conductances, over_tiles
+
+if TYPE_CHECKING:
+    from phasegrad.stores.analog_weight import AnalogWeight
+
+
+def make_buffers(devices: AnalogWeight) -> None:
+    """Create the buffers of the wires, unless they exist where the conductances are."""
+    present = devices._buffers.get("solved")
+    if present is not None and present.device == devices.conductance.device:
+        return
+    for name in ("solved", "wire_sensitivity", "wire_offset"):
+        blank = None if devices.hardware.linear_wires is None else torch.zeros_like(devices.conductance)
+        devices.register_buffer(name, blank, persistent=False)
+
+
+def through_wires(devices: AnalogWeight, read: Tensor) -> Tensor:
+    """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
+
+    Read noise is attenuated by the voltage drop on the word line and by the current loss on the bit line.
+    """
+    if devices.wire_offset is None or devices.wire_sensitivity is None:
+        return read
+    return torch.addcmul(devices.wire_offset, read, devices.wire_sensitivity)
+
+
+@torch.no_grad()
+def solve(devices: AnalogWeight) -> None:
+    """Solve the wires at the present time; see ``AnalogWeight.solve_wires``."""
+    wires, sensitivity, offset = devices.hardware.linear_wires, devices.wire_sensitivity, devices.wire_offset
+    if wires is None or devices.solved is None or sensitivity is None or offset is None:
+        return
+    present = devices.present(devices.clock)
+    if torch.equal(present, devices.solved):
+        return
+    check_conductances("wires", present, wires if wires.solve == "exact" else None)
+    effective = _over_tiles(devices, present, wires.effective_unchecked)
+    sensitivity.copy_(_over_tiles(devices, present, wires.sensitivity))
+    offset.copy_(effective - sensitivity.double() * present.double())
+    devices.solved.copy_(present)
+
+
+def _over_tiles(devices: AnalogWeight, planes: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+    return over_tiles(planes.double(), devices.hardware.rows, devices.columns, solve)
