@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import torch
 from _fault_nets import KINDS, Trained, trained
 from _report import at_least
 
@@ -61,6 +62,7 @@ def measure(net: Trained, ways: tuple[str, ...], chips: int) -> np.ndarray:
         for i, rate in enumerate(RATES):
             faults = pg.devices.Faults(stuck_at_set=rate)
             for seed in range(chips):
+                torch.manual_seed(seed)  # noise of reads
                 chip = pg.inference.program(net.tuned, seed=seed, faults=faults, map_around=ways)
                 values[i, seed] = net.accuracy(chip)
                 bar.update()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,7 +55,8 @@ def main() -> None:
             print(f"  {describe(rows[-1])}", flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     exact = {net.kind.name: net.exact for net in nets}
-    (options.out / "result.json").write_text(json.dumps(summary(rows, curves, exact, options), indent=1) + "\n")
+    text = json.dumps(summary(rows, curves, exact, options), indent=1, allow_nan=False)
+    (options.out / "result.json").write_text(text + "\n")
     draw(curves, options.out / "result.png")
 
 
@@ -66,6 +68,7 @@ def measure(net: Trained, stuck: str, draws: int) -> np.ndarray:
         for i, rate in enumerate(rates):
             faults = pg.devices.Faults(**{FAULTS[stuck]: rate})
             for seed in range(draws):  # the same seeds at each rate: devices are added to those of lower rates
+                torch.manual_seed(seed)  # noise of reads
                 accuracy = net.accuracy(pg.inference.program(net.tuned, seed=seed, faults=faults))
                 kept[i, seed] = (accuracy - CHANCE) / (net.exact - CHANCE)
                 bar.update()
@@ -99,7 +102,8 @@ def row(net: Trained, stuck: str, kept: np.ndarray) -> dict[str, Any]:
         samples = bootstrap(RATES[stuck], kept, of_chips=of_chips)
         low, high = (finite(v) for v in np.quantile(samples, (0.025, 0.975), method="nearest"))
         found[name] = {"rate": finite(value), "interval": [low, high]}
-    sd = bootstrap(RATES[stuck], kept, of_chips=False).std() if found["of_float"]["interval"][1] is not None else None
+    samples = bootstrap(RATES[stuck], kept, of_chips=False)
+    sd = float(samples.std()) if np.isfinite(samples).all() else None
     return {**found, "mean": found["of_float"]["rate"], "sd": sd}
 
 

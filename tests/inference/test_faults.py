@@ -24,7 +24,7 @@ from phasegrad.cells import (
     SignificancePairs,
 )
 from phasegrad.crossbar import Hardware, Wires
-from phasegrad.devices import FaultMap, Faults, ideal_device, joshi_2020
+from phasegrad.devices import FaultMap, Faults, ideal_device, joshi_2020, melt_and_quench
 
 FAULTS = Faults(stuck_at_reset=0.02, stuck_at_set=0.02, stuck_at_random=0.02, dead_columns=0.02)
 IDEAL = ideal_device(g_max=20e-6)
@@ -313,3 +313,28 @@ def test_convert_programs_known_faults() -> None:
 
 def test_convert_without_faults_is_unchanged() -> None:
     assert torch.equal(trained_weight(), trained_weight(faults=None, map_around=()))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pg.inference.WriteVerify(strategy=pg.inference.AmplitudeSteps(), iterations=8),
+        pg.inference.WriteVerify(strategy=pg.inference.DeviceSelection(), iterations=8),
+        pg.inference.GradientDescent(iterations=3),
+    ],
+    ids=["amplitude steps", "device selection", "gradient descent"],
+)
+def test_loops_and_ageing_leave_stuck_devices(how: pg.inference.ProgrammingMethod) -> None:
+    faults = Faults(stuck_at_random=0.2, dead_rows=0.1)
+    original = net(Hardware(cell=DifferentialPair(device=melt_and_quench()), rows=16, columns=8))
+    drawn, errors = pg.inference.draw_faults(original, faults, seed=0)["0"].stuck, []
+    for ways in ((), ("pair",)):
+        chip = pg.inference.program(original, seed=0, how=how, faults=faults, map_around=ways)
+        old = pg.inference.age(chip, seconds=1e5)
+        found = pg.inference.fault_maps(old)["0"].stuck
+        assert torch.equal(found.nan_to_num(-1.0), drawn.nan_to_num(-1.0))
+        devices = old[0].devices  # type: ignore[index]
+        held = ~devices.stuck.isnan()
+        assert torch.equal(devices.present(devices.clock)[held], devices.stuck[held])
+        errors.append(error(chip, original))
+    assert errors[1] < errors[0]

@@ -279,7 +279,7 @@ def test_a_leak_reaches_only_devices_that_respond() -> None:
     assert hardware.fast is not None
     assert hardware.pulses is not None
     leaky = dataclasses.replace(hardware.fast.cell.device, tau=1e-3)  # type: ignore[call-arg]
-    fast = dataclasses.replace(hardware.fast, cell=dataclasses.replace(hardware.fast.cell, device=leaky), transfer=None)
+    fast = dataclasses.replace(hardware.fast, cell=dataclasses.replace(hardware.fast.cell, device=leaky))
     pulses = dataclasses.replace(hardware.pulses, sample_time=1e-4)
     net = pg.convert(model(), dataclasses.replace(hardware, fast=fast, pulses=pulses))
     before = net.devices.fast.conductance.clone()
