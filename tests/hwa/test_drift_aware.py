@@ -318,6 +318,7 @@ def test_devices_with_noise_that_remembers_train_on_its_law_at_one_age() -> None
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo itself
 def test_a_compiled_net_trains_without_graph_breaks() -> None:
+    torch._dynamo.reset()  # hooks compiled by other tests count against its limit of recompilations
     net, (x, target) = two_layers(), batches()[0]
     Recipe(age=LogUniform(low=1.0, high=1e8), compensation="tile").apply(net)
     net.train()

@@ -33,6 +33,7 @@ class Diagonals(Schedule):
     Examples:
         A round on a core of 256 x 256 cells of two devices, one of each polarity: 256 diagonals of 8 cycles per device
 
+        >>> import torch
         >>> core, all = Geometry(rows=256, columns=256, devices=2), torch.tensor([2 * 256 * 256])
         >>> f"{Diagonals().pulse_time(all, 125e-9, core).item() * 1e3:.3f} ms"
         '0.512 ms'
