@@ -182,14 +182,14 @@ def draw(rows: list[dict[str, Any]], cell: SignificancePairs, path: Path) -> Non
                     since, [100.0 * e for e in one["errors"]], f"o{style}", ms=3, label=shown[one["method"]]
                 )
         errors.set(
-            xlabel="time since programming + t0 (s)", ylabel="weight error (% of the largest weight)", ylim=(0, None)
+            xlabel="time since programming + t0 (s)", ylabel="weight error (% of the largest weight)", ylim=(0, 13)
         )
-        errors.legend(frameon=False)
+        errors.legend(frameon=False, loc="upper left")
         weights = torch.linspace(-1.0, 1.0, 401)
         names = ("G+", "G-", "g+", "g-")
         for name, g, style in zip(names, cell.targets(weights), ("-", "-", "--", "--"), strict=True):
             targets.plot(weights, 1e6 * g, style, label=name)
-        targets.set(xlabel="weight", ylabel="target (uS)", title=f"optimised, F = {cell.significances[0]:.2f}")
+        targets.set(xlabel="weight", ylabel="target (µS)", title=f"optimised, F = {cell.significances[0]:.2f}")
         targets.legend(frameon=False)
         figure.savefig(path)
 
