@@ -19,6 +19,12 @@ constexpr uint32_t SIGN = 0x80000000u, GOLDEN = 0x9E3779B9u;
 
 static inline vu usplat(uint32_t x) { return x - vu{}; }
 
+static inline vu lanes() {
+  vu v{};
+  for (int i = 0; i < W; ++i) v[i] = i;
+  return v;
+}
+
 static PG_INLINE vf load_part(const float* p, int64_t count) {
   if (count == W) return load<vf>(p);
   vf v{};
@@ -183,6 +189,44 @@ static double largest(const float* v, int64_t n) {
   return m;
 }
 
+// Alternate lanes of two vectors, from the first one or the second one on.
+static PG_INLINE vf alternate(vf a, vf b, int first) {
+#if defined(__clang__)
+  vf v;
+  for (int i = 0; i < W; ++i) v[i] = i < W / 2 ? a[2 * i + first] : b[2 * i + first - W];
+  return v;
+#else
+  vi lane;
+  for (int i = 0; i < W; ++i) lane[i] = 2 * i + first;
+  return __builtin_shuffle(a, b, lane);
+#endif
+}
+
+// Largest magnitudes of `rows` rows of n values, `stride` apart, of an array that ends at `end`. Rows of a depthwise
+// convolution are many and short: looking for one maximum after the other within vectors would take most of an update.
+static PG_INLINE vf largest_of_rows(const float* v, int64_t stride, int64_t rows, int64_t n, const float* end) {
+  vf most[W];
+  if (n == 1) {
+    for (int64_t r = 0; r < W; ++r) most[0][r] = r < rows ? v[r * stride] : 0.0f;
+    return vabs(most[0]);
+  }
+  for (int64_t r = 0; r < W; ++r) {
+    most[r] = vf{};
+    for (int64_t j = 0; r < rows && j < n; j += W) {
+      const float* p = v + r * stride + j;
+      const vf x = vabs(end - p >= W ? load<vf>(p) : load_part(p, end - p));
+      const vi inside = (vi)(lanes() < usplat((uint32_t)(n - j < W ? n - j : W)));
+      most[r] = vmax(inside ? x : vf{}, most[r]);
+    }
+  }
+  for (int left = W / 2; left; left /= 2)
+    for (int i = 0; i < left; ++i) {
+      const vf a = most[2 * i], b = most[2 * i + 1];
+      most[i] = vmax(alternate(a, b, 0), alternate(a, b, 1));
+    }
+  return most[0];
+}
+
 struct Rule {  // how values become trains
   double lr, dw_min;
   int length, bl_management, update_management, kind;
@@ -211,12 +255,6 @@ static inline vu mix(vu x) {
   x ^= x >> 15;
   x *= usplat(0x735a2d97u);
   return x ^ (x >> 15);
-}
-
-static inline vu lanes() {
-  vu v{};
-  for (int i = 0; i < W; ++i) v[i] = i;
-  return v;
 }
 
 struct Stream {  // splitmix64 of seed and offset
@@ -618,8 +656,8 @@ struct Lines {
   int64_t count;
 
   Lines(Arena& arena, int64_t most) : count(0) {
-    largest_x = arena.take<double>(most);
-    largest_d = arena.take<double>(most);
+    largest_x = arena.take<double>(most + W);
+    largest_d = arena.take<double>(most + W);
     a = arena.take<double>(most + W);
     b = arena.take<double>(most + W);
     slots = arena.take<int32_t>(most + W);
@@ -663,13 +701,17 @@ static void group_trains(Batch& batch, Lines& lines, const Grouped& s, int64_t f
   batch.samples = most;
   batch.clear(per);
   const float *x = s.x + (first + start) * in, *d = s.d + (first + start) * per;
-  bool none = true;
-  for (int64_t k = 0; k < lines.count; ++k) {
-    lines.largest_x[k] = largest(x + k * s.groups * in, in);
-    lines.largest_d[k] = largest(d + k * s.groups * per, per);
-    none &= !(lines.largest_d[k] > 0.0);
+  const float *end_x = s.x + s.batch * in, *end_d = s.d + s.batch * per;
+  vf any_d{};
+  for (int64_t k = 0; k < lines.count; k += W) {
+    const int64_t rows = lines.count - k < W ? lines.count - k : W;
+    const vf most = largest_of_rows(d + k * s.groups * per, s.groups * per, rows, per, end_d);
+    store(lines.largest_d + k, __builtin_convertvector(most, vd));
+    store(lines.largest_x + k,
+          __builtin_convertvector(largest_of_rows(x + k * s.groups * in, s.groups * in, rows, in, end_x), vd));
+    any_d = vmax(any_d, most);
   }
-  if (none) return;
+  if (!any((vi)(any_d > vf{}))) return;
   lines.compute(s.rule);
   Philox g(s.seed, offset);
   for (int64_t k = 0; k < lines.count; k += W) {
