@@ -35,9 +35,10 @@ struct Philox {
   inline void words(uint64_t first, vu out[SETS][4], uint64_t stride = 1) const {
     const vq m0 = 0xD2511F53ull - vq{}, m1 = 0xCD9E8D57ull - vq{};
     vq x[2 * SETS][4];
+    vq even;
+    for (int i = 0; i < W / 2; ++i) even[i] = 2 * i;
     for (int j = 0; j < 2 * SETS; ++j) {
-      vq block{};
-      for (int i = 0; i < W / 2; ++i) block[i] = first + stride * (W * (j / 2) + j % 2 + 2 * i);
+      const vq block = even * stride + (first + stride * (W * (j / 2) + j % 2));
       x[j][0] = block, x[j][1] = block >> 32, x[j][2] = c2, x[j][3] = c3;
     }
 #pragma GCC unroll 10
@@ -45,8 +46,8 @@ struct Philox {
 #pragma GCC unroll 8
       for (int j = 0; j < 2 * SETS; ++j) {
         const vq p0 = mul32(m0, x[j][0]), p1 = mul32(m1, x[j][2]);
-        x[j][0] = (p1 >> 32) ^ (x[j][1] ^ k0[r]);
-        x[j][2] = (p0 >> 32) ^ (x[j][3] ^ k1[r]);
+        x[j][0] = high_halves(p1) ^ (x[j][1] ^ k0[r]);
+        x[j][2] = high_halves(p0) ^ (x[j][3] ^ k1[r]);
         x[j][1] = p1, x[j][3] = p0;
       }
     for (int k = 0; k < SETS; ++k)
@@ -94,47 +95,61 @@ static inline void box_muller(const vu* a, const vu* b, vf* z0, vf* z1) {
 
 // The words of `count` groups, stored as their values will be.
 static inline void word_groups(const Philox& g, uint32_t* out, uint64_t first, int64_t count) {
-  constexpr int SETS = W < 16 ? 2 : 1;
-  for (int64_t k = 0; k < count; ++k, out += GROUP)
-    for (int h = 0; h < 16; h += SETS * W) {
-      vu w[SETS][4];
-      g.words<SETS>(16 * (first + k) + h, w);
-      for (int j = 0; j < SETS; ++j)
-        for (int i = 0; i < 4; ++i) store(out + 16 * i + h + j * W, w[j][i]);
-    }
+  constexpr int SETS = 2;
+  const auto put = [&](int64_t block, const vu* words) {
+    for (int i = 0; i < 4; ++i) store(out + block / 16 * GROUP + 16 * i + block % 16, words[i]);
+  };
+  int64_t block = 0;
+  for (; block + SETS * W <= 16 * count; block += SETS * W) {
+    vu w[SETS][4];
+    g.words<SETS>(16 * first + block, w);
+    for (int j = 0; j < SETS; ++j) put(block + j * W, w[j]);
+  }
+  if (block == 16 * count) return;
+  vu w[1][4];
+  g.words<1>(16 * first + block, w);
+  put(block, w[0]);
+}
+
+constexpr int64_t AT_ONCE = 8;  // groups whose words are computed before they are transformed
+
+// Normals of half groups i, i + 1, ... in vectors: words 0 and 1 of a group, or 2 and 3.
+template <int N>
+static inline void normal_vectors(float* out, const uint32_t* words, int64_t i) {
+  constexpr int PER_HALF = 16 / W;
+  vu a[N], b[N];
+  vf z0[N], z1[N];
+  int64_t at[N];
+  for (int j = 0; j < N; ++j) {
+    at[j] = 32 * ((i + j) / PER_HALF) + (i + j) % PER_HALF * W;
+    a[j] = load<vu>(words + at[j]), b[j] = load<vu>(words + at[j] + 16);
+  }
+  box_muller<N>(a, b, z0, z1);
+  for (int j = 0; j < N; ++j) store(out + at[j], z0[j]), store(out + at[j] + 16, z1[j]);
 }
 
 // Normals of groups first .. first + count - 1; out holds count * 64 floats. Words first, eight groups at a time,
 // then their transformation: in one loop, the two long dependency chains would fill the processor's reorder
 // window and leave its execution units idle.
 static inline void normal_groups(const Philox& g, float* out, int64_t first, int64_t count) {
-  constexpr int64_t AT_ONCE = 8;
   alignas(64) uint32_t words[AT_ONCE * GROUP];
-  for (int64_t k = 0; k < count; k += AT_ONCE) {
-    const int64_t n = count - k < AT_ONCE ? count - k : AT_ONCE;
+  for (int64_t k = 0; k < count; k += AT_ONCE, out += AT_ONCE * GROUP) {
+    const int64_t n = count - k < AT_ONCE ? count - k : AT_ONCE, vectors = 32 / W * n;
     word_groups(g, words, first + k, n);
-    float* o = out + k * GROUP;
-    constexpr int N = 2, PER_HALF = 16 / W;  // vectors at once; in half a group: words 0 and 1, or 2 and 3
-    for (int64_t i = 0; i < 2 * n * PER_HALF; i += N) {
-      vu a[N], b[N];
-      vf z0[N], z1[N];
-      int64_t at[N];
-      for (int j = 0; j < N; ++j) {
-        at[j] = 32 * ((i + j) / PER_HALF) + (i + j) % PER_HALF * W;
-        a[j] = load<vu>(words + at[j]), b[j] = load<vu>(words + at[j] + 16);
-      }
-      box_muller<N>(a, b, z0, z1);
-      for (int j = 0; j < N; ++j) store(o + at[j], z0[j]), store(o + at[j] + 16, z1[j]);
-    }
+    int64_t i = 0;
+    for (; i + 4 <= vectors; i += 4) normal_vectors<4>(out, words, i);
+    if (i < vectors) normal_vectors<2>(out, words, i);
   }
 }
 
 // Uniforms in [0, 1) with 24 bits.
 static inline void uniform_groups(const Philox& g, float* out, int64_t first, int64_t count) {
-  for (int64_t k = 0; k < count; ++k, out += GROUP) {
-    alignas(64) uint32_t words[GROUP];
-    word_groups(g, words, first + k, 1);
-    for (int h = 0; h < GROUP; h += W) store(out + h, to_float((vi)(load<vu>(words + h) >> 8)) * splat(0x1p-24f));
+  alignas(64) uint32_t words[AT_ONCE * GROUP];
+  for (int64_t k = 0; k < count; k += AT_ONCE, out += AT_ONCE * GROUP) {
+    const int64_t n = count - k < AT_ONCE ? count - k : AT_ONCE;
+    word_groups(g, words, first + k, n);
+    for (int64_t i = 0; i < n * GROUP; i += W)
+      store(out + i, to_float((vi)(load<vu>(words + i) >> 8)) * splat(0x1p-24f));
   }
 }
 

@@ -59,6 +59,20 @@ static inline vq mul32(vq a, vq b) {
 #endif
 }
 
+// The high 32 bits of each 64-bit lane in its low half; the high half is undefined. Processors shuffle with another
+// unit than the one that multiplies, and shift with the same.
+static inline vq high_halves(vq x) {
+#if defined(__AVX512F__)
+  return (vq)_mm512_maskz_shuffle_epi32((__mmask16)-1, (__m512i)x, (_MM_PERM_ENUM)0xF5);
+#elif defined(__AVX2__)
+  return (vq)_mm256_shuffle_epi32((__m256i)x, 0xF5);
+#elif defined(__SSE2__)
+  return (vq)_mm_shuffle_epi32((__m128i)x, 0xF5);
+#else
+  return x >> 32;
+#endif
+}
+
 static inline vf vsqrt(vf x) {
 #if defined(__AVX512F__)
   return (vf)_mm512_maskz_sqrt_ps((__mmask16)-1, (__m512)x);
