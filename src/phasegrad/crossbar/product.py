@@ -16,6 +16,7 @@ from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import LinearTiling, Tiling
 from phasegrad.crossbar.word_lines import Periphery, combined_input, dac_range, drive
 from phasegrad.ops.direct import call, product_operand
+from phasegrad.ops.row_linear import row_linear
 
 _NO_DAC = (0.0, 0.0, 1.0)  # inputs that are converted already
 
@@ -47,6 +48,10 @@ def product(
     operand = _operand(x, weights, tiling)
     if operand is not None and hardware.fuses_inputs and weights.slice_factors is None:
         return _fused_product(operand, weights, conversion, hardware.dac_settings)
+    if weights.variance is not None and hardware.fuses_inputs and weights.slice_factors is None:
+        y = _single_row(x, weights, conversion)
+        if y is not None:
+            return y
     slices, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
     conversion = conversion._replace(input_range=input_range)
     parts = _slice_pairs(slices, weights, conversion, periphery.output_errors)
@@ -130,6 +135,16 @@ def _fused_product(
         *dac_settings, conversion.output_range, conversion.seed, weights.stream, conversion.offset, hardware.rows,
         noise, drop_connect, hardware.output_noise * conversion.noise, weights.read_noise, *hardware.adc_settings,
     )[0]  # fmt: skip
+
+
+def _single_row(x: Tensor, weights: TileWeights, conversion: Conversion) -> Tensor | None:
+    """The product of one row of inputs, whose noise of a read is drawn for the outputs; ``None`` without kernels."""
+    hardware, variance = conversion.hardware, weights.variance
+    assert variance is not None
+    return row_linear(
+        x, weights.weight, variance, weights.scale, weights.gain, conversion.input_range, hardware.dac_settings[0],
+        conversion.output_range, conversion.seed, conversion.offset, hardware.rows, *conversion.settings(weights),
+    )  # fmt: skip
 
 
 def _total_weight(weights: TileWeights, seed: Tensor, rows: int) -> Tensor:

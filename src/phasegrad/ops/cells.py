@@ -76,11 +76,11 @@ def row_products(x: Tensor, mean: Tensor, variance: Tensor, rows: int) -> tuple[
     Args:
         x: inputs ``[in]``.
         mean: weights ``[out, in]``.
-        variance: of the same shape.
+        variance: of the same shape, and of the same dtype or bfloat16.
         rows: inputs per tile.
     """
     of_tiles = [
-        (torch.mv(a, u), torch.mv(b, u.square()))
+        (torch.mv(a, u), torch.mv(b.to(u.dtype), u.square()))
         for a, b, u in zip(mean.split(rows, 1), variance.split(rows, 1), x.split(rows), strict=True)
     ]
     y, v = zip(*of_tiles, strict=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 _NAME = "libphasegrad_native.so"
 _logger = logging.getLogger("phasegrad")
 
-INTERFACE = 3
+INTERFACE = 4
 """Version of the functions below and of what they do, as ``PG_INTERFACE`` in csrc/api.h; 0.1.0 has none."""
 
 _POINTER, _SIZE, _SEED = ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64
@@ -73,7 +73,11 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
     ),
     "noisy_cells": (*(_POINTER,) * 3, *(_SIZE,) * 3, _POINTER, _POINTER, _SIZE, _SEED, _SEED, _INT),
     "pcm_moments": (*(_POINTER,) * 4, _DOUBLE, _SIZE, *(_DOUBLE,) * 3, _POINTER, _INT),
-    "row_products": (*(_POINTER,) * 5, *(_SIZE,) * 3, _INT),
+    "row_products": (*(_POINTER,) * 5, _INT, *(_SIZE,) * 3, _INT),
+    "row_linear": (
+        *(_POINTER,) * 5, _INT, *(_POINTER,) * 3, *(_SIZE,) * 3, *(_DOUBLE,) * 3, _FLOAT, _INT, _DOUBLE, _SEED, _SEED,
+        _INT,
+    ),
     "rectified_cells": (*(_POINTER,) * 4, *(_SIZE,) * 3, _POINTER, _POINTER, _SIZE, _INT),
     "pcm_read": (*(_POINTER,) * 4, _SIZE, _INT, *(_DOUBLE,) * 3, _POINTER, _SEED, _SEED, _INT),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 Drift and the standard deviation of read noise are the same in every read at one age. From the second read on they are
 kept: 8 bytes per device, half of what its state takes, for a read in half the time. Where single rows are read, the
-moments of the weights are kept instead, 8 bytes per weight. Neither is in the state dict, copied or pickled.
+moments of the weights are kept instead, 6 bytes per weight. Neither is in the state dict, copied or pickled.
 
 Writes are counted by torch, except those through ``.data`` or numpy. Comparing all values at every read would double
 the time of a single row, so tensors of more than 4096 values are compared at 64 places, and one 64th of them in full at

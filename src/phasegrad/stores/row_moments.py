@@ -20,7 +20,8 @@ _AT_ONCE = 1 << 16  # cells whose moments are computed at a time
 def row_moments(devices: AnalogWeight) -> tuple[Tensor, Tensor] | None:
     """Mean and variance of the weights ``[out, in]``, or of their slices ``[slices, out, in]``, at the present time.
 
-    They are computed for a few rows of devices at a time.
+    They are computed for a few rows of devices at a time. Variances are rounded to bfloat16, which is a third less to
+    read: errors of at most 0.4 %, independent of each other, average out over the inputs of a product.
 
     Returns:
         ``None`` if the weight is not linear in the conductances, or reads have other laws.
@@ -29,7 +30,8 @@ def row_moments(devices: AnalogWeight) -> tuple[Tensor, Tensor] | None:
     matrices = _linear_map(devices.cell)
     if matrices is None:
         return None
-    moments = devices.conductance.new_empty(2, len(matrices), *devices.conductance.shape[1:])
+    means = devices.conductance.new_empty(len(matrices), *devices.conductance.shape[1:])
+    variances = torch.empty_like(means, dtype=torch.bfloat16)
     step = max(1, _AT_ONCE // devices.conductance.shape[2])
     for first in range(0, devices.conductance.shape[1], step):
         part = slice(first, first + step)
@@ -43,9 +45,8 @@ def row_moments(devices: AnalogWeight) -> tuple[Tensor, Tensor] | None:
             mean, sd = (m[planes] if len(planes) < len(m) else m for m in of_devices)
             scale, chosen = devices.scale[:, part], [factors[p] for p in used]
             of_cells = call("rectified_cells", mean, sd, chosen, scale, devices.hardware.rows)
-            moments[0, i, part], moments[1, i, part] = of_cells
-    mean, variance = moments if sliced else moments[:, 0]
-    return mean, variance
+            means[i, part], variances[i, part] = of_cells
+    return (means, variances) if sliced else (means[0], variances[0])
 
 
 def _linear_map(cell: Cell) -> list[list[float]] | None:

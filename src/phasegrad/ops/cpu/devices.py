@@ -139,12 +139,14 @@ def rectified_cells(
 
 
 def row_products(x: Tensor, mean: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    if not all_floats(x, mean, variance):
+    brains = variance.dtype == torch.bfloat16
+    if not all_floats(x, mean) or not (brains or all_floats(variance)):
         return reference.row_products(x, mean, variance, rows)
     x, mean, variance = x.contiguous(), mean.contiguous(), variance.contiguous()
     y, v = (torch.empty(-(-len(x) // rows), len(mean), dtype=torch.float32) for _ in range(2))
     call(
-        "row_products", y.data_ptr(), v.data_ptr(), address(x), address(mean), address(variance), *mean.shape, rows,
+        "row_products", y.data_ptr(), v.data_ptr(), address(x), address(mean), address(variance), int(brains),
+        *mean.shape, rows,
     )  # fmt: skip
     return y, v
 

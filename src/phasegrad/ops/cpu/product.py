@@ -102,7 +102,7 @@ def _row_products(x: Tensor, w: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     """The product of one row of inputs ``[tiles, 1, out]``, and ``sum_j |w_j| x_j^2``, in one pass over the weights."""
     x, w = x.contiguous(), w.contiguous()
     y, v = x.new_empty(2, -(-w.shape[1] // rows), 1, len(w))
-    call("row_products", y.data_ptr(), v.data_ptr(), x.data_ptr(), w.data_ptr(), None, *w.shape, rows)
+    call("row_products", y.data_ptr(), v.data_ptr(), x.data_ptr(), w.data_ptr(), None, 0, *w.shape, rows)
     return y, v
 
 

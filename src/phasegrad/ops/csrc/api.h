@@ -7,7 +7,7 @@
 
 // Counts up with every change of a function's parameters or of what it does. ops/native.py has the same number, and
 // refuses a library with another.
-#define PG_INTERFACE 3
+#define PG_INTERFACE 4
 
 #define PG_FUNCTIONS(X)                                                                                                \
   X(normal, (float* out, int64_t n, uint64_t seed, uint64_t offset, int threads), (out, n, seed, offset, threads))     \
@@ -85,9 +85,16 @@
      double t_read, const double* noise, int threads),                                                                 \
     (mean, sd, g, nu, age, n, g_max, t0, t_read, noise, threads))                                                      \
   X(row_products,                                                                                                      \
-    (float* y, float* v, const float* x, const float* mean, const float* variance, int64_t out, int64_t in,            \
+    (float* y, float* v, const float* x, const float* mean, const void* variance, int brains, int64_t out, int64_t in, \
      int64_t tile_rows, int threads),                                                                                  \
-    (y, v, x, mean, variance, out, in, tile_rows, threads))                                                            \
+    (y, v, x, mean, variance, brains, out, in, tile_rows, threads))                                                    \
+  X(row_linear,                                                                                                        \
+    (float* result, float* room, const float* x, const float* mean, const void* variance, int brains,                  \
+     const float* scale, const float* gain, const float* range, int64_t out, int64_t in, int64_t tile_rows,            \
+     double dac_max_code, double output_noise, double read_noise, float bound, int mode, double max_code,              \
+     uint64_t seed, uint64_t offset, int threads),                                                                     \
+    (result, room, x, mean, variance, brains, scale, gain, range, out, in, tile_rows, dac_max_code, output_noise,      \
+     read_noise, bound, mode, max_code, seed, offset, threads))                                                        \
   X(rectified_cells,                                                                                                   \
     (float* weight, float* variance, const float* mean, const float* sd, int64_t planes, int64_t rows_out,             \
      int64_t cols_in, const float* factors, const float* scale, int64_t tile_rows, int threads),                       \
