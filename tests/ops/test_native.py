@@ -115,7 +115,7 @@ def test_a_library_that_cannot_be_used_leaves_the_reference(
 @pytest.mark.skipif(native.library is None, reason="no library")
 @pytest.mark.parametrize(
     ("name", "value", "message"),
-    [("INTERFACE", 1, "version 3 of the kernels' interface, where 1 is needed"),
+    [("INTERFACE", 1, "version 4 of the kernels' interface, where 1 is needed"),
      ("_SIGNATURES", {"no_such_kernel": (ctypes.c_int,)}, "pg_no_such_kernel")],
 )  # fmt: skip
 def test_an_older_or_newer_library_is_refused(

@@ -59,6 +59,7 @@ _SIGNATURES: dict[str, tuple[type, ...]] = {
         _INT,
     ),
     "finite": (_POINTER, _POINTER, _POINTER, _SIZE, _INT),
+    "fingerprint": (*(_POINTER,) * 3, *(_SIZE,) * 2, _INT),
     "pulse_scratch": (_POINTER, *(_SIZE,) * 4, _INT),
     "pulsed_update": (
         *(_POINTER,) * 8, *(_SIZE,) * 4, _DOUBLE, _DOUBLE, *(_INT,) * 4, _SIZE, _INT, _DOUBLE, *(_INT,) * 3,

@@ -5,7 +5,7 @@ kept: 8 bytes per device, half of what its state takes, for a read in half the t
 moments of the weights are kept instead, 6 bytes per weight. Neither is in the state dict, copied or pickled.
 
 Writes are counted by torch, except those through ``.data`` or numpy. Comparing all values at every read would double
-the time of a single row, so tensors of more than 4096 values are compared at 64 places, and one 64th of them in full at
+the time of a single row, so tensors of more than 16 KiB are compared at 64 places, and one 64th of them in full at
 each read, in turn: a write that torch does not count is noticed by the 64th read at the latest.
 """
 
@@ -18,24 +18,35 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-_PARTS = 64
-_SMALL = 4096
+from phasegrad.ops.fingerprint import PARTS, fingerprint
 
 
 class _Known(NamedTuple):
-    """A tensor as it was."""
+    """Tensors as they were."""
 
-    tensor: weakref.ref[Tensor]
-    version: int
-    sample: Tensor
-    """Values at equal distances; all of a small tensor."""
-    sums: tuple[int, ...]
-    """The sum of the bits of each part of a large tensor."""
+    tensors: tuple[weakref.ref[Tensor], ...]
+    versions: tuple[int, ...]
+    prints: tuple[tuple[int, ...], ...]
+    """The fingerprint with each part, or one without."""
+
+    @classmethod
+    def of(cls, tensors: tuple[Tensor, ...], *, by_part: bool) -> _Known:
+        prints = tuple(fingerprint(tensors, part) for part in (range(PARTS) if by_part else (None,)))
+        return cls(tuple(weakref.ref(t) for t in tensors), tuple(t._version for t in tensors), prints)
+
+    def are(self, tensors: tuple[Tensor, ...], read: int) -> bool:
+        """Whether tensors are these, as far as versions and one fingerprint tell."""
+        same = len(tensors) == len(self.tensors) and all(
+            known() is tensor and version == tensor._version
+            for known, version, tensor in zip(self.tensors, self.versions, tensors, strict=True)
+        )
+        part = read % len(self.prints)
+        return same and fingerprint(tensors, part if len(self.prints) > 1 else None) == self.prints[part]
 
 
 class _Record(NamedTuple):
     kind: str
-    known: tuple[_Known, ...]
+    known: _Known
     value: Any
 
 
@@ -63,7 +74,7 @@ class KeptReads:
             return None
         record = self._record
         self._reads += 1
-        if record is None or not _unchanged(record.known, tensors, self._reads % _PARTS):
+        if record is not None and not record.known.are(tensors, self._reads):
             record = None
         if record is not None and record.kind == kind and record.value is not None:
             return record.value
@@ -72,7 +83,7 @@ class KeptReads:
             return None
         with torch.inference_mode(False), torch.no_grad():  # later reads may want gradients
             value = make() if wanted else None
-        self._record = _Record(kind, tuple(_known(tensor, with_sums=wanted) for tensor in tensors), value)
+        self._record = _Record(kind, _Known.of(tensors, by_part=wanted), value)
         return value
 
     def clear(self) -> None:
@@ -86,34 +97,3 @@ class KeptReads:
     def __reduce__(self) -> Any:
         """Pickle nothing that is kept."""
         return KeptReads, ()
-
-
-def _known(tensor: Tensor, *, with_sums: bool) -> _Known:
-    large = with_sums and tensor.numel() > _SMALL
-    sums = tuple(int(_part(tensor, i).sum()) for i in range(_PARTS)) if large else ()
-    return _Known(weakref.ref(tensor), tensor._version, _sample(tensor).clone(), sums)
-
-
-def _unchanged(known: tuple[_Known, ...], tensors: tuple[Tensor, ...], part: int) -> bool:
-    """Whether tensors are the known ones, as far as versions, samples and one part of each tell."""
-    return len(known) == len(tensors) and all(
-        k.tensor() is tensor
-        and k.version == tensor._version
-        and torch.equal(k.sample, _sample(tensor))
-        and (not k.sums or k.sums[part] == int(_part(tensor, part).sum()))
-        for k, tensor in zip(known, tensors, strict=True)
-    )
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    step = tensor.numel() // _PARTS if tensor.numel() > _SMALL else 1
-    return tensor.detach().reshape(-1)[::step]
-
-
-def _part(tensor: Tensor, index: int) -> Tensor:
-    """The bits of one part of the values as integers, whose sum is exact; those of 64 bits are summed faster."""
-    values = tensor.detach().reshape(-1)
-    aligned = values.nbytes % 8 == 0 and values.storage_offset() * values.element_size() % 8 == 0
-    bits = values.view(torch.int64 if aligned else torch.uint8)
-    size = -(-len(bits) // _PARTS)
-    return bits[index * size : (index + 1) * size]

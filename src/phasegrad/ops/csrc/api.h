@@ -107,6 +107,9 @@
      seed, offset, threads))                                                                                           \
   X(finite, (int32_t* result, const float** v, const int64_t* n, int64_t count, int threads),                          \
     (result, v, n, count, threads))                                                                                    \
+  X(fingerprint,                                                                                                       \
+    (uint64_t* result, const void* const* data, const int64_t* bytes, int64_t count, int64_t part, int threads),       \
+    (result, data, bytes, count, part, threads))                                                                       \
   X(pulse_scratch, (int64_t* bytes, int64_t batch, int64_t out, int64_t in, int64_t groups, int threads),              \
     (bytes, batch, out, in, groups, threads))                                                                          \
   X(pulsed_update,                                                                                                     \
