@@ -19,6 +19,7 @@ from phasegrad.crossbar import Hardware, Pulses, Wires
 from phasegrad.devices import Thermal, joshi_2020, nandakumar_2018_device
 from phasegrad.inference import (
     AdaBS,
+    ColumnRanges,
     Compensation,
     GlobalDrift,
     PercentileRanges,
@@ -116,6 +117,7 @@ MAKE: dict[str, Callable[[Tensor], Any]] = {
     "adabs": lambda x: AdaBS([x, x]),
     "both": lambda x: ("layer", AdaBS([x, x])),
     "tracked": lambda x: (ReferenceColumns(), AdaBS([x], batches=1)),
+    "ranges": lambda x: ("tile", ColumnRanges([x, x])),
 }
 every_chip = pytest.mark.parametrize("kind", CHIPS)
 every_compensation = pytest.mark.parametrize("how", MAKE)
@@ -144,12 +146,14 @@ def loaded(chip: nn.Module, state: dict[str, Any]) -> nn.Module:
 def test_a_compensated_chip_is_the_same_in_every_copy_and_file(kind: str, how: str) -> None:
     chip, x = aged(kind)
     before = answers(chip, x)
+    if (kind, how) == ("in_memory", "ranges"):
+        pytest.skip("its converters have one range; the error is tested with ColumnRanges")
     better = compensate(chip, MAKE[how](x), seed=2)
     assert torch.equal(answers(chip, x), before)
     found = answers(better, x)
     assert found.isfinite().all()
     assert not torch.equal(found, before)
-    if how not in ("adabs", "both", "tracked"):  # whose batches draw from torch's generator
+    if how not in ("adabs", "both", "tracked", "ranges"):  # whose batches draw from torch's generator
         assert torch.equal(answers(compensate(chip, MAKE[how](x), seed=2), x), found)
     file = io.BytesIO()
     torch.save(better, file)
@@ -310,7 +314,7 @@ def test_a_failed_compensation_leaves_the_chip_as_it_was() -> None:
     assert all(torch.equal(v, state[k]) for k, v in chip.state_dict().items())
 
 
-@pytest.mark.parametrize("how", ["slope", "columns", "adabs", "both"])
+@pytest.mark.parametrize("how", ["slope", "columns", "adabs", "both", "ranges"])
 def test_accuracy_over_time_takes_them(how: str) -> None:
     torch.manual_seed(0)
     net, x = linear()

@@ -95,6 +95,8 @@ def _check_sign(layer: StoredLayer, name: str, key: str, value: Tensor) -> None:
         low = float(value.nan_to_num(nan=0.0).min())
     if last == "column_order":
         _check_order(layer, key, value)
+    if last == "column_range" and low <= 0.0:
+        raise ValueError(f"{key} has a value of {low:g}; a range must be positive. Nothing was loaded")
     if last in _NOT_NEGATIVE and low < 0.0:
         raise ValueError(f"{key} has a value of {low:g}; it must not be negative. Nothing was loaded")
     if last == "polarity" and float(value.abs()) != 1.0:

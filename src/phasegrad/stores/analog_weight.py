@@ -55,6 +55,8 @@ class AnalogWeight(DeviceArray):
             dict.
         column_order: int64 ``[row tiles, out]``, the physical column of each output, or ``None`` if outputs are not
             swapped. Everything else is in the order of the outputs.
+        column_range: ``[slices * row tiles, out]``, range of the ADC at each column in units of ``max|w| max|x|``, or
+            ``None`` if all columns have that of the layer, as after programming.
         clock: present time [s since the chip was first programmed], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
@@ -69,7 +71,7 @@ class AnalogWeight(DeviceArray):
     """
 
     _version = 2
-    optional = (*DeviceArray.optional, "column_order")
+    optional = (*DeviceArray.optional, "column_order", "column_range")
     weight_was_trainable: bool = True
     """Whether the digital weight required a gradient before it was programmed, and will again."""
 
@@ -83,6 +85,7 @@ class AnalogWeight(DeviceArray):
     samples = Registered["Tensor | None"]()
     mask = Registered["Tensor | None"]()
     column_order = Registered["Tensor | None"]()
+    column_range = Registered["Tensor | None"]()
     clock = Registered[Tensor]()
     scale = Registered[Tensor]()
     gain = Registered[Tensor]()
@@ -161,6 +164,7 @@ class AnalogWeight(DeviceArray):
             self.drift_reference.program_beside(self, seed)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
+        self.register_buffer("column_range", None)
         self.solve_wires()
         self.baseline.copy_(self._calibration_read(output_range, seed + (1 << 40), errors))
 
@@ -274,7 +278,7 @@ class AnalogWeight(DeviceArray):
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
         factors = self.cell.slice_factors
         weight = self._read_weight(seed) if factors is None else self._read_slices(seed)
-        return TileWeights(weight.to(dtype), self.scale, self.present_gain(seed), noise, slice_factors=factors)
+        return self._on_tiles(weight.to(dtype), self.present_gain(seed), noise)
 
     def mean_tile_weights(self, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, without read noise: the drifted devices with their wires."""
@@ -283,7 +287,7 @@ class AnalogWeight(DeviceArray):
             weight = self._weight(present)
         else:
             weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
-        return TileWeights(weight.to(dtype), self.scale, self.present_gain(None), 0.0, slice_factors=factors)
+        return self._on_tiles(weight.to(dtype), self.present_gain(None), 0.0)
 
     def row_weights(self) -> TileWeights | None:
         """The mean and variance of the weights in reads at the present time; ``None`` if reads have other laws."""
@@ -293,7 +297,11 @@ class AnalogWeight(DeviceArray):
         kept = self.kept_reads.get("rows", tensors, functools.partial(row_moments, self), at_once=True)
         if kept is None:
             return None
-        return TileWeights(kept[0], self.scale, self.gain, 1.0, None, self.cell.slice_factors, variance=kept[1])
+        return self._on_tiles(kept[0], self.gain, 1.0)._replace(variance=kept[1])
+
+    def _on_tiles(self, weight: Tensor, gain: Tensor, read_noise: float) -> TileWeights:
+        settings = {"slice_factors": self.cell.slice_factors, "column_range": self.column_range}
+        return TileWeights(weight, self.scale, gain, read_noise, **settings)
 
     def _mean_weight(self) -> Tensor:
         if self.cell.slice_factors is not None:
@@ -469,6 +477,8 @@ class AnalogWeight(DeviceArray):
 
     def blank(self, name: str) -> Tensor:
         """An optional buffer before it is loaded."""
+        if name == "column_range":
+            return self.scale.repeat(len(self.cell.slice_factors or (1.0,)), 1)
         return torch.zeros_like(self.scale, dtype=torch.int64) if name == "column_order" else super().blank(name)
 
     def _load_from_state_dict(
