@@ -57,9 +57,9 @@ def correct_gains(chip: nn.Module, correct: Callable[[AnalogLayer, AnalogWeight,
         layer.store.sync()
 
 
-def calibration_reads(chip: nn.Module) -> int:
-    """Tile reads of a calibration read of all devices: one per row of every tile."""
-    return sum(layer.in_features * -(-layer.out_features // layer.columns) for layer, _ in devices_of(chip))
+def row_reads_of(layer: AnalogLayer) -> int:
+    """Tile reads of a calibration read of a layer: one per row of every tile."""
+    return layer.in_features * -(-layer.out_features // layer.columns)
 
 
 def tiles_of(layer: AnalogLayer) -> int:

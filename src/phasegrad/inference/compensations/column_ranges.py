@@ -15,7 +15,7 @@ from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.mapping import nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.word_lines import drive
-from phasegrad.inference.compensations.base import Compensation, calibration_reads, devices_of
+from phasegrad.inference.compensations.base import Compensation, devices_of, row_reads_of
 from phasegrad.inference.compensations.data import batch_count, check_data, run_batches, tile_reads, watched
 from phasegrad.inference.programming import Seeds
 from phasegrad.nn import AnalogLayer, analog_layers
@@ -32,12 +32,11 @@ class ColumnRanges(Compensation):
     chip. This predicts the mean and the standard deviation of the output of every column of every tile, also where the
     converter would clip it. The range of the column becomes ``|mean| + deviations * sd``. Normal outputs without a mean
     then saturate with a probability of ``2 (1 - Phi(deviations))``, 6e-5 for 4 standard deviations. An 8-bit converter
-    has its smallest error at 3.9, where clipping and resolution cost the same.
+    has its smallest mean square error at 3.9.
 
-    In the paper, the converters are fixed, and the conductances of a column are reduced until its outputs are within
-    their range. Here the column has a programmable gain in front of its converter, which also enlarges small outputs,
-    and the devices keep their whole window and their relative errors. Output noise is that of the column, whatever its
-    range.
+    In the paper, the range of the conductances of a column is chosen, so that its outputs suit a fixed converter. Here
+    the column has a programmable gain in front of its converter, which also enlarges small outputs, and the devices
+    keep their whole window and their relative errors. Output noise is that of the column, whatever its range.
 
     Ranges are kept as the chip ages; a new application follows the outputs, which shrink. A column whose outputs are
     all zero has the range of its layer, and so have all columns after programming and in calibration reads. Embeddings,
@@ -110,7 +109,8 @@ class ColumnRanges(Compensation):
 
     def reads(self, chip: nn.Module) -> int:
         """Tile reads of the weights and of the batches, each as large as the first, which is run to count them."""
-        return calibration_reads(chip) + tile_reads(chip, self.loader, self.count, self.forward, "ColumnRanges")
+        rows = sum(row_reads_of(layer) for layer, _ in devices_of(chip) if layer.has_ranges)
+        return rows + tile_reads(chip, self.loader, self.count, self.forward, "ColumnRanges")
 
 
 class _Predicted:
