@@ -19,7 +19,7 @@ from phasegrad.inference.compensation import check_compensation
 from phasegrad.inference.report import Report
 from phasegrad.inference.tables import write_csv
 from phasegrad.inference.times import check_times, format_time
-from phasegrad.nn import AnalogComposite, analog_layers
+from phasegrad.nn import analog_layers
 from phasegrad.nn.copying import copy_net
 from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.progress import track
@@ -187,12 +187,11 @@ def _check_net(net: nn.Module) -> None:
 def _redesigned(net: nn.Module, window: float | None, noise: float, drift: float) -> nn.Module:
     """A copy of a net with other devices, and all else as it was."""
     copied = copy_net(net)
-    composites = [module for module in copied.modules() if isinstance(module, AnalogComposite)]
-    for module in (*analog_layers(copied).values(), *composites):
-        cell = module.hardware.cell
+    for layer in analog_layers(copied).values():
+        cell = layer.hardware.cell
         assert isinstance(cell.device, PCM)
         device = scaled(cell.device, window=window, noise=noise, drift=drift)
-        module.hardware = replace(module.hardware, cell=replace(cell, device=device))
+        layer.hardware = replace(layer.hardware, cell=replace(cell, device=device))
     return copied
 
 
