@@ -154,6 +154,8 @@ class AnalogWeight(DeviceArray):
             set_map(self, drawn(self, self.hardware.faults, seed), corrects=False)
         relative = relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows)
         self.record = method.write(self, relative, self.clock, seed, (self.hardware.rows, self.columns))
+        if self.record is not None:
+            self.record.column_order, self.record.rows = self.column_order, self.hardware.rows
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
