@@ -432,7 +432,7 @@ class AnalogWeight(DeviceArray):
         Raises:
             ValueError: a conductance is negative or not finite; the previous solution is kept.
         """
-        wired_devices.solve(self)
+        wired_devices.solve(self, self.clock)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from phasegrad.writing import checked_path, write_whole
 
-
 _HEAD = (
     "row", "column", "polarity", "device", "target_S", "converged", "pulses", "residual_S", "pulse_list", "output",
 )  # fmt: skip
