@@ -276,6 +276,29 @@ def test_wrong_arguments_and_states() -> None:
     assert chip.devices.column_range is None
 
 
+def test_columns_without_outputs_keep_their_ranges() -> None:
+    chip, better, x = case("tiles")
+    before = better.devices.column_range
+    assert torch.equal(compensate(better, ColumnRanges([0.0 * x], batches=1)).devices.column_range, before)
+    assert torch.equal(compensate(better, ColumnRanges([x[:0]], batches=1)).devices.column_range, before)
+    full = torch.full_like(before, 2.0)
+    assert torch.equal(compensate(chip, ColumnRanges([0.0 * x], batches=1)).devices.column_range, full)
+
+
+def test_a_single_row_has_the_law_of_many() -> None:
+    torch.manual_seed(0)
+    analog = pg.convert(nn.Linear(64, 8), dataclasses.replace(pg.presets.pcm_inference(), dac=SIXES, adc=NARROW))
+    x = torch.randn(300, 64)
+    chip = compensate(program(analog, seed=0), ColumnRanges([x], batches=1), seed=0)
+    one = x[:1]
+    with torch.no_grad():
+        single = torch.cat([chip(one) for _ in range(400)])
+        many = torch.cat([chip(one.expand(2, -1))[:1] for _ in range(400)])
+    se = (single.var(0) / 400 + many.var(0) / 400).sqrt()
+    assert bool(((single.mean(0) - many.mean(0)).abs() < 4.5 * se).all())
+    assert torch.allclose(single.std(0), many.std(0), rtol=4.5 * math.sqrt(2.0 / (2 * 399)))
+
+
 def test_programming_again_and_calibrated_ranges() -> None:
     torch.manual_seed(0)
     x = torch.randn(50, 20)

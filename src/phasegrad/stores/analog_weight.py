@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, final
 
 import torch
@@ -20,7 +20,7 @@ from phasegrad.ops.direct import call
 from phasegrad.stores import wired_devices
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
-from phasegrad.stores.drift_reference import DriftReference
+from phasegrad.stores.drift_reference import DriftReference, expect_columns
 from phasegrad.stores.known_numbers import number
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.record import ProgrammingRecord
@@ -80,7 +80,7 @@ class AnalogWeight(DeviceArray):
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
-    drift_reference = Registered["DriftReference | None"]("_modules")
+    drift_reference = Registered[DriftReference | None]("_modules")
     polarity = Registered["Tensor | None"]()
     samples = Registered["Tensor | None"]()
     mask = Registered["Tensor | None"]()
@@ -397,22 +397,6 @@ class AnalogWeight(DeviceArray):
             return self.gain
         return self.gain * self.drift_reference.gain(self.clock, self.columns, self.gain.shape[1], seed)
 
-    @torch.no_grad()
-    def track_drift(self, count: int, seed: Tensor, *, renew: bool = False) -> None:
-        """Correct drift by reference columns from now on; those that the tiles have are kept.
-
-        Args:
-            count: columns per tile.
-            seed: seed of the draws.
-            renew: whether columns that the tiles have are replaced.
-        """
-        present = self.drift_reference
-        if present is None or present.count != count or renew:
-            reference = self._blank_reference(count)
-            reference.program_beside(self, seed)
-            self.drift_reference = reference
-        self.gain.fill_(1.0)
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._modules.setdefault("drift_reference", None)  # files of releases before have none
@@ -420,10 +404,6 @@ class AnalogWeight(DeviceArray):
     def stop_tracking(self) -> None:
         """Remove the columns that track drift, whose gain another compensation replaces."""
         self.drift_reference = None
-
-    def _blank_reference(self, count: int) -> DriftReference:
-        outputs, inputs = self.conductance.shape[1:]
-        return DriftReference(self.hardware, count, -(-outputs // self.columns), inputs, self.conductance.device)
 
     @torch.no_grad()
     def solve_wires(self) -> None:
@@ -456,27 +436,6 @@ class AnalogWeight(DeviceArray):
             if array is not None:
                 array.expect({key.removeprefix(name) for key in keys if key.startswith(name)})
 
-    def expect_columns(self, state: Mapping[str, Any], prefix: str) -> None:
-        """Have the columns that track drift that are about to be loaded, if devices are loaded.
-
-        Args:
-            state: a state dict.
-            prefix: what the names of these devices begin with in it.
-        """
-        if f"{prefix}conductance" not in state:
-            return
-        key, present = f"{prefix}drift_reference.conductance", self.drift_reference
-        found = state.get(key)
-        if not isinstance(found, Tensor) or found.dim() != 3:
-            self.drift_reference = None
-            return
-        count = max(1, found.shape[1] // -(-self.conductance.shape[1] // self.columns))
-        if present is None or present.count != count:
-            present = self._blank_reference(count)
-        self.drift_reference = present
-        names = {k.removeprefix(f"{prefix}drift_reference.") for k in state}
-        present.expect(names)
-
     def blank(self, name: str) -> Tensor:
         """An optional buffer before it is loaded."""
         if name == "column_range":
@@ -491,7 +450,7 @@ class AnalogWeight(DeviceArray):
             self.mask = torch.ones_like(self.conductance[0], dtype=torch.bool)
         elif self.mask is not None:  # a state dict saved without a mask does not remove it
             state_dict.setdefault(key, self.mask)
-        self.expect_columns(state_dict, prefix)
+        expect_columns(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -119,3 +120,48 @@ class DriftReference(DeviceArray):
             noise = call("normal", seed, streams.TRACKING_OUTPUT, tuple(outputs.shape))
             outputs = outputs + self.hardware.output_noise * noise
         return outputs.view(len(outputs), -1, self.count).mean(2)
+
+
+@torch.no_grad()
+def track_drift(weight: AnalogWeight, count: int, seed: Tensor, *, renew: bool = False) -> None:
+    """Correct the drift of a weight by reference columns from now on; those that the tiles have are kept.
+
+    Args:
+        weight: the devices of the weight.
+        count: columns per tile.
+        seed: seed of the draws.
+        renew: whether columns that the tiles have are replaced.
+    """
+    present = weight.drift_reference
+    if present is None or present.count != count or renew:
+        reference = _blank(weight, count)
+        reference.program_beside(weight, seed)
+        weight.register_module("drift_reference", reference)
+    weight.gain.fill_(1.0)
+
+
+def expect_columns(weight: AnalogWeight, state: Mapping[str, Any], prefix: str) -> None:
+    """Have the columns that track drift that are about to be loaded, if devices are loaded.
+
+    Args:
+        weight: the devices of the weight.
+        state: a state dict.
+        prefix: what the names of these devices begin with in it.
+    """
+    if f"{prefix}conductance" not in state:
+        return
+    key, present = f"{prefix}drift_reference.conductance", weight.drift_reference
+    found = state.get(key)
+    if not isinstance(found, Tensor) or found.dim() != 3:
+        weight.register_module("drift_reference", None)
+        return
+    count = max(1, found.shape[1] // -(-weight.conductance.shape[1] // weight.columns))
+    if present is None or present.count != count:
+        present = _blank(weight, count)
+    weight.register_module("drift_reference", present)
+    present.expect({k.removeprefix(f"{prefix}drift_reference.") for k in state})
+
+
+def _blank(weight: AnalogWeight, count: int) -> DriftReference:
+    outputs, inputs = weight.conductance.shape[1:]
+    return DriftReference(weight.hardware, count, -(-outputs // weight.columns), inputs, weight.conductance.device)

@@ -39,8 +39,8 @@ class ColumnRanges(Compensation):
     keep their whole window and their relative errors. Output noise is that of the column, whatever its range.
 
     Ranges are kept as the chip ages; a new application follows the outputs, which shrink. A column whose outputs are
-    all zero has the range of its layer, and so have all columns after programming and in calibration reads. Embeddings,
-    whose outputs never exceed a range of ``max|w|``, are left as they are.
+    all zero keeps its range. After programming and in calibration reads, all columns have the range of their layer.
+    Embeddings, whose outputs never exceed a range of ``max|w|``, are left as they are.
 
     Args:
         loader: batches of training data.
@@ -121,7 +121,8 @@ class _Predicted:
         weights = devices.tile_weights(seed, torch.float32)
         arguments = (layer.hardware, layer.output_range, seed, layer.periphery.output_errors)
         self.devices, self.weights = devices, weights_read_back(weights, *arguments)
-        self.usual = layer.output_range.detach().abs().float()
+        present = devices.column_range
+        self.present = layer.output_range.detach().abs().float() if present is None else present
         self.moments: dict[int, Tensor] = {}
         """By the number of the input slice: count, sum and sum of squares, ``[3, slices * row tiles, out]``."""
 
@@ -138,14 +139,14 @@ class _Predicted:
             self.moments[i][:, :, outputs] += torch.stack(found, dim=1)
 
     def ranges(self, deviations: float) -> Tensor | None:
-        """The range of every column ``[slices * row tiles, out]``; ``None`` if there was no input."""
+        """The range of every column ``[slices * row tiles, out]``; the present ones if there was no input."""
         if not self.moments:
-            return None
+            return self.devices.column_range
         count, total, squares = torch.stack(list(self.moments.values()), dim=1)
         mean = total / count.clamp(min=1.0)
         sd = (squares / count.clamp(min=1.0) - mean.square()).clamp(min=0.0).sqrt()
         widest = (mean.abs() + deviations * sd).amax(0).float()  # one range for all input slices
-        return torch.where(widest > 0.0, widest, self.usual)
+        return torch.where(widest > 0.0, widest, self.present)
 
 
 def _relative_outputs(
@@ -162,5 +163,5 @@ def _relative_outputs(
 
 def _sums(y: Tensor) -> Tensor:
     """The number of outputs ``[out, n]``, their sum, and the sum of their squares: ``[3, out]``."""
-    y = y.double()
-    return torch.stack((torch.full_like(y[:, 0], y.shape[1]), y.sum(1), y.square().sum(1)))
+    total = y.sum(1, dtype=torch.float64)
+    return torch.stack((torch.full_like(total, y.shape[1]), total, y.square().sum(1, dtype=torch.float64)))

@@ -82,7 +82,8 @@ class PercentileRanges(Compensation):
         with watched(chip, see):
             run_batches(chip, self.loader, self.count, self.forward, "PercentileRanges")
         layers = analog_layers(chip)
-        ranges = {name: float(torch.stack(sizes).mean()) for name, sizes in found.items() if layers[name].has_ranges}
+        means = {name: float(torch.stack(sizes).mean()) for name, sizes in found.items() if layers[name].has_ranges}
+        ranges = {name: covered for name, covered in means.items() if covered > 0.0}
         _keep_column_ranges(layers, ranges)
         for name, covered in ranges.items():
             known = layers[name].input_range

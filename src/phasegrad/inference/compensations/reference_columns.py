@@ -12,6 +12,7 @@ from phasegrad.inference.compensations.base import Compensation, correct_gains
 from phasegrad.inference.programming import Seeds
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.stores import AnalogWeight
+from phasegrad.stores.drift_reference import track_drift
 
 
 @final
@@ -64,7 +65,7 @@ class ReferenceColumns(Compensation):
         def correct(layer: AnalogLayer, devices: AnalogWeight, seed: Tensor) -> None:
             errors = layer.periphery.output_errors
             stale = not bool(devices.baseline.any())  # pulsed since: the columns are programmed after training
-            devices.track_drift(self.count, seed, renew=stale)
+            track_drift(devices, self.count, seed, renew=stale)
             devices.renew_baseline(layer.output_range, lambda: seed, errors)
 
         correct_gains(chip, correct, seeds)
