@@ -179,6 +179,29 @@ def test_a_state_without_reference_columns_removes_them() -> None:
     assert torch.equal(answers(loaded(better, chip.state_dict()), x), answers(chip, x))
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_compensated_chip_is_loaded_into_nets_that_were_never_programmed(assign: bool) -> None:
+    hardware = dataclasses.replace(
+        pg.presets.pcm_inference(), rows=16, columns=8, wires=Wires(word_line=1.0, bit_line=1.0),
+        faults=Faults(stuck_at_set=0.05),
+    )  # fmt: skip
+
+    def made() -> nn.Module:
+        torch.manual_seed(0)
+        return converted(nn.Sequential(nn.Linear(20, 12)), torch.randn(32, 20), hardware)[0]
+
+    x = torch.randn(32, 20)
+    chip = age(program(made(), seed=1), seconds=YEARS)
+    better = compensate(chip, (ReferenceColumns(count=2), ColumnRanges([x])), seed=2)
+    others = [made(), program(made(), seed=5)]
+    if assign:
+        with torch.device("meta"):
+            others.append(pg.convert(nn.Sequential(nn.Linear(20, 12)), hardware))
+    for other in others:
+        other.load_state_dict(better.state_dict(), assign=assign)
+        assert torch.equal(answers(other.eval(), x), answers(better, x))
+
+
 def test_a_damaged_state_changes_nothing() -> None:
     chip, x = aged("linear")
     better, target = compensate(chip, ReferenceColumns(count=3), seed=2), copy.deepcopy(chip)

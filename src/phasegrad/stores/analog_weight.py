@@ -454,7 +454,6 @@ class AnalogWeight(DeviceArray):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training
-        wired_devices.make_buffers(self)  # on the device of conductances that were assigned, not copied
         self.solve_wires()
 
     @property

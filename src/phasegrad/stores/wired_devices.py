@@ -41,9 +41,14 @@ def through_wires(devices: AnalogWeight | DriftReference, read: Tensor) -> Tenso
 @torch.no_grad()
 def solve(devices: AnalogWeight | DriftReference, now: Tensor) -> None:
     """Solve the wires at a time [s]; see ``AnalogWeight.solve_wires``."""
-    wires, sensitivity, offset = devices.hardware.linear_wires, devices.wire_sensitivity, devices.wire_offset
-    if wires is None or devices.solved is None or sensitivity is None or offset is None:
+    wires = devices.hardware.linear_wires
+    if wires is None:
         return
+    make_buffers(devices)  # on the device of conductances that were assigned, not copied
+    sensitivity, offset = devices.wire_sensitivity, devices.wire_offset
+    assert devices.solved is not None
+    assert sensitivity is not None
+    assert offset is not None
     present = devices.present(now)
     if torch.equal(present, devices.solved):
         return
