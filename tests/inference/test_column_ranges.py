@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import phasegrad as pg
+from phasegrad.conversion import register_counterpart
 from phasegrad.crossbar import DurationCodedDrop, Hardware, Integrator, Wires
 from phasegrad.crossbar.converters import Adc, BitSerialDac, CalibratedRange, Dac, FixedRange, FullScaleRange, SarAdc
 from phasegrad.inference import ColumnRanges, GlobalDrift, PercentileRanges, age, compensate, program
@@ -28,7 +29,8 @@ def hardware(**changes: Any) -> Hardware:
 
 
 def chip_of(net: nn.Module, changes: dict[str, Any] | None = None) -> nn.Module:
-    return program(pg.convert(net, hardware(**(changes or {}))), seed=0)
+    with register_counterpart(nn.Embedding, pg.nn.AnalogEmbedding.from_digital):
+        return program(pg.convert(net, hardware(**(changes or {}))), seed=0)
 
 
 def normal_columns(columns: int = 48) -> tuple[nn.Linear, Tensor]:
@@ -167,6 +169,16 @@ class Tied(nn.Module):
         return self.last(5.0 * self.first(x))
 
 
+class LanguageModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(7, 6), nn.Linear(6, 7, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tokens(x))
+
+
 NETS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "tiles": (lambda: nn.Linear(150, 9), (20, 150), {}),
     "groups": (lambda: nn.Conv2d(8, 12, 3, groups=4, padding=1), (5, 8, 6, 6), {"rows": 10}),
@@ -174,6 +186,7 @@ NETS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "tied": (Tied, (20, 16), {}),
     "lstm": (lambda: nn.Sequential(nn.LSTM(6, 5, batch_first=True)), (8, 4, 6), {}),
     "embedding": (lambda: nn.Sequential(nn.Embedding(7, 6), nn.Linear(6, 4)), (), {}),
+    "language model": (LanguageModel, (), {}),
     "slices": (lambda: nn.Linear(20, 6), (20, 20), {"cell": SLICES}),
     "bits": (lambda: nn.Linear(20, 6), (20, 20), {"dac": BitSerialDac(bits=4, range=FixedRange(value=4.0))}),
     "sar": (lambda: nn.Linear(150, 6), (20, 150), {"adc": SarAdc(range=FixedRange(value=3.0), offset_mismatch=0.5)}),
@@ -229,6 +242,14 @@ def test_every_kind_of_chip_in_copies_files_and_states(kind: str) -> None:
 def chip_is_exact(kind: str) -> bool:
     """Whether nothing is drawn in a product."""
     return kind != "noise"
+
+
+def test_embeddings_whose_devices_a_linear_layer_shares_are_read_as_before() -> None:
+    chip, better, x = case("language model")
+    assert better.head.devices is better.tokens.devices
+    assert better.head.devices.column_range.shape == (1, 7)
+    assert torch.equal(out(better.tokens, x), out(chip.tokens, x))
+    assert ColumnRanges([x], batches=1).reads(chip) == 6 + len(x) * 2  # rows of one tile; tokens, and their products
 
 
 def test_tied_layers_share_the_range_that_suits_both() -> None:

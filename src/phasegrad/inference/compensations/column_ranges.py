@@ -15,7 +15,7 @@ from phasegrad.crossbar.converters import InputSlice
 from phasegrad.crossbar.mapping import nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.word_lines import drive
-from phasegrad.inference.compensations.base import Compensation, devices_of, row_reads_of
+from phasegrad.inference.compensations.base import Compensation, row_reads_of
 from phasegrad.inference.compensations.data import batch_count, check_data, run_batches, tile_reads, watched
 from phasegrad.inference.programming import Seeds
 from phasegrad.nn import AnalogLayer, analog_layers
@@ -95,12 +95,11 @@ class ColumnRanges(Compensation):
 
     def apply(self, chip: nn.Module, seeds: Seeds) -> None:
         """Read the weights back, run the batches, and set the ranges of all columns."""
-        known = {id(d): _Predicted(layer, d, seeds) for layer, d in devices_of(chip) if layer.has_ranges}
+        known = {id(devices): _Predicted(layer, devices, seeds) for layer, devices in _with_columns(chip)}
 
         def see(name: str, layer: AnalogLayer, x: Tensor, outputs: slice | None) -> None:
-            found = known.get(id(layer.devices))
-            if found is not None:
-                found.add(layer, x, slice(None) if outputs is None else outputs)
+            if layer.has_ranges:
+                known[id(layer.devices)].add(layer, x, slice(None) if outputs is None else outputs)
 
         with watched(chip, see):
             run_batches(chip, self.loader, self.count, self.forward, "ColumnRanges")
@@ -109,8 +108,17 @@ class ColumnRanges(Compensation):
 
     def reads(self, chip: nn.Module) -> int:
         """Tile reads of the weights and of the batches, each as large as the first, which is run to count them."""
-        rows = sum(row_reads_of(layer) for layer, _ in devices_of(chip) if layer.has_ranges)
+        rows = sum(row_reads_of(layer) for layer, _ in _with_columns(chip))
         return rows + tile_reads(chip, self.loader, self.count, self.forward, "ColumnRanges")
+
+
+def _with_columns(chip: nn.Module) -> list[tuple[AnalogLayer, AnalogWeight]]:
+    """The devices whose columns are sensed, each once, with the first layer that does so: an embedding senses rows."""
+    found: dict[int, tuple[AnalogLayer, AnalogWeight]] = {}
+    for layer in analog_layers(chip).values():
+        if layer.devices is not None and layer.has_ranges:
+            found.setdefault(id(layer.devices), (layer, layer.devices))
+    return list(found.values())
 
 
 class _Predicted:

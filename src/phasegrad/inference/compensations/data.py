@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from phasegrad import argument_checks as checks
+from phasegrad.crossbar.mapping import row_tiles
 from phasegrad.inference.compensations.base import tiles_of
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.nn.copying import shared_copy
@@ -102,6 +103,9 @@ def tile_reads(chip: nn.Module, loader: Iterable[Any], count: int, forward: Forw
     def see(name: str, layer: AnalogLayer, x: Tensor, outputs: slice | None) -> None:
         nonlocal found
         rows = layer.to_rows(x)
+        if layer.tiling.senses_rows:  # one column of each row tile per token
+            found += rows.numel() * row_tiles(layer.in_features, layer.hardware)
+            return
         y = layer.tiling.product(torch.zeros_like(rows), torch.zeros_like(layer.weight_matrix.detach()))
         found += y.numel() // layer.out_features * tiles_of(layer)
 
