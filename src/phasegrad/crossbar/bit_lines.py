@@ -14,6 +14,7 @@ from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero
 from phasegrad.crossbar.tile_weights import TileWeights
 from phasegrad.crossbar.tilings import Tiling
+from phasegrad.ops import reference
 from phasegrad.ops.direct import call
 from phasegrad.ops.in_place import adc_in_place
 
@@ -90,6 +91,9 @@ def converted(outputs: TileOutputs, weights: TileWeights, conversion: Conversion
         if conversion.input_range.numel() > 1:
             ranges = conversion.input_range.repeat_interleave(shape[2:].numel())
             conversion = conversion._replace(input_range=ranges)
+    if weights.column_range is not None:
+        values, weights, conversion = _in_units_of_columns(values, variances, weights, conversion)
+        variances = []
     if conversion.hardware.unfused_adc is not None:
         y = _converted_unfused(TileOutputs(values, variances), weights, conversion, conversion.hardware.unfused_adc)
     else:
@@ -133,6 +137,31 @@ def _charges(
     return [charge * unit * window for charge, unit in zip(charges, units, strict=True)]
 
 
+def _in_units_of_columns(
+    values: Sequence[Tensor], variances: Sequence[Tensor], weights: TileWeights, conversion: Conversion
+) -> tuple[Sequence[Tensor], TileWeights, Conversion]:
+    """The outputs with their noise, and what converts them with the range of each column as the unit.
+
+    The noise is that of the column, so it does not depend on the range, but kernels know a single unit for both.
+    """
+    assert weights.column_range is not None
+    noisy = [_noisy(y, t, variances[t : t + 1], weights, conversion) for t, y in enumerate(values)]
+    scale, one = weights.scale * weights.column_range.to(weights.scale.dtype), torch.ones_like(conversion.output_range)
+    weights = weights._replace(scale=scale, read_noise=0.0, column_range=None)
+    return noisy, weights, conversion._replace(output_range=one, noise=0.0)
+
+
+def _noisy(y: Tensor, t: int, v: Sequence[Tensor], weights: TileWeights, conversion: Conversion) -> Tensor:
+    """The outputs of row tile ``t`` with the noise of the tile and of its reads, before the converter."""
+    output_noise, read_noise, *_ = conversion.settings(weights)
+    if not v and output_noise == 0.0:
+        return y
+    ranges = (conversion.input_range, conversion.output_range.detach())
+    settings = (output_noise, read_noise, reference.NO_CONVERTER, 1.0)
+    arguments = (weights.scale[t : t + 1], None, *ranges, conversion.seed, conversion.offset + t)
+    return call("adc", [y], list(v), *arguments, *settings)[0]
+
+
 def _converted_unfused(
     outputs: TileOutputs, weights: TileWeights, conversion: Conversion, adc: OutputConverter
 ) -> Tensor:
@@ -142,12 +171,8 @@ def _converted_unfused(
         errors = weights.scale.new_zeros(len(adc.errors), len(outputs.values), 1, dtype=torch.float32)
     total = torch.zeros_like(outputs.values[0])
     for t, y in enumerate(outputs.values):
-        scale, v = weights.scale[t : t + 1], list(outputs.variances[t : t + 1])
-        arguments = (scale, None, conversion.input_range, conversion.output_range.detach(), conversion.seed)
-        settings = conversion.settings(weights)
-        noisy = y
-        if v or settings[0] > 0:
-            noisy = call("adc", [y], v, *arguments, conversion.offset + t, *settings)[0]
+        scale = weights.scale[t : t + 1]
+        noisy = _noisy(y, t, outputs.variances[t : t + 1], weights, conversion)
         full = (conversion.output_range.to(y.dtype) * scale * conversion.input_range.view(-1, 1)).abs()
         decisions = _Decisions(conversion.seed, streams.DECISIONS + (conversion.offset + t) * 32, tuple(y.shape))
         codes = adc.convert(noisy, full, errors[:, t].unbind(), decisions)

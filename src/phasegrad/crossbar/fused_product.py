@@ -37,7 +37,8 @@ class FusedProduct(NamedTuple):
     @classmethod
     def of(cls, weights: TileWeights, periphery: Periphery, hardware: Hardware) -> FusedProduct | None:
         """The product of weights without perturbation; ``None`` if the op does not compute it, on plain tensors."""
-        single = weights.perturbation is None and weights.slice_factors is None and weights.variance is None
+        unfused = (weights.perturbation, weights.slice_factors, weights.variance, weights.column_range)
+        single = all(part is None for part in unfused)
         converts = hardware.adc is not None or hardware.output_noise > 0.0 or weights.read_noise > 0.0
         if not (single and converts and hardware.fuses_inputs) or periphery.input_range is None:
             return None

@@ -120,7 +120,7 @@ def _slice_product(driven: InputSlice, weights: TileWeights, conversion: Convers
 
 def _operand(x: Tensor, weights: TileWeights, tiling: Tiling) -> Tensor | None:
     """The inputs of a fused product, or ``None`` if it cannot be fused."""
-    fused = tiling.fused and weights.variance is None
+    fused = tiling.fused and weights.variance is None and weights.column_range is None
     return product_operand(x, weights.weight) if fused else None
 
 

@@ -61,26 +61,32 @@ class TileWeights(NamedTuple):
     variance: Tensor | None = None
     """Variance of the weights in each read over the scale of their column, of the shape of ``weight``, for which the
     product draws noise of its outputs. ``None`` if ``weight`` is one read, or its noise is ``read_noise``."""
+    column_range: Tensor | None = None
+    """``[slices * row tiles, out]``: range of the ADC at each column, in units of ``max|w| max|x|``; ``None`` for the
+    range of the layer at all of them."""
 
     def slices(self) -> tuple[tuple[float, TileWeights], ...]:
         """Every slice as separate weights, with its digital significance."""
         if self.slice_factors is None:
             return ((1.0, self),)
         drawn = self.perturbation
-        variances = [None] * len(self.weight) if self.variance is None else self.variance.unbind()
+        count, ranges = len(self.weight), self.column_range
+        variances = [None] * count if self.variance is None else self.variance.unbind()
+        of_slices = [None] * count if ranges is None else ranges.chunk(count)
         return tuple(
             (
                 factor,
                 self._replace(
                     weight=weight,
                     variance=variance,
+                    column_range=of_slice,
                     slice_factors=None,
                     stream=self.stream + 2 * i,
                     perturbation=None if drawn is None else drawn.of_slice(i),
                 ),
             )
-            for i, (factor, weight, variance) in enumerate(
-                zip(self.slice_factors, self.weight.unbind(), variances, strict=True)
+            for i, (factor, weight, variance, of_slice) in enumerate(
+                zip(self.slice_factors, self.weight.unbind(), variances, of_slices, strict=True)
             )
         )
 
@@ -88,8 +94,8 @@ class TileWeights(NamedTuple):
         """The weights of each row tile, with ``rows`` inputs per tile; ``perturbation`` must be ``None``."""
         assert self.perturbation is None
         for t, weight in enumerate(self.weight.split(rows, dim=-1)):
-            gain = None if self.gain is None else self.gain[t : t + 1]
-            yield self._replace(weight=weight, scale=self.scale[t : t + 1], gain=gain)
+            gain, ranges = (None if each is None else each[t : t + 1] for each in (self.gain, self.column_range))
+            yield self._replace(weight=weight, scale=self.scale[t : t + 1], gain=gain, column_range=ranges)
 
     def read(self, seed: Tensor, rows: int) -> Tensor:
         """The weight ``[out, in]`` that one read of a single slice sees, with ``rows`` inputs per tile."""
@@ -114,4 +120,5 @@ class TileWeights(NamedTuple):
             perturbation = perturbation._replace(clip=perturbation.clip[chosen])
         weight, scale = self.weight[..., chosen, :], self.scale[:, chosen]
         variance = None if self.variance is None else self.variance[..., chosen, :]
-        return self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation, variance=variance)
+        part = self._replace(weight=weight, scale=scale, gain=gain, perturbation=perturbation, variance=variance)
+        return part if self.column_range is None else part._replace(column_range=self.column_range[:, chosen])

@@ -5,6 +5,7 @@ from phasegrad.inference.batchnorm import reestimate_batchnorm
 from phasegrad.inference.compensation import compensate
 from phasegrad.inference.compensations.adabs import AdaBS
 from phasegrad.inference.compensations.base import Compensation
+from phasegrad.inference.compensations.column_ranges import ColumnRanges
 from phasegrad.inference.compensations.global_drift import GlobalDrift
 from phasegrad.inference.compensations.percentile_ranges import PercentileRanges
 from phasegrad.inference.compensations.reference_columns import ReferenceColumns
@@ -43,6 +44,7 @@ from phasegrad.stores.single_rows import sampled_reads
 __all__ = [
     "AdaBS",
     "AmplitudeSteps",
+    "ColumnRanges",
     "Compensation",
     "DesignMap",
     "DeviceSelection",

@@ -12,7 +12,7 @@ from torch import nn
 from phasegrad import argument_checks as checks
 from phasegrad.inference.compensation import Compensations, apply_compensation, check_compensation
 from phasegrad.inference.programming import Seeds, advance, program_copy
-from phasegrad.inference.refreshing import advance_refreshed, check_rewritable
+from phasegrad.inference.refreshing import advance_refreshed, check_refresh
 from phasegrad.inference.report import Report, seed_of_chip
 from phasegrad.inference.times import check_times, format_time
 from phasegrad.nn import AnalogLayer
@@ -32,6 +32,7 @@ def accuracy_over_time(
     temperature: float | None = None,
     how: Any = None,
     faults: Any = None,
+    map_around: Sequence[str] = (),
     refresh: float | None = None,
     progress: bool = True,
 ) -> Report:
@@ -51,6 +52,7 @@ def accuracy_over_time(
             of their devices were measured.
         how: how the chips are programmed; see [`program`][phasegrad.inference.program].
         faults: devices that are stuck; see [`program`][phasegrad.inference.program].
+        map_around: ways to program around the faults; see [`program`][phasegrad.inference.program].
         refresh: time from one rewriting of all layers to the next [s]; ``None`` to program once. See
             [`refresh`][phasegrad.inference.refresh].
         progress: whether to show progress: a bar on a terminal, a line every half minute elsewhere.
@@ -63,7 +65,8 @@ def accuracy_over_time(
 
     Raises:
         ValueError: the net has no analog layer or a non-finite weight, ``times`` are negative or not in increasing
-            order, ``chips`` is below 1, or ``evaluate`` returns a value that is not finite.
+            order, ``chips`` is below 1, ``evaluate`` returns a value that is not finite, or the net cannot be
+            programmed in this way.
     """
     caller = "accuracy_over_time"
     times, chips = check_times(caller, times), checks.integer(caller, "chips", chips, 1)
@@ -72,12 +75,10 @@ def accuracy_over_time(
     checks.flag(caller, "progress", progress)
     if compensation is not None:
         check_compensation(caller, compensation)
-    if refresh is not None:
-        refresh = checks.number(caller, "refresh", refresh, 0.0, above=True, unit="s")
-        check_rewritable(net, caller)
     require_analog_layers(net, caller)
+    refresh = check_refresh(net, caller, refresh)
     warn_start_ranges(net, caller)
-    programming = {name: value for name, value in (("how", how), ("faults", faults)) if value is not None}
+    programming = {"how": how, "faults": faults, "map_around": map_around}
     values = np.empty((len(times), chips))
     with torch.random.fork_rng(), track(values.size, unit="read", shown=progress) as bar:
 

@@ -16,10 +16,11 @@ from phasegrad.devices import PCM, scaled
 from phasegrad.devices.scaling import check_window
 from phasegrad.inference.accuracy import accuracy_over_time, require_digital
 from phasegrad.inference.compensation import check_compensation
+from phasegrad.inference.refreshing import check_refresh
 from phasegrad.inference.report import Report
 from phasegrad.inference.tables import write_csv
 from phasegrad.inference.times import check_times, format_time
-from phasegrad.nn import AnalogComposite, analog_layers
+from phasegrad.nn import analog_layers
 from phasegrad.nn.copying import copy_net
 from phasegrad.nn.start_ranges import warn_start_ranges
 from phasegrad.progress import track
@@ -105,6 +106,10 @@ def design_map(
     seed: int = 0,
     compensation: Any = "tile",
     temperature: float | None = None,
+    how: Any = None,
+    faults: Any = None,
+    map_around: Sequence[str] = (),
+    refresh: float | None = None,
     progress: bool = True,
 ) -> DesignMap:
     """Measure how good a device must be: accuracy on a grid of memory window, noise, drift and age.
@@ -124,6 +129,10 @@ def design_map(
         seed: seed of the chips.
         compensation: drift compensation, as in ``accuracy_over_time``.
         temperature: temperature of the chips [K], as in ``accuracy_over_time``.
+        how: how the chips are programmed; see [`program`][phasegrad.inference.program].
+        faults: devices that are stuck; see [`program`][phasegrad.inference.program].
+        map_around: ways to program around the faults; see [`program`][phasegrad.inference.program].
+        refresh: time between rewrites of all layers [s], as in ``accuracy_over_time``.
         progress: whether to show progress.
 
     Returns:
@@ -152,10 +161,14 @@ def design_map(
     if compensation is not None:
         check_compensation(_CALLER, compensation)
     _check_net(net)
+    refresh = check_refresh(net, _CALLER, refresh)
     warn_start_ranges(net, _CALLER)
     points = list(itertools.product(window_axis, noise_axis, drift_axis))
     values = np.empty((len(points), len(known_times), chips))
-    shared = {"chips": chips, "seed": seed, "compensation": compensation, "temperature": temperature, "progress": False}
+    shared = {
+        "chips": chips, "seed": seed, "compensation": compensation, "temperature": temperature, "how": how,
+        "faults": faults, "map_around": map_around, "refresh": refresh, "progress": False,
+    }  # fmt: skip
     with track(len(points), unit="point", shown=progress) as bar:
         for i, point in enumerate(points):
             bar.describe("window {}, noise {:g}, drift {:g}".format(_window_text(point[0]), *point[1:]))
@@ -187,12 +200,11 @@ def _check_net(net: nn.Module) -> None:
 def _redesigned(net: nn.Module, window: float | None, noise: float, drift: float) -> nn.Module:
     """A copy of a net with other devices, and all else as it was."""
     copied = copy_net(net)
-    composites = [module for module in copied.modules() if isinstance(module, AnalogComposite)]
-    for module in (*analog_layers(copied).values(), *composites):
-        cell = module.hardware.cell
+    for layer in analog_layers(copied).values():
+        cell = layer.hardware.cell
         assert isinstance(cell.device, PCM)
         device = scaled(cell.device, window=window, noise=noise, drift=drift)
-        module.hardware = replace(module.hardware, cell=replace(cell, device=device))
+        layer.hardware = replace(layer.hardware, cell=replace(cell, device=device))
     return copied
 
 

@@ -14,6 +14,7 @@ from phasegrad.conversion import to_digital
 from phasegrad.conversion.replacement import counterparts
 from phasegrad.inference.accuracy import chip_over_time, require_digital
 from phasegrad.inference.compensation import check_compensation
+from phasegrad.inference.refreshing import check_refresh
 from phasegrad.inference.report import seed_of_chip
 from phasegrad.inference.sensitivity_report import Sensitivity
 from phasegrad.inference.times import check_times, format_time
@@ -36,6 +37,8 @@ def sensitivity(
     temperature: float | None = None,
     how: Any = None,
     faults: Any = None,
+    map_around: Sequence[str] = (),
+    refresh: float | None = None,
     progress: bool = True,
 ) -> Sensitivity:
     """Measure what each layer costs on a chip, and how many layers must be digital for the target.
@@ -58,6 +61,8 @@ def sensitivity(
         temperature: temperature of the chips [K], as in ``accuracy_over_time``.
         how: how the chips are programmed; see [`program`][phasegrad.inference.program].
         faults: devices that are stuck; see [`program`][phasegrad.inference.program].
+        map_around: ways to program around the faults; see [`program`][phasegrad.inference.program].
+        refresh: time between rewrites of all layers [s], as in ``accuracy_over_time``.
         progress: whether to show progress.
 
     Returns:
@@ -83,11 +88,12 @@ def sensitivity(
     if compensation is not None:
         check_compensation(_CALLER, compensation)
     require_digital(net, _CALLER)
+    refresh = check_refresh(net, _CALLER, refresh)
     warn_start_ranges(net, _CALLER)
-    programming = {name: value for name, value in (("how", how), ("faults", faults)) if value is not None}
+    programming = {"how": how, "faults": faults, "map_around": map_around}
 
     def aged(chip_seed: int) -> nn.Module:
-        return next(chip_over_time(net, chip_seed, times, compensation, temperature, programming))
+        return next(chip_over_time(net, chip_seed, times, compensation, temperature, programming, refresh))
 
     with torch.random.fork_rng():
         measurement = _Measurement(net, evaluate, aged, [seed_of_chip(seed, i) for i in range(chips)])

@@ -179,6 +179,14 @@ def check_rewritable(net: nn.Module, caller: str) -> None:
             )
 
 
+def check_refresh(net: nn.Module, caller: str, refresh: object) -> float | None:
+    """The time between rewrites of a population's chips [s], or ``None``; raise unless they can be rewritten."""
+    if refresh is None:
+        return None
+    check_rewritable(net, caller)
+    return checks.number(caller, "refresh", refresh, 0.0, above=True, unit="s")
+
+
 def _check_source(chip: nn.Module, net: nn.Module) -> None:
     layers = analog_layers(chip)
     for name, layer in layers.items():

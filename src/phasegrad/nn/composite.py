@@ -13,7 +13,7 @@ from phasegrad.configuration import check_type
 from phasegrad.crossbar import Hardware
 from phasegrad.crossbar.materialisation import loses_values
 from phasegrad.nn import materialisation
-from phasegrad.nn.layer import AnalogLayer
+from phasegrad.nn.layer import AnalogLayer, analog_layers
 from phasegrad.nn.linear import AnalogLinear
 
 if TYPE_CHECKING:
@@ -26,11 +26,9 @@ class AnalogComposite(nn.Module, ABC):
     A float checkpoint of the digital counterpart can be loaded: its keys are renamed to those of the layers.
 
     Attributes:
-        hardware: the hardware of every layer; immutable.
         digital_part: the products that are computed digitally, and why; ``None`` if there are none.
     """
 
-    hardware: Hardware
     digital_part: ClassVar[str | None] = None
 
     @classmethod
@@ -42,12 +40,29 @@ class AnalogComposite(nn.Module, ABC):
 
     def _init_from_digital(self, digital: nn.Module, hardware: Hardware) -> None:
         nn.Module.__init__(self)
-        self.hardware = hardware
+        self._first_hardware = hardware
         check_type(self, "hardware", Hardware)
         self.training = digital.training
         for name in self._options:
             setattr(self, name, getattr(digital, name))
         self._make_layers(digital)
+
+    @property
+    def hardware(self) -> Hardware:
+        """The hardware of every layer; that of a single layer may be replaced, as by ``optimise_splits``.
+
+        Raises:
+            ValueError: the layers have different hardware.
+        """
+        layers = analog_layers(self)
+        found = [layer.hardware for layer in layers.values()] or [self._first_hardware]
+        if any(hardware != found[0] for hardware in found):
+            first, *others = layers
+            raise ValueError(
+                f"{type(self).__name__}: its layers have different hardware, so it has no hardware of its own; read "
+                f"hardware of {first}, {', '.join(others)}, as in phasegrad.nn.analog_layers(net)"
+            )
+        return found[0]
 
     def _linear(self, weight: nn.Parameter, bias: nn.Parameter | None) -> AnalogLinear:
         """An analog linear layer with parameters of the digital counterpart."""

@@ -153,7 +153,7 @@ class AnalogEmbedding(AnalogLayer):
                 conversion = conversion._replace(offset=conversion.offset + number * len(weights.scale) + t)
                 tile = TileOutputs([values.contiguous()], outputs.variances[t : t + 1])
                 ones = weights.scale.new_ones(1, values.shape[1])
-                values = converted(tile, weights._replace(scale=ones, gain=None), conversion)
+                values = converted(tile, weights._replace(scale=ones, gain=None, column_range=None), conversion)
             if weights.gain is not None:
                 values = values * weights.gain[t][tokens].unsqueeze(1).to(values.dtype)
             parts.append(values)

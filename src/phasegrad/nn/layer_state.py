@@ -21,6 +21,7 @@ from phasegrad.crossbar.hardware import from_tensor, to_tensor
 from phasegrad.crossbar.streams import draw_seed
 from phasegrad.nn.state_values import check_values
 from phasegrad.stores.base import StoredLayer
+from phasegrad.stores.drift_reference import expect_columns
 from phasegrad.stores.programmed import assign_devices, blank_devices, program
 from phasegrad.stores.written_weights import note_loaded
 
@@ -99,7 +100,7 @@ def loading(layer: StoredLayer, state_dict: dict[str, Any], prefix: str, local_m
         assign_devices(layer, blank_devices(layer))
     if has_devices and assigned and layer.devices is not None:  # kernels read float32, as a copy would become
         layer.devices.expect(_device_keys(state_dict, prefix))
-        layer.devices.expect_columns(state_dict, f"{prefix}devices.")
+        expect_columns(layer.devices, state_dict, f"{prefix}devices.")
         for name, mine in layer.devices.state_dict().items():
             key = f"{prefix}devices.{name}"
             if key not in state_dict:  # a mask, which a state dict without one does not remove

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.base import StoredLayer
+from phasegrad.stores.drift_reference import expect_columns
 
 _DEVICES = "devices."
 _NOT_NEGATIVE = frozenset((
@@ -54,7 +55,7 @@ def _expected(layer: StoredLayer, state_dict: dict[str, Any], prefix: str) -> di
     if layer.devices is not None or any(key.startswith(prefix + _DEVICES) for key in state_dict):
         blank = AnalogWeight(layer.hardware, layer.out_features, layer.in_features, layer.columns, "meta")
         blank.expect({key.removeprefix(prefix + _DEVICES) for key in state_dict if key.startswith(prefix + _DEVICES)})
-        blank.expect_columns(state_dict, prefix + _DEVICES)
+        expect_columns(blank, state_dict, prefix + _DEVICES)
         expected |= {f"{prefix}{_DEVICES}{key}": value for key, value in blank.state_dict().items()}
     if layer.converters is not None:
         expected |= {f"{prefix}converters.{key}": value for key, value in layer.converters.state_dict().items()}
@@ -95,6 +96,8 @@ def _check_sign(layer: StoredLayer, name: str, key: str, value: Tensor) -> None:
         low = float(value.nan_to_num(nan=0.0).min())
     if last == "column_order":
         _check_order(layer, key, value)
+    if last == "column_range" and low <= 0.0:
+        raise ValueError(f"{key} has a value of {low:g}; a range must be positive. Nothing was loaded")
     if last in _NOT_NEGATIVE and low < 0.0:
         raise ValueError(f"{key} has a value of {low:g}; it must not be negative. Nothing was loaded")
     if last == "polarity" and float(value.abs()) != 1.0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, final
 
 import torch
@@ -20,7 +20,7 @@ from phasegrad.ops.direct import call
 from phasegrad.stores import wired_devices
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
-from phasegrad.stores.drift_reference import DriftReference
+from phasegrad.stores.drift_reference import DriftReference, expect_columns
 from phasegrad.stores.known_numbers import number
 from phasegrad.stores.programming.base import ProgrammingMethod, Statistical
 from phasegrad.stores.programming.record import ProgrammingRecord
@@ -55,6 +55,8 @@ class AnalogWeight(DeviceArray):
             dict.
         column_order: int64 ``[row tiles, out]``, the physical column of each output, or ``None`` if outputs are not
             swapped. Everything else is in the order of the outputs.
+        column_range: ``[slices * row tiles, out]``, range of the ADC at each column in units of ``max|w| max|x|``, or
+            ``None`` if all columns have that of the layer, as after programming.
         clock: present time [s since the chip was first programmed], float64.
         scale: ``[row tiles, out]``, weight of a fully programmed cell.
         gain: ``[row tiles, out]``, digital drift compensation; 1 until compensated.
@@ -69,7 +71,7 @@ class AnalogWeight(DeviceArray):
     """
 
     _version = 2
-    optional = (*DeviceArray.optional, "column_order")
+    optional = (*DeviceArray.optional, "column_order", "column_range")
     weight_was_trainable: bool = True
     """Whether the digital weight required a gradient before it was programmed, and will again."""
 
@@ -78,11 +80,12 @@ class AnalogWeight(DeviceArray):
 
     fast = Registered["DeviceArray | None"]("_modules")
     reference = Registered["DeviceArray | None"]("_modules")
-    drift_reference = Registered["DriftReference | None"]("_modules")
+    drift_reference = Registered[DriftReference | None]("_modules")
     polarity = Registered["Tensor | None"]()
     samples = Registered["Tensor | None"]()
     mask = Registered["Tensor | None"]()
     column_order = Registered["Tensor | None"]()
+    column_range = Registered["Tensor | None"]()
     clock = Registered[Tensor]()
     scale = Registered[Tensor]()
     gain = Registered[Tensor]()
@@ -151,6 +154,8 @@ class AnalogWeight(DeviceArray):
             set_map(self, drawn(self, self.hardware.faults, seed), corrects=False)
         relative = relative_weight(weight.float(), nonzero(scale).float(), self.hardware.rows)
         self.record = method.write(self, relative, self.clock, seed, (self.hardware.rows, self.columns))
+        if self.record is not None:
+            self.record.column_order, self.record.rows = self.column_order, self.hardware.rows
         if self.fast is not None:
             self.fast.program(torch.zeros_like(weight, dtype=torch.float32), self.clock, seed + streams.FAST)
         if self.reference is not None:
@@ -161,6 +166,7 @@ class AnalogWeight(DeviceArray):
             self.drift_reference.program_beside(self, seed)
         self.scale.copy_(scale)
         self.gain.fill_(1.0)
+        self.register_buffer("column_range", None)
         self.solve_wires()
         self.baseline.copy_(self._calibration_read(output_range, seed + (1 << 40), errors))
 
@@ -274,7 +280,7 @@ class AnalogWeight(DeviceArray):
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
         factors = self.cell.slice_factors
         weight = self._read_weight(seed) if factors is None else self._read_slices(seed)
-        return TileWeights(weight.to(dtype), self.scale, self.present_gain(seed), noise, slice_factors=factors)
+        return self._on_tiles(weight.to(dtype), self.present_gain(seed), noise)
 
     def mean_tile_weights(self, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, without read noise: the drifted devices with their wires."""
@@ -283,7 +289,7 @@ class AnalogWeight(DeviceArray):
             weight = self._weight(present)
         else:
             weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
-        return TileWeights(weight.to(dtype), self.scale, self.present_gain(None), 0.0, slice_factors=factors)
+        return self._on_tiles(weight.to(dtype), self.present_gain(None), 0.0)
 
     def row_weights(self) -> TileWeights | None:
         """The mean and variance of the weights in reads at the present time; ``None`` if reads have other laws."""
@@ -293,7 +299,11 @@ class AnalogWeight(DeviceArray):
         kept = self.kept_reads.get("rows", tensors, functools.partial(row_moments, self), at_once=True)
         if kept is None:
             return None
-        return TileWeights(kept[0], self.scale, self.gain, 1.0, None, self.cell.slice_factors, variance=kept[1])
+        return self._on_tiles(kept[0], self.gain, 1.0)._replace(variance=kept[1])
+
+    def _on_tiles(self, weight: Tensor, gain: Tensor, read_noise: float) -> TileWeights:
+        settings = {"slice_factors": self.cell.slice_factors, "column_range": self.column_range}
+        return TileWeights(weight, self.scale, gain, read_noise, **settings)
 
     def _mean_weight(self) -> Tensor:
         if self.cell.slice_factors is not None:
@@ -387,22 +397,6 @@ class AnalogWeight(DeviceArray):
             return self.gain
         return self.gain * self.drift_reference.gain(self.clock, self.columns, self.gain.shape[1], seed)
 
-    @torch.no_grad()
-    def track_drift(self, count: int, seed: Tensor, *, renew: bool = False) -> None:
-        """Correct drift by reference columns from now on; those that the tiles have are kept.
-
-        Args:
-            count: columns per tile.
-            seed: seed of the draws.
-            renew: whether columns that the tiles have are replaced.
-        """
-        present = self.drift_reference
-        if present is None or present.count != count or renew:
-            reference = self._blank_reference(count)
-            reference.program_beside(self, seed)
-            self.drift_reference = reference
-        self.gain.fill_(1.0)
-
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._modules.setdefault("drift_reference", None)  # files of releases before have none
@@ -411,10 +405,6 @@ class AnalogWeight(DeviceArray):
         """Remove the columns that track drift, whose gain another compensation replaces."""
         self.drift_reference = None
 
-    def _blank_reference(self, count: int) -> DriftReference:
-        outputs, inputs = self.conductance.shape[1:]
-        return DriftReference(self.hardware, count, -(-outputs // self.columns), inputs, self.conductance.device)
-
     @torch.no_grad()
     def solve_wires(self) -> None:
         """Solve the wires for the devices at the present time, if there are wires and the devices have changed.
@@ -422,7 +412,7 @@ class AnalogWeight(DeviceArray):
         Raises:
             ValueError: a conductance is negative or not finite; the previous solution is kept.
         """
-        wired_devices.solve(self)
+        wired_devices.solve(self, self.clock)
 
     @torch.no_grad()
     def compensate(self, output_range: Tensor, seed: Tensor, per: str, errors: Tensor | None = None) -> None:
@@ -446,29 +436,10 @@ class AnalogWeight(DeviceArray):
             if array is not None:
                 array.expect({key.removeprefix(name) for key in keys if key.startswith(name)})
 
-    def expect_columns(self, state: Mapping[str, Any], prefix: str) -> None:
-        """Have the columns that track drift that are about to be loaded, if devices are loaded.
-
-        Args:
-            state: a state dict.
-            prefix: what the names of these devices begin with in it.
-        """
-        if f"{prefix}conductance" not in state:
-            return
-        key, present = f"{prefix}drift_reference.conductance", self.drift_reference
-        found = state.get(key)
-        if not isinstance(found, Tensor) or found.dim() != 3:
-            self.drift_reference = None
-            return
-        count = max(1, found.shape[1] // -(-self.conductance.shape[1] // self.columns))
-        if present is None or present.count != count:
-            present = self._blank_reference(count)
-        self.drift_reference = present
-        names = {k.removeprefix(f"{prefix}drift_reference.") for k in state}
-        present.expect(names)
-
     def blank(self, name: str) -> Tensor:
         """An optional buffer before it is loaded."""
+        if name == "column_range":
+            return self.scale.repeat(len(self.cell.slice_factors or (1.0,)), 1)
         return torch.zeros_like(self.scale, dtype=torch.int64) if name == "column_order" else super().blank(name)
 
     def _load_from_state_dict(
@@ -479,11 +450,10 @@ class AnalogWeight(DeviceArray):
             self.mask = torch.ones_like(self.conductance[0], dtype=torch.bool)
         elif self.mask is not None:  # a state dict saved without a mask does not remove it
             state_dict.setdefault(key, self.mask)
-        self.expect_columns(state_dict, prefix)
+        expect_columns(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *arguments, **named)
         if local_metadata.get("version", self._version) < 2 and self._updates_so_far:
             self.discard_baseline()  # release 0.1.0 kept that of before training
-        wired_devices.make_buffers(self)  # on the device of conductances that were assigned, not copied
         self.solve_wires()
 
     @property

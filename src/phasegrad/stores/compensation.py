@@ -5,6 +5,8 @@ Compensation uses noisy reads through the converters, as on a chip, never the co
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,8 @@ def calibration_read(
 ) -> Tensor:
     """The sum of the absolute outputs of each column when the rows of its tile are fully driven one at a time.
 
-    Output noise and ADC act on the outputs as in any product.
+    Output noise and ADC act on the outputs as in any product. All columns are read with the range of the layer, as a
+    single row may exceed a range that suits the sums of many.
 
     Args:
         weights: one read of the weights; their gain is not applied.
@@ -34,18 +37,43 @@ def calibration_read(
     Returns:
         ``[row tiles, out]``, in units of the weights.
     """
+    outputs: list[list[Tensor]] = [[] for _ in weights.scale]
+    for t, factor, read in _row_reads(weights, hardware, output_range, seed, errors):
+        outputs[t].append(_summed(read, factor, weights))
+    return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in outputs])
+
+
+@torch.no_grad()
+def weights_read_back(
+    weights: TileWeights, hardware: Hardware, output_range: Tensor, seed: Tensor, errors: Tensor | None = None
+) -> TileWeights:
+    """The weights that the controller of a chip knows from a calibration read, see ``calibration_read``.
+
+    Returns:
+        The weights with the noise and the resolution of that read, without gain and further noise.
+    """
+    reads = _row_reads(weights, hardware, output_range, seed, errors)
+    rows = [read.t() for _, _, read in reads]
+    count = len(weights.scale)
+    slices = [torch.cat(rows[i : i + count], dim=1) for i in range(0, len(rows), count)]
+    matrix = slices[0] if weights.slice_factors is None else torch.stack(slices)
+    return weights._replace(weight=matrix.to(weights.weight.dtype), gain=None, read_noise=0.0, column_range=None)
+
+
+def _row_reads(
+    weights: TileWeights, hardware: Hardware, output_range: Tensor, seed: Tensor, errors: Tensor | None
+) -> Iterator[tuple[int, float, Tensor]]:
+    """The number of each row tile, the significance of its slice, and its outputs ``[rows, out]``, slice by slice."""
     one = torch.ones(1, dtype=torch.float32, device=weights.weight.device)
     count = len(weights.scale)
-    outputs: list[list[Tensor]] = [[] for _ in range(count)]
-    for s, (factor, part) in enumerate(weights._replace(gain=None).slices()):
+    for s, (factor, part) in enumerate(weights._replace(gain=None, column_range=None).slices()):
         for t, tile in enumerate(part.row_tiles(hardware.rows)):
             rows = one.expand(tile.weight.shape[1], 1)
             own = None if errors is None else errors[:, s * count + t : s * count + t + 1]
             conversion = Conversion(one, output_range.float(), hardware, seed + t, errors=own)
             conversion = conversion._replace(offset=conversion.offset + s * streams.PART)
             read = tile_outputs(InputSlice(rows), tile, one, SingleRows(), hardware, seed)
-            outputs[t].append(_summed(converted(read, tile, conversion), factor, weights))
-    return torch.stack([torch.stack(slices).sum(0).abs().sum(0) for slices in outputs])
+            yield t, factor, converted(read, tile, conversion)
 
 
 def _summed(outputs: Tensor, factor: float, weights: TileWeights) -> Tensor:

@@ -28,13 +28,15 @@ class NoiselessWeights(nn.Module):
     weight: Tensor
     scale: Tensor
     gain: Tensor | None
+    column_range: Tensor | None
 
     def __init__(self, weights: TileWeights, origin: type[WeightStore]) -> None:
         super().__init__()
         self.slice_factors, self.origin = weights.slice_factors, origin
         self.register_buffer("weight", weights.weight.detach().clone(), persistent=False)
         self.register_buffer("scale", weights.scale.detach().clone(), persistent=False)
-        self.register_buffer("gain", None if weights.gain is None else weights.gain.clone(), persistent=False)
+        for name, value in (("gain", weights.gain), ("column_range", weights.column_range)):
+            self.register_buffer(name, None if value is None else value.clone(), persistent=False)
 
     @torch.no_grad()
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NoiselessWeights:
@@ -60,7 +62,8 @@ class Noiseless(WeightStore):
     def matrix(self, seed: Tensor) -> TileWeights:
         """The mean of the weights."""
         mean = self._weights
-        return TileWeights(mean.weight, mean.scale, mean.gain, 0.0, slice_factors=mean.slice_factors)
+        settings = {"slice_factors": mean.slice_factors, "column_range": mean.column_range}
+        return TileWeights(mean.weight, mean.scale, mean.gain, 0.0, **settings)
 
     def mean_matrix(self) -> TileWeights:
         """The mean of the weights."""

@@ -1,4 +1,4 @@
-"""The wires of a programmed weight: solved once per chip and age, and applied to each read.
+"""The wires of programmed devices: solved once per chip and age, and applied to each read.
 
 Every function accepts the devices first.
 """
@@ -15,9 +15,10 @@ from phasegrad.crossbar.wires import check_conductances, over_tiles
 
 if TYPE_CHECKING:
     from phasegrad.stores.analog_weight import AnalogWeight
+    from phasegrad.stores.drift_reference import DriftReference
 
 
-def make_buffers(devices: AnalogWeight) -> None:
+def make_buffers(devices: AnalogWeight | DriftReference) -> None:
     """Create the buffers of the wires, unless they exist where the conductances are."""
     present = devices._buffers.get("solved")
     if present is not None and present.device == devices.conductance.device:
@@ -27,7 +28,7 @@ def make_buffers(devices: AnalogWeight) -> None:
         devices.register_buffer(name, blank, persistent=False)
 
 
-def through_wires(devices: AnalogWeight, read: Tensor) -> Tensor:
+def through_wires(devices: AnalogWeight | DriftReference, read: Tensor) -> Tensor:
     """Conductances ``[devices, out, in]`` [S] of one read, with the wires.
 
     Read noise is attenuated by the voltage drop on the word line and by the current loss on the bit line.
@@ -38,12 +39,17 @@ def through_wires(devices: AnalogWeight, read: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def solve(devices: AnalogWeight) -> None:
-    """Solve the wires at the present time; see ``AnalogWeight.solve_wires``."""
-    wires, sensitivity, offset = devices.hardware.linear_wires, devices.wire_sensitivity, devices.wire_offset
-    if wires is None or devices.solved is None or sensitivity is None or offset is None:
+def solve(devices: AnalogWeight | DriftReference, now: Tensor) -> None:
+    """Solve the wires at a time [s]; see ``AnalogWeight.solve_wires``."""
+    wires = devices.hardware.linear_wires
+    if wires is None:
         return
-    present = devices.present(devices.clock)
+    make_buffers(devices)  # on the device of conductances that were assigned, not copied
+    sensitivity, offset = devices.wire_sensitivity, devices.wire_offset
+    assert devices.solved is not None
+    assert sensitivity is not None
+    assert offset is not None
+    present = devices.present(now)
     if torch.equal(present, devices.solved):
         return
     check_conductances("wires", present, wires if wires.solve == "exact" else None)
@@ -53,5 +59,5 @@ def solve(devices: AnalogWeight) -> None:
     devices.solved.copy_(present)
 
 
-def _over_tiles(devices: AnalogWeight, planes: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+def _over_tiles(devices: AnalogWeight | DriftReference, planes: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
     return over_tiles(planes.double(), devices.hardware.rows, devices.columns, solve)

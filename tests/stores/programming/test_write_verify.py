@@ -173,6 +173,27 @@ def test_the_export_lists_every_pulse(tmp_path: Path) -> None:
     assert "failed" in str(record)
 
 
+def test_the_export_names_the_physical_columns_of_swapped_outputs(tmp_path: Path) -> None:
+    net = made(CELLS["pair"])  # 20 x 12 on 2 x 2 tiles
+    stuck = pg.inference.draw_faults(net, pg.devices.Faults(stuck_at_set=0.1), seed=3)
+    how = dataclasses.replace(LOOP, keep_pulses=True)
+    chip = program(net, seed=0, how=how, faults=stuck, map_around=("columns",))
+    order, held = chip[0].devices.column_order, stuck["0"].stuck
+    assert not torch.equal(order, torch.arange(12).repeat(2, 1))
+    for record in (programming_record(chip)["0"], programming_record(copy.deepcopy(chip))["0"]):
+        record.to_csv(tmp_path / "pulses.csv")
+        rows = list(csv.DictReader(io.StringIO((tmp_path / "pulses.csv").read_text())))
+        places = {(int(row["device"]), int(row["column"]), int(row["row"])): row for row in rows}
+        assert len(places) == len(rows) == 2 * 12 * 20
+        for (device, column, row), line in places.items():
+            output, target = int(line["output"]), float(line["target_S"])
+            assert column == int(order[row // 16, output])
+            assert target == pytest.approx(float(record.target[device, output, row]), rel=1e-5)
+            if not held[device, column, row].isnan() and target > 0.0:  # the map is that of the physical array
+                found = target + float(line["residual_S"])
+                assert found == pytest.approx(float(held[device, column, row]), rel=0.2)  # read noise
+
+
 def test_devices_that_cannot_reach_their_targets_are_marked() -> None:
     strategy = AmplitudeSteps(currents=(250e-6, 400e-6), start=(250e-6, 300e-6))
     record = programming_record(chip_of(CELLS["pair"], WriteVerify(strategy=strategy)))["0"]

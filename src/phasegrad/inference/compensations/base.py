@@ -57,6 +57,11 @@ def correct_gains(chip: nn.Module, correct: Callable[[AnalogLayer, AnalogWeight,
         layer.store.sync()
 
 
+def row_reads_of(layer: AnalogLayer) -> int:
+    """Tile reads of a calibration read of a layer: one per row of every tile."""
+    return layer.in_features * -(-layer.out_features // layer.columns)
+
+
 def tiles_of(layer: AnalogLayer) -> int:
     """Tile reads of a layer per input vector: its tiles, times the slices of an input that are driven in turn."""
     drives = 1 if layer.hardware.dac is None else layer.hardware.dac.drives_per_product

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from phasegrad import argument_checks as checks
+from phasegrad.crossbar.mapping import row_tiles
 from phasegrad.inference.compensations.base import tiles_of
 from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.nn.copying import shared_copy
@@ -50,9 +51,13 @@ def batch_count(loader: Iterable[Any], fraction: float, batches: int | None) -> 
     return max(1, math.ceil(fraction * len(loader)))
 
 
+Watcher: TypeAlias = Callable[[str, AnalogLayer, Tensor, "slice | None"], None]
+"""A function of the name of a layer, the layer, its input, and the outputs that are computed: ``None`` for all."""
+
+
 @contextmanager
-def watched(net: nn.Module, see: Callable[[str, AnalogLayer, Tensor], None]) -> Iterator[None]:
-    """Call ``see(name, layer, input)`` with every input of every analog layer.
+def watched(net: nn.Module, see: Watcher) -> Iterator[None]:
+    """Call ``see(name, layer, input, outputs)`` with every input of every analog layer.
 
     ``forward`` itself is replaced, because a call of ``layer.forward(x)`` bypasses the hooks of the layer.
     """
@@ -62,11 +67,12 @@ def watched(net: nn.Module, see: Callable[[str, AnalogLayer, Tensor], None]) -> 
         yield
 
 
-def _watch(name: str, layer: AnalogLayer, see: Callable[[str, AnalogLayer, Tensor], None]) -> Callable[[], None]:
+def _watch(name: str, layer: AnalogLayer, see: Watcher) -> Callable[[], None]:
     forward, own = layer.forward, vars(layer).get("forward")
 
     def seen(*inputs: Any, **named: Any) -> Any:
-        see(name, layer, inputs[0] if inputs else named["input"])
+        outputs = inputs[2] if len(inputs) > 2 else named.get("outputs")
+        see(name, layer, inputs[0] if inputs else named["input"], outputs)
         return forward(*inputs, **named)
 
     def end() -> None:
@@ -94,9 +100,12 @@ def tile_reads(chip: nn.Module, loader: Iterable[Any], count: int, forward: Forw
     """Tile reads of running a chip on ``count`` batches, all as large as the first."""
     found = 0
 
-    def see(name: str, layer: AnalogLayer, x: Tensor) -> None:
+    def see(name: str, layer: AnalogLayer, x: Tensor, outputs: slice | None) -> None:
         nonlocal found
         rows = layer.to_rows(x)
+        if layer.tiling.senses_rows:  # one column of each row tile per token
+            found += rows.numel() * row_tiles(layer.in_features, layer.hardware)
+            return
         y = layer.tiling.product(torch.zeros_like(rows), torch.zeros_like(layer.weight_matrix.detach()))
         found += y.numel() // layer.out_features * tiles_of(layer)
 

@@ -8,7 +8,7 @@ from typing import ClassVar, final
 from torch import Tensor, nn
 
 from phasegrad import argument_checks as checks
-from phasegrad.inference.compensations.base import Compensation, correct_gains, devices_of
+from phasegrad.inference.compensations.base import Compensation, correct_gains, devices_of, row_reads_of
 from phasegrad.inference.programming import Seeds
 from phasegrad.nn import AnalogLayer
 from phasegrad.stores import AnalogWeight
@@ -45,4 +45,4 @@ class GlobalDrift(Compensation):
 
     def reads(self, chip: nn.Module) -> int:
         """Tile reads: one per row of every tile."""
-        return sum(layer.in_features * -(-layer.out_features // layer.columns) for layer, _ in devices_of(chip))
+        return sum(row_reads_of(layer) for layer, _ in devices_of(chip))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -61,7 +61,8 @@ class PercentileRanges(Compensation):
 
     def check(self, chip: nn.Module, caller: str) -> None:
         """Raise ``ValueError`` if a layer's range cannot be set."""
-        fixed = [name or "the net" for name, layer in analog_layers(chip).items() if not _is_settable(layer)]
+        layers = {name or "the net": layer for name, layer in analog_layers(chip).items() if layer.has_ranges}
+        fixed = [name for name, layer in layers.items() if not _is_settable(layer)] or ([] if layers else ["the net"])
         if fixed:
             raise ValueError(
                 f"{caller}: PercentileRanges: the DACs of {', '.join(fixed[:5])} have no range that can be set: it is "
@@ -72,7 +73,7 @@ class PercentileRanges(Compensation):
         """Run the batches and set the ranges of all layers; those that get no input but zeros stay as they are."""
         found: dict[str, list[Tensor]] = {}
 
-        def see(name: str, layer: AnalogLayer, x: Tensor) -> None:
+        def see(name: str, layer: AnalogLayer, x: Tensor, outputs: slice | None) -> None:
             size = x.detach().abs().float().flatten()
             if size.numel() and bool(size.any()):
                 rank = max(1, min(size.numel(), round(size.numel() * self.percentile / 100.0)))
@@ -81,15 +82,29 @@ class PercentileRanges(Compensation):
         with watched(chip, see):
             run_batches(chip, self.loader, self.count, self.forward, "PercentileRanges")
         layers = analog_layers(chip)
-        for name, sizes in found.items():
-            covered, known = torch.stack(sizes).mean(), layers[name].input_range
+        means = {name: float(torch.stack(sizes).mean()) for name, sizes in found.items() if layers[name].has_ranges}
+        ranges = {name: covered for name, covered in means.items() if covered > 0.0}
+        _keep_column_ranges(layers, ranges)
+        for name, covered in ranges.items():
+            known = layers[name].input_range
             assert known is not None
-            if covered > 0:
-                known.data.fill_(float(covered))
+            known.data.fill_(covered)
 
     def reads(self, chip: nn.Module) -> int:
         """Tile reads of the batches, each as large as the first, which is run to count them."""
         return tile_reads(chip, self.loader, self.count, self.forward, "PercentileRanges")
+
+
+def _keep_column_ranges(layers: Mapping[str, AnalogLayer], ranges: Mapping[str, float]) -> None:
+    """Keep the ranges of columns in amperes, which are in units of the input ranges that are about to be set."""
+    factors: dict[int, float] = {}
+    for name, layer in layers.items():
+        if layer.input_range is not None:
+            factor = float(layer.input_range.detach().abs()) / ranges[name] if name in ranges else 1.0
+            factors[id(layer.devices)] = max(factors.get(id(layer.devices), 0.0), factor)
+    for devices in {id(layer.devices): layer.devices for layer in layers.values()}.values():
+        if devices is not None and devices.column_range is not None:
+            devices.register_buffer("column_range", devices.column_range * factors[id(devices)])
 
 
 def _is_settable(layer: AnalogLayer) -> bool:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from phasegrad import argument_checks as checks
 from phasegrad.inference.compensations.base import Compensation, correct_gains
 from phasegrad.inference.programming import Seeds
-from phasegrad.nn import AnalogLayer
+from phasegrad.nn import AnalogLayer, analog_layers
 from phasegrad.stores import AnalogWeight
+from phasegrad.stores.drift_reference import track_drift
 
 
 @final
@@ -23,6 +24,9 @@ class ReferenceColumns(Compensation):
     first read of its columns over the present one. Both are noisy, and the gain is found anew in each product, so it
     follows drift and temperature without any calibration, also as the chip ages further. It knows the mean drift of
     ``count * rows`` cells, not that of the weights, whose conductances are distributed differently.
+
+    The columns have wires and faults like the weights: their devices are stuck as often as the others of their row, and
+    are read through wires of their own, next to the drivers.
 
     Each product converts ``count`` more columns per tile. Their converters have ranges of their own, which are
     not exceeded; they add the hardware's output noise. The devices that a chip is given at the first compensation
@@ -43,13 +47,25 @@ class ReferenceColumns(Compensation):
     def __post_init__(self) -> None:
         checks.integer("ReferenceColumns", "count", self.count, 1, 1 << 16)
 
+    def check(self, chip: nn.Module, caller: str) -> None:
+        """Raise ``ValueError`` if the columns of a layer cannot be read as its products are."""
+        for name, layer in analog_layers(chip).items():
+            parts = {"wires": layer.hardware.ir_drop, "integrator": layer.hardware.integrator}
+            found = [f"{field} = {value}" for field, value in parts.items() if value is not None]
+            if found:
+                raise ValueError(
+                    f"{caller}: ReferenceColumns: {name or 'the net'} has {' and '.join(found)}, whose effect on "
+                    "columns whose rows are all driven is not modelled; correct the drift with 'tile' or "
+                    "SlopeCorrection(), or use Wires for wires and integrator=None"
+                )
+
     def apply(self, chip: nn.Module, seeds: Seeds) -> None:
         """Correct the drift of every tile by its columns from now on."""
 
         def correct(layer: AnalogLayer, devices: AnalogWeight, seed: Tensor) -> None:
             errors = layer.periphery.output_errors
             stale = not bool(devices.baseline.any())  # pulsed since: the columns are programmed after training
-            devices.track_drift(self.count, seed, renew=stale)
+            track_drift(devices, self.count, seed, renew=stale)
             devices.renew_baseline(layer.output_range, lambda: seed, errors)
 
         correct_gains(chip, correct, seeds)

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from phasegrad.writing import checked_path, write_whole
 
+_HEAD = (
+    "row", "column", "polarity", "device", "target_S", "converged", "pulses", "residual_S", "pulse_list", "output",
+)  # fmt: skip
+
 
 class Round(NamedTuple):
     """Pulses of one round, kept for export."""
@@ -39,6 +43,9 @@ class ProgrammingRecord:
         iterations: rounds of pulses after the preparation.
         signs: sign of each device in the weight, ``[devices]``.
         rounds: the pulses of each round, if ``keep_pulses``; otherwise empty.
+        column_order: the physical column of each output, ``[row tiles, out]``, if columns were swapped around faults;
+            otherwise ``None``. The tensors above are in the order of the outputs.
+        rows: rows (inputs) per tile.
     """
 
     converged: Tensor
@@ -51,6 +58,8 @@ class ProgrammingRecord:
     iterations: int
     signs: tuple[float, ...]
     rounds: list[Round] = field(default_factory=list, repr=False)
+    column_order: Tensor | None = field(default=None, repr=False)
+    rows: int = 1 << 20
 
     @property
     def converged_fraction(self) -> float:
@@ -71,8 +80,9 @@ class ProgrammingRecord:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write one line per device, with which somebody can program real hardware, completely or not at all.
 
-        The columns are ``row, column, polarity, device, target_S, converged, pulses, residual_S, pulse_list``. Rows and
-        columns are those of the matrix. The list has one entry per pulse, ``kind:value``; it is empty without
+        The columns are ``row, column, polarity, device, target_S, converged, pulses, residual_S, pulse_list, output``.
+        ``row`` is the input and ``column`` the physical column of the matrix, which differs from ``output`` if columns
+        were swapped around faults. The list has one entry per pulse, ``kind:value``; it is empty without
         ``keep_pulses``.
 
         Raises:
@@ -81,15 +91,16 @@ class ProgrammingRecord:
         """
         file, text = checked_path(path, "to_csv"), io.StringIO(newline="")
         writer = csv.writer(text)
-        head = ("row", "column", "polarity", "device", "target_S", "converged", "pulses", "residual_S", "pulse_list")
-        writer.writerow(head)
-        lists = self._pulse_lists()
-        columns = self.converged.shape[2]
+        writer.writerow(_HEAD)
+        lists, inputs = self._pulse_lists(), self.converged.shape[2]
+        order = None if self.column_order is None else self.column_order.tolist()
         for d, sign in enumerate(self.signs):
             planes = (p[d].flatten().tolist() for p in (self.target, self.converged, self.pulses, self.residual))
             for n, (target, done, count, residual) in enumerate(zip(*planes, strict=True)):
-                place = (n % columns, n // columns, "+" if sign > 0 else "-", d)
-                writer.writerow((*place, f"{target:.6g}", int(done), count, f"{residual:.4g}", lists.get((d, n), "")))
+                output, row = divmod(n, inputs)
+                column = output if order is None else order[row // self.rows][output]
+                place, pulses = (row, column, "+" if sign > 0 else "-", d), lists.get((d, n), "")
+                writer.writerow((*place, f"{target:.6g}", int(done), count, f"{residual:.4g}", pulses, output))
         write_whole(file, text.getvalue())
 
     def _pulse_lists(self) -> dict[tuple[int, int], str]:
