@@ -48,10 +48,9 @@ def product(
     operand = _operand(x, weights, tiling)
     if operand is not None and hardware.fuses_inputs and weights.slice_factors is None:
         return _fused_product(operand, weights, conversion, hardware.dac_settings)
-    if weights.variance is not None and hardware.fuses_inputs and weights.slice_factors is None:
-        y = _single_row(x, weights, conversion)
-        if y is not None:
-            return y
+    of_row = _single_row(x, weights, conversion)
+    if of_row is not None:
+        return of_row
     slices, input_range = drive(x, periphery._replace(input_range=input_range), hardware)
     conversion = conversion._replace(input_range=input_range)
     parts = _slice_pairs(slices, weights, conversion, periphery.output_errors)
@@ -138,9 +137,12 @@ def _fused_product(
 
 
 def _single_row(x: Tensor, weights: TileWeights, conversion: Conversion) -> Tensor | None:
-    """The product of one row of inputs, whose noise of a read is drawn for the outputs; ``None`` without kernels."""
+    """The product of one row of inputs, if the noise of its read is drawn for the outputs and kernels compute it."""
     hardware, variance = conversion.hardware, weights.variance
-    assert variance is not None
+    if variance is None or not hardware.fuses_inputs:
+        return None
+    if weights.slice_factors is not None or weights.column_range is not None:
+        return None
     return row_linear(
         x, weights.weight, variance, weights.scale, weights.gain, conversion.input_range, hardware.dac_settings[0],
         conversion.output_range, conversion.seed, conversion.offset, hardware.rows, *conversion.settings(weights),
