@@ -25,6 +25,7 @@ from phasegrad.cells import (
 )
 from phasegrad.crossbar import Hardware, Wires
 from phasegrad.devices import FaultMap, Faults, ideal_device, joshi_2020, melt_and_quench
+from phasegrad.stores import weight_reads
 
 FAULTS = Faults(stuck_at_reset=0.02, stuck_at_set=0.02, stuck_at_random=0.02, dead_columns=0.02)
 IDEAL = ideal_device(g_max=20e-6)
@@ -95,7 +96,7 @@ def test_dead_rows_contribute_nothing(name: str) -> None:
     dead = (~dead.isnan()).all(0)
     assert 0 < int(dead.sum()) < dead.numel()
     matrix = chip[0].store.mean_matrix().weight  # type: ignore[index]
-    matrix = matrix if matrix.dim() == 2 else chip[0].devices._combine_slices(matrix)  # type: ignore[index]
+    matrix = matrix if matrix.dim() == 2 else weight_reads.combined(chip[0].devices, matrix)  # type: ignore[index]
     assert float(matrix[dead].abs().max()) < 1e-6
 
 

@@ -18,6 +18,7 @@ from phasegrad.cells import DifferentialPair, ReferencedDevice
 from phasegrad.crossbar import Fast, Hardware, Pulses, Transfer
 from phasegrad.devices import Capacitor, ConstantSteps, LinearSteps, ideal_device, nandakumar_2018_device
 from phasegrad.stores import AnalogWeight, pulsed_weight
+from phasegrad.stores.weight_reads import sum_of_planes
 
 SEED = torch.tensor([11])
 SHAPE = (60, 80)
@@ -78,7 +79,7 @@ def test_the_charge_leaks_during_the_samples_of_an_update() -> None:
     x, d = samples(50)
     weight = made.logical_weight()
     pulsed_weight.update(made, [(x, d)], 1e-3, SEED, weight)
-    slow = made.sum_of_planes(made.conductance, None, made.factors)
+    slow = sum_of_planes(made.conductance, None, made.factors)
     before = (weight - slow).double()
     pulsed_weight.update(made, [(x.repeat(200, 1), torch.zeros(10_000, SHAPE[0]))], 1e-3, SEED, weight)
     assert float(made.clock) == pytest.approx(10_050 * 240e-9)
@@ -252,7 +253,7 @@ def test_ageing_a_trained_net_discharges_its_capacitors() -> None:
     module = net()
     run(module, pg.optim.AnalogSGD(module.parameters(), lr=0.1), range(6))
     devices = module[0].devices
-    slow = devices.sum_of_planes(devices.conductance, None, devices.factors)
+    slow = sum_of_planes(devices.conductance, None, devices.factors)
     old = pg.inference.age(module, seconds=1.0)  # 200 time constants, before the PCM drifts
     torch.testing.assert_close(old[0].weight.detach(), slow, rtol=0.0, atol=1e-6)
 

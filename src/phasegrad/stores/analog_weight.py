@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from phasegrad.cells import Cell
 from phasegrad.crossbar import streams
 from phasegrad.crossbar.hardware import Hardware
 from phasegrad.crossbar.mapping import expand_scale, nonzero, row_tiles
 from phasegrad.crossbar.tile_weights import TileWeights
-from phasegrad.devices import CellSum
 from phasegrad.ops.arguments import TrackedWeight
-from phasegrad.ops.direct import call
-from phasegrad.stores import wired_devices
+from phasegrad.stores import weight_reads, wired_devices
 from phasegrad.stores.compensation import calibration_read, drift_gain
 from phasegrad.stores.device_array import DeviceArray
 from phasegrad.stores.drift_reference import DriftReference, expect_columns
@@ -225,10 +222,10 @@ class AnalogWeight(DeviceArray):
         drifted = not self.leaks_in_training and array.drifted(self.clock)
         if not plain or drifted or self._compensated or (self.fast is not None and self.drifted(self.clock)):
             return UNTRACKED
-        return TrackedWeight(weight, None if self.fast is None else self.conductance, self._factors)
+        return TrackedWeight(weight, None if self.fast is None else self.conductance, self.factors_of_planes)
 
     @property
-    def _factors(self) -> list[float]:
+    def factors_of_planes(self) -> list[float]:
         """Offset, then the factors of the pulsed planes, then those of the other planes."""
         return self._factors_by_polarity[1.0 if self.polarity is None else number(self.polarity)]
 
@@ -269,26 +266,23 @@ class AnalogWeight(DeviceArray):
 
     def logical_weight(self) -> Tensor:
         """The drifted weights ``[out, in]`` with their gain, without read noise and wires."""
-        return self._with_gain(self._mean_weight(), None)
+        return self._with_gain(weight_reads.mean(self), None)
 
     def read_weight(self, seed: Tensor) -> Tensor:
         """The weights ``[out, in]`` with their gain, as one read sees them through the wires."""
-        return self._with_gain(self._read_weight(seed), seed)
+        return self._with_gain(weight_reads.sample(self, seed), seed)
 
     def tile_weights(self, seed: Tensor, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, as one read sees them."""
         noise = 0.0 if self.cell.device.reads_are_noisy else self.hardware.read_noise
-        factors = self.cell.slice_factors
-        weight = self._read_weight(seed) if factors is None else self._read_slices(seed)
+        whole = self.cell.slice_factors is None
+        weight = weight_reads.sample(self, seed) if whole else weight_reads.sampled_slices(self, seed)
         return self._on_tiles(weight.to(dtype), self.present_gain(seed), noise)
 
     def mean_tile_weights(self, dtype: torch.dtype) -> TileWeights:
         """The weights that the tiles multiply with now, without read noise: the drifted devices with their wires."""
-        present, factors = wired_devices.through_wires(self, self.present(self.clock)), self.cell.slice_factors
-        if factors is None:
-            weight = self._weight(present)
-        else:
-            weight = self._slices(present, None if self.reference is None else self.reference.present(self.clock))
+        present, whole = wired_devices.through_wires(self, self.present(self.clock)), self.cell.slice_factors is None
+        weight = weight_reads.of_conductances(self, present) if whole else weight_reads.mean_slices(self, present)
         return self._on_tiles(weight.to(dtype), self.present_gain(None), 0.0)
 
     def row_weights(self) -> TileWeights | None:
@@ -304,84 +298,6 @@ class AnalogWeight(DeviceArray):
     def _on_tiles(self, weight: Tensor, gain: Tensor, read_noise: float) -> TileWeights:
         settings = {"slice_factors": self.cell.slice_factors, "column_range": self.column_range}
         return TileWeights(weight, self.scale, gain, read_noise, **settings)
-
-    def _mean_weight(self) -> Tensor:
-        if self.cell.slice_factors is not None:
-            reference = None if self.reference is None else self.reference.present(self.clock)
-            return self._combine_slices(self._slices(self.present(self.clock), reference))
-        no_seed = torch.zeros(1, dtype=torch.int64, device=self.clock.device)
-        in_one_pass = self._read_in_one_pass_of_cells(no_seed, noisy=False)
-        return self._weight(self.present(self.clock)) if in_one_pass is None else in_one_pass
-
-    def _read_weight(self, seed: Tensor) -> Tensor:
-        if self.cell.slice_factors is not None:
-            return self._combine_slices(self._read_slices(seed))
-        sd = self.cell.device.read_sd_alone
-        exact = self.fast is None or not self.fast.cell.device.reads_are_noisy
-        if self.max_weight is not None and exact and sd is not None and not self.drifted(self.clock):
-            return self._read_in_one_pass(sd, seed)
-        in_one_pass = self._read_in_one_pass_of_cells(seed, noisy=True)
-        if in_one_pass is not None:
-            return in_one_pass
-        fast = None if self.fast is None else self.fast.read(self.clock, seed + streams.FAST)
-        return self._weight(wired_devices.through_wires(self, self.read(self.clock, seed)), fast)
-
-    def _read_in_one_pass_of_cells(self, seed: Tensor, *, noisy: bool) -> Tensor | None:
-        if self.fast is not None or (noisy and self.hardware.linear_wires is not None) or not self._adds_up_plainly:
-            return None
-        return self.read_sum(self.clock, seed, self._cell_sum, noisy=noisy)
-
-    @property
-    def _adds_up_plainly(self) -> bool:
-        return type(self.cell).weight is Cell.weight and self.cell.slice_factors is None
-
-    @property
-    def _cell_sum(self) -> CellSum:
-        if self.max_weight is not None:
-            return CellSum(self.factors, None, self.hardware.rows)
-        cell = self.cell
-        factors = [cell.offset, *(factor / cell.device.window for factor in cell.factors)]
-        return CellSum(factors, self.scale, self.hardware.rows)
-
-    def _read_in_one_pass(self, sd: Sequence[float], seed: Tensor) -> Tensor:
-        offset, *factors = self._factors
-        fast_planes = 0 if self.fast is None else len(self.fast.conductance)
-        other_planes = None if self.fast is None else self.fast.present(self.clock)
-        planes = (offset, *factors[fast_planes:], *factors[:fast_planes])
-        return call("weighted_sum", self.conductance, other_planes, planes, sd, seed, streams.DEVICES)
-
-    def _read_slices(self, seed: Tensor) -> Tensor:
-        """The slices ``[slices, out, in]`` in units of the weight, as one read sees them through the wires."""
-        reference = None
-        if self.reference is not None:
-            reference = self.reference.read(self.clock, seed + streams.REFERENCE)
-        return self._slices(wired_devices.through_wires(self, self.read(self.clock, seed)), reference)
-
-    def _slices(self, conductance: Tensor, reference: Tensor | None) -> Tensor:
-        """The slices ``[slices, out, in]`` in units of the weight, minus the reference of each column."""
-        slices = self.cell.read_slices(conductance)
-        if reference is not None:
-            zero = self.cell.read_slices(reference).repeat_interleave(self.columns, dim=1)
-            slices = slices - zero[:, : slices.shape[1]]
-        return slices * expand_scale(self.scale, slices.shape[-1], self.hardware)
-
-    def _combine_slices(self, slices: Tensor) -> Tensor:
-        assert self.cell.slice_factors is not None
-        return torch.tensordot(slices.new_tensor(self.cell.slice_factors), slices, dims=1)
-
-    def _weight(self, conductance: Tensor, fast: Tensor | None = None) -> Tensor:
-        if self.fast is not None:
-            fast = self.fast.present(self.clock) if fast is None else fast
-            return self.sum_of_planes(fast, conductance, self._factors)
-        if self.max_weight is not None:
-            return self.sum_of_planes(conductance, None, self.factors)
-        relative = self.cell.weight(conductance)
-        return relative * expand_scale(self.scale, relative.shape[1], self.hardware)
-
-    def sum_of_planes(self, planes: Tensor, other_planes: Tensor | None, factors: Sequence[float]) -> Tensor:
-        """The weight ``[out, in]``: the weighted sum of planes of conductances and of other planes, without noise."""
-        no_seed = torch.zeros(1, dtype=torch.int64, device=planes.device)  # without noise, nothing is drawn
-        return call("weighted_sum", planes, other_planes, factors, (), no_seed, 0)
 
     def _with_gain(self, weight: Tensor, seed: Tensor | None) -> Tensor:
         if not self._compensated:

@@ -15,7 +15,7 @@ from torch import Tensor
 from phasegrad.crossbar import streams
 from phasegrad.ops.arguments import TrackedWeight
 from phasegrad.ops.profiling import profiled, sized
-from phasegrad.stores import known_numbers, pulsed_array
+from phasegrad.stores import known_numbers, pulsed_array, weight_reads
 from phasegrad.stores.analog_weight import AnalogWeight
 from phasegrad.stores.closed_loop_transfer import closed_loop_transfer
 from phasegrad.stores.fixed_cells import restored_on_error
@@ -120,7 +120,7 @@ def _finish_slow(devices: AnalogWeight, rows: Tensor, seed: Tensor, weight: Tens
         weight.copy_(devices.logical_weight())
         return
     fast, slow = (a.conductance.index_select(-1, rows) for a in (devices.fast, devices))
-    weight.index_copy_(1, rows, devices.sum_of_planes(fast, slow, tracked.factors))
+    weight.index_copy_(1, rows, weight_reads.sum_of_planes(fast, slow, tracked.factors))
 
 
 def _finish_update(devices: AnalogWeight, seed: Tensor, weight: Tensor, tracked: TrackedWeight, count: int) -> None:
