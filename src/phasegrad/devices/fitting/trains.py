@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phasegrad.devices.fitting.filtering import Trains, exact_steps, filtered, log_normal
+from phasegrad.devices.fitting.filtering import Trains, at_bounds, exact_steps, filtered, log_normal
 from phasegrad.devices.fitting.measurements import Measurements, rounded_up
 from phasegrad.devices.fitting.step_forms import Sample, StepForm
 
@@ -94,13 +94,18 @@ class PulseData:
         return Variation(at.clamp(min=_LEAST), log_weight, d2d)
 
     def _own_steps(self, form: StepForm, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Step of each device relative to the law, by weighted least squares, and its variance."""
+        """Step of each device relative to the law, by weighted least squares, and its variance.
+
+        Steps that a bound cut short say too little of the device, and are left out.
+        """
         s, parameters = self.sample, theta.view(-1, 1, 1)
         mean = form.mean(parameters, s.g, s.number, s.up)[0]
         noise = form.deviation(parameters, s.g, s.number, mean)[0].square() + self.floor**2
         if self.read_sd:
             noise = noise + 2.0 * Trains(s.g, s.number, self.read_sd).read_variance()
         zero = mean.new_zeros(self.devices)
+        below, above = at_bounds(self.after, self.low, self.high)
+        noise = torch.where(below | above, torch.inf, noise)
         weight = zero.index_add(0, self.device, mean.square() / noise).clamp(min=1e-9)
         return zero.index_add(0, self.device, mean * s.step / noise) / weight, 1.0 / weight
 
