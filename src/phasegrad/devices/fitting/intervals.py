@@ -42,7 +42,7 @@ def intervals(
     inverse = torch.linalg.pinv(whole, hermitian=True)
     first = weights @ maximum.scores @ inverse
     curved = torch.einsum("bj,jpq,bq->bp", weights - 1.0, maximum.information, first)
-    bent = torch.einsum("pqr,bq,br->bp", third_derivatives(likelihood, maximum.theta, size), first, first)
+    bent = torch.einsum("pqr,bq,br->bp", third_derivatives(likelihood, maximum, size), first, first)
     second = (0.5 * bent - curved) @ inverse
     limit = 0.5 * first.abs().amax(0)
     estimates = maximum.theta + first + second.clamp(min=-limit, max=limit)
