@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_GRADIENT, _HESSIAN = 1e-5, 1e-3
+_GRADIENT, _HESSIAN = 1e-5, 2e-3
 """Steps of differences, relative to the size of a parameter."""
 _CUBIC = 0.1
 """Steps of third differences, in standard errors."""
@@ -108,8 +108,8 @@ def _scores(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
 
 def _information(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
     """From what a move along one or two parameters, there and back, adds to the log-likelihood."""
-    steps, p = torch.diag(steps_of(theta, _HESSIAN)), len(theta)
-    first, second = torch.triu_indices(p, p, 1)
+    h, p = steps_of(theta, _HESSIAN), len(theta)
+    steps, (first, second) = torch.diag(h), torch.triu_indices(p, p, 1)
     moves = torch.cat((steps, steps[first] + steps[second]))
     both, back, here = _in_batches(likelihood, torch.cat((theta + moves, theta - moves, theta[None])), size).split(
         [len(moves), len(moves), 1]
@@ -117,7 +117,6 @@ def _information(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
     one, two = (both + back - 2.0 * here).split([p, len(first)])
     information = torch.diag_embed(-one.t())
     information[:, first, second] = information[:, second, first] = 0.5 * (one[first] + one[second] - two).t()
-    h = steps.diagonal()
     return information / torch.outer(h, h)
 
 
