@@ -7,13 +7,14 @@ have at most a dozen parameters, and one batched call computes all differences.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_GRADIENT, _HESSIAN = 1e-5, 2e-3
+_GRADIENT, _HESSIAN = 1e-5, 2e-4
 """Steps of differences, relative to the size of a parameter."""
 _CUBIC = 0.1
 """Steps of third differences, in standard errors."""
@@ -23,6 +24,8 @@ _TRIED = (100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.2, 0.05, 0.01, 1e-3)
 """Multiples of a step among which the best is taken; scores of a law that fits badly make steps too short."""
 _ENOUGH = 1e-6
 """Gain of log-likelihood at which a search ends; it leaves an error of 1e-3 standard errors."""
+_SLOW = 0.1
+"""Gain relative to that of the step before, above which second derivatives are out of date."""
 _BATCH = 1 << 22
 """Numbers of a batched call."""
 
@@ -58,18 +61,19 @@ def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 40
         The maximum, or where the search was after ``most`` steps.
     """
     theta, value = start.double().clone(), float(likelihood(start.double()[None]).sum())
-    curvature, fresh, converged = None, False, False
+    curvature, fresh, converged, gain = None, False, False, math.inf
     for _ in range(most):
         scores = _scores(likelihood, theta, size)
         here = scores.t() @ scores if curvature is None else curvature
         if not bool(here.isfinite().all()):
             break
-        before = value
+        before, last = value, gain
         theta, value = _best(likelihood, theta, _ascent(here, scores.sum(0)), value, size)
-        if converged := fresh and value - before < _ENOUGH:
+        gain = value - before
+        if converged := fresh and gain < _ENOUGH:
             break
         # The matrix of second derivatives costs p times as much as a gradient: it is kept while it serves.
-        fresh = value - before < (1.0 if curvature is None else _ENOUGH)
+        fresh = gain < 1.0 if curvature is None else gain < _ENOUGH or gain > _SLOW * last
         if fresh:
             curvature = _information(likelihood, theta, size).sum(0)
     scores, information = _scores(likelihood, theta, size), _information(likelihood, theta, size)
