@@ -10,6 +10,7 @@ from torch import Tensor
 
 import phasegrad as pg
 from phasegrad.devices.fitting.forms import ClippedLogarithm
+from phasegrad.devices.fitting.likelihood import maximise
 from phasegrad.devices.fitting.measurements import read_measurements
 from phasegrad.devices.fitting.parts import Devices, error_of_level
 from phasegrad.devices.fitting.step_forms import ConstantForm
@@ -47,6 +48,27 @@ def test_nine_nodes_integrate_over_devices_whether_or_not_trains_reach_the_bound
     assert nodes is not None
     nine, all_steps = (StepModel(form, data, v).likelihood(theta[None])[0] for v in (nodes, every_step(data.devices)))
     assert float((nine - all_steps).abs().max()) < 0.05
+
+
+def test_errors_are_those_of_exact_second_derivatives_where_one_direction_is_nearly_flat() -> None:
+    """Steps that nearly vanish at the bound, and their noise with them: eigenvalues from 40 to 30,000."""
+    z = torch.linspace(-1.0, 1.0, 600, dtype=torch.float64)
+    noise = torch.randn(600, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def mean(theta: Tensor) -> Tensor:
+        return theta[..., :1].exp() * (1.0 - (theta[..., 1:2] + theta[..., 2:] * z).exp())
+
+    truth = torch.tensor([0.7, -1.556, 1.451], dtype=torch.float64)
+    steps = mean(truth) * (1.0 + 0.3 * noise)
+
+    def likelihood(theta: Tensor) -> Tensor:
+        return -0.5 * ((steps / mean(theta) - 1.0) / 0.3).square() - mean(theta).log()
+
+    found = maximise(likelihood, truth, 600)
+    exact = torch.autograd.functional.hessian(lambda theta: -likelihood(theta).sum(), found.theta)
+    assert found.converged
+    errors, wanted = (torch.linalg.inv(h).diagonal().sqrt() for h in (found.information.sum(0), exact))
+    torch.testing.assert_close(errors, wanted, rtol=0.02, atol=0.0)
 
 
 def test_a_rounded_corner_exceeds_the_law_by_the_rounding_and_nowhere_more() -> None:
