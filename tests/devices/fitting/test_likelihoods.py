@@ -20,11 +20,12 @@ from phasegrad.devices.fitting.trains import PulseData, StepModel, Variation, pu
 SIZE, C2C, D2D = 2.0, 0.3, 0.3
 
 
-def bounded_trains(pulses: int) -> PulseData:
-    """40 devices with constant steps of 2 uS from 1 uS; 10 nominal steps reach the bound of 20 uS."""
+def bounded_trains(pulses: int, saturated: int = 0) -> PulseData:
+    """40 devices with constant steps of 2 uS from 1 uS; 10 nominal steps reach the bound of 20 uS, some start there."""
     steps = pg.devices.ConstantSteps(size=SIZE * 1e-6, c2c=C2C, d2d=D2D)
     device = pg.devices.ideal_device(g_max=20e-6, steps=steps)
     seen = simulated_trains(device, torch.full((1000,), 1e-6), torch.ones(pulses, dtype=torch.int64), False)[:40]
+    seen[:saturated] = 20e-6
     columns = {
         "device": torch.arange(40).repeat_interleave(pulses + 1),
         "pulse": torch.arange(pulses + 1).repeat(40),
@@ -48,6 +49,15 @@ def test_nine_nodes_integrate_over_devices_whether_or_not_trains_reach_the_bound
     assert nodes is not None
     nine, all_steps = (StepModel(form, data, v).likelihood(theta[None])[0] for v in (nodes, every_step(data.devices)))
     assert float((nine - all_steps).abs().max()) < 0.05
+
+
+def test_a_device_that_was_always_at_the_bound_hides_no_differences() -> None:
+    data = bounded_trains(12, saturated=1)
+    form = ConstantForm(data.g_max, data.two_sided, data.bounded)
+    found = data.variation(form, torch.tensor([math.log(SIZE), math.log(C2C)], dtype=torch.float64))
+    assert found is not None
+    assert found.d2d == pytest.approx(D2D, rel=0.4)
+    assert bool(found.at.isfinite().all())
 
 
 def test_errors_are_those_of_exact_second_derivatives_where_one_direction_is_nearly_flat() -> None:
