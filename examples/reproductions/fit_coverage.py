@@ -190,7 +190,7 @@ def coverage(case: Case, repeats: int) -> list[dict[str, Any]]:
     return [
         {
             "method": f"{case.name}: {name}", "mean": statistics.mean(inside[name]), "fits": len(inside[name]),
-            "refused": refused, "truth": truth, "estimate": statistics.mean(values[name]),
+            "refused": refused, "seeds": [0, repeats - 1], "truth": truth, "estimate": statistics.mean(values[name]),
             "sd": statistics.stdev(values[name]),
             "bias_in_sd": (statistics.mean(values[name]) - truth) / statistics.stdev(values[name]),
         }
@@ -218,7 +218,7 @@ def main() -> None:
         rows = [row for row in rows if not row["method"].startswith(f"{case.name}: ")] + new
         result = {
             "experiment": "coverage of the 95 % intervals of fit", "published": "none: 0.95 is the nominal coverage",
-            "seeds": [0, arguments.repeats - 1], "rows": rows,
+            "rows": rows,
             "command": "python examples/reproductions/fit_coverage.py --out docs/results/fit-coverage",
         }  # fmt: skip
         file.write_text(json.dumps(result, indent=1) + "\n")

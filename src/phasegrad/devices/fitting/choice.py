@@ -6,6 +6,7 @@ AIC keeps a superfluous coefficient in a sixth of all fits, however many devices
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -107,9 +108,15 @@ def best_noise(
 def best_drift(
     of: Devices, q: Tensor, wanted: Wanted = MappingProxyType({})
 ) -> tuple[Form, Form, Maximum, tuple[Alternative, ...]]:
-    """Forms of mean and spread of the exponent: first the mean, then the spread."""
-    noise = q.square() * of.nu_variance
-    means, sds = (_possible(part, DRIFT_FORMS, of.g, wanted) for part in ("nu_mean", "nu_sd"))
+    """Forms of mean and spread of the exponent: first the mean, then the spread.
+
+    Corners are rounded by a standard error of one level, which the measurements do not resolve.
+    """
+    noise, error = q.square() * of.nu_variance, parts.error_of_level(of, levels(of.g))
+    means, sds = (
+        [form.rounded(e) for form in _possible(part, DRIFT_FORMS, of.g, wanted)]
+        for part, e in (("nu_mean", error), ("nu_sd", error / math.sqrt(2.0)))
+    )
     middle = sds[min(1, len(sds) - 1)]
 
     def fitted(mean: Form, sd: Form) -> Maximum:

@@ -47,13 +47,17 @@ def log_normal(y: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     return -0.5 * ((y - mean).square() / variance + variance.log() + math.log(2.0 * math.pi))
 
 
+def at_bounds(after: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Which conductances after a step lie at the lower and at the upper bound."""
+    return after <= low + _ROUNDING * abs(low), after >= high * (1.0 - _ROUNDING)
+
+
 def exact_steps(after: Tensor, mean: Tensor, sd: Tensor, low: float, high: float) -> Tensor:
     """Log-likelihood of conductances after a step that were read without noise; those at a bound were clipped there."""
     log = log_normal(after, mean, sd.square())
-    clipped = (after <= low + _ROUNDING * abs(low)).nonzero().flatten()
-    log[..., clipped] = torch.special.log_ndtr(((low - mean) / sd)[..., clipped])
-    clipped = (after >= high * (1.0 - _ROUNDING)).nonzero().flatten()
-    log[..., clipped] = torch.special.log_ndtr(((mean - high) / sd)[..., clipped])
+    below, above = (clipped.nonzero().flatten() for clipped in at_bounds(after, low, high))
+    log[..., below] = torch.special.log_ndtr(((low - mean) / sd)[..., below])
+    log[..., above] = torch.special.log_ndtr(((mean - high) / sd)[..., above])
     return log
 
 

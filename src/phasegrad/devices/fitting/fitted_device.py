@@ -43,7 +43,7 @@ def fit(
 
     Times count from the programming of the device. ``direction`` is 1 for a pulse that raises the conductance and -1
     for one that lowers it. All laws are fitted by maximum likelihood; forms of a law are compared by BIC. Confidence
-    intervals resample devices.
+    intervals resample devices, and are never shorter than the likelihood of the law says.
 
     Args:
         data: path of a CSV file whose first row names the columns, or columns by name: a dict or a data frame.

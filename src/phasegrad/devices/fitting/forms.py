@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
@@ -36,6 +37,10 @@ class Form(ABC):
     def natural(self, theta: Tensor) -> Tensor:
         """Parameters as the configuration has them, monotonic in each."""
         return theta
+
+    def rounded(self, error: float) -> Form:
+        """The form with its corners rounded by an error of its values, for the search."""
+        return self
 
 
 def least_squares(columns: list[Tensor], y: Tensor) -> tuple[Tensor, float]:
@@ -114,15 +119,32 @@ class Quadratic(_Linear):
 
 
 @final
+@dataclass(frozen=True)
 class ClippedLogarithm(Form):
-    """``max(a ln g + c, low)``, as published for the drift of PCM."""
+    """``max(a ln g + c, low)``, as published for the drift of PCM.
+
+    The sharp law has a corner in its likelihood wherever a measured level changes sides: several maxima, some of them
+    without second derivatives, so that errors seem to be half of what they are. Estimates are those of a hyperbola that
+    exceeds the law by ``rounding`` at the corner, and by less elsewhere.
+
+    References:
+        Tishler, A. & Zang, I. A new maximum likelihood algorithm for piecewise regression. J. Am. Stat. Assoc. 76, 980
+        (1981).
+    """
+
+    rounding: float = 0.0
 
     name, parameters, least = "clipped logarithm", ("log_slope", "constant", "low"), 4
+
+    def rounded(self, error: float) -> Form:
+        """The form with its corner rounded by an error of its values."""
+        return ClippedLogarithm(error)
 
     def value(self, theta: Tensor, g: Tensor) -> Tensor:
         """The law at ``g``."""
         slope, constant, low = theta.unsqueeze(2).unbind(1)
-        return torch.maximum(slope * g.log() + constant, low)
+        above = slope * g.log() + constant - low
+        return low + 0.5 * (above + (above.square() + 4.0 * self.rounding**2).sqrt())
 
     def start(self, g: Tensor, y: Tensor) -> Tensor:
         """Parameters by least squares."""

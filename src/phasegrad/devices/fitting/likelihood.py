@@ -6,20 +6,26 @@ have at most a dozen parameters, and one batched call computes all differences.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-_GRADIENT, _HESSIAN = 1e-5, 1e-3
+_GRADIENT, _HESSIAN = 1e-5, 2e-4
 """Steps of differences, relative to the size of a parameter."""
+_CUBIC = 0.1
+"""Steps of third differences, in standard errors."""
 _SMALLEST = 0.02
 """Size of a parameter that is 0."""
 _TRIED = (100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.2, 0.05, 0.01, 1e-3)
 """Multiples of a step among which the best is taken; scores of a law that fits badly make steps too short."""
 _ENOUGH = 1e-6
 """Gain of log-likelihood at which a search ends; it leaves an error of 1e-3 standard errors."""
+_SLOW = 0.1
+"""Gain relative to that of the step before, above which second derivatives are out of date."""
 _BATCH = 1 << 22
 """Numbers of a batched call."""
 
@@ -55,18 +61,19 @@ def maximise(likelihood: LogLikelihood, start: Tensor, size: int, most: int = 40
         The maximum, or where the search was after ``most`` steps.
     """
     theta, value = start.double().clone(), float(likelihood(start.double()[None]).sum())
-    curvature, fresh, converged = None, False, False
+    curvature, fresh, converged, gain = None, False, False, math.inf
     for _ in range(most):
         scores = _scores(likelihood, theta, size)
         here = scores.t() @ scores if curvature is None else curvature
         if not bool(here.isfinite().all()):
             break
-        before = value
+        before, last = value, gain
         theta, value = _best(likelihood, theta, _ascent(here, scores.sum(0)), value, size)
-        if converged := fresh and value - before < _ENOUGH:
+        gain = value - before
+        if converged := fresh and gain < _ENOUGH:
             break
         # The matrix of second derivatives costs p times as much as a gradient: it is kept while it serves.
-        fresh = value - before < (1.0 if curvature is None else _ENOUGH)
+        fresh = gain < 1.0 if curvature is None else gain < _ENOUGH or gain > _SLOW * last
         if fresh:
             curvature = _information(likelihood, theta, size).sum(0)
     scores, information = _scores(likelihood, theta, size), _information(likelihood, theta, size)
@@ -103,26 +110,48 @@ def _scores(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
     return ((up - down) / (2.0 * steps.diagonal().unsqueeze(1))).t()
 
 
-def third_derivatives(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
-    """Third derivatives ``[p, p, p]`` of the log-likelihood of all devices."""
-    steps = torch.diag(steps_of(theta, _HESSIAN))
-    both = [
-        (_information(likelihood, theta + step, size) - _information(likelihood, theta - step, size)).sum(0)
-        for step in steps
-    ]
-    third = -torch.stack(both) / (2.0 * steps.diagonal().view(-1, 1, 1))
-    return (third + third.transpose(0, 1) + third.transpose(0, 2)) / 3.0
-
-
 def _information(likelihood: LogLikelihood, theta: Tensor, size: int) -> Tensor:
-    steps, p = torch.diag(steps_of(theta, _HESSIAN)), len(theta)
-    pairs = torch.triu_indices(p, p)
-    first, second = steps[pairs[0]], steps[pairs[1]]
-    moved = torch.cat((theta + first + second, theta - first - second, theta + first - second, theta - first + second))
-    both, neither, one, other = _in_batches(likelihood, moved, size).chunk(4)
-    h = steps.diagonal()
-    second_derivative = (both + neither - one - other) / (4.0 * h[pairs[0]] * h[pairs[1]]).unsqueeze(1)
-    information = theta.new_zeros(both.shape[1], p, p)
-    information[:, pairs[0], pairs[1]] = -second_derivative.t()
-    information[:, pairs[1], pairs[0]] = -second_derivative.t()
-    return information
+    """From what a move along one or two parameters, there and back, adds to the log-likelihood."""
+    h, p = steps_of(theta, _HESSIAN), len(theta)
+    steps, (first, second) = torch.diag(h), torch.triu_indices(p, p, 1)
+    moves = torch.cat((steps, steps[first] + steps[second]))
+    both, back, here = _in_batches(likelihood, torch.cat((theta + moves, theta - moves, theta[None])), size).split(
+        [len(moves), len(moves), 1]
+    )
+    one, two = (both + back - 2.0 * here).split([p, len(first)])
+    information = torch.diag_embed(-one.t())
+    information[:, first, second] = information[:, second, first] = 0.5 * (one[first] + one[second] - two).t()
+    return information / torch.outer(h, h)
+
+
+def third_derivatives(likelihood: LogLikelihood, maximum: Maximum, size: int) -> Tensor:
+    """Third derivatives ``[p, p, p]`` of the log-likelihood of all devices, from its cubic part along sums of steps."""
+    theta, p = maximum.theta, len(maximum.theta)
+    h = _CUBIC / maximum.information.sum(0).diagonal().clamp(min=1e-12).sqrt()
+    steps, (first, second), triples = torch.diag(h), torch.triu_indices(p, p, 1), _triples(p)
+    moves = torch.cat((steps, steps[first] + steps[second], steps[first] - steps[second], steps[triples].sum(0)))
+    there, back = _in_batches(likelihood, torch.cat((theta + moves, theta - moves)), size).sum(1).chunk(2)
+    cubic = 3.0 * (there - back) - 6.0 * moves @ maximum.scores.sum(0)
+    return _polarised(cubic, p) / (h.view(-1, 1, 1) * torch.outer(h, h))
+
+
+def _triples(p: int) -> Tensor:
+    return torch.combinations(torch.arange(p), 3).view(-1, 3).t()
+
+
+def _polarised(cubic: Tensor, p: int) -> Tensor:
+    """The form ``[p, p, p]`` with these cubes of single vectors, sums and differences of two, and sums of three."""
+    (first, second), triples = torch.triu_indices(p, p, 1), _triples(p)
+    one, plus, minus, three = cubic.split([p, len(first), len(first), triples.shape[1]])
+    form = torch.diag_embed(torch.diag(one))
+    _fill(form, (first, first, second), (plus - minus - 2.0 * one[second]) / 6.0)
+    _fill(form, (first, second, second), (plus + minus - 2.0 * one[first]) / 6.0)
+    i, j, k = triples
+    twice = sum(form[a, a, b] + form[a, b, b] for a, b in ((i, j), (i, k), (j, k)))
+    _fill(form, (i, j, k), (three - one[triples].sum(0) - 3.0 * twice) / 6.0)
+    return form
+
+
+def _fill(form: Tensor, places: tuple[Tensor, Tensor, Tensor], values: Tensor) -> None:
+    for i, j, k in itertools.permutations(places):
+        form[i, j, k] = values

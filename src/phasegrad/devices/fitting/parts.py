@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -81,3 +82,9 @@ def start_of_drift(of: Devices, q: Tensor, mean: Form, sd: Form) -> Tensor:
     level = float(apart.square().mean())
     shrunk = math.sqrt(max(level - noise, 0.04 * level) / level)
     return torch.cat((first, sd.start(of.g, apart * shrunk)))
+
+
+def error_of_level(of: Devices, levels: int) -> float:
+    """Standard error of the mean exponent of one level, from differences of devices next to each other in ``g``."""
+    apart = of.nu[of.g.argsort(stable=True)].diff().abs().median() / (math.sqrt(2.0) * NormalDist().inv_cdf(0.75))
+    return float(apart) / math.sqrt(len(of.g) / levels)

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phasegrad.devices.fitting.filtering import Trains, exact_steps, filtered, log_normal
+from phasegrad.devices.fitting.filtering import Trains, at_bounds, exact_steps, filtered, log_normal
 from phasegrad.devices.fitting.measurements import Measurements, rounded_up
 from phasegrad.devices.fitting.step_forms import Sample, StepForm
 
 _NODES = 9
 _LEAST = 0.1
 """Least step of a device, relative to the nominal one."""
+_LEAST_WEIGHT = 1e-9
+"""Least precision of the step of a device, relative to the nominal one, that counts."""
 _FLOOR = 3e-3
 """Least standard deviation of a step, relative to the root mean square of all steps: the resolution of a read."""
 
@@ -82,8 +84,9 @@ class PulseData:
         """Quadrature for devices that differ more than their steps explain; ``None`` if they do not."""
         own, variance = self._own_steps(form, theta)
         if d2d is None:
-            spread, expected = float((own - 1.0).square().mean()), float(variance.mean())
-            if spread - expected < 2.0 * math.sqrt(2.0 / self.devices) * expected:
+            told = variance.isfinite()
+            spread, expected = float((own[told] - 1.0).square().mean()), float(variance[told].mean())
+            if not spread - expected >= 2.0 * math.sqrt(2.0 / max(int(told.sum()), 1)) * expected:
                 return None
             d2d = min(math.sqrt(spread - expected), 1.0)
         precision = 1.0 / variance + 1.0 / d2d**2
@@ -94,15 +97,22 @@ class PulseData:
         return Variation(at.clamp(min=_LEAST), log_weight, d2d)
 
     def _own_steps(self, form: StepForm, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Step of each device relative to the law, by weighted least squares, and its variance."""
+        """Step of each device relative to the law, by weighted least squares, and its variance.
+
+        Steps that a bound cut short say too little of the device, and are left out; a device without other steps has an
+        infinite variance.
+        """
         s, parameters = self.sample, theta.view(-1, 1, 1)
         mean = form.mean(parameters, s.g, s.number, s.up)[0]
         noise = form.deviation(parameters, s.g, s.number, mean)[0].square() + self.floor**2
         if self.read_sd:
             noise = noise + 2.0 * Trains(s.g, s.number, self.read_sd).read_variance()
         zero = mean.new_zeros(self.devices)
-        weight = zero.index_add(0, self.device, mean.square() / noise).clamp(min=1e-9)
-        return zero.index_add(0, self.device, mean * s.step / noise) / weight, 1.0 / weight
+        below, above = at_bounds(self.after, self.low, self.high)
+        noise = torch.where(below | above, torch.inf, noise)
+        weight = zero.index_add(0, self.device, mean.square() / noise)
+        told, weighted = weight > _LEAST_WEIGHT, zero.index_add(0, self.device, mean * s.step / noise)
+        return torch.where(told, weighted / weight, 1.0), torch.where(told, 1.0 / weight, torch.inf)
 
 
 def pulse_data(found: Measurements, g_max: float | None, read_sd: tuple[float, ...]) -> PulseData:
