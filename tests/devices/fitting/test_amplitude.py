@@ -78,27 +78,29 @@ def test_the_device_has_the_coefficients(fit: pg.devices.Fit) -> None:
 def test_laws_are_compared_by_bic(fit: pg.devices.Fit) -> None:
     parts = {a.part: [b for b in fit.alternatives if b.part == a.part] for a in fit.alternatives}
     assert {part: [a.name for a in each] for part, each in parts.items()} == {
-        "read noise": ["no read noise", "constant read noise", "linear read noise"],
+        "read noise": ["constant", "linear in the conductance"],
         "curve": ["free shape", "shape 2", "logistic"],
     }
     for each in parts.values():
         assert [a.name for a in each if a.chosen] == [min(each, key=lambda a: a.bic).name]
-    assert {a.name for a in fit.alternatives if a.chosen} == {"linear read noise", "free shape"}
+    assert {a.name for a in fit.alternatives if a.chosen} == {"linear in the conductance", "free shape"}
     assert "free shape" in str(fit)
 
 
 def test_a_curve_of_shape_2_is_told_from_others() -> None:
-    found = pg.devices.fit(pulses(dataclasses.replace(CURVE, shape=2.0)), **QUICK)
+    found = pg.devices.fit(pulses(dataclasses.replace(CURVE, shape=2.0), devices=20), **QUICK)
     assert [a.name for a in found.alternatives if a.chosen] == ["shape 2"]
     assert found.device.amplitude is not None
     assert found.device.amplitude.shape == 2.0
 
 
 def test_a_curve_that_no_device_has_is_named() -> None:
-    data = pulses()
-    fall = torch.sigmoid((260e-6 - data["amplitude"]) / 25e-6)
-    noise = torch.randn(len(fall), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    data["conductance"] = (0.1e-6 + 30e-6 * fall) * (1.0 + 0.02 * noise)
+    generator = torch.Generator().manual_seed(1)
+    data = pulses(devices=20)
+    offset = 12e-6 * torch.randn(20, generator=generator, dtype=torch.float64)[data["device"]]
+    noise = torch.randn(len(offset), generator=generator, dtype=torch.float64)
+    true = 0.1e-6 + 30e-6 * torch.sigmoid((260e-6 + offset - data["amplitude"]) / 40e-6)
+    data["conductance"] = (true + (READ_SD[0] + READ_SD[1] * true) * noise).clamp(min=0.0)
     found = pg.devices.fit(data, **QUICK)
     assert any("a logistic curve is likelier" in note for note in found.notes)
     assert [a.name for a in found.alternatives if a.chosen] == ["free shape"]

@@ -22,7 +22,8 @@ from phasegrad.devices.pcm import PCM
 _LEAST_PULSES = 6
 _LEAST_FALL = 0.5
 """Share of the conductance by which the curve must fall."""
-_NOISE = ("no read noise", "constant read noise", "linear read noise")
+_NOISE = ("constant", "linear in the conductance")
+"""Laws of read noise, with one coefficient more each."""
 _MOST_WEAK = 0.05
 """Share of devices that may have a SET conductance below ``g_max``."""
 _OTHER_LAWS = "statistical programming is exact and nothing drifts; pass base= for a device that has these laws"
@@ -76,7 +77,7 @@ def _first(form: CurveForm, data: AmplitudeData) -> tuple[Fitted, tuple[Alternat
     """A curve with the read noise of the lowest BIC; pulses beside the fall tell it from noise of the current."""
     if data.read_sd:
         return fit_curve(form, data, 0), ()
-    fits = [fit_curve(form, data, noise) for noise in range(len(_NOISE))]
+    fits = [fit_curve(form, data, 1 + degree) for degree in range(len(_NOISE))]
     best, compared = _lowest("read noise", list(_NOISE), fits, [True] * len(fits))
     return fits[best], compared
 
