@@ -26,8 +26,8 @@ class CurveForm(ABC):
         """The curve; ``theta`` ``[p, batch, 1...]`` and currents broadcast."""
 
     @abstractmethod
-    def slope(self, theta: Tensor, current: Tensor) -> Tensor:
-        """Its derivative to the current."""
+    def with_slope(self, theta: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """The curve and its derivative to the current."""
 
     @abstractmethod
     def starts(self, low: float, high: float) -> Tensor:
@@ -48,10 +48,11 @@ class MeltAndQuench(CurveForm):
         angle, shape = self._angle(theta, current)
         return angle.cos().log().mul(2.0 * shape).exp()
 
-    def slope(self, theta: Tensor, current: Tensor) -> Tensor:
-        """Its derivative."""
+    def with_slope(self, theta: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """The curve and its derivative."""
         angle, shape = self._angle(theta, current)
-        return -math.pi * shape / self._width(theta) * self.fall(theta, current) * angle.tan()
+        fall = angle.cos().log().mul(2.0 * shape).exp()
+        return fall, angle.tan() * fall * (-math.pi * shape / self._width(theta))
 
     def _angle(self, theta: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
         """``pi x / 2`` and the shape."""
@@ -65,9 +66,11 @@ class MeltAndQuench(CurveForm):
     def starts(self, low: float, high: float) -> Tensor:
         """Parameters to choose from."""
         width = high - low
-        onset = low + width * torch.tensor((-0.2, 0.0, 0.1, 0.25, 0.4, 0.6), dtype=torch.float64)
-        complete = low + width * torch.tensor((0.3, 0.5, 0.7, 0.9, 1.0, 1.2), dtype=torch.float64)
-        shape = torch.tensor((0.5, 1.0, 2.0, 4.0) if self.shape is None else (self.shape,), dtype=torch.float64).log()
+        onset = low + width * torch.linspace(-0.2, 0.6, 9, dtype=torch.float64)
+        complete = low + width * torch.linspace(0.3, 1.2, 10, dtype=torch.float64)
+        shape = torch.tensor(
+            (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0) if self.shape is None else (self.shape,), dtype=torch.float64
+        ).log()
         tried = torch.cartesian_prod(onset, complete, shape)
         return tried[tried[:, 1] - tried[:, 0] > 0.1 * width][:, : len(self.parameters)]
 
@@ -82,10 +85,10 @@ class Logistic(CurveForm):
         """The curve."""
         return torch.sigmoid((theta[0] - current) / theta[1].exp())
 
-    def slope(self, theta: Tensor, current: Tensor) -> Tensor:
-        """Its derivative."""
+    def with_slope(self, theta: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        """The curve and its derivative."""
         fall = self.fall(theta, current)
-        return -fall * (1.0 - fall) / theta[1].exp()
+        return fall, fall * (fall - 1.0) / theta[1].exp()
 
     def starts(self, low: float, high: float) -> Tensor:
         """Parameters to choose from."""

@@ -32,6 +32,8 @@ _ENOUGH = 1e-3
 """Change of the log-likelihood at which rounds end."""
 _RESOLUTION = 1e-4
 """Least error of a read, relative to the largest conductance."""
+_MOST = 2000
+"""Reads to which the start is fitted."""
 _START_OF_NOISE = (0.01, 0.02)
 """Starts of the coefficients of read noise: of the largest conductance, and relative."""
 _SPREADS = ("offset_sd", "set_sd", "cycle_sd")
@@ -157,14 +159,15 @@ class AmplitudeModel:
         """
         p, spreads = self._split(theta)
         current, offset, strength = self.data.current.nan_to_num(1.0), own[..., :1], own[..., 1:]
-        fall, slope = self.form.fall(p[2:], current - offset), self.form.slope(p[2:], current - offset)
+        fall, slope = self.form.with_slope(p[2:], current - offset)
         largest = torch.exp(p[0] + strength)
         mean, by_offset, by_strength = p[1] + (largest - p[1]) * fall, (p[1] - largest) * slope, largest * fall
         variance = (spreads[2] * by_offset).square() + self._read_variance(mean, spreads[3:])
-        weight = (self.data.reads > 0.0) / variance
+        weight = (self.data.reads > 0.0) * variance.rsqrt()
         apart = self.data.reads.nan_to_num(0.0) - mean + by_offset * offset + by_strength * strength
-        x, y = by_offset * spreads[0], by_strength * spreads[1]
-        xx, xy, yy, xr, yr = ((weight * v).sum(2, keepdim=True) for v in (x * x, x * y, y * y, x * apart, y * apart))
+        columns = torch.stack((by_offset * spreads[0], by_strength * spreads[1], apart), 2) * weight.unsqueeze(2)
+        products = columns @ columns.transpose(2, 3)
+        xx, xy, yy, xr, yr = (products[:, :, i, j].unsqueeze(2) for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2)))
         determinant = (1.0 + xx) * (1.0 + yy) - xy.square()
         normal = torch.cat(((1.0 + yy) * xr - xy * yr, (1.0 + xx) * yr - xy * xr), 2) / determinant
         found = torch.cat((spreads[0] * normal[..., :1], spreads[1] * normal[..., 1:]), 2)
@@ -189,25 +192,25 @@ class Fitted(NamedTuple):
 
 
 def fit_curve(form: CurveForm, data: AmplitudeData, noise: int) -> Fitted:
-    """Maximum likelihood; a second round starts from the offsets and strengths of the first."""
+    """Maximum likelihood; a round starts from the offsets and strengths of the one before."""
     theta = _start(form, data, noise)
     model = AmplitudeModel(form, data, noise, theta.new_zeros(len(data.reads), 2)).around(theta)
     maximum = maximise(model.likelihood, theta, model.size)
     for _ in range(_ROUNDS):
-        before, model = maximum.value, model.around(maximum.theta)
-        maximum = maximise(model.likelihood, maximum.theta, model.size)
-        if abs(maximum.value - before) < _ENOUGH:
+        model = model.around(maximum.theta)
+        if abs(float(model.likelihood(maximum.theta[None]).sum()) - maximum.value) < _ENOUGH:
             return Fitted(model, maximum)
+        maximum = maximise(model.likelihood, maximum.theta, model.size)
     return Fitted(model, maximum._replace(converged=False))
 
 
 def _start(form: CurveForm, data: AmplitudeData, noise: int) -> Tensor:
     """Parameters by least squares of all devices together, with rough spreads."""
     seen = ~data.reads.isnan()
-    current, y = data.current[seen], data.reads[seen]
+    some = slice(None, None, max(1, data.pulses // _MOST))
+    current, y = data.current[seen][some], data.reads[seen][some]
     tried = form.starts(float(current.min()), float(current.max()))
-    curves = tried.t().unsqueeze(2)
-    fall, slope = form.fall(curves, current), form.slope(curves, current)
+    fall, slope = form.with_slope(tried.t().unsqueeze(2), current)
     x, z = fall - fall.mean(1, keepdim=True), y - y.mean()
     window = ((x * z).mean(1) / x.square().mean(1).clamp(min=1e-9)).clamp(min=0.0)
     apart = z - window.unsqueeze(1) * x
