@@ -122,7 +122,15 @@ def test_noise_that_is_not_there_is_not_found() -> None:
     """Without noise of the current, only the read error of 1 % of the steepest slope, about 1 uA, could pass as it."""
     found = pg.devices.fit(pulses(dataclasses.replace(CURVE, cycle_sd=0.0)), "free shape", **QUICK)
     assert found.coefficients["cycle_sd"].value < 1e-6
+    assert any(note.startswith("cycle_sd: not told from 0") for note in found.notes)
+
+
+def test_a_reset_conductance_that_was_not_measured_is_named() -> None:
+    found = pg.devices.fit(pulses(devices=10, high=300e-6), "shape 2", **QUICK)
     assert found.device.amplitude is not None
+    assert found.device.amplitude.reset_conductance == max(found.coefficients["reset_conductance"].value, 0.0)
+    negative = found.coefficients["reset_conductance"].value < 0.0
+    assert negative == any("reset_conductance is negative" in note for note in found.notes)
 
 
 def test_a_csv_file_is_fitted_as_its_columns(tmp_path: Path) -> None:

@@ -160,8 +160,8 @@ class AmplitudeModel:
         p, spreads = self._split(theta)
         current, offset, strength = self.data.current.nan_to_num(1.0), own[..., :1], own[..., 1:]
         fall, slope = self.form.with_slope(p[2:], current - offset)
-        largest = torch.exp(p[0] + strength)
-        mean, by_offset, by_strength = p[1] + (largest - p[1]) * fall, (p[1] - largest) * slope, largest * fall
+        largest, reset = torch.exp(p[0] + strength), p[1]
+        mean, by_offset, by_strength = reset + (largest - reset) * fall, (reset - largest) * slope, largest * fall
         variance = (spreads[2] * by_offset).square() + self._read_variance(mean, spreads[3:])
         weight = (self.data.reads > 0.0) * variance.rsqrt()
         apart = self.data.reads.nan_to_num(0.0) - mean + by_offset * offset + by_strength * strength
@@ -198,7 +198,8 @@ def fit_curve(form: CurveForm, data: AmplitudeData, noise: int) -> Fitted:
     maximum = maximise(model.likelihood, theta, model.size)
     for _ in range(_ROUNDS):
         model = model.around(maximum.theta)
-        if abs(float(model.likelihood(maximum.theta[None]).sum()) - maximum.value) < _ENOUGH:
+        apart = abs(float(model.likelihood(maximum.theta[None]).sum()) - maximum.value)
+        if maximum.converged and apart < _ENOUGH:
             return Fitted(model, maximum)
         maximum = maximise(model.likelihood, maximum.theta, model.size)
     return Fitted(model, maximum._replace(converged=False))

@@ -26,6 +26,8 @@ _NOISE = ("constant", "linear in the conductance")
 """Laws of read noise, with one coefficient more each."""
 _MOST_WEAK = 0.05
 """Share of devices that may have a SET conductance below ``g_max``."""
+_LEAST_INFORMATION = 1.0
+"""Information on the logarithm of a spread below which its factor is unknown."""
 _OTHER_LAWS = "statistical programming is exact and nothing drifts; pass base= for a device that has these laws"
 
 
@@ -42,10 +44,10 @@ def fit_amplitudes(
     best, of_curve = _lowest("curve", [form.name for form in forms], fits, [form.is_device for form in forms])
     model, maximum = fits[best]
     device = _device(fits[best], read_sd, g_max, base)
-    notes = (_explained(fits[best]), *_better(of_curve), *_weak(device), *(() if base else (_OTHER_LAWS,)))
+    notes = (_explained(fits[best]), *_better(of_curve), *_at_zero(fits[best]), *_weak(device))
     return Estimate(
         model.likelihood, model.size, maximum, model.names, model.units, model.natural, device,
-        (*of_noise, *of_curve), amplitude_panels(model, maximum.theta), notes,
+        (*of_noise, *of_curve), amplitude_panels(model, maximum.theta), (*notes, *(() if base else (_OTHER_LAWS,))),
     )  # fmt: skip
 
 
@@ -136,6 +138,20 @@ def _better(compared: tuple[Alternative, ...]) -> tuple[str, ...]:
         f"a {a.name} curve is likelier (BIC {a.bic - chosen.bic:.0f}); no device has it, so look at the plot"
         for a in compared
         if a.bic < chosen.bic
+    )
+
+
+def _at_zero(fitted: Fitted) -> tuple[str, ...]:
+    """Notes on spreads that may as well be 0, and on a conductance that no device has."""
+    model, maximum = fitted
+    known = maximum.information.sum(0).diagonal().tolist()
+    names = [name for name, one in zip(model.names, known, strict=True) if "_sd" in name and one < _LEAST_INFORMATION]
+    spreads = (f"{', '.join(names)}: not told from 0, so that the interval means nothing",) if names else ()
+    if float(maximum.theta[1]) >= 0.0:
+        return spreads
+    return (
+        *spreads,
+        "reset_conductance is negative, and 0 in the device; measure higher currents, or subtract offsets",
     )
 
 
