@@ -126,11 +126,12 @@ def test_noise_that_is_not_there_is_not_found() -> None:
 
 
 def test_a_reset_conductance_that_was_not_measured_is_named() -> None:
+    """Up to 300 uA, the curve of these devices extrapolates to -0.5 uS, within an error of 1 uS."""
     found = pg.devices.fit(pulses(devices=10, high=300e-6), "shape 2", **QUICK)
+    assert found.coefficients["reset_conductance"].value < 0.0
     assert found.device.amplitude is not None
-    assert found.device.amplitude.reset_conductance == max(found.coefficients["reset_conductance"].value, 0.0)
-    negative = found.coefficients["reset_conductance"].value < 0.0
-    assert negative == any("reset_conductance is negative" in note for note in found.notes)
+    assert found.device.amplitude.reset_conductance == 0.0
+    assert any(note.startswith("reset_conductance is negative, and 0 in the device") for note in found.notes)
 
 
 def test_a_csv_file_is_fitted_as_its_columns(tmp_path: Path) -> None:
@@ -203,4 +204,4 @@ def test_a_fit_is_drawn_and_pickled(fit: pg.devices.Fit, tmp_path: Path) -> None
     fit.plot(tmp_path / "fit.png")
     assert (tmp_path / "fit.png").stat().st_size > 10_000
     assert str(pickle.loads(pickle.dumps(fit))) == str(fit)
-    assert [panel.title for panel in fit.panels] == ["melt and quench", "offset and SET conductance removed"]
+    assert [panel.title for panel in fit.panels] == ["melt and quench", "devices aligned"]

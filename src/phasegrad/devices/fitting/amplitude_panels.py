@@ -28,7 +28,7 @@ def amplitude_panels(model: AmplitudeModel, theta: Tensor) -> tuple[Panel, ...]:
     largest, reset = theta[0].exp(), theta[1]
     aligned = reset + (data.reads - reset) * (largest - reset) / (largest * strength.exp() - reset)
     own = Panel(
-        "offset and SET conductance removed", *_LABELS, ((data.current - offset)[seen] * _MICRO).numpy(),
+        "devices aligned", *_LABELS, ((data.current - offset)[seen] * _MICRO).numpy(),
         aligned[seen].numpy(), x, middle,
     )  # fmt: skip
     return all_devices, own
