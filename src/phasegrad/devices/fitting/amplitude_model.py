@@ -32,6 +32,8 @@ _ENOUGH = 1e-3
 """Change of the log-likelihood at which rounds end."""
 _RESOLUTION = 1e-4
 """Least error of a read, relative to the largest conductance."""
+_VANISHED = math.log(100.0)
+"""Factor on a start below which a spread vanished, as a logarithm."""
 _MOST = 2000
 """Reads to which the start is fitted."""
 _START_OF_NOISE = (0.01, 0.02)
@@ -192,9 +194,20 @@ class Fitted(NamedTuple):
 
 
 def fit_curve(form: CurveForm, data: AmplitudeData, noise: int) -> Fitted:
-    """Maximum likelihood; a round starts from the offsets and strengths of the one before."""
-    theta = _start(form, data, noise)
-    model = AmplitudeModel(form, data, noise, theta.new_zeros(len(data.reads), 2)).around(theta)
+    """Maximum likelihood; spreads that vanished are tried again, because the likelihood is flat where they are 0."""
+    start = _start(form, data, noise)
+    model = AmplitudeModel(form, data, noise, start.new_zeros(len(data.reads), 2))
+    found = _rounds(model, start)
+    vanished = (found.maximum.theta < start - _VANISHED) & (torch.arange(len(start)) >= 2 + len(form.parameters))
+    if not bool(vanished.any()):
+        return found
+    again = _rounds(model, torch.where(vanished, start - 0.5 * _VANISHED, found.maximum.theta))
+    return max(found, again, key=lambda one: one.maximum.value)
+
+
+def _rounds(model: AmplitudeModel, theta: Tensor) -> Fitted:
+    """Searches, each of which starts from the offsets and strengths of the one before."""
+    model = model.around(theta)
     maximum = maximise(model.likelihood, theta, model.size)
     for _ in range(_ROUNDS):
         model = model.around(maximum.theta)
