@@ -106,16 +106,23 @@ def test_a_curve_that_no_device_has_is_named() -> None:
     assert [a.name for a in found.alternatives if a.chosen] == ["free shape"]
 
 
-def test_other_currents_and_conductances_are_fitted_as_well() -> None:
-    """A device of 200 uS that 3 mA block; each device gets another number of pulses."""
-    curve = AmplitudeResponse(
-        set_conductance=200e-6, reset_conductance=2e-6, onset=0.8e-3, complete=3e-3, shape=1.0, offset_sd=50e-6,
-        set_sd=0.1, cycle_sd=20e-6,
-    )  # fmt: skip
-    data = pulses(curve, low=0.5e-3, high=3.4e-3, read_sd=(0.5e-6, 0.01), seed=3)
-    order = torch.randperm(len(data["device"]), generator=torch.Generator().manual_seed(0))[:600]
-    found = pg.devices.fit({n: c[order] for n, c in data.items()}, "free shape", read_sd=(0.5e-6, 0.01), resamples=200)
-    assert_found(found, {name: getattr(curve, name) for name in found.coefficients})
+def test_devices_may_have_other_numbers_of_pulses_in_any_order() -> None:
+    data = pulses(devices=20, seed=3)
+    order = torch.randperm(len(data["device"]), generator=torch.Generator().manual_seed(0))[:300]
+    found = pg.devices.fit({name: column[order] for name, column in data.items()}, "free shape", **QUICK)
+    assert_found(found, {name: TRUTH[name] for name in found.coefficients})
+
+
+def test_smaller_currents_and_conductances_give_the_same_fit() -> None:
+    data = pulses(devices=10)
+    amperes, siemens = 0.01, 0.003
+    small = {**data, "amplitude": amperes * data["amplitude"], "conductance": siemens * data["conductance"]}
+    expected = pg.devices.fit(data, "shape 2", **QUICK)
+    found = pg.devices.fit(small, "shape 2", read_sd=(siemens * READ_SD[0], READ_SD[1]), resamples=100)
+    for name, one in found.coefficients.items():
+        factor = {"A": amperes, "S": siemens}.get(one.unit, 1.0)
+        assert one.value == pytest.approx(factor * expected.coefficients[name].value, rel=1e-3), name
+    assert found.device.g_max == pytest.approx(siemens * expected.device.g_max, rel=1e-2)
 
 
 def test_noise_that_is_not_there_is_not_found() -> None:

@@ -1,4 +1,4 @@
-"""Curves of conductance against pulse current, as functions of parameters. Currents are in units of 100 µA."""
+"""Curves of conductance against pulse current, as functions of parameters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor
-
-UNIT = 1e-4
-"""Unit of currents [A]."""
 
 
 class CurveForm(ABC):

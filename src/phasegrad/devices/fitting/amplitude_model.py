@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phasegrad.devices.fitting.amplitude_forms import UNIT, CurveForm
+from phasegrad.devices.fitting.amplitude_forms import CurveForm
 from phasegrad.devices.fitting.likelihood import Maximum, maximise
 
 _ROUNDS, _INNER = 12, 30
@@ -55,11 +55,14 @@ class AmplitudeData(NamedTuple):
     """Conductances after one pulse each ``[devices, pulses]``, padded with NaN."""
 
     current: Tensor
-    """Amplitudes in units of 100 µA."""
+    """Amplitudes in ``unit``."""
     reads: Tensor
     """Conductances [µS]."""
     read_sd: tuple[float, ...]
     """Standard deviation of a read as coefficients of powers of the conductance [µS]; empty if it is estimated."""
+
+    unit: float
+    """Unit of currents [A], such that amplitudes are of the order of 1."""
 
     @property
     def pulses(self) -> int:
@@ -104,7 +107,7 @@ class AmplitudeModel:
         """Parameters ``[..., p]`` in the units of the device."""
         linear = ("reset_conductance", "onset", "complete", "centre")
         is_log = torch.tensor([name not in linear for name in self.names])
-        factors = theta.new_tensor([{"A": UNIT, "S": 1e-6}.get(unit, 1.0) for unit in self.units])
+        factors = theta.new_tensor([{"A": self.data.unit, "S": 1e-6}.get(unit, 1.0) for unit in self.units])
         return torch.where(is_log, theta.exp(), theta) * factors
 
     def values(self, theta: Tensor) -> dict[str, float]:
@@ -225,15 +228,20 @@ def _start(form: CurveForm, data: AmplitudeData, noise: int) -> Tensor:
     current, y = data.current[seen][some], data.reads[seen][some]
     tried = form.starts(float(current.min()), float(current.max()))
     fall, slope = form.with_slope(tried.t().unsqueeze(2), current)
-    x, z = fall - fall.mean(1, keepdim=True), y - y.mean()
-    window = ((x * z).mean(1) / x.square().mean(1).clamp(min=1e-9)).clamp(min=0.0)
-    apart = z - window.unsqueeze(1) * x
+    window, apart = _regressed(fall, y)
     best = int(apart.square().mean(1).argmin())
     reset = float(y.mean() - window[best] * fall[best].mean())
     largest = max(reset + float(window[best]), 0.5 * float(y.max()))
+    reset = min(max(reset, 0.0), 0.2 * largest)
     steep = float((window[best] * slope[best]).square().mean().sqrt())
     offset = max(float(apart[best].square().mean().sqrt()) / max(steep, 1e-9), 1e-2)
     sizes = (offset, 0.05, 0.3 * offset, _START_OF_NOISE[0] * largest, _START_OF_NOISE[1])
-    reset = min(max(reset, 0.0), 0.2 * largest)
     logs = y.new_tensor([math.log(size) for size in sizes[: len(_SPREADS) + noise]])
     return torch.cat((y.new_tensor([math.log(largest), reset]), tried[best], logs))
+
+
+def _regressed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope, not below 0, of a line through the points of each row ``[rows, n]``, and the residuals."""
+    x, y = x - x.mean(1, keepdim=True), y - y.mean()
+    slope = ((x * y).mean(1) / x.square().mean(1).clamp(min=1e-9)).clamp(min=0.0)
+    return slope, y - slope.unsqueeze(1) * x

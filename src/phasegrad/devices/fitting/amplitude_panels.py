@@ -6,29 +6,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phasegrad.devices.fitting.amplitude_forms import UNIT
 from phasegrad.devices.fitting.amplitude_model import AmplitudeModel
 from phasegrad.devices.fitting.result import Panel
 
 _SIMULATED = 1000
 _LABELS = ("current (µA)", "conductance (µS)")
-_MICRO = 1e6 * UNIT
 
 
 def amplitude_panels(model: AmplitudeModel, theta: Tensor) -> tuple[Panel, ...]:
     """Measured conductances next to the fitted curve, with and without the offset and strength of each device."""
     data, at = model.data, _currents(model)
+    micro = 1e6 * data.unit
     seen = ~data.reads.isnan()
     middle, band = _curve(model, theta, at), _band(model, theta, at)
-    x = (at * _MICRO).numpy()
+    x = (at * micro).numpy()
     all_devices = Panel(
-        "melt and quench", *_LABELS, (data.current[seen] * _MICRO).numpy(), data.reads[seen].numpy(), x, middle, band
+        "melt and quench", *_LABELS, (data.current[seen] * micro).numpy(), data.reads[seen].numpy(), x, middle, band
     )
     offset, strength = model.own[:, :1], model.own[:, 1:]
     largest, reset = theta[0].exp(), theta[1]
     aligned = reset + (data.reads - reset) * (largest - reset) / (largest * strength.exp() - reset)
     own = Panel(
-        "devices aligned", *_LABELS, ((data.current - offset)[seen] * _MICRO).numpy(),
+        "devices aligned", *_LABELS, ((data.current - offset)[seen] * micro).numpy(),
         aligned[seen].numpy(), x, middle,
     )  # fmt: skip
     return all_devices, own

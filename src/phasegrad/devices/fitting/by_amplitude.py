@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from phasegrad.devices.amplitude import AmplitudeResponse
-from phasegrad.devices.fitting.amplitude_forms import CURVE_FORMS, FIXED_SHAPE, UNIT, CurveForm
+from phasegrad.devices.fitting.amplitude_forms import CURVE_FORMS, FIXED_SHAPE, CurveForm
 from phasegrad.devices.fitting.amplitude_model import AmplitudeData, Fitted, fit_curve
 from phasegrad.devices.fitting.amplitude_panels import amplitude_panels
 from phasegrad.devices.fitting.estimate import Estimate, blank_device
-from phasegrad.devices.fitting.measurements import Measurements, check_rows, padded
+from phasegrad.devices.fitting.measurements import Measurements, check_rows, padded, rounded_down
 from phasegrad.devices.fitting.result import Alternative
 from phasegrad.devices.pcm import PCM
 
@@ -52,8 +52,9 @@ def fit_amplitudes(
 
 
 def _data(found: Measurements, read_sd: tuple[float, ...]) -> AmplitudeData:
-    current, reads = padded(found, found["amplitude"] / UNIT), padded(found, found["conductance"] * 1e6)
-    return AmplitudeData(current, reads, tuple(c * 1e6 ** (1 - k) for k, c in enumerate(read_sd)))
+    unit = 0.2 * float(found["amplitude"].max())
+    current, reads = padded(found, found["amplitude"] / unit), padded(found, found["conductance"] * 1e6)
+    return AmplitudeData(current, reads, tuple(c * 1e6 ** (1 - k) for k, c in enumerate(read_sd)), unit)
 
 
 def _check_fall(found: Measurements) -> None:
@@ -102,7 +103,7 @@ def _device(fitted: Fitted, read_sd: tuple[float, ...], g_max: float | None, bas
     curve = _curve(values)
     if g_max is None:
         weak = curve.set_conductance * math.exp(NormalDist().inv_cdf(_MOST_WEAK) * curve.set_sd)
-        g_max = base.g_max if base else math.floor(weak * 1e7) * 1e-7
+        g_max = base.g_max if base else rounded_down(weak)
     device = base or blank_device(g_max, 20.0, 250e-9)
     kept = device.read_sd if device.reads_are_noisy else noise
     return dataclasses.replace(device, g_max=g_max, amplitude=curve, read_sd=read_sd or kept)

@@ -262,3 +262,9 @@ def rounded_up(value: float, digits: int = 2) -> float:
     """A value rounded up to some digits, for the end of a range."""
     scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
     return math.ceil(value * scale * (1.0 - 1e-12)) / scale
+
+
+def rounded_down(value: float, digits: int = 3) -> float:
+    """A value rounded down to some digits."""
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
+    return math.floor(value * scale * (1.0 + 1e-12)) / scale
