@@ -26,8 +26,8 @@ _NOISE = ("constant", "linear in the conductance")
 """Laws of read noise, with one coefficient more each."""
 _MOST_WEAK = 0.05
 """Share of devices that may have a SET conductance below ``g_max``."""
-_LEAST_INFORMATION = 1.0
-"""Information on the logarithm of a spread below which its factor is unknown."""
+_LEAST_INFORMATION = 4.0
+"""Information on the logarithm of a spread below which its square does not exceed its standard error."""
 _OTHER_LAWS = "statistical programming is exact and nothing drifts; pass base= for a device that has these laws"
 
 
