@@ -70,7 +70,7 @@ def test_spreads_are_those_of_the_devices_that_were_drawn(fit: pg.devices.Fit) -
 
 
 QUICK: dict[str, Any] = {"read_sd": READ_SD, "resamples": 100}
-"""With known read noise, one curve is fitted."""
+"""Known read noise, of which no laws are compared, and few resamples."""
 
 
 def test_the_device_has_the_coefficients(fit: pg.devices.Fit) -> None:
