@@ -95,6 +95,7 @@ class Logistic(CurveForm):
 
 
 FIXED_SHAPE = 2.0
+"""Shape of the published curve."""
 CURVE_FORMS: tuple[CurveForm, ...] = (MeltAndQuench(None), MeltAndQuench(FIXED_SHAPE), Logistic())
 CURVE_NAMES = tuple(form.name for form in CURVE_FORMS if form.is_device)
 """Names of curves, as ``fit`` accepts them."""
