@@ -9,6 +9,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from phasegrad.devices.amplitude import AmplitudeResponse
+
 
 class CurveForm(ABC):
     """A curve that falls from 1 to 0 with the current."""
@@ -94,8 +96,6 @@ class Logistic(CurveForm):
         return torch.cartesian_prod(centre, width)
 
 
-FIXED_SHAPE = 2.0
-"""Shape of the published curve."""
-CURVE_FORMS: tuple[CurveForm, ...] = (MeltAndQuench(None), MeltAndQuench(FIXED_SHAPE), Logistic())
+CURVE_FORMS: tuple[CurveForm, ...] = (MeltAndQuench(None), MeltAndQuench(AmplitudeResponse.shape), Logistic())
 CURVE_NAMES = tuple(form.name for form in CURVE_FORMS if form.is_device)
 """Names of curves, as ``fit`` accepts them."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.devices.amplitude import AmplitudeResponse
-from phasegrad.devices.fitting.amplitude_forms import CURVE_FORMS, FIXED_SHAPE, CurveForm
+from phasegrad.devices.fitting.amplitude_forms import CURVE_FORMS, CurveForm
 from phasegrad.devices.fitting.amplitude_model import AmplitudeData, Fitted, fit_curve
 from phasegrad.devices.fitting.amplitude_panels import amplitude_panels
 from phasegrad.devices.fitting.estimate import Estimate, blank_device
@@ -115,8 +115,7 @@ def _curve(values: dict[str, float]) -> AmplitudeResponse:
             f"fit: the curve falls from onset = {values['onset']:.3g} A to complete = {values['complete']:.3g} A; both "
             "must be above 0; measure currents that melt nothing as well as currents that block the device"
         )
-    reset = max(values["reset_conductance"], 0.0)
-    return AmplitudeResponse(**{"shape": FIXED_SHAPE, **values, "reset_conductance": reset})
+    return AmplitudeResponse(**{**values, "reset_conductance": max(values["reset_conductance"], 0.0)})
 
 
 def _explained(fitted: Fitted) -> str:
