@@ -157,6 +157,29 @@ def set_case(name: str, devices: int, pulses: int, read_sd: tuple[float, ...]) -
     )  # fmt: skip
 
 
+AMPLITUDE = pg.devices.AmplitudeResponse(onset=80e-6, complete=450e-6)
+AMPLITUDE_TRUTH = {
+    **{name: getattr(AMPLITUDE, name) for name in (
+        "set_conductance", "reset_conductance", "onset", "complete", "shape", "offset_sd", "set_sd", "cycle_sd",
+    )},
+    "read_sd.0": 0.05e-6, "read_sd.1": 0.02,
+}  # fmt: skip
+
+
+def amplitudes(seed: int, devices: int = 60, count: int = 20) -> dict[str, Tensor]:
+    """Devices that get one pulse of each current from 40 to 520 uA, and are read after each."""
+    key, current = torch.tensor([seed]), torch.linspace(40e-6, 520e-6, count).expand(devices, -1)
+    own = (torch.ops.phasegrad.normal(key, stream, [devices, 1]) for stream in (0, 1))
+    pulse, noise = (torch.ops.phasegrad.normal(key, stream, [devices, count]) for stream in (2, 3))
+    true = AMPLITUDE.conductance(current.clone(), *own, pulse)
+    sd = AMPLITUDE_TRUTH["read_sd.0"] + AMPLITUDE_TRUTH["read_sd.1"] * true
+    return {
+        "device": torch.arange(devices).repeat_interleave(count),
+        "amplitude": current.flatten(),
+        "conductance": (true + sd * noise).clamp(min=0.0).flatten(),
+    }
+
+
 def cases() -> list[Case]:
     """All cases."""
     correlated = replace(JOSHI, correlated_noise=pg.devices.CorrelatedNoise())
@@ -169,6 +192,7 @@ def cases() -> list[Case]:
         Case("reads", lambda seed: reads(JOSHI, seed), DRIFT_TRUTH, DRIFT_FORMS, full),
         Case("correlated reads", lambda seed: reads(correlated, seed), DRIFT_TRUTH, DRIFT_FORMS, full),
         set_case("set pulses, noisy reads", 40, 14, READ_SD),
+        Case("amplitude", amplitudes, AMPLITUDE_TRUTH, "free shape"),
     ]
 
 

@@ -110,9 +110,3 @@ def test_rows_may_be_in_any_order_of_devices_and_of_any_array_type() -> None:
     found, direct = read_measurements(mixed), read_measurements(columns())
     np.testing.assert_array_equal(found["conductance"], direct["conductance"])
     np.testing.assert_array_equal(found.device, direct.device)
-
-
-def test_amplitudes_are_refused_with_the_way_out() -> None:
-    rows = {"device": torch.arange(10).repeat_interleave(3), "amplitude": torch.linspace(1e-4, 5e-4, 30)}
-    with pytest.raises(ValueError, match=r"column amplitude.*is not fitted.*AmplitudeResponse"):
-        pg.devices.fit({**rows, "conductance": torch.linspace(2e-5, 1e-6, 30)})

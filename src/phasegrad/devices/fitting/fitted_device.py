@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from phasegrad import argument_checks as checks
+from phasegrad.devices.fitting.amplitude_forms import CURVE_NAMES
+from phasegrad.devices.fitting.by_amplitude import fit_amplitudes
 from phasegrad.devices.fitting.estimate import Estimate
 from phasegrad.devices.fitting.intervals import intervals
 from phasegrad.devices.fitting.measurements import Measurements, read_measurements
@@ -39,24 +41,30 @@ def fit(
     |---|---|
     | `device, pulse, conductance`, optional `direction` | step law; pulse 0 is the read after RESET |
     | `device, time, conductance`, optional `target` | drift, read noise, and with a target programming error |
+    | `device, amplitude, conductance` | melt and quench: conductance after one pulse against its current |
     | `device, target, conductance` | programming error |
 
     Times count from the programming of the device. ``direction`` is 1 for a pulse that raises the conductance and -1
-    for one that lowers it. All laws are fitted by maximum likelihood; forms of a law are compared by BIC. Confidence
-    intervals resample devices, and are never shorter than the likelihood of the law says.
+    for one that lowers it. An amplitude is the current of one melting pulse; amplitudes may repeat. All laws are fitted
+    by maximum likelihood; forms of a law are compared by BIC. Confidence intervals resample devices, and are never
+    shorter than the likelihood of the law says.
 
     Args:
         data: path of a CSV file whose first row names the columns, or columns by name: a dict or a data frame.
         law: wanted law, by the name that ``print`` lists; ``None`` for the one of the lowest BIC. For pulses it is
             ``"constant"``, ``"soft bounds"``, ``"linear"``, ``"power"``, ``"exponential"``, ``"piecewise"``, ``"set
-            pulses"`` or ``"jump table"``; otherwise a dict of forms by field, such as ``{"nu_mean": "constant"}``.
+            pulses"`` or ``"jump table"``; for amplitudes ``"free shape"`` or ``"shape 2"``; otherwise a dict of forms
+            by field, such as ``{"nu_mean": "constant"}``.
         g_max: conductance of the largest weight [S], and for pulses the bound of the conductance; ``None`` for the
-            largest measured value, rounded up.
+            largest measured value, rounded up, and for amplitudes that of ``base``, or else the SET conductance that
+            95 % of devices exceed.
         t0: reference time of drift [s]; ``None`` for the first read.
         t_read: duration of a read [s], which the law of read noise contains.
-        read_sd: for pulses, the standard deviation of a read as coefficients of powers of the conductance, lowest power
-            first [S]; empty for reads without noise, such as means of many.
-        base: device whose other laws are kept, such as that of an earlier fit.
+        read_sd: for pulses and amplitudes, the standard deviation of a read as coefficients of powers of the
+            conductance, lowest power first [S]; empty for reads without noise, such as means of many, and for
+            amplitudes to estimate it.
+        base: device whose other laws are kept, such as that of an earlier fit; ``None`` for a device without drift and
+            programming error. Of amplitudes, its read noise stays as well, if it has any.
         confidence: coverage of the intervals.
         resamples: resamples of devices.
         seed: seed of the resampling.
@@ -107,14 +115,11 @@ def _estimate(
     if found.kind == "pulse":
         law = None if law is None else checks.choice("fit", "law", law, NAMES)
         return fit_pulses(found, law, g_max, read_sd, base)
+    if found.kind == "amplitude":
+        law = None if law is None else checks.choice("fit", "law", law, CURVE_NAMES)
+        return fit_amplitudes(found, law, g_max, read_sd, base)
     if found.kind == "time":
         return fit_reads(found, law, g_max, t0, t_read, base)
-    if found.kind == "amplitude":
-        raise ValueError(
-            "fit: measurements have the column amplitude, but the response to the current of a pulse is not fitted; "
-            "give its constants yourself, as in dataclasses.replace(device, amplitude=devices.AmplitudeResponse(...)), "
-            "and fit the other columns without amplitude"
-        )
     return fit_targets(found, law, g_max, base)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from phasegrad import argument_checks as checks
 
@@ -187,12 +189,9 @@ def _check_devices(found: Measurements) -> None:
 
 
 def _check_order(found: Measurements) -> None:
-    """Raise for repeated rows, and for times and pulses that do not increase within a device."""
-    if found.kind in ("amplitude", "target"):
-        keys = np.stack([found.device, found[found.kind], found["conductance"]])
-        if found.kind == "amplitude" and np.unique(keys, axis=1).shape[1] < len(found):
-            _refuse_repeat(found, keys)
-        return
+    """Raise for rows that are all repeated, and for times and pulses that do not increase within a device."""
+    if found.kind in ("amplitude", "target"):  # a device may be programmed more than once
+        return _check_copies(found)
     variable, same = found[found.kind], np.diff(found.device) == 0
     steps = np.diff(variable)
     if np.any(same & (steps == 0.0)):
@@ -221,18 +220,28 @@ def _check_order(found: Measurements) -> None:
         )
 
 
-def _refuse_repeat(found: Measurements, keys: np.ndarray) -> None:
-    _, first, counts = np.unique(keys, axis=1, return_index=True, return_counts=True)
-    row = int(first[counts > 1][0])
-    raise ValueError(
-        f"fit: device {found.names[found.device[row]]} has {int(counts.max())} equal rows with amplitude = "
-        f"{found['amplitude'][row]:g} A and conductance = {found['conductance'][row]:g} S; remove the copies"
-    )
+def _check_copies(found: Measurements) -> None:
+    """Raise where every row has a copy; single reads may be equal, such as those of a RESET device."""
+    keys = np.stack([found.device, found[found.kind], found["conductance"]])
+    _, counts = np.unique(keys, axis=1, return_counts=True)
+    if counts.min() > 1:
+        raise ValueError(
+            f"fit: every row occurs {counts.min()} times, as in a file that was joined to itself; remove the copies, "
+            "because intervals would be too short"
+        )
 
 
 def rows_per_device(found: Measurements) -> np.ndarray:
     """Number of rows of each device."""
     return np.bincount(found.device, minlength=found.devices)
+
+
+def padded(found: Measurements, values: np.ndarray) -> Tensor:
+    """Values of each row as ``[devices, rows]``, padded with NaN."""
+    counts = rows_per_device(found)
+    out = np.full((found.devices, counts.max()), np.nan)
+    out[np.arange(counts.max()) < counts[:, None]] = values
+    return torch.from_numpy(out)
 
 
 def check_rows(found: Measurements, least: int, why: str) -> None:
@@ -253,3 +262,9 @@ def rounded_up(value: float, digits: int = 2) -> float:
     """A value rounded up to some digits, for the end of a range."""
     scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
     return math.ceil(value * scale * (1.0 - 1e-12)) / scale
+
+
+def rounded_down(value: float, digits: int = 3) -> float:
+    """A value rounded down to some digits."""
+    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
+    return math.floor(value * scale * (1.0 + 1e-12)) / scale

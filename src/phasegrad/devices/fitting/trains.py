@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from phasegrad.devices.fitting.filtering import Trains, at_bounds, exact_steps, filtered, log_normal
-from phasegrad.devices.fitting.measurements import Measurements, rounded_up
+from phasegrad.devices.fitting.measurements import Measurements, padded, rounded_up
 from phasegrad.devices.fitting.step_forms import Sample, StepForm
 
 _NODES = 9
@@ -117,7 +117,7 @@ class PulseData:
 
 def pulse_data(found: Measurements, g_max: float | None, read_sd: tuple[float, ...]) -> PulseData:
     """Arrange measured pulses as trains, and find the bounds."""
-    reads, number, direction = (_padded(found, values) for values in _columns(found))
+    reads, number, direction = (padded(found, values) for values in _columns(found))
     up = direction > 0.0
     before, after = reads[:, :-1], reads[:, 1:]
     both = ~(before.isnan() | after.isnan())
@@ -146,13 +146,6 @@ def _columns(found: Measurements) -> tuple[np.ndarray, ...]:
         wrong = direction[np.abs(direction) != 1.0][0]
         raise ValueError(f"fit: direction = {wrong:g}; it must be 1 for a pulse that raises the conductance, or -1")
     return found["conductance"] * 1e6, found["pulse"], direction
-
-
-def _padded(found: Measurements, values: np.ndarray) -> Tensor:
-    counts = np.bincount(found.device, minlength=found.devices)
-    out = np.full((found.devices, counts.max()), np.nan)
-    out[np.arange(counts.max()) < counts[:, None]] = values
-    return torch.from_numpy(out)
 
 
 def _bound(after: Tensor, *, largest: bool) -> float | None:
