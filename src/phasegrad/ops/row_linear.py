@@ -10,7 +10,8 @@ from torch import Tensor
 
 from phasegrad.ops import workspace
 from phasegrad.ops.cpu.calls import all_floats, call
-from phasegrad.ops.direct import KERNELS, bypasses, is_plain
+from phasegrad.ops.direct import bypasses, is_plain
+from phasegrad.ops.native import library
 
 
 def row_linear(
@@ -42,7 +43,7 @@ def row_linear(
     """
     floats = [x, mean, scale, input_range, bound, *([] if gain is None else [gain])]
     tensors = (*floats, variance)
-    if "row_products" not in KERNELS or not bypasses() or not all(is_plain(t) and t.is_contiguous() for t in tensors):
+    if library is None or not bypasses() or not all(is_plain(t) and t.is_contiguous() for t in tensors):
         return None
     brains = variance.dtype == torch.bfloat16
     if not all_floats(*floats) or not (brains or all_floats(variance)):
