@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from phasegrad.ops.cpu.calls import call, pointers
+from phasegrad.ops.cpu.calls import call
 from phasegrad.ops.direct import is_plain
+from phasegrad.ops.lazy_copies import address
 from phasegrad.ops.native import library
 
 PARTS = 64
@@ -29,8 +30,10 @@ def fingerprint(tensors: Sequence[Tensor], part: int | None) -> tuple[int, ...]:
     """
     if library is None or not all(is_plain(t) and t.is_contiguous() for t in tensors):
         return tuple(_fingerprint(t, part) for t in tensors)
-    found, sizes = ctypes.c_uint64(), (ctypes.c_int64 * len(tensors))(*[t.nbytes for t in tensors])
-    call("fingerprint", ctypes.byref(found), pointers(tensors), sizes, len(tensors), -1 if part is None else part)
+    count = len(tensors)
+    addresses = (ctypes.c_void_p * count)(*map(address, tensors))
+    found, sizes = ctypes.c_uint64(), (ctypes.c_int64 * count)(*[t.nbytes for t in tensors])
+    call("fingerprint", ctypes.byref(found), addresses, sizes, count, -1 if part is None else part)
     return (found.value,)
 
 
@@ -46,4 +49,5 @@ def _fingerprint(tensor: Tensor, part: int | None) -> int:
 
 
 def _bytes(values: Tensor) -> bytes:
-    return values.contiguous().view(torch.uint8).numpy().tobytes()
+    # numpy could write, so torch would copy all values of a tensor that shares its memory; a clone is only a part.
+    return values.clone().view(torch.uint8).numpy().tobytes()

@@ -11,6 +11,7 @@ from torch import Tensor
 from phasegrad.ops import workspace
 from phasegrad.ops.cpu.calls import all_floats, call
 from phasegrad.ops.direct import bypasses, is_plain
+from phasegrad.ops.lazy_copies import address
 from phasegrad.ops.native import library
 
 
@@ -53,8 +54,8 @@ def row_linear(
     out = x.new_empty(1, len(mean))
     room = workspace.scratch("row", torch.float32, mean.shape[1] + 2 * len(scale) * len(mean))
     call(
-        "row_linear", out.data_ptr(), room.data_ptr(), x.data_ptr(), mean.data_ptr(), variance.data_ptr(), int(brains),
-        scale.data_ptr(), None if gain is None else gain.data_ptr(), input_range.data_ptr(), *mean.shape, rows,
+        "row_linear", out.data_ptr(), room.data_ptr(), address(x), address(mean), address(variance), int(brains),
+        address(scale), None if gain is None else address(gain), address(input_range), *mean.shape, rows,
         dac_max_code, output_noise, read_noise, float(bound), mode, max_code, int(seed), offset,
     )  # fmt: skip
     return out
